@@ -1,0 +1,204 @@
+"""The typed configuration of a run: every field, its default, its unit and its meaning, once.
+
+A run is a Python file with `def get_config() -> Config`; `--config.section.field=value` changes any field.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Literal
+
+from jaxsft.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    source: str  # Hugging Face directory, hub id (org/name), .gguf file or run directory
+    weights: Literal["pretrained", "random"] = "pretrained"  # "random": config.json only, seeded by train.seed
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; parameters are float32
+    attention: Literal["auto", "xla"] = "auto"  # back end
+    remat: Literal["none", "full"] = "none"  # "full" keeps each layer's input only and recomputes the rest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    path: str  # a .jsonl file
+    format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
+    name: str | None = None  # in metrics and reports; the file's stem when None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    train: tuple[Source, ...]
+    sequence_length: int  # tokens in a packed row
+    eval: tuple[Source, ...] = ()
+    train_on: Literal["all_turns", "last_turn"] = "all_turns"  # which assistant turns carry loss
+    overlong: Literal["drop", "error"] = "drop"  # a conversation longer than sequence_length
+    bad_rows: Literal["error", "skip"] = "error"
+    max_bad_rows: int = 20  # listed before giving up; with "skip", more than this many is an error
+    cache_dir: str | None = None  # None: $XDG_CACHE_HOME/jaxsft or ~/.cache/jaxsft
+    tokenizer: str | None = None  # a directory; None: the model's own
+    template: str | None = None  # a .jinja file; None: the tokenizer's own
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Devices along each mesh axis; one axis may be None: all devices that the others leave."""
+
+    data: int | None = 1  # replicas of the parameters
+    fsdp: int | None = None  # parameters, optimizer state and batch are split
+    context: int | None = 1  # positions of a row
+    expert: int | None = 1
+    tensor: int | None = 1  # heads and MLP columns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optim:
+    peak_lr: float
+    name: Literal["adamw"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 0
+    final_lr_fraction: float = 0.1  # of peak_lr, reached at the last step
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # not applied to norm scales
+    max_grad_norm: float | None = 1.0  # global norm; None: no clipping
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    batch_size: int  # packed rows in one optimizer step, over all devices and hosts
+    epochs: int | None = None  # exactly one of epochs and steps
+    steps: int | None = None
+    microbatches: int = 1  # the batch is computed in this many parts
+    seed: int = 0  # of data order and random weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    save_every_steps: int | None = None  # None: only at the end and on a termination signal
+    keep: int = 2  # newest checkpoints kept
+    export: bool = True  # write <workdir>/export when training ends
+    export_dtype: Literal["source", "float32", "bfloat16"] = "source"  # of the exported weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eval:
+    every_steps: int | None = None  # loss on data.eval; None: before the first and after the last step only
+    batch_size: int | None = None  # packed rows; None: train.batch_size
+    prompts: int = 0  # held-out prompts answered before and after, from the first conversational eval source
+    max_new_tokens: int = 128  # per answer
+    match: Literal["exact", "json"] | None = None  # how an answer is compared with the reference answer
+    instruction: str | None = None  # a system message; the untrained model is also measured with it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Log:
+    every_steps: int = 1  # one line in metrics.jsonl, means over the steps since the last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    model: Model
+    data: Data
+    optim: Optim
+    train: Train
+    mesh: Mesh = Mesh()
+    checkpoint: Checkpoint = Checkpoint()
+    eval: Eval = Eval()
+    log: Log = Log()
+
+
+def validate(config: Config) -> None:
+    """Checks what one field alone cannot show.
+
+    Raises:
+        ConfigError: naming the fields, their values and what would be right.
+    """
+    _check_types(config, "config")
+    train, data, optim = config.train, config.data, config.optim
+    if (train.epochs is None) == (train.steps is None):
+        raise ConfigError(
+            f"config.train: epochs={train.epochs} and steps={train.steps}; set exactly one of them (the other None)"
+        )
+    positive = {
+        "train.epochs": train.epochs,
+        "train.steps": train.steps,
+        "train.batch_size": train.batch_size,
+        "train.microbatches": train.microbatches,
+        "data.sequence_length": data.sequence_length,
+        "checkpoint.save_every_steps": config.checkpoint.save_every_steps,
+        "checkpoint.keep": config.checkpoint.keep,
+        "eval.every_steps": config.eval.every_steps,
+        "eval.batch_size": config.eval.batch_size,
+        "eval.max_new_tokens": config.eval.max_new_tokens,
+        "log.every_steps": config.log.every_steps,
+        "optim.peak_lr": optim.peak_lr,
+        "optim.max_grad_norm": optim.max_grad_norm,
+        **{f"mesh.{axis}": size for axis, size in dataclasses.asdict(config.mesh).items()},
+    }
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"config.{name}={value}: must be greater than 0")
+    if train.batch_size % train.microbatches:
+        raise ConfigError(
+            f"config.train.microbatches={train.microbatches}: does not divide train.batch_size={train.batch_size}"
+        )
+    if optim.warmup_steps < 0:
+        raise ConfigError(f"config.optim.warmup_steps={optim.warmup_steps}: must be 0 or more")
+    if not 0 <= optim.final_lr_fraction <= 1:
+        raise ConfigError(f"config.optim.final_lr_fraction={optim.final_lr_fraction}: must lie in [0, 1]")
+    if data.sequence_length < 2:
+        raise ConfigError(f"config.data.sequence_length={data.sequence_length}: a target needs a token before it")
+    if not data.train:
+        raise ConfigError("config.data.train=(): at least one Source is needed")
+    for axis in ("context", "expert"):
+        if getattr(config.mesh, axis) not in (None, 1):
+            raise ConfigError(
+                f"config.mesh.{axis}={getattr(config.mesh, axis)}: this axis is not supported yet; use 1"
+            )
+    if config.eval.prompts and not data.eval:
+        raise ConfigError(f"config.eval.prompts={config.eval.prompts}: data.eval is empty, there is nothing to ask")
+
+
+def _check_types(value: object, name: str) -> None:
+    """Every field holds what its annotation says; reports the first that doesn't by its dotted name."""
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        if not _is_instance(item, hints[field.name]):
+            raise ConfigError(
+                f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])}, got {type(item).__name__}"
+            )
+        for index, part in enumerate(item if isinstance(item, tuple) else (item,)):
+            if dataclasses.is_dataclass(part):
+                suffix = f"[{index}]" if isinstance(item, tuple) else ""
+                _check_types(part, f"{name}.{field.name}{suffix}")
+
+
+def _is_instance(value: object, hint: object) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin is types.UnionType or origin is typing.Union:
+        return any(_is_instance(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_instance(item, args[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)  # type: ignore[arg-type]
+
+
+def type_name(hint: object) -> str:
+    """The annotation as a user would write it: `int or None`, `one of 'a', 'b'`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(arg) for arg in args)
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(type_name(arg) for arg in args)
+    if origin is tuple:
+        return f"a tuple of {type_name(args[0])}"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))

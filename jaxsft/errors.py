@@ -1,0 +1,43 @@
+"""What can go wrong through no fault of ours, and the exit code that each kind gives a launcher."""
+
+DONE = 0
+BAD_CONFIG = 64
+BAD_DATA = 65
+BAD_MODEL = 66
+INTERNAL = 70
+STOPPED = 75  # a termination signal: the state is saved, start the same command again
+LOST_PEER = 76
+
+
+class UserError(ValueError):
+    """An error that the user can mend: shown as one message without a traceback."""
+
+    exit_code = BAD_CONFIG
+
+
+class ConfigError(UserError):
+    """A flag or a config field that can't be honoured."""
+
+
+class DataError(UserError):
+    """A row, file or cache that can't be trained on."""
+
+    exit_code = BAD_DATA
+
+
+class ConversionError(UserError):
+    """A model directory or file that can't be read or written without loss."""
+
+    exit_code = BAD_MODEL
+
+
+class CheckpointError(UserError):
+    """A checkpoint that can't be restored as asked."""
+
+    exit_code = BAD_MODEL
+
+
+class Stopped(Exception):
+    """A termination signal arrived and the run has saved its state."""
+
+    exit_code = STOPPED
