@@ -14,10 +14,14 @@ from jaxsft.errors import ConfigError
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
     source: str  # Hugging Face directory, hub id (org/name), .gguf file or run directory
-    weights: Literal["pretrained", "random"] = "pretrained"  # "random": config.json only, seeded by train.seed
+    weights: Literal["pretrained", "random"] = (
+        "pretrained"  # "random": config.json only, seeded by train.seed
+    )
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; parameters are float32
     attention: Literal["auto", "xla"] = "auto"  # back end
-    remat: Literal["none", "full"] = "none"  # "full" keeps each layer's input only and recomputes the rest
+    remat: Literal["none", "full"] = (
+        "none"  # "full" keeps each layer's input only and recomputes the rest
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,11 +89,17 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Eval:
-    every_steps: int | None = None  # loss on data.eval; None: before the first and after the last step only
+    every_steps: int | None = (
+        None  # loss on data.eval; None: before the first and after the last step only
+    )
     batch_size: int | None = None  # packed rows; None: train.batch_size
-    prompts: int = 0  # held-out prompts answered before and after, from the first conversational eval source
+    prompts: int = (
+        0  # held-out prompts answered before and after, from the first conversational eval source
+    )
     max_new_tokens: int = 128  # per answer
-    match: Literal["exact", "json"] | None = None  # how an answer is compared with the reference answer
+    match: Literal["exact", "json"] | None = (
+        None  # how an answer is compared with the reference answer
+    )
     instruction: str | None = None  # a system message; the untrained model is also measured with it
 
 
@@ -148,9 +158,13 @@ def validate(config: Config) -> None:
     if optim.warmup_steps < 0:
         raise ConfigError(f"config.optim.warmup_steps={optim.warmup_steps}: must be 0 or more")
     if not 0 <= optim.final_lr_fraction <= 1:
-        raise ConfigError(f"config.optim.final_lr_fraction={optim.final_lr_fraction}: must lie in [0, 1]")
+        raise ConfigError(
+            f"config.optim.final_lr_fraction={optim.final_lr_fraction}: must lie in [0, 1]"
+        )
     if data.sequence_length < 2:
-        raise ConfigError(f"config.data.sequence_length={data.sequence_length}: a target needs a token before it")
+        raise ConfigError(
+            f"config.data.sequence_length={data.sequence_length}: a target needs a token before it"
+        )
     if not data.train:
         raise ConfigError("config.data.train=(): at least one Source is needed")
     for axis in ("context", "expert"):
@@ -159,7 +173,9 @@ def validate(config: Config) -> None:
                 f"config.mesh.{axis}={getattr(config.mesh, axis)}: this axis is not supported yet; use 1"
             )
     if config.eval.prompts and not data.eval:
-        raise ConfigError(f"config.eval.prompts={config.eval.prompts}: data.eval is empty, there is nothing to ask")
+        raise ConfigError(
+            f"config.eval.prompts={config.eval.prompts}: data.eval is empty, there is nothing to ask"
+        )
 
 
 def _check_types(value: object, name: str) -> None:

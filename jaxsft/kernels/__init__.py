@@ -1,0 +1,1 @@
+"""Back ends of attention and cross-entropy, behind one signature each."""

@@ -1,0 +1,1 @@
+"""The Flax NNX decoder; families are settings, not subclasses."""

@@ -1,0 +1,51 @@
+"""A decoder as a graph definition and a plain pytree of arrays, with each leaf's logical axes."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxsft import mesh as mesh_lib
+from jaxsft.model import settings
+from jaxsft.model.transformer import Decoder
+
+Params = dict[str, Any]  # nested; the leaves are arrays
+
+
+def abstract(s: settings.Decoder, dtype: str, remat: str) -> tuple[nnx.GraphDef, Params, Params]:
+    """The decoder's graph definition, its parameters' shapes, and their logical axes.
+
+    Nothing is allocated. `nnx.merge(graphdef, params)` gives the model for any params of this shape.
+    """
+    model = nnx.eval_shape(lambda: Decoder(s, rngs=nnx.Rngs(0), dtype=dtype, remat=remat))
+    graphdef, state = nnx.split(model, nnx.Param, ...)[:2]
+    axes = {
+        path: (("layer",) if path[0] == "layers" else ()) + variable.get_metadata()["axes"]
+        for path, variable in nnx.to_flat_state(state)
+    }
+    return graphdef, nnx.to_pure_dict(state), nnx.traversals.unflatten_mapping(axes)
+
+
+def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
+    """A NamedSharding for each parameter.
+
+    Raises:
+        ConfigError: a dimension that its mesh axis doesn't divide.
+    """
+
+    def place(path, shape, leaf_axes):
+        mesh_lib.check_divisible(jax.tree_util.keystr(path), shape.shape, leaf_axes, mesh)
+        return mesh_lib.sharding(mesh, *leaf_axes)
+
+    return jax.tree.map_with_path(place, shapes, axes)
+
+
+def random_params(s: settings.Decoder, seed: int, placement: Params) -> Params:
+    """Random float32 parameters, made where they belong; the same for any mesh."""
+
+    def init(key):
+        model = Decoder(s, rngs=nnx.Rngs(params=key))
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+    return jax.jit(init, out_shardings=placement)(jax.random.key(seed))
