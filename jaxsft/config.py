@@ -1,12 +1,14 @@
 """The typed configuration of a run: every field, its default, its unit and its meaning, once.
 
-A run is a Python file with `def get_config() -> Config`; `--config.section.field=value` changes any field.
+A run is a Python file with `def get_config() -> Config`; the command line changes any field:
+`--config.section.field=value`.
 """
 
 import dataclasses
+import math
 import types
 import typing
-from typing import Literal
+from typing import Any, Literal
 
 from jaxsft.errors import ConfigError
 
@@ -14,14 +16,12 @@ from jaxsft.errors import ConfigError
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
     source: str  # Hugging Face directory, hub id (org/name), .gguf file or run directory
-    weights: Literal["pretrained", "random"] = (
-        "pretrained"  # "random": config.json only, seeded by train.seed
-    )
+    # "random" reads config.json only and seeds the weights with train.seed.
+    weights: Literal["pretrained", "random"] = "pretrained"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; parameters are float32
     attention: Literal["auto", "xla"] = "auto"  # back end
-    remat: Literal["none", "full"] = (
-        "none"  # "full" keeps each layer's input only and recomputes the rest
-    )
+    # "full" keeps each layer's input only and recomputes the rest.
+    remat: Literal["none", "full"] = "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,17 +89,14 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Eval:
-    every_steps: int | None = (
-        None  # loss on data.eval; None: before the first and after the last step only
-    )
+    # Loss on data.eval; None: before the first and after the last step only.
+    every_steps: int | None = None
     batch_size: int | None = None  # packed rows; None: train.batch_size
-    prompts: int = (
-        0  # held-out prompts answered before and after, from the first conversational eval source
-    )
+    # Held-out prompts answered before and after, from the first conversational eval source.
+    prompts: int = 0
     max_new_tokens: int = 128  # per answer
-    match: Literal["exact", "json"] | None = (
-        None  # how an answer is compared with the reference answer
-    )
+    # How an answer is compared with the reference answer.
+    match: Literal["exact", "json"] | None = None
     instruction: str | None = None  # a system message; the untrained model is also measured with it
 
 
@@ -127,65 +124,92 @@ def validate(config: Config) -> None:
         ConfigError: naming the fields, their values and what would be right.
     """
     _check_types(config, "config")
-    train, data, optim = config.train, config.data, config.optim
-    if (train.epochs is None) == (train.steps is None):
+    _check_positive(config)
+    _check_train(config.train)
+    _check_optim(config.optim)
+    _check_mesh(config.mesh)
+    if config.data.sequence_length < 2:
         raise ConfigError(
-            f"config.train: epochs={train.epochs} and steps={train.steps}; set exactly one of them (the other None)"
+            f"config.data.sequence_length={config.data.sequence_length}:"
+            " a target needs a token before it; must be 2 or more"
         )
+    if not config.data.train:
+        raise ConfigError("config.data.train=(): at least one Source is needed")
+    if config.eval.prompts < 0:
+        raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
+    if config.eval.prompts and not config.data.eval:
+        raise ConfigError(
+            f"config.eval.prompts={config.eval.prompts}: data.eval is empty, nothing can be asked"
+        )
+
+
+def _check_positive(config: Config) -> None:
     positive = {
-        "train.epochs": train.epochs,
-        "train.steps": train.steps,
-        "train.batch_size": train.batch_size,
-        "train.microbatches": train.microbatches,
-        "data.sequence_length": data.sequence_length,
+        "train.epochs": config.train.epochs,
+        "train.steps": config.train.steps,
+        "train.batch_size": config.train.batch_size,
+        "train.microbatches": config.train.microbatches,
+        "data.sequence_length": config.data.sequence_length,
         "checkpoint.save_every_steps": config.checkpoint.save_every_steps,
         "checkpoint.keep": config.checkpoint.keep,
         "eval.every_steps": config.eval.every_steps,
         "eval.batch_size": config.eval.batch_size,
         "eval.max_new_tokens": config.eval.max_new_tokens,
         "log.every_steps": config.log.every_steps,
-        "optim.peak_lr": optim.peak_lr,
-        "optim.max_grad_norm": optim.max_grad_norm,
+        "optim.peak_lr": config.optim.peak_lr,
+        "optim.eps": config.optim.eps,
+        "optim.max_grad_norm": config.optim.max_grad_norm,
         **{f"mesh.{axis}": size for axis, size in dataclasses.asdict(config.mesh).items()},
     }
     for name, value in positive.items():
-        if value is not None and value <= 0:
-            raise ConfigError(f"config.{name}={value}: must be greater than 0")
+        if value is not None and not 0 < value < math.inf:  # also false for nan
+            raise ConfigError(f"config.{name}={value}: must be finite and greater than 0")
+
+
+def _check_train(train: Train) -> None:
+    if (train.epochs is None) == (train.steps is None):
+        raise ConfigError(
+            f"config.train: epochs={train.epochs} and steps={train.steps};"
+            " set exactly one of them (the other None)"
+        )
     if train.batch_size % train.microbatches:
         raise ConfigError(
-            f"config.train.microbatches={train.microbatches}: does not divide train.batch_size={train.batch_size}"
+            f"config.train.microbatches={train.microbatches}:"
+            f" does not divide train.batch_size={train.batch_size}"
         )
+
+
+def _check_optim(optim: Optim) -> None:
     if optim.warmup_steps < 0:
         raise ConfigError(f"config.optim.warmup_steps={optim.warmup_steps}: must be 0 or more")
+    if not 0 <= optim.weight_decay < math.inf:
+        raise ConfigError(f"config.optim.weight_decay={optim.weight_decay}: must be 0 or more")
     if not 0 <= optim.final_lr_fraction <= 1:
         raise ConfigError(
             f"config.optim.final_lr_fraction={optim.final_lr_fraction}: must lie in [0, 1]"
         )
-    if data.sequence_length < 2:
-        raise ConfigError(
-            f"config.data.sequence_length={data.sequence_length}: a target needs a token before it"
-        )
-    if not data.train:
-        raise ConfigError("config.data.train=(): at least one Source is needed")
-    for axis in ("context", "expert"):
-        if getattr(config.mesh, axis) not in (None, 1):
+    for name, value in (("b1", optim.b1), ("b2", optim.b2)):
+        if not 0 <= value < 1:
+            raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+
+
+def _check_mesh(mesh: Mesh) -> None:
+    for axis, size in (("context", mesh.context), ("expert", mesh.expert)):
+        if size not in (None, 1):
             raise ConfigError(
-                f"config.mesh.{axis}={getattr(config.mesh, axis)}: this axis is not supported yet; use 1"
+                f"config.mesh.{axis}={size}: this axis is not supported yet; must be 1"
             )
-    if config.eval.prompts and not data.eval:
-        raise ConfigError(
-            f"config.eval.prompts={config.eval.prompts}: data.eval is empty, there is nothing to ask"
-        )
 
 
-def _check_types(value: object, name: str) -> None:
-    """Every field holds what its annotation says; reports the first that doesn't by its dotted name."""
+def _check_types(value: Any, name: str) -> None:
+    """Every field holds what its annotation says; reports the first that doesn't by its name."""
     hints = typing.get_type_hints(type(value))
-    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+    for field in dataclasses.fields(value):
         item = getattr(value, field.name)
         if not _is_instance(item, hints[field.name]):
             raise ConfigError(
-                f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])}, got {type(item).__name__}"
+                f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])},"
+                f" got {type(item).__name__}"
             )
         for index, part in enumerate(item if isinstance(item, tuple) else (item,)):
             if dataclasses.is_dataclass(part):
@@ -193,7 +217,7 @@ def _check_types(value: object, name: str) -> None:
                 _check_types(part, f"{name}.{field.name}{suffix}")
 
 
-def _is_instance(value: object, hint: object) -> bool:
+def _is_instance(value: object, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in args
@@ -205,7 +229,7 @@ def _is_instance(value: object, hint: object) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)  # type: ignore[arg-type]
+    return isinstance(value, hint)
 
 
 def type_name(hint: object) -> str:

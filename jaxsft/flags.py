@@ -1,6 +1,5 @@
-"""The command line: absl flags for the program, typed `--config.a.b=value` overrides for the run."""
+"""The command line: absl flags for the program, typed `--config.a.b=value` for the run."""
 
-import ast
 import dataclasses
 import difflib
 import importlib.util
@@ -15,11 +14,13 @@ from typing import Any, Literal
 
 from absl import flags
 
+from jaxsft import config as config_module
 from jaxsft import errors
 from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
+_HELP = frozenset({"--help", "-help", "-h"})
 
 
 def define_config() -> None:
@@ -36,7 +37,7 @@ def run_program(
     argv: Sequence[str] | None = None,
     required: tuple[str, ...] = (),
 ) -> None:
-    """Parses the command line, runs `main(config)` and exits with the code of design: 0, 64, 65, 66, 70, 75."""
+    """Parses the command line, runs `main(config)` and exits with a code of jaxsft.errors."""
     sys.exit(_run(main, list(sys.argv if argv is None else argv), required))
 
 
@@ -60,55 +61,87 @@ def _run(main: Callable[[Config], int | None], argv: list[str], required: tuple[
 
 
 def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
-    """The config that `argv` asks for: the file named by --config with its overrides applied, validated.
+    """The validated config that `argv` asks for: the file of --config with its overrides applied.
 
     Raises:
         ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file.
+        SystemExit: after --help has been answered.
     """
+    if _HELP.intersection(argv[1:]):
+        print(_help(argv[0], required))
+        raise SystemExit(errors.DONE)
     overrides, rest = _split_overrides(argv)
     _refuse_repeated(rest)
     try:
         stray = flags.FLAGS(rest)[1:]
     except flags.Error as error:
         raise ConfigError(str(error)) from None
-    if flags.FLAGS["help"].value:
-        print(_help(rest[0]))
-        raise SystemExit(errors.DONE)
     if stray:
         raise ConfigError(f"{stray[0]!r}: unexpected argument; flags are written --name=value")
     for name in ("config", *required):
         if flags.FLAGS[name].value is None:
             raise ConfigError(f"--{name} is missing; {flags.FLAGS[name].help}")
-    config = load(flags.FLAGS["config"].value)
-    for path, text in overrides:
-        config = override(config, path, text)
+    path = flags.FLAGS["config"].value
+    assert path is not None
+    config = load(path)
+    for field, text in overrides:
+        config = override(config, field, text)
     validate(config)
     return config
 
 
 def load(path: str) -> Config:
-    """Runs the config file and returns what its get_config() returns."""
+    """Runs the config file and returns what its get_config() returns.
+
+    Raises:
+        ConfigError: there is no such file, or its code fails: with the line.
+    """
     file = Path(path)
     if not file.is_file():
         near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], 1)
         hint = f"; did you mean {str(file.parent / near[0])!r}?" if near else ""
         raise ConfigError(f"--config={path}: no such file{hint}")
+    if file.suffix != ".py":
+        raise ConfigError(f"--config={path}: expected a Python file (.py) with get_config()")
     spec = importlib.util.spec_from_file_location("jaxsft_run_config", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        get_config = vars(module).get("get_config")
+        config = get_config() if get_config else None
     except UserError:
         raise
     except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
-        raise ConfigError(f"--config={path}:{line}: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"--config={path}:{_line_of(error, file)}: {type(error).__name__}: {error}"
+            f"{_nearest_argument(error)}"
+        ) from error
+    if get_config is None:
+        raise ConfigError(f"--config={path}: it defines no get_config()")
     if not isinstance(config, Config):
         raise ConfigError(
             f"--config={path}: get_config() returned {type(config).__name__}, expected Config"
         )
     return config
+
+
+def _line_of(error: Exception, file: Path) -> int | None:
+    """The line of `file` that led to the error, which may have been raised further down."""
+    if isinstance(error, SyntaxError):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f.lineno for f in reversed(frames) if f.filename == str(file)), None)
+
+
+def _nearest_argument(error: Exception) -> str:
+    """The field that `Train(batchsize=8)` probably meant; Python says it from 3.13 on only."""
+    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected .* '(\w+)'", str(error))
+    section = vars(config_module).get(found[1]) if found else None
+    if not found or not dataclasses.is_dataclass(section):
+        return ""
+    near = difflib.get_close_matches(found[2], [f.name for f in dataclasses.fields(section)], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def override(config: Any, path: str, text: str) -> Any:
@@ -130,6 +163,8 @@ def _replace(holder: Any, parts: list[str], text: str, above: str) -> Any:
         else:
             new = _replace(_section(getattr(holder, name), here), parts[1:], text, here)
         return dataclasses.replace(holder, **{name: new})
+    if not isinstance(getattr(holder, name), tuple):
+        raise ConfigError(f"{here}: {above}.{name} is one value, not a list of them")
     items = list(getattr(holder, name))
     if not 0 <= index < len(items):
         raise ConfigError(f"{here}: {above}.{name} has {len(items)} items")
@@ -163,22 +198,25 @@ def _field_type(holder: Any, name: str, above: str) -> Any:
 
 
 def parse_value(hint: Any, text: str, name: str) -> Any:
-    """The value that `text` spells for a field annotated with `hint`."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if text == "None" and type(None) in args:
-            return None
-        return parse_value(next(arg for arg in args if arg is not type(None)), text, name)
+    """The value that `text` spells for a field annotated with `hint`.
+
+    Raises:
+        ConfigError: the text spells no such value, or the field is a section of its own.
+    """
+    optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    choices = typing.get_args(hint) if optional else (hint,)
+    if text == "None" and type(None) in choices:
+        return None
+    plain = next(choice for choice in choices if choice is not type(None))
+    args = typing.get_args(plain)
     try:
-        if origin is Literal:
+        if typing.get_origin(plain) is Literal:
             return next(arg for arg in args if str(arg) == text)
-        if origin is tuple and not dataclasses.is_dataclass(args[0]):
-            return tuple(ast.literal_eval(text))
-        if hint is bool:
+        if plain is bool:
             return {"true": True, "false": False}[text.lower()]
-        if hint in (int, float, str):
-            return hint(text)
-    except (StopIteration, KeyError, ValueError, SyntaxError, TypeError):
+        if plain in (int, float, str):
+            return plain(text)
+    except (StopIteration, KeyError, ValueError):
         near = difflib.get_close_matches(text, [str(arg) for arg in args], 1)
         suggestion = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{name}={text}: expected {type_name(hint)}{suggestion}") from None
@@ -204,31 +242,44 @@ def _split_overrides(argv: list[str]) -> tuple[list[tuple[str, str]], list[str]]
 
 
 def _refuse_repeated(argv: list[str]) -> None:
-    names = [
-        argument.lstrip("-").partition("=")[0] for argument in argv[1:] if argument.startswith("-")
-    ]
-    for name in names:
-        if names.count(name) > 1:
+    """absl takes the last of repeated flags in silence."""
+    given: set[str] = set()
+    for argument in argv[1:]:
+        if argument == "--":
+            return
+        name = argument.lstrip("-").partition("=")[0]
+        if name.startswith("no") and name not in flags.FLAGS:
+            name = name.removeprefix("no")
+        if not argument.startswith("-") or name not in flags.FLAGS:
+            continue
+        if name in given:
             raise ConfigError(f"--{name}: given twice")
+        given.add(name)
 
 
-def _help(program: str) -> str:
-    main = sys.modules["__main__"]
-    lines = [main.__doc__ or program, "", "Flags:"]
-    for flag in flags.FLAGS.flags_by_module_dict().get(program, []) or _own_flags():
-        lines.append(f"  --{flag.name}: {flag.help} (default: {flag.value})")
-    lines += ["", "Config fields (--config.section.field=value):"]
-    for section in dataclasses.fields(Config):
-        section_type = typing.get_type_hints(Config)[section.name]
-        for name, hint in typing.get_type_hints(section_type).items():
-            lines.append(f"  --config.{section.name}.{name}: {type_name(hint)}")
+def _help(program: str, required: tuple[str, ...]) -> str:
+    lines = [sys.modules["__main__"].__doc__ or program, "", "Flags:"]
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined if module == program or module.startswith("jaxsft.") else ():
+            needed = flag.name in ("config", *required)
+            note = "required" if needed else f"default: {flag.value}"
+            lines.append(f"  --{flag.name}: {flag.help} ({note})")
+    lines += ["", "Config fields, changed with --config.section.field=value:"]
+    for section, hint in typing.get_type_hints(Config).items():
+        lines += _help_fields(f"--config.{section}", hint)
+    lines += ["", "jaxsft/config.py says what each field means."]
     return "\n".join(lines)
 
 
-def _own_flags() -> list[Any]:
-    return [
-        flag
-        for module, defined in flags.FLAGS.flags_by_module_dict().items()
-        if not module.startswith("absl")
-        for flag in defined
-    ]
+def _help_fields(prefix: str, section: Any) -> list[str]:
+    hints = typing.get_type_hints(section)
+    lines = []
+    for field in dataclasses.fields(section):
+        args = typing.get_args(hints[field.name])
+        if args and dataclasses.is_dataclass(args[0]):
+            lines += _help_fields(f"{prefix}.{field.name}[0]", args[0])
+            continue
+        required = field.default is dataclasses.MISSING
+        note = "" if required else f" (default: {field.default})"
+        lines.append(f"  {prefix}.{field.name}: {type_name(hints[field.name])}{note}")
+    return lines

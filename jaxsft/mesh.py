@@ -74,7 +74,7 @@ def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
 
 
 def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
-    """The array, laid out by its logical axes over the mesh in use (`jax.set_mesh`); itself without one."""
+    """The array, laid out over the mesh in use (`jax.set_mesh`); itself without one."""
     if jax.sharding.get_abstract_mesh().empty:
         return array
     return jax.lax.with_sharding_constraint(array, spec(*logical_axes))
@@ -94,8 +94,8 @@ def check_divisible(
         if size % parts:
             fitting = [n for n in range(parts, 0, -1) if size % n == 0]
             raise ConfigError(
-                f"config.mesh.{names[0]}={parts}: does not divide the {size} of axis {axis!r} of {name}"
-                f" {shape}; at most {fitting[0]} would"
+                f"config.mesh.{names[0]}={parts}: does not divide the {size} of axis {axis!r} of"
+                f" {name} {shape}; at most {fitting[0]} would"
             )
 
 

@@ -1,6 +1,7 @@
 """Causal attention among the tokens of one segment.
 
-B: batch row, T / S: query / key position, N: query heads, K: key-value heads, G: N // K, H: head_dim.
+B: batch row, T / S: query / key position, N: query heads, K: key-value heads, G: N // K,
+H: head_dim.
 """
 
 import jax
@@ -32,7 +33,7 @@ def attend(
     kv_segments_BS: jax.Array,
     first_query: jax.Array | int = 0,
 ) -> jax.Array:
-    """Each query's mean of the values before it in its own segment, weighted by softmax(qk / sqrt(H)).
+    """Each query's mean of its own segment's values up to it, weighted by softmax(qk / sqrt(H)).
 
     Args:
         q_segments_BT: int32; padding (0) attends to padding, so that no row is empty.

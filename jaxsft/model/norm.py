@@ -8,7 +8,7 @@ from jaxsft.model import parameter
 
 
 class RMSNorm(nnx.Module):
-    """Source: arXiv:1910.07467; computed in float32, the scale applied after the cast back, as Llama."""
+    """Source: arXiv:1910.07467; in float32, the scale applied after the cast back, as in Llama."""
 
     def __init__(self, size: int, eps: float):
         self.scale_D = parameter.scale(size)

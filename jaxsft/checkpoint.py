@@ -1,0 +1,155 @@
+"""Checkpoints of a run: Orbax behind a small class that commits atomically and verifies reads."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from jaxsft.errors import CheckpointError
+
+Tree = Any  # a pytree of arrays
+
+
+class Damaged(CheckpointError):
+    """A checkpoint that can't be read, or not as it was saved."""
+
+
+class CheckpointStore:
+    """Numbered states under one directory, saved in the background.
+
+    A step is there only once its commit file is (`COMMIT_FILE`): what a killed process leaves
+    behind is never taken for a checkpoint, on any file system.
+    """
+
+    def __init__(self, directory: Path, keep: int):
+        context = ocp.Context()
+        context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+        self.directory = directory.absolute()
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            context=context,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def steps(self) -> list[int]:
+        """Committed steps, oldest first."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    def save(self, step: int, state: Tree, notes: dict[str, Any]) -> None:
+        """Starts saving `state`; returns when the arrays may be overwritten.
+
+        Args:
+            notes: JSON kept beside the arrays and handed back by `restore`.
+
+        Raises:
+            CheckpointError: this save, or the one before that ran in the background, failed.
+        """
+        notes = {**notes, "digests": _named(jax.device_get(digests(state)))}
+        try:
+            self._checkpointer.wait()
+            saved = self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.directory}/{step}: can't save: {_cause(error)}"
+            ) from error
+        if saved is None:
+            raise CheckpointError(f"{self.directory}/{step}: not saved; a later step is there")
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is committed.
+
+        Raises:
+            CheckpointError: a save failed in the background.
+        """
+        try:
+            self._checkpointer.wait()
+        except Exception as error:
+            raise CheckpointError(f"{self.directory}: can't save: {_cause(error)}") from error
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+    def delete(self, step: int) -> None:
+        self._checkpointer.delete(step)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was handed to `save` beside the arrays."""
+        return self._checkpointer.metadata(step).custom_metadata or {}
+
+    def restore(self, step: int, abstract: Tree) -> Tree:
+        """The state saved at `step`, laid out as `abstract` (shapes with shardings) says.
+
+        Raises:
+            CheckpointError: another shape, dtype or set of leaves.
+            Damaged: unreadable or altered data.
+        """
+        where = f"{self.directory}/{step}"
+        self._compare(where, step, abstract)
+        try:
+            state = self._checkpointer.load(step, abstract)
+        except Exception as error:
+            raise Damaged(f"{where}: can't be read: {_cause(error)}") from error
+        wanted = self.notes(step).get("digests", {})
+        found = _named(jax.device_get(digests(state)))
+        altered = [name for name, digest in found.items() if wanted.get(name) != digest]
+        if altered:
+            raise Damaged(
+                f"{where}: {altered[0]} differs from what was saved ({len(altered)} of {len(found)}"
+                " leaves do)"
+            )
+        return state
+
+    def _compare(self, where: str, step: int, abstract: Tree) -> None:
+        """Refuses a tree of another form, before anything is read."""
+        saved = _forms(self._checkpointer.metadata(step).metadata)
+        wanted = _forms(abstract)
+        for name in sorted(saved.keys() | wanted.keys()):
+            if saved.get(name) != wanted.get(name):
+                raise CheckpointError(
+                    f"{where}: {name} was saved as {saved.get(name, 'absent')} and is"
+                    f" {wanted.get(name, 'absent')} in this run; use another --workdir for another"
+                    " model or optimizer"
+                )
+
+
+def _forms(tree: Tree) -> dict[str, tuple]:
+    """Shape and dtype of each leaf by its dotted path."""
+    return {
+        name: (tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for name, leaf in _named(tree).items()
+    }
+
+
+def digests(tree: Tree) -> Tree:
+    """A uint32 of every leaf that changes when any one bit of it does; the same on any mesh."""
+    return jax.jit(lambda t: jax.tree.map(_digest, t))(tree)
+
+
+def _digest(array: jax.Array) -> jax.Array:
+    width = jnp.dtype(array.dtype).itemsize * 8
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
+    index = jnp.zeros(array.shape, jnp.uint32)
+    for dim, size in enumerate(array.shape):
+        index = index * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, dim)
+    odd = index * np.uint32(2654435761) * np.uint32(2) + np.uint32(1)
+    return jnp.sum(bits * odd, dtype=jnp.uint32)
+
+
+def _named(tree: Tree) -> dict[str, Any]:
+    """Leaves by their dotted path; numpy scalars become ints."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): (
+            int(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: Orbax wraps a full disk and a missing file alike in its own errors."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,66 @@
+"""What a run says: a progress bar on a terminal, plain lines elsewhere; process 0 only."""
+
+import sys
+import time
+from typing import Any
+
+import rich.console
+import rich.progress
+import rich.table
+
+
+class Console:
+    def __init__(self, speaks: bool = True):
+        self._speaks = speaks
+        self._rich = rich.console.Console(highlight=False, soft_wrap=True)
+        self._live = self._rich.is_terminal and speaks
+        self._progress: rich.progress.Progress | None = None
+        self._last_line = 0.0
+
+    def say(self, topic: str, text: str) -> None:
+        """One line: what it is about, then what there is to know."""
+        if self._speaks:
+            self._rich.print(f"{topic:<11}{text}", markup=False)
+            sys.stdout.flush()
+
+    def start_steps(self, done: int, total: int) -> None:
+        if self._live:
+            self._progress = rich.progress.Progress(
+                rich.progress.TextColumn("step {task.completed}/{task.total}"),
+                rich.progress.BarColumn(),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.description}"),
+                console=self._rich,
+            )
+            self._progress.add_task("", total=total, completed=done)
+            self._progress.start()
+
+    def step(self, done: int, total: int, values: dict[str, Any]) -> None:
+        """The progress of training; off a terminal a line every few seconds, and the last."""
+        text = (
+            f"loss {values['loss']:.4f}  accuracy {values['token_accuracy']:.3f}"
+            f"  lr {values['learning_rate']:.2e}  grad norm {values['grad_norm']:.2f}"
+            f"  {values['tokens_per_second']:,.0f} tokens/s"
+        )
+        if values["skipped_steps"]:
+            text += f"  skipped {values['skipped_steps']}"
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done, description=text)
+        elif done == total or time.monotonic() - self._last_line > 5:
+            self._last_line = time.monotonic()
+            self.say("step", f"{done}/{total}  {text}")
+
+    def end_steps(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def table(self, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        if not self._speaks:
+            return
+        table = rich.table.Table(*head, title=title, title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row)
+        self._rich.print(table)

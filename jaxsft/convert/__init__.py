@@ -1,0 +1,1 @@
+"""Hugging Face and GGUF models <-> parameters: one table per family, read both ways."""

@@ -1,0 +1,97 @@
+"""The model card (README.md) of an exported model: what it is and how it was made."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+
+_SECRETS = re.compile(r"\b(hf|sk|gh[pousr]|glpat|github_pat|wandb)[_-][A-Za-z0-9_-]{16,}")
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    name: str
+    before: float | None  # training; None: not measured
+    after: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What only the run knows; an empty field is left out of the card."""
+
+    command: str = ""
+    data_fingerprint: str = ""
+    mask_policy: str = ""  # which tokens carried loss
+    metrics: tuple[Metric, ...] = ()
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def render(card: Card, base: str, license_lines: Mapping[str, str], template: str | None) -> str:
+    """The card as Markdown with a YAML header.
+
+    Args:
+        base: the model that was trained, as the user named it.
+        license_lines: the base's own `license...` fields of its YAML header.
+        template: the chat template in the export.
+    """
+    return "\n".join([*_header(base, license_lines), "", *_body(card, base, template)]) + "\n"
+
+
+def redact(text: str) -> str:
+    """The text without access tokens and the user part of URLs."""
+    return _USER_INFO.sub("***@", _SECRETS.sub(r"\1_***", text))
+
+
+def template_sha256(template: str) -> str:
+    return hashlib.sha256(template.encode()).hexdigest()
+
+
+def license_of(readme: str) -> dict[str, str]:
+    """The license fields in a model card's YAML header, as written.
+
+    >>> license_of("---\\nlicense: mit\\ntags: [a]\\n---\\nText")
+    {'license': 'mit'}
+    """
+    header = re.match(r"---\r?\n(.*?)\r?\n---", readme, re.DOTALL)
+    if not header:
+        return {}
+    return dict(re.findall(r"^(license(?:_name|_link)?):[ \t]*(\S.*?)\s*$", header[1], re.M))
+
+
+def _header(base: str, license_lines: Mapping[str, str]) -> list[str]:
+    lines = [f"{name}: {value}" for name, value in license_lines.items()]
+    return [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        f"base_model: {json.dumps(redact(base), ensure_ascii=False)}",
+        *lines,
+        "tags:",
+        "- jaxsft",
+        "- sft",
+        "---",
+    ]
+
+
+def _body(card: Card, base: str, template: str | None) -> list[str]:
+    facts = {
+        "Base model": base,
+        "Training data (fingerprint)": card.data_fingerprint,
+        "Tokens that carried loss": card.mask_policy,
+        "Chat template (SHA-256)": template_sha256(template) if template is not None else "none",
+        "Versions": ", ".join(f"{name} {version}" for name, version in card.versions.items()),
+    }
+    lines = ["# Model card", "", "Supervised fine-tuning with jaxsft.", ""]
+    lines += [f"- {name}: {redact(value)}" for name, value in facts.items() if value]
+    if card.metrics:
+        lines += ["", "| measured | before | after |", "|---|---|---|"]
+        lines += [f"| {m.name} | {_number(m.before)} | {_number(m.after)} |" for m in card.metrics]
+    if card.command:
+        lines += ["", "Made by:", "", "```", redact(card.command), "```"]
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,246 @@
+"""A trained model as a directory that transformers and vLLM read: complete, or not there at all."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxsft.convert import (
+    card,
+    families,
+    hf_config,
+    huggingface,
+    safetensors_read,
+    safetensors_write,
+    source,
+    untrusted,
+)
+from jaxsft.convert.pretrained import Pretrained
+from jaxsft.errors import ConversionError
+from jaxsft.model.state import Params
+
+MARKER = (
+    "jaxsft_export.json"  # digests of the tensors; without it a directory is not ours to replace
+)
+TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_WRITTEN = {"config.json", "generation_config.json", MARKER}
+_WEIGHTS = re.compile(
+    r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|ot|npz)(\.index\.json)?"
+)
+_TOKENIZER = re.compile(
+    r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
+    r"|.*\.model|.*\.tiktoken|.*\.jinja"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    directory: Path
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]  # files of the base that are not in the export
+
+
+def export(
+    params: Params,
+    base: Pretrained,
+    directory: Path | str,
+    *,
+    dtype: Literal["source", "float32", "bfloat16"] = "source",
+    template: str | None = None,
+    end_of_turn_ids: Sequence[int] = (),
+    about: card.Card | None = None,
+    tokenizer: Path | None = None,
+    max_shard_bytes: int = safetensors_write.MAX_SHARD_BYTES,
+) -> Exported:
+    """Writes the model, reads it back, and only then gives it its name.
+
+    Every process of a multi-host run takes part; the first one writes.
+
+    Args:
+        dtype: of the weights; "source": each as in the base (quantised ones: float32).
+        template: the chat template trained with; None: the base's own.
+        end_of_turn_ids: tokens that end a turn, put before the base's own eos ids.
+        tokenizer: a tokenizer directory; None: the base's own.
+
+    Raises:
+        ConversionError: weights that can't be written or that read back differently; a directory
+            that is no earlier export.
+    """
+    directory = Path(directory)
+    _refuse_foreign(directory)
+    _refuse_ids(end_of_turn_ids, base)
+    partial = directory.with_name(f".{directory.name}.partial")
+    first = jax.process_index() == 0
+    if first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dtypes = _dtypes(params, base, dtype)
+    digests = huggingface.write_params(params, partial, dtypes, max_shard_bytes)
+    left_out: list[str] = []
+    if first:
+        left_out = _copy_files(base, tokenizer, partial)
+        used = _write_template(partial, template)
+        _write_configs(partial, base, dtype, end_of_turn_ids)
+        text = card.render(about or card.Card(), _base_name(base), _license(base), used)
+        safetensors_write.write_text(partial / "README.md", text)
+        _write_json(partial / MARKER, {"tensors": digests})
+        _verify(partial, base, digests)
+        _publish(partial, directory)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"jaxsft export {directory}")
+    files = sorted(path.name for path in directory.iterdir())
+    return Exported(directory, tuple(files), tuple(left_out))
+
+
+def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dtype]:
+    names = [weight.name for weight in families.weights(params)]
+    if dtype != "source":
+        return {name: huggingface.DTYPES[dtype] for name in names}
+    if base.tensors is not None:
+        return {name: base.tensors.dtype(name) for name in names}
+    stored = base.config.get("dtype") or base.config.get("torch_dtype")
+    same = huggingface.DTYPES.get(str(stored), huggingface.DTYPES["float32"])
+    return {name: same for name in names}
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if re.match(r"\w+:/", str(directory)):
+        raise ConversionError(f"{directory}: export to a local directory, then copy it there")
+    if directory.is_file() or (
+        directory.is_dir() and any(directory.iterdir()) and not (directory / MARKER).is_file()
+    ):
+        raise ConversionError(
+            f"{directory}: exists and was not written by an export (no {MARKER}); name another one"
+        )
+
+
+def _refuse_ids(end_of_turn_ids: Sequence[int], base: Pretrained) -> None:
+    for token in end_of_turn_ids:
+        if not 0 <= token < base.settings.vocab_size:
+            raise ConversionError(
+                f"end_of_turn_ids={list(end_of_turn_ids)}: {token} is not in [0,"
+                f" {base.settings.vocab_size})"
+            )
+
+
+def _copy_files(base: Pretrained, tokenizer: Path | None, partial: Path) -> list[str]:
+    """Copies byte for byte what is not made anew; returns the names of what is neither."""
+    left_out = []
+    if source.is_gguf(base.path):
+        tokenizer = tokenizer or source.tokenizer_directory(base.path)
+        found = [p for p in base.path.parent.iterdir() if p.name.startswith(("LICENSE", "NOTICE"))]
+    else:
+        found = [p for p in base.path.iterdir() if not p.name.startswith(".")]
+        if tokenizer is not None:
+            found = [p for p in found if not _TOKENIZER.fullmatch(p.name)]
+    found += [] if tokenizer is None else _tokenizer_files(tokenizer)
+    for path in sorted(found):
+        if path.name in _WRITTEN or path.name.startswith("model") and _WEIGHTS.fullmatch(path.name):
+            continue
+        if not path.is_file() or path.suffix == ".py" or _WEIGHTS.fullmatch(path.name):
+            left_out.append(path.name)
+            continue
+        name = path.name.replace("README.", "README.base.", 1)  # ours is about the trained model
+        shutil.copyfile(path, partial / name)
+    return left_out
+
+
+def _tokenizer_files(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if _TOKENIZER.fullmatch(path.name)]
+
+
+def _write_template(partial: Path, template: str | None) -> str | None:
+    """Makes `template` the only default one, and returns the one that the export has.
+
+    tokenizer_config.json is rewritten only where it holds another template.
+    """
+    path = partial / TEMPLATE
+    config_path = partial / TOKENIZER_CONFIG
+    config = untrusted.read_json(config_path) if config_path.is_file() else {}
+    embedded = config.get("chat_template")
+    if template is None:
+        if path.is_file():
+            return path.read_bytes().decode("utf-8")
+        return embedded if isinstance(embedded, str) else None
+    safetensors_write.write_text(path, template)
+    if isinstance(embedded, list):
+        others = [named for named in embedded if named.get("name") != "default"]
+        config["chat_template"] = [*others, {"name": "default", "template": template}]
+        _write_json(config_path, config)
+    elif embedded not in (None, template):
+        del config["chat_template"]
+        _write_json(config_path, config)
+    return template
+
+
+def _write_configs(
+    partial: Path, base: Pretrained, dtype: str, end_of_turn_ids: Sequence[int]
+) -> None:
+    config, generation = dict(base.config), dict(base.generation_config)
+    if dtype != "source":
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    if not generation:
+        ids = ("bos_token_id", "pad_token_id")
+        generation = {name: config[name] for name in ids if config.get(name) is not None}
+    ends = [*end_of_turn_ids, *_ids(generation), *_ids(config)]
+    if ends:
+        config["eos_token_id"] = generation["eos_token_id"] = list(dict.fromkeys(ends))
+    _write_json(partial / "config.json", config)
+    _write_json(partial / "generation_config.json", generation)
+
+
+def _ids(config: dict[str, Any]) -> list[int]:
+    value = config.get("eos_token_id")
+    return [] if value is None else list(value) if isinstance(value, list) else [value]
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    safetensors_write.write_text(path, text + "\n")
+
+
+def _base_name(base: Pretrained) -> str:
+    """The hub id, or the name of the directory or file without the path to it."""
+    return base.source if source.is_hub_id(base.source) else Path(base.source).name
+
+
+def _license(base: Pretrained) -> dict[str, str]:
+    if source.is_gguf(base.path):
+        from jaxsft.convert import gguf_header
+
+        value = gguf_header.read(base.path).metadata.get("general.license")
+        return {"license": value} if isinstance(value, str) else {}
+    readme = base.path / "README.md"
+    return card.license_of(readme.read_text("utf-8", "replace")) if readme.is_file() else {}
+
+
+def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:
+    """Compares the files with what was meant to be written."""
+    written = safetensors_read.Directory(partial)
+    if set(written.names()) != set(digests):
+        raise ConversionError(f"{partial}: holds other tensors than were written")
+    for name, digest in digests.items():
+        if safetensors_write.digest(written.read(name)) != digest:
+            raise ConversionError(f"{partial}: {name} reads back differently; is the disk sound?")
+    where = str(partial / "config.json")
+    config = untrusted.read_json(partial / "config.json")
+    decoder, _ = hf_config.settings_from_config(config, where)
+    if decoder != base.settings:
+        raise ConversionError(f"{where}: reads back as {decoder}, expected {base.settings}")
+
+
+def _publish(partial: Path, directory: Path) -> None:
+    replaced = directory.with_name(f".{directory.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if directory.exists():
+        directory.rename(replaced)
+    partial.rename(directory)
+    shutil.rmtree(replaced, ignore_errors=True)

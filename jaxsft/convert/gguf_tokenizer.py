@@ -1,0 +1,184 @@
+"""A Hugging Face tokenizer directory rebuilt from a .gguf file's metadata. No jax here."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jaxsft.convert import gguf_header
+from jaxsft.errors import ConversionError
+
+RECIPE = 1  # counts changes of this file that change its output: part of the cache key
+_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+# Source: pre-tokenizer types of https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+_GPT2 = _BYTES | {"use_regex": True}
+_SPLITS: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [_GPT2],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _GPT2],
+    "llama-bpe": [
+        {"type": "Split", "pattern": {"Regex": _LLAMA3}, "behavior": "Isolated", "invert": False},
+        _BYTES | {"use_regex": False},
+    ],
+}
+_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+
+
+def cached_directory(path: Path) -> Path:
+    """The directory with this file's tokenizer, in the user's cache; written on first use."""
+    header = gguf_header.read(path)
+    key = hashlib.sha256(f"{RECIPE} {header.sha256}".encode()).hexdigest()
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    parent = Path(home) / "jaxsft" / "tokenizers"
+    directory = parent / key[:32]
+    if directory.is_dir():
+        return directory
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = Path(tempfile.mkdtemp(dir=parent))  # mode 0700
+    try:
+        write(header.metadata, partial, str(path))
+        partial.rename(directory)
+    except OSError:
+        if not directory.is_dir():  # otherwise another process was first
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def write(metadata: dict[str, Any], directory: Path, where: str) -> None:
+    """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja.
+
+    Raises:
+        ConversionError: a kind of tokenizer whose splitting rules are not known here.
+    """
+    files = {
+        "tokenizer.json": json.dumps(tokenizer_json(metadata, where), ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(tokenizer_config(metadata, where), indent=2),
+    }
+    if "tokenizer.chat_template" in metadata:
+        files["chat_template.jinja"] = metadata["tokenizer.chat_template"]
+    for name, text in files.items():
+        with (directory / name).open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+
+def tokenizer_json(metadata: dict[str, Any], where: str) -> dict[str, Any]:
+    """A byte-level BPE in the format of the tokenizers library."""
+    model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    if model != "gpt2" or pre not in _SPLITS:
+        raise ConversionError(
+            f"{where}: tokenizer.ggml.model={model!r} with tokenizer.ggml.pre={pre!r} can't be"
+            f" rebuilt ('gpt2' with {', '.join(_SPLITS)} can); name the model's Hugging Face"
+            " tokenizer directory in config.data.tokenizer"
+        )
+    tokens, types, merges = (
+        _list(metadata, key, where) for key in ("tokens", "token_type", "merges")
+    )
+    if len(types) != len(tokens):
+        raise ConversionError(f"{where}: {len(tokens)} tokens but {len(types)} token types")
+    pairs = list(enumerate(zip(tokens, types, strict=True)))
+    split = _SPLITS[pre]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            _added(i, token, kind == _CONTROL)
+            for i, (token, kind) in pairs
+            if kind in (_CONTROL, _USER_DEFINED)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": split},
+        "post_processor": _post_processor(metadata, pre, where),
+        "decoder": _BYTES | {"add_prefix_space": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre == "llama-bpe",
+            "vocab": {token: i for i, (token, kind) in pairs if kind != _UNUSED},
+            "merges": [merge.split(" ", 1) for merge in merges],
+        },
+    }
+
+
+def tokenizer_config(metadata: dict[str, Any], where: str) -> dict[str, Any]:
+    """The tokenizer_config.json: special tokens by name, and the longest input."""
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for ours, theirs in _SPECIAL.items():
+        token = _special(metadata, theirs, where)
+        config |= {} if token is None else {f"{ours}_token": token}
+    if "llama.context_length" in metadata:
+        config["model_max_length"] = metadata["llama.context_length"]
+    return config | {"clean_up_tokenization_spaces": False}
+
+
+def _list(metadata: dict[str, Any], key: str, where: str) -> list[Any]:
+    value = metadata.get(f"tokenizer.ggml.{key}")
+    if not isinstance(value, list):
+        raise ConversionError(f"{where}: tokenizer.ggml.{key}={value!r}, expected an array")
+    return value
+
+
+def _special(metadata: dict[str, Any], name: str, where: str) -> str | None:
+    index = metadata.get(f"tokenizer.ggml.{name}_token_id")
+    tokens = metadata["tokenizer.ggml.tokens"]
+    if index is not None and not 0 <= index < len(tokens):
+        raise ConversionError(
+            f"{where}: tokenizer.ggml.{name}_token_id={index}, there are {len(tokens)} tokens"
+        )
+    return None if index is None else tokens[index]
+
+
+def _added(index: int, token: str, special: bool) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": index, "content": token, **flags, "special": special}
+
+
+def _post_processor(metadata: dict[str, Any], pre: str, where: str) -> dict[str, Any] | None:
+    """What adds bos and eos around a text; llama.cpp adds bos for Llama 3 unless told otherwise."""
+    begin = _special(metadata, "bos", where)
+    end = _special(metadata, "eos", where)
+    if not metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):
+        begin = None
+    if not metadata.get("tokenizer.ggml.add_eos_token", False):
+        end = None
+    if begin is None and end is None:
+        return None
+
+    def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = [{"Sequence": {"id": sequence, "type_id": type_id}}]
+        if begin is not None:
+            parts.insert(0, {"SpecialToken": {"id": begin, "type_id": type_id}})
+        if end is not None:
+            parts.append({"SpecialToken": {"id": end, "type_id": type_id}})
+        return parts
+
+    ids = {"bos": begin, "eos": end}
+    special = {
+        token: {
+            "id": token,
+            "ids": [metadata[f"tokenizer.ggml.{name}_token_id"]],
+            "tokens": [token],
+        }
+        for name, token in ids.items()
+        if token is not None
+    }
+    return {
+        "type": "TemplateProcessing",
+        "single": around("A", 0),
+        "pair": around("A", 0) + around("B", 1),
+        "special_tokens": special,
+    }

@@ -1,0 +1,222 @@
+"""Parameters from and to Hugging Face tensors.
+
+Reading fills each device's part of a stacked leaf layer by layer, so a process reads what it holds.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxsft.convert import families, safetensors_write
+from jaxsft.convert.families import Row, Weight
+from jaxsft.errors import ConversionError
+from jaxsft.model import rope, settings
+from jaxsft.model.state import Params
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+# Old checkpoints keep the rotary frequencies in float16 or bfloat16: 8 bits of mantissa.
+BUFFER_TOLERANCE = 1e-2
+_BUFFER = re.compile(re.escape(families.BUFFER).replace(r"\{\}", r"\d+"))
+
+
+class Tensors(Protocol):
+    """Named tensors of a model on disk, under Hugging Face names."""
+
+    def names(self) -> list[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> np.dtype: ...
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
+def read_params(tensors: Tensors, shapes: Params, placement: Params, where: str) -> Params:
+    """Float32 parameters, each placed by its sharding.
+
+    Args:
+        shapes: the tree of `state.abstract`.
+        placement: the NamedShardings of `state.shardings`.
+        where: what to call the model in errors.
+
+    Raises:
+        ConversionError: a NaN or infinite value, by its tensor's name.
+    """
+    result: Params = {}
+    for row in families.rows(shapes):
+        target = result
+        for key in row.ours[:-1]:
+            target = target.setdefault(key, {})
+        sharding = families.leaf(placement, row.ours)
+        target[row.ours[-1]] = _read_leaf(tensors, row, shapes, sharding, where)
+    return result
+
+
+def _read_leaf(
+    tensors: Tensors, row: Row, shapes: Params, sharding: jax.sharding.Sharding, where: str
+) -> jax.Array:
+    shape = tuple(families.leaf(shapes, row.ours).shape)
+    parts: dict[str, tuple[tuple[slice, ...], np.ndarray]] = {}
+    for index in sharding.addressable_devices_indices_map(shape).values():
+        index = _full(index, shape)
+        if str(index) not in parts:
+            parts[str(index)] = (index, np.empty([s.stop - s.start for s in index], np.float32))
+    for weight in families.row_weights(row, shapes):
+        ours = row.layout.to_ours(tensors.read(weight.name), weight.shape)
+        for index, part in parts.values():
+            _fill(part, index, ours, weight, where)
+    return jax.make_array_from_callback(
+        shape, sharding, lambda index: parts[str(_full(index, shape))][1]
+    )
+
+
+def _full(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The index with its open slices closed: one spelling for each part of the array."""
+    assert index is not None
+    return tuple(slice(*s.indices(size)[:2]) for s, size in zip(index, shape, strict=True))
+
+
+def _fill(
+    part: np.ndarray, index: tuple[slice, ...], ours: np.ndarray, weight: Weight, where: str
+) -> None:
+    """Copies into `part` what `index` takes of one tensor."""
+    if weight.layer is not None:
+        if not index[0].start <= weight.layer < index[0].stop:
+            return
+        part, index = part[weight.layer - index[0].start], index[1:]
+    part[...] = ours[index]
+    if not np.isfinite(part).all():
+        raise ConversionError(f"{where}: {weight.name} holds NaN or infinite values")
+
+
+def check_names(
+    tensors: Tensors, shapes: Params, decoder: settings.Decoder, where: str
+) -> list[str]:
+    """Checks that each tensor is there, as config.json says; a line for those that are copies.
+
+    Raises:
+        ConversionError: a missing, unexpected or mis-shaped tensor; a tied head that differs.
+    """
+    expected = {weight.name: weight for weight in families.weights(shapes)}
+    there = set(tensors.names())
+    notes = []
+    if missing := sorted(set(expected) - there):
+        _check_layers(there, decoder.num_layers, where)
+        raise ConversionError(f"{where}: the weights lack {_some(missing)}")
+    if decoder.tied_embeddings and families.HEAD in there:
+        notes.append(_check_tied(tensors, where))
+        there.remove(families.HEAD)
+    buffers = {name for name in there if _BUFFER.fullmatch(name)}
+    if buffers:
+        notes.append(_check_buffers(tensors, sorted(buffers), decoder, where))
+    _check_layers(there, decoder.num_layers, where)
+    if extra := sorted(there - set(expected) - buffers):
+        raise ConversionError(f"{where}: the weights have unexpected {_some(extra)}")
+    for name, weight in expected.items():
+        if tensors.shape(name) != weight.their_shape:
+            raise ConversionError(
+                f"{where}: {name} has shape {tensors.shape(name)}, config.json asks for"
+                f" {weight.their_shape}"
+            )
+    return notes
+
+
+def _check_layers(names: set[str], num_layers: int, where: str) -> None:
+    matches = (re.match(r"model\.layers\.(\d+)\.", name) for name in names)
+    layers = {int(match[1]) for match in matches if match}
+    if layers and layers != set(range(num_layers)):
+        raise ConversionError(
+            f"{where}: config.json says num_hidden_layers={num_layers} but the weights hold"
+            f" {len(layers)} layers ({min(layers)}-{max(layers)})"
+        )
+
+
+def _check_tied(tensors: Tensors, where: str) -> str:
+    head, embedding = tensors.read(families.HEAD), tensors.read(families.EMBEDDING)
+    same = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    if not same or safetensors_write.digest(head) != safetensors_write.digest(embedding):
+        raise ConversionError(
+            f"{where}: config.json says tie_word_embeddings=true but {families.HEAD} differs from"
+            f" {families.EMBEDDING}; set it to false if the head is meant"
+        )
+    return f"{where}: {families.HEAD} is a copy of the tied {families.EMBEDDING}; not exported"
+
+
+def _check_buffers(
+    tensors: Tensors, names: list[str], decoder: settings.Decoder, where: str
+) -> str:
+    derived = rope.inverse_frequencies(settings.Rope(theta=decoder.rope.theta), decoder.head_dim)
+    for name in names:
+        stored = tensors.read(name).astype(np.float32)
+        if stored.shape != derived.shape or not np.allclose(stored, derived, BUFFER_TOLERANCE, 0):
+            raise ConversionError(
+                f"{where}: {name} differs from rope_theta={decoder.rope.theta:g} of config.json"
+            )
+    return f"{where}: {len(names)} rotary_emb.inv_freq follow from rope_theta; not exported"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def write_params(
+    params: Params,
+    directory: Path,
+    dtypes: Mapping[str, np.dtype],
+    max_shard_bytes: int = safetensors_write.MAX_SHARD_BYTES,
+) -> dict[str, str]:
+    """Writes model*.safetensors and returns the sha256 of each tensor that was meant to be written.
+
+    Every process of a multi-host run takes part; the first one writes.
+
+    Args:
+        dtypes: of each tensor, by its Hugging Face name.
+
+    Raises:
+        ConversionError: a value that is not finite, or not in its dtype.
+    """
+    found = {weight.name: weight for weight in families.weights(params)}
+    planned = [
+        safetensors_write.Planned(name, dtypes[name], weight.their_shape)
+        for name, weight in found.items()
+    ]
+
+    def produce(name: str) -> np.ndarray:
+        return _to_theirs(params, found[name], dtypes[name])
+
+    if jax.process_index() == 0:
+        return safetensors_write.write(directory, planned, produce, max_shard_bytes)
+    for shard in safetensors_write.plan_shards(planned, max_shard_bytes):
+        for tensor in shard:
+            produce(tensor.name)
+    return {}
+
+
+def _to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> np.ndarray:
+    leaf: Any = families.leaf(params, weight.row.ours)
+    wide = _on_host(leaf if weight.layer is None else leaf[weight.layer])
+    if not np.isfinite(wide).all():
+        raise ConversionError(f"{weight.name}: holds NaN or infinite values; not exported")
+    with np.errstate(over="ignore"):
+        array = weight.row.layout.to_theirs(wide).astype(dtype)
+    if not np.isfinite(array).all():
+        raise ConversionError(
+            f"{weight.name}: {np.abs(wide).max():g} does not fit in {dtype}; export as bfloat16"
+        )
+    return array
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

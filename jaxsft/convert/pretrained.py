@@ -1,0 +1,70 @@
+"""A pretrained model on disk, opened: its configuration, its settings and its tensors."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from jaxsft.convert import hf_config, huggingface, source, untrusted
+from jaxsft.convert.safetensors_read import Directory
+from jaxsft.errors import ConversionError
+from jaxsft.model import settings, state
+from jaxsft.model.state import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """What `open_pretrained` found; no weight has been read yet."""
+
+    source: str  # as the user wrote it
+    path: Path  # Hugging Face directory or .gguf file
+    config: dict[str, Any]  # config.json; made from the metadata for a .gguf file
+    generation_config: dict[str, Any]  # {} when there is none
+    settings: settings.Decoder
+    tensors: huggingface.Tensors | None  # None: opened without weights
+    notes: tuple[str, ...]  # what was found and has no effect: show them
+
+
+def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
+    """The model that config.model.source names, its headers read and checked.
+
+    Args:
+        weights: False reads config.json only, for random weights.
+
+    Raises:
+        ConversionError: not there, not understood, or its parts contradict each other.
+    """
+    path = source.resolve(name)
+    tensors: huggingface.Tensors | None = None
+    if source.is_gguf(path):
+        from jaxsft.convert.gguf import File
+
+        file = File(path)
+        config, generation, where = file.hf_config(), file.generation_config(), str(path)
+        tensors = file if weights else None
+    else:
+        where = str(path / "config.json")
+        config = untrusted.read_json(path / "config.json")
+        generation = _generation_config(path)
+        tensors = Directory(path) if weights else None
+    decoder, notes = hf_config.settings_from_config(config, where)
+    if tensors is not None:
+        _, shapes, _ = state.abstract(decoder, "float32", "none")
+        notes += huggingface.check_names(tensors, shapes, decoder, str(path))
+    return Pretrained(str(name), path, config, generation, decoder, tensors, tuple(notes))
+
+
+def read_params(base: Pretrained, placement: Params) -> Params:
+    """The model's float32 parameters, placed by `state.shardings`.
+
+    Raises:
+        ConversionError: a NaN or infinite value, by its tensor's name.
+    """
+    if base.tensors is None:
+        raise ConversionError(f"{base.path}: was opened without weights")
+    _, shapes, _ = state.abstract(base.settings, "float32", "none")
+    return huggingface.read_params(base.tensors, shapes, placement, str(base.path))
+
+
+def _generation_config(path: Path) -> dict[str, Any]:
+    file = path / "generation_config.json"
+    return untrusted.read_json(file) if file.exists() else {}

@@ -1,0 +1,147 @@
+"""The tensors of a directory of safetensors files, as views that read only what is indexed."""
+
+import dataclasses
+import struct
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from jaxsft.convert import source, untrusted
+from jaxsft.errors import ConversionError
+
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies."""
+
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int  # bytes from the beginning of the file
+
+
+class Directory:
+    """The tensors of model.safetensors, or of the files that model.safetensors.index.json names."""
+
+    def __init__(self, directory: Path):
+        """Reads the headers only.
+
+        Raises:
+            ConversionError: a file that is broken or missing, a tensor missing or repeated.
+        """
+        self._entries: dict[str, Entry] = {}
+        weight_map = _weight_map(directory)
+        for name in dict.fromkeys(weight_map.values()) or [SINGLE]:
+            for tensor, entry in read_header(directory / name).items():
+                if tensor in self._entries:
+                    other = self._entries[tensor].path.name
+                    raise ConversionError(f"{directory}: {tensor} is in both {other} and {name}")
+                self._entries[tensor] = entry
+        if weight_map:
+            self._check_index(directory, weight_map)
+        self._maps: dict[Path, np.memmap] = {}
+
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name].shape
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._entries[name].dtype
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor as a read-only view of the file; indexing it reads those pages."""
+        entry = self._entries[name]
+        if entry.path not in self._maps:
+            self._maps[entry.path] = np.memmap(entry.path, np.uint8, "r")
+        size = entry.dtype.itemsize * int(np.prod(entry.shape))
+        raw = self._maps[entry.path][entry.start : entry.start + size]
+        return np.asarray(raw).view(entry.dtype).reshape(entry.shape)
+
+    def _check_index(self, directory: Path, weight_map: dict[str, str]) -> None:
+        for tensor, shard in weight_map.items():
+            if tensor not in self._entries or self._entries[tensor].path.name != shard:
+                raise ConversionError(f"{directory / INDEX}: {tensor} is not in {shard}")
+        for tensor in self._entries:
+            if tensor not in weight_map:
+                shard = self._entries[tensor].path
+                raise ConversionError(f"{shard}: {tensor} is not in the index")
+
+
+def _weight_map(directory: Path) -> dict[str, str]:
+    """The index: tensor name -> file name; empty when there is one file only."""
+    single, index = directory / SINGLE, directory / INDEX
+    if single.exists() and index.exists():
+        raise ConversionError(
+            f"{directory}: has both {SINGLE} and {INDEX}; remove the one that is out of date"
+        )
+    if not index.exists():
+        if not single.exists():
+            source.refuse_pickles(directory)
+        return {}
+    weight_map = untrusted.read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConversionError(f"{index}: weight_map={weight_map!r}, expected tensor: file")
+    for shard in dict.fromkeys(weight_map.values()):
+        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard:
+            raise ConversionError(f"{index}: file {shard!r} is not a plain name in this directory")
+        if not (directory / shard).is_file():
+            raise ConversionError(f"{index}: shard {shard} is missing; download it again")
+    return weight_map
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """The tensors of one file, its header checked by the safetensors library.
+
+    Raises:
+        ConversionError: not a safetensors file, cut short, or with another dtype than floats.
+    """
+    untrusted.refuse_impostor(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
+        text = file.read(length) if length <= untrusted.MAX_JSON_BYTES else b""
+    if not text.startswith(b"{") or len(text) < length:
+        raise ConversionError(
+            f"{path}: is not a whole safetensors file ({size} bytes); download it again"
+        )
+    header = untrusted.parse_json(text, f"{path}: header")
+    header.pop("__metadata__", None)
+    expected = 8 + length + max((_end(entry) for entry in header.values()), default=0)
+    if size != expected:
+        raise ConversionError(
+            f"{path}: file size {size}, header says {expected}; download it again"
+        )
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ConversionError(f"{path}: {error}") from None
+    return {name: _entry(path, 8 + length, name, value) for name, value in header.items()}
+
+
+def _end(entry: Any) -> int:
+    """Where an entry's bytes end; 0 for an ill-formed one, which the library will name."""
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    well_formed = isinstance(offsets, list) and all(isinstance(n, int) for n in offsets)
+    return offsets[-1] if well_formed and offsets else 0
+
+
+def _entry(path: Path, data_start: int, name: str, value: dict[str, Any]) -> Entry:
+    if value["dtype"] not in DTYPES:
+        raise ConversionError(
+            f"{path}: {name} has dtype {value['dtype']}; {', '.join(DTYPES)} are supported"
+        )
+    start = data_start + value["data_offsets"][0]
+    return Entry(path, DTYPES[value["dtype"]], tuple(value["shape"]), start)

@@ -1,0 +1,166 @@
+"""What config.model.source names: a Hugging Face directory, hub id, .gguf file or run directory.
+
+Imports neither jax nor transformers: data preparation uses it too.
+"""
+
+import difflib
+import re
+from pathlib import Path
+
+from jaxsft.convert import untrusted
+from jaxsft.errors import ConversionError
+
+# Never pickled weights and never code. "*" also matches "/", so sub-directories are ignored apart.
+HUB_FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.jinja",
+    "*.txt",
+    "LICENSE*",
+    "NOTICE*",
+    "*.md",
+]
+HUB_IGNORED = ["*/*"]
+PICKLES = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt", "consolidated*.pth")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+def resolve(source: str | Path) -> Path:
+    """The local Hugging Face directory or .gguf file that `source` names; a hub id is downloaded.
+
+    A run directory stands for its export/.
+
+    Raises:
+        ConversionError: nothing there, or something that weights can't be read from.
+    """
+    if "://" in str(source):
+        raise ConversionError(
+            f"model.source={source}: remote paths can't be read; copy it to a local directory"
+        )
+    if not str(source):
+        raise ConversionError("model.source='': name a directory, a hub id or a .gguf file")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _resolve_directory(path)
+    if path.is_file():
+        return _resolve_file(path)
+    if is_hub_id(str(source)) and not Path(path.parts[0]).exists():
+        return _resolve_directory(_download(str(source)))
+    raise ConversionError(f"model.source={source}: no such file or directory{_near(path)}")
+
+
+def is_gguf(path: Path) -> bool:
+    return path.suffix == ".gguf"
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` is spelled like org/name."""
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not source.endswith(".gguf")
+
+
+def tokenizer_directory(source: str | Path) -> Path:
+    """A Hugging Face tokenizer directory for `source`; rebuilt from its metadata for a .gguf file.
+
+    Raises:
+        ConversionError: as resolve; no tokenizer there, or one of a kind that can't be rebuilt.
+    """
+    path = resolve(source)
+    if is_gguf(path):
+        from jaxsft.convert import gguf_tokenizer
+
+        return gguf_tokenizer.cached_directory(path)
+    found = [name for name in TOKENIZER_FILES if (path / name).is_file()]
+    if not found:
+        raise ConversionError(
+            f"{path}: has no tokenizer (none of {', '.join(TOKENIZER_FILES)});"
+            " name a directory that has one in config.data.tokenizer"
+        )
+    for name in found:
+        untrusted.refuse_impostor(path / name)
+    return path
+
+
+def _resolve_file(path: Path) -> Path:
+    if not is_gguf(path):
+        raise ConversionError(
+            f"model.source={path}: is a file that is not .gguf;"
+            " name the directory with config.json and the weights instead"
+        )
+    untrusted.refuse_impostor(path)
+    return path
+
+
+def _resolve_directory(path: Path) -> Path:
+    if not (path / "config.json").is_file():
+        ggufs = sorted(p.name for p in path.glob("*.gguf"))
+        hint = f"; did you mean the file {ggufs[0]} in it?" if ggufs else ""
+        raise ConversionError(
+            f"model.source={path}: has no config.json: not a Hugging Face model directory{hint}"
+        )
+    config = untrusted.read_json(path / "config.json")
+    if "model_type" not in config and isinstance(config.get("model"), dict):
+        if (path / "export" / "config.json").is_file():
+            return path / "export"
+        raise ConversionError(
+            f"model.source={path}: is a run directory without export/; export it first"
+            " (tools/export_hf.py --workdir) and name the exported directory"
+        )
+    return path
+
+
+def refuse_pickles(path: Path) -> None:
+    """Explains a directory in which no safetensors file was found.
+
+    Raises:
+        ConversionError: always.
+    """
+    pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
+    if pickles:
+        raise ConversionError(
+            f"{path}: has pickled weights only ({pickles[0]}), which can run code when read; in a"
+            " sandbox, convert them with transformers:"
+            f" AutoModelForCausalLM.from_pretrained({str(path)!r}).save_pretrained(NEW)"
+        )
+    others = sorted(p.name for p in path.glob("*.safetensors"))
+    hint = f"; it has {', '.join(others[:3])}, which is not a name transformers reads" * bool(
+        others
+    )
+    raise ConversionError(
+        f"{path}: has neither model.safetensors nor model.safetensors.index.json{hint}"
+    )
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"; {path.parent} is not there either" if path.parent != Path(".") else ""
+    names = [p.name for p in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, names, 3)
+    return (
+        f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
+    )
+
+
+def _download(hub_id: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        directory = huggingface_hub.snapshot_download(
+            hub_id, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED
+        )
+    except errors.GatedRepoError:
+        raise ConversionError(
+            f"model.source={hub_id}: is gated; accept its terms on huggingface.co and set HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ConversionError(
+            f"model.source={hub_id}: no such directory here and no such model on huggingface.co"
+            " (for a private one, set HF_TOKEN)"
+        ) from None
+    except (OSError, ValueError, errors.LocalEntryNotFoundError) as error:
+        raise ConversionError(
+            f"model.source={hub_id}: no such directory here, and huggingface.co can't be reached"
+            f" ({type(error).__name__}); name a local directory"
+        ) from error
+    return Path(directory)

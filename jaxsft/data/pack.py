@@ -1,0 +1,178 @@
+"""Which examples share a packed row, and the rows as arrays.
+
+R: rows; T: sequence_length; N: examples.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxsft.errors import DataError
+
+Tokens = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
+PADDING_ROW = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Row r holds the examples order[row_offsets[r] : row_offsets[r + 1]].
+
+    order        4 0 2 1 3
+    row_offsets  0 2 5      row 0 holds examples 4 and 0, row 1 holds 2, 1 and 3
+    """
+
+    order: np.ndarray  # int64 [N]
+    row_offsets: np.ndarray  # int64 [R + 1]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.row_offsets) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        return self.order[self.row_offsets[index] : self.row_offsets[index + 1]]
+
+
+def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) -> Plan:
+    """Best-fit-decreasing packing of all examples, its rows in random order.
+
+    The number of rows depends on the lengths alone. Which examples of equal length stand where,
+    and the order of rows, are functions of (seed, epoch), the same on every platform.
+
+    Raises:
+        DataError: a length is not in [1, sequence_length].
+    """
+    lengths = _checked(lengths, sequence_length)
+    order = _shuffled(len(lengths), seed, epoch, 0)
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    bins, num_bins = _best_fit_decreasing(lengths[order], sequence_length)
+    row_of_bin = _shuffled(num_bins, seed, epoch, 1)
+    rows = row_of_bin[bins]
+    counts = np.bincount(rows, minlength=num_bins)
+    return Plan(order[np.argsort(rows, kind="stable")], _offsets(counts))
+
+
+def num_rows(lengths: np.ndarray, sequence_length: int) -> int:
+    """Rows of every plan for these lengths."""
+    lengths = _checked(lengths, sequence_length)
+    return _best_fit_decreasing(np.sort(lengths)[::-1], sequence_length)[1]
+
+
+def one_per_row(lengths: np.ndarray) -> Plan:
+    """The unpacked plan: example i alone in row i."""
+    return Plan(np.arange(len(lengths)), np.arange(len(lengths) + 1))
+
+
+def build_rows(
+    get_examples: Callable[[Sequence[int]], Sequence[Tokens]],
+    plan: Plan,
+    rows: Sequence[int],
+    sequence_length: int,
+) -> dict[str, np.ndarray]:
+    """The rows as int32 tokens, targets, segments, positions and float32 weights, all [R, T].
+
+    Two examples, 5 6 7 with weights 0 0 1 and 8 9 with weights 0 1, in a row of 7:
+
+        tokens     5  6  7  8  9  0  0
+        targets    6  7  0  9  0  0  0     the next token of the same example
+        weights    0  1  0  1  0  0  0     of the target
+        segments   1  1  1  2  2  0  0     0 is padding
+        positions  0  1  2  0  1  0  0
+
+    Args:
+        get_examples: (ids, weights) of each example index.
+        rows: indices into the plan; -1 (PADDING_ROW) is a row of padding.
+
+    Raises:
+        DataError: a row's examples are together longer than sequence_length.
+    """
+    shape = (len(rows), sequence_length)
+    batch = {
+        name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments", "positions")
+    }
+    batch["weights"] = np.zeros(shape, np.float32)
+    members = [[] if row == PADDING_ROW else plan.row(row).tolist() for row in rows]
+    examples = iter(get_examples([index for row in members for index in row]))
+    for place, row in enumerate(members):
+        at = 0
+        for segment, index in enumerate(row, start=1):
+            ids, weights = next(examples)
+            stop = at + len(ids)
+            if stop > sequence_length:
+                raise DataError(
+                    f"example {index} of {len(ids)} tokens: the row would hold {stop}, more than "
+                    f"sequence_length={sequence_length}"
+                )
+            batch["tokens"][place, at:stop] = ids
+            batch["targets"][place, at : stop - 1] = ids[1:]
+            batch["weights"][place, at : stop - 1] = weights[1:]
+            batch["segments"][place, at:stop] = segment
+            batch["positions"][place, at:stop] = np.arange(len(ids))
+            at = stop
+    return batch
+
+
+def _checked(lengths: np.ndarray, sequence_length: int) -> np.ndarray:
+    lengths = np.asarray(lengths, np.int64)
+    wrong = np.flatnonzero((lengths < 1) | (lengths > sequence_length))
+    if len(wrong):
+        raise DataError(
+            f"example {wrong[0]} has {lengths[wrong[0]]} tokens; a row of "
+            f"sequence_length={sequence_length} holds 1 to {sequence_length}"
+        )
+    return lengths
+
+
+def _shuffled(count: int, seed: int, epoch: int, purpose: int) -> np.ndarray:
+    """A permutation from raw generator bits, whose stream numpy never changes (NEP 19)."""
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch, purpose]))
+    return np.argsort(np.asarray(bits.random_raw(count)), kind="stable")
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
+    """The bin of each item, for items in falling order of length, and the number of bins.
+
+    Items of one length go to the fullest bins that hold one, each filled as often as it fits:
+    that is where best fit would put them one by one, since the bin just used is the fullest.
+    So the work goes by groups of bins with equal room, not by items.
+    """
+    bins = np.empty(len(lengths), np.int64)
+    groups: dict[int, list[np.ndarray]] = {}  # room -> bins, in chunks
+    rooms = 0  # bit r is set when some bin has room r
+    num_bins = 0
+    sizes, starts = np.unique(-lengths, return_index=True)
+    stops = np.append(starts, len(lengths))[1:].tolist()
+    for size, at, stop in zip((-sizes).tolist(), starts.tolist(), stops, strict=True):
+        while at < stop:
+            fitting = rooms >> size
+            if fitting:
+                room = size + (fitting & -fitting).bit_length() - 1
+                available = groups[room].pop()
+                if not groups[room]:
+                    rooms &= ~(1 << room)
+            else:
+                room = capacity
+                needed = -(-(stop - at) // (capacity // size))
+                available = np.arange(num_bins, num_bins + needed)
+                num_bins += needed
+            each = room // size
+            full, rest = divmod(min(stop - at, each * len(available)), each)
+            taken = full * each
+            bins[at : at + taken] = np.repeat(available[:full], each)
+            bins[at + taken : at + taken + rest] = available[full : full + 1]
+            at += taken + rest
+            used = full + (rest > 0)
+            left = (
+                (room - each * size, available[:full]),
+                (room - rest * size, available[full:used]),
+                (room, available[used:]),
+            )
+            for new_room, chunk in left:
+                if new_room and len(chunk):
+                    groups.setdefault(new_room, []).append(chunk)
+                    rooms |= 1 << new_room
+    return bins, num_bins

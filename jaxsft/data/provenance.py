@@ -1,0 +1,297 @@
+"""Strings that know which of their characters came from where."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+Origin = tuple[int, str]  # index of the message, its field
+Run = tuple[int, int, Origin]  # start, stop, origin
+MAX_CHARS = 50_000_000  # of one string; a template that builds more is broken or hostile
+
+
+class ProvenanceError(ValueError):
+    """An operation that can't keep the record, or whose result is absurdly large."""
+
+
+class Traced(str):
+    """A string with the origin of its characters; those in no run are the template's.
+
+        text    u s e r \\n H i
+        runs              (5, 7, (0, "content"))
+
+    Every method that returns strings keeps the record or raises ProvenanceError.
+    """
+
+    __slots__ = ("runs",)
+    runs: tuple[Run, ...]
+
+    def __new__(cls, text: str = "", runs: tuple[Run, ...] = ()) -> "Traced":
+        self = str.__new__(cls, text)
+        self.runs = runs
+        return self
+
+    def __str__(self) -> "Traced":
+        return self
+
+    def __add__(self, other: str) -> "Traced":
+        text = str.__add__(self, other)
+        if type(other) is Traced and other.runs:
+            return Traced(text, self.runs + _shifted(other.runs, len(self)))
+        return Traced(text, self.runs)
+
+    def __radd__(self, other: str) -> "Traced":
+        return Traced(str.__add__(other, self), _shifted(self.runs, len(other)))
+
+    def __mul__(self, times: Any) -> "Traced":
+        if len(self) * times > MAX_CHARS:
+            raise ProvenanceError(f"a string of {len(self)} characters is repeated {times} times")
+        return concat([self] * times)
+
+    __rmul__ = __mul__
+
+    def __mod__(self, values: Any) -> "Traced":
+        return percent_format(self, values)
+
+    def __rmod__(self, template: str) -> "Traced":
+        return percent_format(template, self)
+
+    def __getitem__(self, key: Any) -> "Traced":
+        text = str.__getitem__(self, key)
+        if not self.runs:
+            return Traced(text)
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step != 1:
+                return concat([self[i] for i in range(start, stop, step)])
+        else:
+            start = key.__index__() % len(self)
+        return Traced(text, _cut(self.runs, start, start + len(text)))
+
+    def __iter__(self) -> Iterator["Traced"]:
+        return (self[i] for i in range(len(self)))
+
+    def strip(self, chars: str | None = None, /) -> "Traced":
+        return self.lstrip(chars).rstrip(chars)
+
+    def lstrip(self, chars: str | None = None, /) -> "Traced":
+        return self[len(self) - len(str.lstrip(self, chars)) :]
+
+    def rstrip(self, chars: str | None = None, /) -> "Traced":
+        return self[: len(str.rstrip(self, chars))]
+
+    def removeprefix(self, prefix: str, /) -> "Traced":
+        return self[len(prefix) :] if self.startswith(prefix) else self
+
+    def removesuffix(self, suffix: str, /) -> "Traced":
+        return self[: len(self) - len(suffix)] if suffix and self.endswith(suffix) else self
+
+    def split(self, sep: str | None = None, maxsplit: Any = -1) -> list["Traced"]:
+        return self._located(str.split(self, sep, maxsplit), sep)
+
+    def rsplit(self, sep: str | None = None, maxsplit: Any = -1) -> list["Traced"]:
+        return self._located(str.rsplit(self, sep, maxsplit), sep)
+
+    def splitlines(self, keepends: bool = False) -> list["Traced"]:
+        whole = self._located(str.splitlines(self, True), "")
+        lines = str.splitlines(self, keepends)
+        return [piece[: len(line)] for piece, line in zip(whole, lines, strict=True)]
+
+    def partition(self, sep: str, /) -> tuple["Traced", "Traced", "Traced"]:
+        head, middle, tail = self._located(str.partition(self, sep), "")
+        return head, middle, tail
+
+    def rpartition(self, sep: str, /) -> tuple["Traced", "Traced", "Traced"]:
+        head, middle, tail = self._located(str.rpartition(self, sep), "")
+        return head, middle, tail
+
+    def _located(self, pieces: Iterable[str], sep: str | None) -> list["Traced"]:
+        """The same pieces as slices of self; between them stand `sep`, or whitespace for None."""
+        located, at = [], 0
+        for piece in pieces:
+            at = self.index(piece, at) if sep is None else at
+            located.append(self[at : at + len(piece)])
+            at += len(piece) + len(sep or "")
+        return located
+
+    def join(self, parts: Iterable[str], /) -> "Traced":
+        pieces: list[str] = []
+        for part in parts:
+            if pieces:
+                pieces.append(self)
+            pieces.append(part)
+        return concat(pieces)
+
+    def replace(self, old: str, new: str, count: Any = -1, /) -> "Traced":
+        if not old:
+            _lost("replace('', ...)")
+        return traced(new).join(self.split(old, count))
+
+    def _mapped(self, text: str) -> "Traced":
+        """`text`, whose characters stand where those of self stood; case only ever adds some."""
+        if self.runs and len(text) != len(self):
+            _lost("a change of case that changes the length")
+        return Traced(text, self.runs)
+
+    def upper(self) -> "Traced":
+        return self._mapped(str.upper(self))
+
+    def lower(self) -> "Traced":
+        return self._mapped(str.lower(self))
+
+    def title(self) -> "Traced":
+        return self._mapped(str.title(self))
+
+    def capitalize(self) -> "Traced":
+        return self._mapped(str.capitalize(self))
+
+    def swapcase(self) -> "Traced":
+        return self._mapped(str.swapcase(self))
+
+    def casefold(self) -> "Traced":
+        return self._mapped(str.casefold(self))
+
+    def ljust(self, width: Any, fill: str = " ", /) -> "Traced":
+        return self + str.ljust("", max(0, width - len(self)), fill)
+
+    def rjust(self, width: Any, fill: str = " ", /) -> "Traced":
+        return str.ljust("", max(0, width - len(self)), fill) + self
+
+    def _unchanged(self, text: str, operation: str) -> "Traced":
+        """`text`, if the operation had nothing to lose."""
+        if self.runs and text != self:
+            _lost(operation)
+        return Traced(text, self.runs)
+
+    def center(self, width: Any, fill: str = " ", /) -> "Traced":
+        return self._unchanged(str.center(self, width, fill), "center")
+
+    def zfill(self, width: Any, /) -> "Traced":
+        return self._unchanged(str.zfill(self, width), "zfill")
+
+    def expandtabs(self, tabsize: Any = 8) -> "Traced":
+        return self._unchanged(str.expandtabs(self, tabsize), "expandtabs")
+
+    def translate(self, table: Any, /) -> "Traced":
+        return self._unchanged(str.translate(self, table), "translate")
+
+    def __format__(self, spec: str) -> "Traced":
+        return self._unchanged(str.__format__(self, spec), f"the format {spec!r}")
+
+
+def _lost(operation: str) -> NoReturn:
+    raise ProvenanceError(f"{operation} would lose which characters came from a message")
+
+
+def traced(text: str) -> Traced:
+    return text if type(text) is Traced else Traced(text)
+
+
+def _shifted(runs: tuple[Run, ...], by: int) -> tuple[Run, ...]:
+    return tuple([(start + by, stop + by, origin) for start, stop, origin in runs])
+
+
+def _cut(runs: tuple[Run, ...], start: int, stop: int) -> tuple[Run, ...]:
+    """The runs inside [start, stop), counted from start."""
+    return tuple(
+        [
+            (max(a, start) - start, min(b, stop) - start, origin)
+            for a, b, origin in runs
+            if a < stop and b > start
+        ]
+    )
+
+
+def concat(parts: Iterable[str]) -> Traced:
+    """All parts one after another."""
+    texts: list[str] = []
+    runs: list[Run] = []
+    at = 0
+    for part in parts:
+        texts.append(part)
+        if type(part) is Traced:
+            runs.extend([(start + at, stop + at, origin) for start, stop, origin in part.runs])
+        at += len(part)
+        if at > MAX_CHARS:
+            raise ProvenanceError(f"the text is longer than {MAX_CHARS} characters")
+    return Traced("".join(texts), tuple(runs))
+
+
+def trace(value: Any, origin: Origin) -> Any:
+    """A JSON value, rebuilt, each string in it (keys too) traced to `origin`."""
+    if isinstance(value, str):
+        return Traced(value, ((0, len(value), origin),) if value else ())
+    if isinstance(value, dict):
+        return {trace(key, origin): trace(item, origin) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [trace(item, origin) for item in value]
+    return value
+
+
+_CONVERSION = re.compile(
+    r"%(?:\((?P<key>[^)]*)\))?(?P<spec>[#0\- +]*[\d*]*(?:\.[\d*]*)?)(?P<type>.)"
+)
+
+
+def percent_format(template: str, values: Any) -> Traced:
+    """`template % values`; a traced value may stand under a bare %s only."""
+    plain = str.__mod__(template, values)  # also raises what % raises
+    parts: list[str] = []
+    rest = iter(values if isinstance(values, tuple) else (values,))
+    template, at = traced(template), 0
+    for match in _CONVERSION.finditer(template):
+        parts.append(template[at : match.start()])
+        at = match.end()
+        if match["type"] == "%":
+            parts.append("%")
+            continue
+        if "*" in match["spec"]:
+            _lost("a %* width")
+        value = values[match["key"]] if match["key"] is not None else next(rest)
+        if match["type"] == "s" and not match["spec"]:
+            parts.append(str(value))
+        elif isinstance(value, Traced) and value.runs:
+            _lost(f"the conversion {match.group()!r}")
+        else:
+            parts.append(str.__mod__(f"%{match['spec']}{match['type']}", (value,)))
+    parts.append(template[at:])
+    result = concat(parts)
+    return result if result == plain else _lost("%")
+
+
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def to_json(value: Any, **options: Any) -> Traced:
+    """`json.dumps(value, **options)`: the k-th string of the text is the k-th string of value."""
+    text = json.dumps(value, **options)
+    leaves = _json_strings(value, options.get("sort_keys", False))
+    ascii_only = options.get("ensure_ascii", True)
+    runs: list[Run] = []
+    for match in _JSON_STRING.finditer(text):
+        leaf = next(leaves)
+        if type(leaf) is not Traced or not leaf.runs:
+            continue
+        first, last = match.start() + 1, match.end() - 1
+        if last - first == len(leaf):
+            runs.extend(_shifted(leaf.runs, first))
+            continue
+        places = [first]
+        for char in str.__iter__(leaf):
+            places.append(places[-1] + len(json.dumps(char, ensure_ascii=ascii_only)) - 2)
+        if places[-1] != last:
+            _lost("tojson")
+        runs.extend([(places[a], places[b], origin) for a, b, origin in leaf.runs])
+    return Traced(text, tuple(runs))
+
+
+def _json_strings(value: Any, sort_keys: bool) -> Iterator[Any]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key in sorted(value) if sort_keys else value:
+            yield key
+            yield from _json_strings(value[key], sort_keys)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _json_strings(item, sort_keys)

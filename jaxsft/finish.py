@@ -1,0 +1,163 @@
+"""What a finished run leaves: the exported model, summary.json, report.html, a table to read."""
+
+import importlib.metadata
+import json
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxsft
+from jaxsft.config import Config
+from jaxsft.console import Console
+from jaxsft.convert.card import Card, Metric
+from jaxsft.convert.export import export
+from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.mesh import describe
+from jaxsft.metrics import JsonLines
+from jaxsft.model.state import Params
+from jaxsft.report import write_report
+from jaxsft.setup import Data, Setup
+
+_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
+
+
+def finish(
+    config: Config,
+    base: Pretrained,
+    data: Data,
+    plan: Setup,
+    params: Params,
+    workdir: Path,
+    console: Console,
+    command: str,
+    started: float,
+) -> None:
+    """Exports, writes summary and report, and shows what changed."""
+    lines = JsonLines(workdir / "metrics.jsonl").read()
+    before, after = figures(lines, 0), figures(lines, plan.num_steps)
+    directory = workdir / "export"
+    if config.checkpoint.export:
+        card = _card(config, data, before, after, command)
+        export_params(config, base, data, params, directory, card)
+    if jax.process_index():
+        return
+    summary = {
+        "model": config.model.source,
+        "parameters": plan.num_parameters,
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "mesh": describe(plan.mesh),
+        "steps": plan.num_steps,
+        "epochs": plan.num_steps / plan.batches.steps_per_epoch,
+        "wall_seconds": time.monotonic() - started,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "before": before,
+        "after": after,
+        "data": {"train": data.train.report}
+        | {name: cache.report for name, cache in data.eval.items()},
+        "export": str(directory) if config.checkpoint.export else None,
+        "command": command,
+        "versions": versions(),
+        "choices": plan.choices,
+        "example": _example(config, data),
+    }
+    (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    report = write_report(workdir)
+    _show(summary, workdir, report, console)
+
+
+def figures(lines: list[dict[str, Any]], step: int) -> dict[str, float]:
+    """The evaluation figures taken at a step."""
+    return {
+        name: value
+        for line in lines
+        if line["step"] == step
+        for name, value in line.items()
+        if name.startswith("eval/")
+    }
+
+
+def export_params(
+    config: Config, base: Pretrained, data: Data, params: Params, directory: Path, card: Card
+) -> None:
+    """The parameters as a Hugging Face directory, with the template and end tokens trained with."""
+    manifest = data.train.manifest
+    export(
+        params,
+        base,
+        directory,
+        dtype=config.checkpoint.export_dtype,
+        template=manifest["template"],
+        end_of_turn_ids=manifest["end_of_turn_ids"],
+        about=card,
+        tokenizer=Path(config.data.tokenizer) if config.data.tokenizer else None,
+    )
+
+
+def _card(
+    config: Config, data: Data, before: dict[str, float], after: dict[str, float], command: str
+) -> Card:
+    return Card(
+        command=command,
+        data_fingerprint=data.train.manifest["fingerprint"],
+        mask_policy=(
+            f"assistant messages ({config.data.train_on}), from the end of the generation prompt"
+            " to the end-of-turn token inclusive"
+        ),
+        metrics=tuple(
+            Metric(name=name, before=before.get(name), after=after.get(name))
+            for name in sorted(before.keys() | after.keys())
+        ),
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"jaxsft": jaxsft.__version__, "python": platform.python_version()} | found
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held in RAM."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _example(config: Config, data: Data) -> list[tuple[str, float]]:
+    """The first training example, token by token with its weight."""
+    tokenizer = ChatTokenizer(data.tokenizer_directory, config.data.template)
+    ((ids, weights),) = data.train.examples([0])
+    return [
+        (tokenizer.decode([token]), float(weight))
+        for token, weight in zip(ids.tolist(), weights.tolist(), strict=True)
+    ]
+
+
+def _show(summary: dict[str, Any], workdir: Path, report: Path, console: Console) -> None:
+    before, after = summary["before"], summary["after"]
+    rows = [
+        (name.removeprefix("eval/"), _cell(name, before.get(name)), _cell(name, after.get(name)))
+        for name in sorted(before.keys() | after.keys())
+    ]
+    if rows:
+        console.table("On held-out data", ("", "before", "after"), rows)
+    minutes, memory = summary["wall_seconds"] / 60, summary["peak_memory_bytes"] / 2**30
+    console.say(
+        "done", f"{summary['steps']} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most"
+    )
+    console.say("report", str(report))
+    console.say("metrics", f"{workdir / 'metrics.jsonl'}; answers in {workdir / 'samples.jsonl'}")
+    if summary["export"]:
+        console.say("model", f"{summary['export']} (Hugging Face format: transformers, vLLM)")
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    is_share = "match" in name or name.endswith("accuracy")
+    return f"{value:.1%}" if is_share else f"{value:.4f}"

@@ -1,0 +1,30 @@
+"""Sums and counts of the masked cross-entropy. B: batch row, T: position, D: embed_dim."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from jaxsft.kernels.cross_entropy import Sums, cross_entropy
+from jaxsft.model.state import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Packed rows; all arrays are [B, T]."""
+
+    tokens: jax.Array  # int32
+    targets: jax.Array  # int32: the next token of the same segment
+    segments: jax.Array  # int32; 0 is padding
+    positions: jax.Array  # int32, from 0 in each segment
+    weights: jax.Array  # float32: loss weight of the target; 0 where there is none
+
+
+def loss_sums(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> Sums:
+    """Weighted sums over the batch's targets, not divided by anything."""
+    model = nnx.merge(graphdef, params)
+    hidden_BTD = model.hidden(batch.tokens, batch.segments, batch.positions)
+    return cross_entropy(
+        hidden_BTD, model.head(), batch.targets, batch.weights, model.settings.vocab_size
+    )

@@ -1,0 +1,158 @@
+"""A whole run: prepare, restore or load, train, evaluate, save, export, report."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+
+from jaxsft import evaluate, finish, mesh, setup
+from jaxsft.checkpoint import CheckpointStore
+from jaxsft.config import Config
+from jaxsft.console import Console
+from jaxsft.distributed import Termination
+from jaxsft.errors import Stopped
+from jaxsft.metrics import JsonLines, peak_flops
+from jaxsft.setup import Setup
+from jaxsft.step import TrainState
+from jaxsft.step_log import StepLog
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where a run writes to."""
+
+    workdir: Path
+    console: Console
+    metrics: JsonLines
+    samples: JsonLines
+    store: CheckpointStore
+
+
+def run(config: Config, workdir: Path, command: str) -> None:
+    """The whole job.
+
+    Raises:
+        UserError: what the user can mend.
+        Stopped: a termination signal arrived; the state is saved.
+    """
+    started = time.monotonic()
+    console = Console(speaks=jax.process_index() == 0)
+    termination = Termination()
+    with termination.listening():
+        base = setup.open_model(config, console.say)
+        data = setup.prepare_data(config, base, console.say)
+        plan = setup.set_up(config, base, data)
+        _announce(config, plan, console)
+        out = _open_outputs(config, workdir, console)
+        identity = setup.identity(config, data.train)
+        measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
+        with jax.set_mesh(plan.mesh):
+            state = setup.resume(out.store, plan, identity, console.say)
+            if state is None:
+                state = setup.first_state(config, base, plan)
+                out.metrics.keep(lambda line: False)
+                out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
+            state = train(config, plan, state, out, identity, measurer, termination)
+            out.metrics.keep(lambda line: line["step"] < plan.num_steps or "loss" in line)
+            after = measurer.measure(state.params, "after")
+            out.metrics.append({"step": plan.num_steps} | after)
+            finish.finish(
+                config, base, data, plan, state.params, workdir, console, command, started
+            )
+        out.store.close()
+
+
+def _open_outputs(config: Config, workdir: Path, console: Console) -> Outputs:
+    first = jax.process_index() == 0
+    if first:
+        resolved = json.dumps(dataclasses.asdict(config), indent=2)
+        (workdir / "config.json").write_text(resolved + "\n", encoding="utf-8")
+    return Outputs(
+        workdir,
+        console,
+        JsonLines(workdir / "metrics.jsonl", writes=first),
+        JsonLines(workdir / "samples.jsonl", writes=first),
+        CheckpointStore(workdir / "checkpoints", config.checkpoint.keep),
+    )
+
+
+def _announce(config: Config, plan: Setup, console: Console) -> None:
+    """What is about to happen, before anything is computed."""
+    s, rows = plan.settings, plan.batches
+    device = jax.devices()[0].device_kind
+    weights = "" if config.model.weights == "pretrained" else ", random weights"
+    console.say(
+        "model",
+        f"{config.model.source}: {plan.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
+        f" layers{weights}; float32 parameters, {config.model.dtype} compute",
+    )
+    console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.mesh)}")
+    for what, which, why in plan.choices:
+        console.say(what, f"{which} ({why})")
+    console.say(
+        "plan",
+        f"{rows.num_rows:,} rows of {config.data.sequence_length:,} tokens, {rows.fill:.1%} full;"
+        f" {rows.steps_per_epoch:,} steps an epoch; {plan.num_steps:,} steps in all"
+        f" ({plan.num_steps / rows.steps_per_epoch:.3g} epochs)",
+    )
+
+
+def train(
+    config: Config,
+    plan: Setup,
+    state: TrainState,
+    out: Outputs,
+    identity: dict,
+    measurer: evaluate.Measurer,
+    termination: Termination,
+) -> TrainState:
+    """Trains from `state` to the last step; saves, evaluates and logs on the way."""
+    first, total = int(state.step), plan.num_steps
+    out.metrics.keep(lambda line: line["step"] <= first)
+    log = StepLog(
+        plan.settings,
+        every_steps=config.log.every_steps,
+        steps_per_epoch=plan.batches.steps_per_epoch,
+        peak_flops=_total_peak_flops(),
+    )
+    batches = plan.batches.stream(first, total)
+    out.console.start_steps(first, total)
+    with termination.deferred():
+        for done in range(first + 1, total + 1):
+            waiting = time.monotonic()
+            batch, counts = next(batches)
+            waited = time.monotonic() - waiting
+            state, metrics = plan.train_step(state, batch)
+            log.add(done, metrics, counts, waited)
+
+            stop = termination.agreed(done)
+            evaluates = _due(config.eval.every_steps, done) and done < total
+            saves = _due(config.checkpoint.save_every_steps, done) or done == total or stop
+            for line in log.lines(flush=evaluates or saves):
+                out.metrics.append(line)
+                out.console.step(done, total, line)
+            if evaluates:
+                out.metrics.append({"step": done} | measurer.losses(state.params))
+            if saves:
+                out.store.save(done, state, {"identity": identity})
+            if evaluates or saves:
+                log.restart_clock()
+            if stop and done < total:
+                break
+    out.console.end_steps()
+    out.store.wait()
+    if done < total:
+        raise Stopped(f"stopped by a signal after step {done} of {total}, which is saved")
+    return state
+
+
+def _due(every_steps: int | None, done: int) -> bool:
+    return every_steps is not None and done % every_steps == 0
+
+
+def _total_peak_flops() -> float | None:
+    devices = jax.devices()
+    peak = peak_flops(devices[0].device_kind)
+    return peak * len(devices) if peak else None

@@ -1,0 +1,226 @@
+"""From a config to all that the training loop needs: caches, mesh, compiled steps, first state."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxsft import checkpoint, optim, step
+from jaxsft import mesh as mesh_lib
+from jaxsft.config import Config
+from jaxsft.convert import pretrained, source
+from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache import Cache
+from jaxsft.data.loader import Batches
+from jaxsft.data.prepare import prepare, source_names
+from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft.kernels import attention
+from jaxsft.loss import Batch
+from jaxsft.model import settings, state
+from jaxsft.model.state import Params
+from jaxsft.step import Recipe, StepMetrics, TrainState
+
+Say = Callable[[str, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    tokenizer_directory: str
+    train: Cache
+    eval: dict[str, Cache]  # by the source's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    settings: settings.Decoder
+    mesh: Mesh
+    recipe: Recipe
+    shapes: TrainState
+    placement: TrainState  # a NamedSharding for each leaf
+    batches: Batches
+    eval_batches: dict[str, Batches]
+    num_steps: int
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    eval_step: Callable[[Params, Batch], Any]
+    choices: tuple[tuple[str, str, str], ...]  # what, which, why
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
+
+
+def open_model(config: Config, say: Say) -> Pretrained:
+    """The model's files, read and checked but for the weights themselves."""
+    base = pretrained.open_pretrained(
+        config.model.source, weights=config.model.weights == "pretrained"
+    )
+    for note in base.notes:
+        say("model", f"note: {note}")
+    longest = base.settings.max_positions
+    if config.data.sequence_length > longest:
+        raise ConfigError(
+            f"config.data.sequence_length={config.data.sequence_length}: {config.model.source} was"
+            f" made for at most {longest} positions"
+        )
+    return base
+
+
+def prepare_data(config: Config, base: Pretrained, say: Say) -> Data:
+    """The caches of train and eval data, made where they are missing."""
+    data = config.data
+    directory = data.tokenizer or str(source.tokenizer_directory(config.model.source))
+
+    def make(sources: tuple, name: str) -> Cache:
+        cache = prepare(sources, data, directory, vocab_size=base.settings.vocab_size)
+        say("data", f"{name}: {account(cache.report)}")
+        return cache
+
+    names = source_names(data.eval)
+    train = make(data.train, ", ".join(source_names(data.train)))
+    return Data(
+        directory,
+        train,
+        {name: make((one,), name) for name, one in zip(names, data.eval, strict=True)},
+    )
+
+
+def account(report: dict[str, Any]) -> str:
+    """One line: what became of every row and token."""
+    tokens = report["tokens"]
+    text = (
+        f"{report['rows_in']:,} rows -> {report['examples']:,} examples,"
+        f" {tokens['supervised'] + tokens['context']:,} tokens,"
+        f" {tokens['supervised']:,} of them supervised"
+    )
+    for reason, rows in report["dropped"].items():
+        text += f"; {rows:,} rows dropped: {reason}"
+    if report["split_conversations"]:
+        text += f"; {report['split_conversations']:,} conversations split by turn"
+    return text
+
+
+def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
+    """Everything static: nothing here allocates a parameter.
+
+    Raises:
+        ConfigError: model, mesh, batch and schedule don't fit each other.
+    """
+    train, length = config.train, config.data.sequence_length
+    mesh = mesh_lib.make_mesh(config.mesh)
+    step.check_batch(mesh, train.batch_size, train.microbatches, length)
+    eval_rows = config.eval.batch_size or train.batch_size
+    step.check_batch(mesh, eval_rows, 1, length)
+    back_end, reason = attention.choose(config.model.attention)
+    graphdef, shapes, axes = state.abstract(base.settings, config.model.dtype, config.model.remat)
+    placement = state.shardings(shapes, axes, mesh)
+
+    def batches(cache: Cache, rows: int) -> Batches:
+        return Batches(
+            cache,
+            sequence_length=length,
+            batch_size=rows,
+            seed=train.seed,
+            sharding=step.batch_sharding(mesh),
+        )
+
+    train_batches = batches(data.train, train.batch_size)
+    num_steps = train.steps or (train.epochs or 0) * train_batches.steps_per_epoch
+    recipe = Recipe(
+        graphdef,
+        optim.make_optimizer(config.optim),
+        optim.make_schedule(config.optim, num_steps),
+        train.microbatches,
+        config.optim.max_grad_norm,
+    )
+    state_placement = step.state_shardings(recipe, shapes, placement, mesh)
+    return Setup(
+        settings=base.settings,
+        mesh=mesh,
+        recipe=recipe,
+        shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
+        placement=state_placement,
+        batches=train_batches,
+        eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
+        num_steps=num_steps,
+        train_step=step.compile_train_step(recipe, state_placement, mesh),
+        eval_step=step.compile_eval_step(graphdef, placement, mesh),
+        choices=(("attention", back_end, reason), ("loss", "chunked", "the only back end yet")),
+    )
+
+
+def first_state(config: Config, base: Pretrained, setup: Setup) -> TrainState:
+    """The state before step 0: pretrained or random parameters, fresh optimizer."""
+    placement = setup.placement.params
+    if config.model.weights == "random":
+        params = state.random_params(base.settings, config.train.seed, placement)
+    else:
+        params = pretrained.read_params(base, placement)
+    init = jax.jit(setup.recipe.optimizer.init, out_shardings=setup.placement.opt_state)
+    return TrainState(_scalar(setup), params, init(params), _scalar(setup))
+
+
+def _scalar(setup: Setup) -> jax.Array:
+    return jax.device_put(jnp.int32(0), setup.placement.step)
+
+
+def resume(
+    store: checkpoint.CheckpointStore, setup: Setup, identity: dict[str, Any], say: Say
+) -> TrainState | None:
+    """The newest state that can be restored, or None where nothing has been saved.
+
+    Raises:
+        CheckpointError: what decides the result has changed since, or no checkpoint can be read.
+    """
+    abstract = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        setup.shapes,
+        setup.placement,
+    )
+    steps = store.steps()
+    for number in reversed(steps):
+        try:
+            refuse_changes(store.notes(number).get("identity", {}), identity)
+            restored = store.restore(number, abstract)
+        except checkpoint.Damaged as damaged:
+            say("resume", f"{damaged}; trying the one before")
+            store.delete(number)
+            continue
+        say("resume", f"from step {number} of {setup.num_steps}")
+        return restored
+    if steps:
+        raise CheckpointError(
+            f"{store.directory}: none of the checkpoints {steps} can be read; train from the start"
+            " with another --workdir"
+        )
+    return None
+
+
+def identity(config: Config, train: Cache) -> dict[str, Any]:
+    """What must stay the same for a resumed run to be the same run."""
+    kept = {"model": ("source", "weights"), "train": ("batch_size", "epochs", "steps", "seed")}
+    values = {
+        f"config.{section}.{field}": getattr(getattr(config, section), field)
+        for section, fields in kept.items()
+        for field in fields
+    }
+    values |= {f"config.optim.{k}": v for k, v in dataclasses.asdict(config.optim).items()}
+    values["config.data.sequence_length"] = config.data.sequence_length
+    values["prepared training data"] = train.manifest["fingerprint"]
+    return values
+
+
+def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises CheckpointError naming each value that differs from when the run began."""
+    changed = [
+        f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    if changed:
+        raise CheckpointError(
+            "\n".join([*changed, "go back to the old values, or use another --workdir"])
+        )

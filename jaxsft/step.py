@@ -1,0 +1,171 @@
+"""The training step: state and batch in, new state and metrics out.
+
+A: micro-batch, B: batch row, T: position.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxsft import mesh as mesh_lib
+from jaxsft.errors import ConfigError
+from jaxsft.kernels.cross_entropy import Sums
+from jaxsft.loss import Batch, loss_sums
+from jaxsft.model.state import Params
+from jaxsft.optim import Schedule
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes; with (config, data) it determines the rest of the run."""
+
+    step: jax.Array  # int32: batches consumed, which is also the data position
+    params: Params
+    opt_state: Any
+    skipped_steps: jax.Array  # int32: updates left out by the guard
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepMetrics:
+    sums: Sums
+    grad_norm: jax.Array  # before clipping
+    learning_rate: jax.Array
+    skipped_steps: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The static parts of a step."""
+
+    graphdef: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    microbatches: int
+    max_grad_norm: float | None
+
+
+def init_state(recipe: Recipe, params: Params) -> TrainState:
+    return TrainState(jnp.int32(0), params, recipe.optimizer.init(params), jnp.int32(0))
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    """One optimizer step on the global batch.
+
+    The update is left out, bit for bit, where loss or gradients are not finite or no target has
+    weight; `step` counts on, so that data and schedule go their way.
+    """
+    sums, grads = gradient_sums(recipe, state.params, batch)
+    grads = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1.0), grads)
+    grad_norm = optax.global_norm(grads)
+    if recipe.max_grad_norm is not None:
+        factor = jnp.minimum(1.0, recipe.max_grad_norm / (grad_norm + 1e-6))
+        grads = jax.tree.map(lambda g: factor * g, grads)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+
+    usable = jnp.isfinite(sums.nll) & jnp.isfinite(grad_norm) & (sums.weight > 0)
+    keep = functools.partial(jax.tree.map, functools.partial(jnp.where, usable))
+    skipped = state.skipped_steps + jnp.where(usable, 0, 1)
+    new_state = TrainState(
+        state.step + 1, keep(params, state.params), keep(opt_state, state.opt_state), skipped
+    )
+    return new_state, StepMetrics(sums, grad_norm, rate, skipped)
+
+
+def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Sums, Params]:
+    """Loss sums and the gradient of `nll`, summed over micro-batches and divided by nothing."""
+
+    def nll(params: Params, part: Batch) -> tuple[jax.Array, Sums]:
+        sums = loss_sums(recipe.graphdef, params, part)
+        return sums.nll, sums
+
+    def add_part(carry: tuple[Sums, Params], part: Batch):
+        (_, sums), grads = jax.value_and_grad(nll, has_aux=True)(params, part)
+        return jax.tree.map(jnp.add, carry, (sums, grads)), None
+
+    parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (sums, grads), _ = jax.lax.scan(add_part, (Sums.zero(), zeros), parts)
+    return sums, grads
+
+
+def _split_rows(microbatches: int, rows_BT: jax.Array) -> jax.Array:
+    """[B, T] as [A, B / A, T]; micro-batch m has rows m, m + A, ...: each device keeps its own."""
+    batch, length = rows_BT.shape
+    parts = rows_BT.reshape(batch // microbatches, microbatches, length).swapaxes(0, 1)
+    return mesh_lib.constrain(parts, None, "batch", "sequence")
+
+
+def eval_step(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> Sums:
+    """Loss sums of one batch, without gradients."""
+    return loss_sums(graphdef, params, batch)
+
+
+def state_shardings(recipe: Recipe, shapes: Params, placement: Params, mesh: Mesh) -> TrainState:
+    """A NamedSharding for each leaf; optimizer moments lie where their parameters lie."""
+    replicated = mesh_lib.sharding(mesh)
+    opt_shapes = jax.eval_shape(recipe.optimizer.init, shapes)
+    opt_placement = optax.tree_utils.tree_map_params(
+        recipe.optimizer,
+        lambda _, sharding: sharding,
+        opt_shapes,
+        placement,
+        transform_non_params=lambda _: replicated,
+    )
+    return TrainState(replicated, placement, opt_placement, replicated)
+
+
+def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
+    return mesh_lib.sharding(mesh, "batch", "sequence")
+
+
+def check_batch(mesh: Mesh, batch_size: int, microbatches: int, sequence_length: int) -> None:
+    """Refuses a batch that the mesh can't split evenly.
+
+    Raises:
+        ConfigError: naming batch_size, microbatches and the devices that share rows.
+    """
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (shares * microbatches):
+        raise ConfigError(
+            f"config.train.batch_size={batch_size}: {microbatches} micro-batches over {shares}"
+            f" devices (data x fsdp) need a multiple of {shares * microbatches}"
+        )
+    if sequence_length % mesh.shape["context"]:
+        raise ConfigError(
+            f"config.data.sequence_length={sequence_length}: config.mesh.context="
+            f"{mesh.shape['context']} does not divide it"
+        )
+
+
+def compile_train_step(
+    recipe: Recipe, placement: TrainState, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """train_step under jit: sharded over the mesh, the old state's memory reused for the new."""
+    rows, replicated = batch_sharding(mesh), mesh_lib.sharding(mesh)
+    return jax.jit(
+        functools.partial(train_step, recipe),
+        in_shardings=(placement, rows),
+        out_shardings=(placement, replicated),
+        donate_argnums=0,
+    )
+
+
+def compile_eval_step(
+    graphdef: nnx.GraphDef, placement: Params, mesh: Mesh
+) -> Callable[[Params, Batch], Sums]:
+    return jax.jit(
+        functools.partial(eval_step, graphdef),
+        in_shardings=(placement, batch_sharding(mesh)),
+        out_shardings=mesh_lib.sharding(mesh),
+    )

@@ -1,0 +1,103 @@
+"""The line of metrics.jsonl of each logged step, read from the device one step late."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsft.metrics import BatchCounts, training_flops
+from jaxsft.model import settings
+from jaxsft.step import StepMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    done: int  # steps completed with this one
+    metrics: StepMetrics
+    counts: BatchCounts
+    data_wait_seconds: float
+
+
+class StepLog:
+    """Collects steps and gives their means; reading the device never holds the next step up.
+
+    Args:
+        every_steps: steps in one line.
+        peak_flops: of all devices together, FLOP/s; None: no MFU.
+    """
+
+    def __init__(
+        self,
+        model: settings.Decoder,
+        *,
+        every_steps: int,
+        steps_per_epoch: int,
+        peak_flops: float | None,
+    ):
+        self._model = model
+        self._every_steps = every_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._peak_flops = peak_flops
+        self._entries: list[_Entry] = []
+        self._since = time.monotonic()
+
+    def restart_clock(self) -> None:
+        """Leaves out of the step time what was done since the last line (a save, an evaluation)."""
+        self._since = time.monotonic()
+
+    def add(
+        self, done: int, metrics: StepMetrics, counts: BatchCounts, data_wait_seconds: float
+    ) -> None:
+        self._entries.append(_Entry(done, metrics, counts, data_wait_seconds))
+
+    def lines(self, flush: bool = False) -> list[dict[str, Any]]:
+        """The lines that are due; the newest step is left for later unless `flush`."""
+        lines = []
+        while len(self._entries) > self._every_steps or (flush and self._entries):
+            lines.append(self._line(self._entries[: self._every_steps]))
+            del self._entries[: self._every_steps]
+        return lines
+
+    def _line(self, entries: list[_Entry]) -> dict[str, Any]:
+        values: list[StepMetrics] = jax.device_get([entry.metrics for entry in entries])
+        now = time.monotonic()
+        seconds, self._since = (now - self._since) / len(entries), now
+        sums = {
+            field.name: sum(float(getattr(value.sums, field.name)) for value in values)
+            for field in dataclasses.fields(values[0].sums)
+        }
+        counts = sum((entry.counts for entry in entries[1:]), entries[0].counts)
+        supervised = sums["supervised_tokens"]
+        flops = training_flops(self._model, counts, supervised) / len(entries)
+        last, done = values[-1], entries[-1].done
+        line = {
+            "step": done,
+            "epoch": done / self._steps_per_epoch,
+            "loss": _mean(sums, "nll"),
+            "token_accuracy": _mean(sums, "correct"),
+            "entropy": _mean(sums, "entropy"),
+            "grad_norm": _finite(last.grad_norm),
+            "learning_rate": float(last.learning_rate),
+            "supervised_tokens": int(supervised),
+            "tokens": counts.tokens,
+            "examples": counts.examples,
+            "tokens_per_second": counts.tokens / len(entries) / seconds,
+            "supervised_tokens_per_second": supervised / len(entries) / seconds,
+            "mfu": flops / seconds / self._peak_flops if self._peak_flops else None,
+            "packing_efficiency": counts.tokens / counts.slots,
+            "step_seconds": seconds,
+            "data_wait_seconds": float(np.mean([entry.data_wait_seconds for entry in entries])),
+            "skipped_steps": int(last.skipped_steps),
+        }
+        return line
+
+
+def _mean(sums: dict[str, float], name: str) -> float | None:
+    """The mean over the targets' weight; None where there is no weight or the sum is not finite."""
+    return _finite(sums[name] / sums["weight"]) if sums["weight"] else None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

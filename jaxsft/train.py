@@ -1,0 +1,57 @@
+"""Fine-tunes a pretrained model on conversations, from prepared data to an exported model.
+
+    python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+Started again with the same flags, it goes on from its last checkpoint.
+"""
+
+import json
+import shlex
+import sys
+import traceback
+from pathlib import Path
+
+from absl import flags
+
+from jaxsft import errors
+from jaxsft import flags as jaxsft_flags
+from jaxsft.config import Config
+
+jaxsft_flags.define_config()
+flags.DEFINE_string("workdir", None, "directory of this run; started again, the run goes on there")
+
+
+def main(config: Config) -> None:
+    workdir = Path(flags.FLAGS.workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.ConfigError(f"--workdir={workdir}: {error.strerror}") from None
+    error_file = workdir / "error.json"
+    error_file.unlink(missing_ok=True)
+    # jax, flax and transformers take seconds to import: not before the command line is known good.
+    from jaxsft.run import run
+
+    command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
+    try:
+        run(config, workdir, shlex.join(command))
+    except errors.Stopped:
+        raise
+    except Exception as error:
+        _write_error(error_file, error)
+        raise
+
+
+def _write_error(path: Path, error: Exception) -> None:
+    code = error.exit_code if isinstance(error, errors.UserError) else errors.INTERNAL
+    value = {
+        "exit_code": code,
+        "kind": type(error).__name__,
+        "message": str(error),
+        "traceback": traceback.format_exc(),
+    }
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    jaxsft_flags.run_program(main, required=("workdir",))

@@ -1,0 +1,68 @@
+"""The surroundings of every test: 8 CPU devices, no network, caches of this session's own.
+
+Everything is set through the environment, so that jax is imported only by tests that need it and
+programs started by a test get the same surroundings.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PLATFORM = os.environ.get("JAXSFT_TEST_PLATFORM", "cpu")  # "cuda" runs the suite on a GPU
+SESSION_DIR = "JAXSFT_TEST_SESSION_DIR"  # set by the first process, inherited by the others
+
+
+def _surroundings(session_dir: str) -> dict[str, str]:
+    return {
+        "JAX_PLATFORMS": PLATFORM,
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_COMPILATION_CACHE_DIR": f"{session_dir}/jax",
+        # A size makes jax lock the directory, which processes that run side by side need.
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "XLA_FLAGS": " ".join(
+            [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+        ).strip(),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two pytest workers share one GPU
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "XDG_CACHE_HOME": f"{session_dir}/cache",
+    }
+
+
+def _make_session_dir() -> str:
+    parent = ROOT / ".pytest_cache"
+    parent.mkdir(exist_ok=True)
+    return tempfile.mkdtemp(prefix="session-", dir=parent)  # mode 0700
+
+
+OWNS_SESSION_DIR = SESSION_DIR not in os.environ
+if OWNS_SESSION_DIR:
+    os.environ[SESSION_DIR] = _make_session_dir()
+    os.environ.update(_surroundings(os.environ[SESSION_DIR]))
+
+
+def pytest_unconfigure() -> None:
+    if OWNS_SESSION_DIR:
+        shutil.rmtree(os.environ.pop(SESSION_DIR), ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if PLATFORM != "cpu":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs JAXSFT_TEST_PLATFORM=cuda"))
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Real tokenizers, models and data sets, which the checkout doesn't contain."""
+    folder = Path(os.environ.get("JAXSFT_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not folder.is_dir():
+        pytest.skip(f"no assets in {folder}; JAXSFT_ASSETS names another folder")
+    return folder

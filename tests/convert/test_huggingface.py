@@ -1,0 +1,230 @@
+"""Logits equal transformers' in float32; sharding, packing and file layout change no bit."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+import jaxsft
+from jaxsft import config, mesh
+from jaxsft.convert import families, huggingface, pretrained
+from jaxsft.errors import ConversionError
+from jaxsft.model import state
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
+# Positions to 192: past llama3's 64 original positions, so that its scaling moves the logits by 1e-2.
+VARIANTS = {
+    "as many key-value heads": {"num_key_value_heads": 4},
+    "tied, wide heads": {"head_dim": 16, "tie_word_embeddings": True},
+    "one key-value head, linear": {"num_key_value_heads": 1, "rope_parameters": LINEAR},
+    "llama3": {"rope_parameters": LLAMA3},
+    "narrow heads": {"head_dim": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 50}},
+    "tied, odd counts": {
+        **{"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 36},
+        **{"tie_word_embeddings": True, "rms_norm_eps": 1e-2, "num_hidden_layers": 3},
+    },
+    "tied, wide heads, llama3": {
+        **{"head_dim": 12, "tie_word_embeddings": True, "rope_parameters": LLAMA3}
+    },
+}
+
+
+def run(model, *arrays) -> np.ndarray:
+    return np.asarray(nnx.jit(lambda model, *arrays: model(*arrays))(model, *arrays))
+
+
+def tokens(shape, vocab=96) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, vocab, shape).astype(np.int32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_equal_transformers(variant, save_llama, torch_logits):
+    directory, reference = save_llama(**VARIANTS[variant])
+    ids = tokens((2, 192))
+    logits = run(jaxsft.load_model(directory), ids)
+    np.testing.assert_allclose(logits, torch_logits(reference, ids), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["llama3", "tied, wide heads"])
+def test_packed_conversations_equal_each_one_alone(variant, save_llama, torch_logits):
+    directory, reference = save_llama(**VARIANTS[variant])
+    lengths, row = (100, 7, 70), 192
+    parts = [tokens((length,))[::-1] for length in lengths]
+    pad = row - sum(lengths)
+    ids = np.concatenate([*parts, np.zeros(pad)]).astype(np.int32)
+    segments = np.repeat([1, 2, 3, 0], [*lengths, pad]).astype(np.int32)
+    positions = np.concatenate([np.arange(n) for n in (*lengths, pad)]).astype(np.int32)
+    logits = run(jaxsft.load_model(directory), ids[None], segments[None], positions[None])[0]
+    start = 0
+    for part in parts:
+        alone = torch_logits(reference, part[None])[0]
+        np.testing.assert_allclose(logits[start : start + len(part)], alone, rtol=0, atol=1e-4)
+        start += len(part)
+
+
+def test_old_spelling_of_rope_gives_the_same_logits(save_llama, edit_config, torch_logits):
+    directory, reference = save_llama(rope_parameters=LLAMA3)
+    old = {("type" if k == "rope_type" else k): v for k, v in LLAMA3.items() if k != "rope_theta"}
+    edit_config(directory, rope_parameters=..., rope_scaling=old, rope_theta=1000.0)
+    ids = tokens((2, 192))
+    logits = run(jaxsft.load_model(directory), ids)
+    np.testing.assert_allclose(logits, torch_logits(reference, ids), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "tensor": 2}])
+def test_a_mesh_changes_no_bit(sizes, save_llama):
+    directory, _ = save_llama(max_shard_size="20KB")
+    base = pretrained.open_pretrained(directory)
+    _, shapes, axes = state.abstract(base.settings, "float32", "none")
+    one, many = (
+        pretrained.read_params(base, state.shardings(shapes, axes, m))
+        for m in (mesh.single_device_mesh(), mesh.make_mesh(config.Mesh(**sizes)))
+    )
+    assert len(many["layers"]["attention"]["q_DNH"].sharding.device_set) == 8
+    for path in families.paths(one):
+        a, b = families.leaf(one, path), families.leaf(many, path)
+        assert a.dtype == b.dtype == np.float32
+        assert np.array_equal(a, b), path
+        assert b.sharding.spec == mesh.spec(*families.leaf(axes, path))
+
+
+def test_stories260k_reproduces_its_goldens(assets):
+    golden = json.loads((assets / "goldens" / "model_goldens.json").read_text())["stories260k"]
+    model = jaxsft.load_model(assets / "models" / "stories260k")
+    ids = np.array([golden["ids"]], np.int32)
+    logits = run(model, ids)[0]
+    assert logits[:16].argmax(-1).tolist() == golden["logits_first16_argmax"]
+    np.testing.assert_allclose(logits[15, :8], golden["logits_pos15_first8"], rtol=0, atol=1e-4)
+    nll = -jax.nn.log_softmax(logits[:-1])[np.arange(len(ids[0]) - 1), ids[0, 1:]]
+    assert float(nll.mean()) == pytest.approx(golden["nll_mean_of_ids"], abs=1e-5)
+
+
+def test_stories260k_equals_transformers(assets, torch_logits):
+    from transformers import AutoModelForCausalLM
+
+    directory = assets / "models" / "stories260k"
+    ids = tokens((2, 256), vocab=512)
+    reference = torch_logits(AutoModelForCausalLM.from_pretrained(directory), ids)
+    logits = run(jaxsft.load_model(directory), ids)
+    np.testing.assert_allclose(logits, reference, rtol=0, atol=1e-4)
+
+
+def test_stacked_parameters_hold_each_tensor_once(save_llama):
+    """q_proj [N * H, D] of layer n becomes q_DNH[n], [D, N, H]."""
+    directory, reference = save_llama()
+    params = nnx.to_pure_dict(nnx.state(jaxsft.load_model(directory), nnx.Param))
+    weights = families.weights(params)
+    assert sorted(w.name for w in weights) == sorted(reference.state_dict())
+    q = reference.state_dict()["model.layers.1.self_attn.q_proj.weight"].numpy()
+    ours = params["layers"]["attention"]["q_DNH"][1]
+    for d, n, h in [(0, 0, 0), (5, 3, 2), (31, 1, 7)]:
+        assert ours[d, n, h] == q[n * 8 + h, d]
+
+
+def rewrite(directory, change) -> None:
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+
+
+def drop(name):
+    return lambda tensors: tensors.pop(name)
+
+
+def put(name, value):
+    return lambda tensors: tensors.update({name: value})
+
+
+NORM = "model.norm.weight"
+NAN = np.where(np.arange(32) == 7, np.nan, np.ones(32)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop(NORM), "lack model.norm.weight"),
+        (put("model.layers.0.bias", NAN), "unexpected model.layers.0.bias"),
+        (put(NORM, np.ones(31, np.float32)), r"model.norm.weight has shape \(31,\).*\(32,\)"),
+        (put(NORM, NAN), "model.norm.weight holds NaN"),
+        (put(NORM, np.full(32, -np.inf, np.float32)), "model.norm.weight holds NaN or infinite"),
+        (put(NORM, np.ones(32, np.int32)), "model.norm.weight has dtype I32"),
+        (
+            lambda t: [t.pop(n) for n in list(t) if "layers.1." in n],
+            r"num_hidden_layers=2 but the weights hold 1 layers \(0-0\)",
+        ),
+        (
+            put("model.layers.0.self_attn.rotary_emb.inv_freq", np.ones(4, np.float32)),
+            "rotary_emb.inv_freq differs from rope_theta=10000",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change, message, save_llama):
+    directory, _ = save_llama()
+    rewrite(directory, change)
+    with pytest.raises(ConversionError, match=message):
+        jaxsft.load_model(directory)
+
+
+def test_a_copy_of_the_tied_embedding_is_accepted_and_told(save_llama):
+    directory, _ = save_llama(tie_word_embeddings=True)
+    embedding = load_file(directory / "model.safetensors")[families.EMBEDDING]
+    rewrite(directory, put(families.HEAD, embedding))
+    assert "lm_head.weight is a copy" in pretrained.open_pretrained(directory).notes[0]
+    with pytest.warns(UserWarning, match="lm_head.weight is a copy"):
+        jaxsft.load_model(directory)
+    embedding[3, 4] = np.nextafter(embedding[3, 4], 9)
+    rewrite(directory, put(families.HEAD, embedding))
+    with pytest.raises(
+        ConversionError, match="tie_word_embeddings=true but lm_head.weight differs"
+    ):
+        jaxsft.load_model(directory)
+
+
+def test_rotary_buffers_of_old_checkpoints_are_checked_and_told(save_llama):
+    directory, _ = save_llama()
+    frequencies = (1.0 / 10000.0 ** (np.arange(0, 8, 2) / 8)).astype(np.float16)
+    name = families.BUFFER.format(1)
+    rewrite(directory, put(name, frequencies))
+    assert "1 rotary_emb.inv_freq follow" in pretrained.open_pretrained(directory).notes[0]
+
+
+def test_unused_config_fields_are_told_not_swallowed(save_llama, edit_config):
+    directory, _ = save_llama()
+    edit_config(directory, flux_capacitor=88)
+    with pytest.warns(UserWarning, match="unknown field flux_capacitor=88"):
+        jaxsft.load_model(directory)
+
+
+def test_random_weights_need_config_json_only(save_llama, tmp_path):
+    directory, _ = save_llama()
+    (tmp_path / "bare").mkdir()
+    shutil.copy(directory / "config.json", tmp_path / "bare")
+    base = pretrained.open_pretrained(tmp_path / "bare", weights=False)
+    assert base.settings == pretrained.open_pretrained(directory).settings
+    with pytest.raises(ConversionError, match="opened without weights"):
+        pretrained.read_params(base, {})
+
+
+def test_values_that_do_not_fit_the_dtype_are_refused(save_llama, tmp_path):
+    directory, _ = save_llama()
+    params = nnx.to_pure_dict(nnx.state(jaxsft.load_model(directory), nnx.Param))
+    names = [weight.name for weight in families.weights(params)]
+    params["final_norm"]["scale_D"] = params["final_norm"]["scale_D"].at[3].set(1e5)
+    with pytest.raises(ConversionError, match="model.norm.weight: 100000 does not fit in float16"):
+        huggingface.write_params(params, tmp_path, {n: np.dtype(np.float16) for n in names})
+    params["final_norm"]["scale_D"] = params["final_norm"]["scale_D"].at[3].set(np.nan)
+    with pytest.raises(ConversionError, match="model.norm.weight: holds NaN"):
+        huggingface.write_params(params, tmp_path, {n: np.dtype(np.float32) for n in names})

@@ -1,0 +1,79 @@
+"""launch/local.sh, with a Python that only records how it was started."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+LAUNCHER = Path(__file__).resolve().parent.parent / "launch" / "local.sh"
+
+# Ends with the codes of codes.txt, one for each start; "wait" ends with 75 on a termination signal.
+FAKE_PYTHON = """#!/usr/bin/env bash
+echo "$@" >> started.txt
+code=$(sed -n "$(wc -l < started.txt)p" codes.txt)
+if [ "$code" = wait ]; then
+  trap 'exit 75' TERM
+  while true; do sleep 0.05; done
+fi
+exit "$code"
+"""
+
+
+def start(folder: Path, codes: list[str], *flags: str) -> subprocess.Popen[str]:
+    fake = folder / "python"
+    fake.write_text(FAKE_PYTHON)
+    fake.chmod(0o755)
+    (folder / "codes.txt").write_text("\n".join(codes) + "\n")
+    return subprocess.Popen(
+        [LAUNCHER, *flags],
+        cwd=folder,
+        env=os.environ | {"PYTHON": str(fake)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(launched: subprocess.Popen[str]) -> tuple[int, str]:
+    """The launcher's exit code and what it said."""
+    _, messages = launched.communicate(timeout=60)
+    return launched.returncode, messages
+
+
+def starts(folder: Path) -> list[str]:
+    file = folder / "started.txt"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_flags_are_passed_on(tmp_path):
+    launched = start(tmp_path, ["0"], "--config=a b.py", "--workdir=runs/x")
+    assert finish(launched) == (0, "")
+    assert starts(tmp_path) == ["-m jaxsft.train --config=a b.py --workdir=runs/x"]
+
+
+def test_75_and_76_start_the_same_command_again(tmp_path):
+    code, messages = finish(start(tmp_path, ["75", "76", "0"], "--workdir=w"))
+    assert code == 0
+    assert starts(tmp_path) == ["-m jaxsft.train --workdir=w"] * 3
+    assert "75" in messages and "76" in messages
+
+
+@pytest.mark.parametrize("code", [64, 65, 66, 70, 137])
+def test_other_codes_end_the_launcher(tmp_path, code):
+    launched = start(tmp_path, [str(code), "0"])
+    assert finish(launched)[0] == code
+    assert len(starts(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_run_which_is_not_started_again(tmp_path, stop):
+    launched = start(tmp_path, ["wait", "0"])
+    deadline = time.monotonic() + 30
+    while not starts(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)  # the fake sets its trap
+    launched.send_signal(stop)
+    assert finish(launched)[0] == 75
+    assert len(starts(tmp_path)) == 1
