@@ -11,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxsft.errors import CheckpointError
 
 Tree = Any  # a pytree of arrays
+LEFT_OUT = ocp.PLACEHOLDER  # a leaf that `restore` is to leave on disk
 
 
 class Damaged(CheckpointError):
@@ -83,6 +84,8 @@ class CheckpointStore:
     def restore(self, step: int, abstract: Tree) -> Tree:
         """The state saved at `step`, laid out as `abstract` (shapes with shardings) says.
 
+        Leaves of `abstract` that are LEFT_OUT are neither read nor checked.
+
         Raises:
             CheckpointError: another shape, dtype or set of leaves.
             Damaged: unreadable or altered data.
@@ -94,7 +97,8 @@ class CheckpointStore:
         except Exception as error:
             raise Damaged(f"{where}: can't be read: {_cause(error)}") from error
         wanted = self.notes(step).get("digests", {})
-        found = _named(jax.device_get(digests(state)))
+        read = {name: leaf for name, leaf in _named(state).items() if leaf is not LEFT_OUT}
+        found = {name: int(digest) for name, digest in jax.device_get(digests(read)).items()}
         altered = [name for name, digest in found.items() if wanted.get(name) != digest]
         if altered:
             raise Damaged(
@@ -108,7 +112,7 @@ class CheckpointStore:
         saved = _forms(self._checkpointer.metadata(step).metadata)
         wanted = _forms(abstract)
         for name in sorted(saved.keys() | wanted.keys()):
-            if saved.get(name) != wanted.get(name):
+            if wanted.get(name) is not LEFT_OUT and saved.get(name) != wanted.get(name):
                 raise CheckpointError(
                     f"{where}: {name} was saved as {saved.get(name, 'absent')} and is"
                     f" {wanted.get(name, 'absent')} in this run; use another --workdir for another"
@@ -116,10 +120,11 @@ class CheckpointStore:
                 )
 
 
-def _forms(tree: Tree) -> dict[str, tuple]:
-    """Shape and dtype of each leaf by its dotted path."""
+def _forms(tree: Tree) -> dict[str, Any]:
+    """Shape and dtype of each leaf by its dotted path; LEFT_OUT stays itself."""
     return {
-        name: (tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for name, leaf in _named(tree).items()
+        name: leaf if leaf is LEFT_OUT else (tuple(leaf.shape), jnp.dtype(leaf.dtype).name)
+        for name, leaf in _named(tree).items()
     }
 
 

@@ -38,8 +38,9 @@ class Console:
     def step(self, done: int, total: int, values: dict[str, Any]) -> None:
         """The progress of training; off a terminal a line every few seconds, and the last."""
         text = (
-            f"loss {values['loss']:.4f}  accuracy {values['token_accuracy']:.3f}"
-            f"  lr {values['learning_rate']:.2e}  grad norm {values['grad_norm']:.2f}"
+            f"loss {_number(values['loss'], '.4f')}"
+            f"  accuracy {_number(values['token_accuracy'], '.3f')}"
+            f"  lr {values['learning_rate']:.2e}  grad norm {_number(values['grad_norm'], '.2f')}"
             f"  {values['tokens_per_second']:,.0f} tokens/s"
         )
         if values["skipped_steps"]:
@@ -64,3 +65,7 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self._rich.print(table)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)

@@ -19,14 +19,14 @@ from jaxsft.errors import ConfigError
 from jaxsft.generate import generate
 from jaxsft.kernels.cross_entropy import Sums
 from jaxsft.loss import Batch
-from jaxsft.metrics import JsonLines
+from jaxsft.metrics import JsonLines, finite
 from jaxsft.model.state import Params
 from jaxsft.setup import Data, Say, Setup
 
 
 def mean_losses(
     eval_step: Callable[[Params, Batch], Sums], params: Params, sets: dict[str, Batches]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """`eval/<name>/loss` (nats per target) and `eval/<name>/token_accuracy` over each whole set.
 
     Sums are divided once, so that neither batch size nor packing changes a figure.
@@ -38,8 +38,8 @@ def mean_losses(
             sum(float(getattr(part, field)) for part in jax.device_get(sums))
             for field in ("nll", "weight", "correct")
         )
-        values[f"eval/{name}/loss"] = nll / weight
-        values[f"eval/{name}/token_accuracy"] = correct / weight
+        values[f"eval/{name}/loss"] = finite(nll / weight)
+        values[f"eval/{name}/token_accuracy"] = finite(correct / weight)
     return values
 
 
@@ -64,10 +64,10 @@ class Measurer:
         self._samples = samples
         self._say = say
 
-    def losses(self, params: Params) -> dict[str, float]:
+    def losses(self, params: Params) -> dict[str, float | None]:
         return mean_losses(self._plan.eval_step, params, self._plan.eval_batches)
 
-    def measure(self, params: Params, phase: Literal["before", "after"]) -> dict[str, float]:
+    def measure(self, params: Params, phase: Literal["before", "after"]) -> dict[str, float | None]:
         """Losses, and the share of held-out prompts answered as the reference does.
 
         The untrained model is asked a second time with config.eval.instruction. The answers go to
@@ -75,7 +75,7 @@ class Measurer:
         """
         values = self.losses(params)
         for name, value in values.items():
-            self._say(phase, f"{name} {value:.4f}")
+            self._say(phase, f"{name} {'not finite' if value is None else f'{value:.4f}'}")
         if not self._config.eval.prompts:
             return values
         step = 0 if phase == "before" else self._plan.num_steps

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from jaxsft.model import settings
 
@@ -56,6 +57,11 @@ def training_flops(s: settings.Decoder, counts: BatchCounts, supervised_tokens: 
     head = s.embed_dim * s.vocab_size
     pairs = 12 * s.num_layers * s.num_heads * s.head_dim * counts.attention_pairs
     return 6 * weights * counts.tokens + 6 * head * supervised_tokens + pairs
+
+
+def finite(value: SupportsFloat) -> float | None:
+    """The number, or None (null in JSON) for NaN and infinities."""
+    return float(value) if math.isfinite(float(value)) else None
 
 
 class JsonLines:

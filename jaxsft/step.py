@@ -65,7 +65,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     """
     sums, grads = gradient_sums(recipe, state.params, batch)
     grads = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1.0), grads)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     if recipe.max_grad_norm is not None:
         factor = jnp.minimum(1.0, recipe.max_grad_norm / (grad_norm + 1e-6))
         grads = jax.tree.map(lambda g: factor * g, grads)
@@ -115,7 +115,7 @@ def state_shardings(recipe: Recipe, shapes: Params, placement: Params, mesh: Mes
     """A NamedSharding for each leaf; optimizer moments lie where their parameters lie."""
     replicated = mesh_lib.sharding(mesh)
     opt_shapes = jax.eval_shape(recipe.optimizer.init, shapes)
-    opt_placement = optax.tree_utils.tree_map_params(
+    opt_placement = optax.tree.map_params(
         recipe.optimizer,
         lambda _, sharding: sharding,
         opt_shapes,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft.metrics import BatchCounts, training_flops
+from jaxsft.metrics import BatchCounts, finite, training_flops
 from jaxsft.model import settings
 from jaxsft.step import StepMetrics
 
@@ -78,7 +78,7 @@ class StepLog:
             "loss": _mean(sums, "nll"),
             "token_accuracy": _mean(sums, "correct"),
             "entropy": _mean(sums, "entropy"),
-            "grad_norm": _finite(last.grad_norm),
+            "grad_norm": finite(last.grad_norm),
             "learning_rate": float(last.learning_rate),
             "supervised_tokens": int(supervised),
             "tokens": counts.tokens,
@@ -96,8 +96,4 @@ class StepLog:
 
 def _mean(sums: dict[str, float], name: str) -> float | None:
     """The mean over the targets' weight; None where there is no weight or the sum is not finite."""
-    return _finite(sums[name] / sums["weight"]) if sums["weight"] else None
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return finite(sums[name] / sums["weight"]) if sums["weight"] else None

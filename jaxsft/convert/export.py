@@ -43,6 +43,8 @@ _TOKENIZER = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
+    """What was written; the names are known to the first process only."""
+
     directory: Path
     files: tuple[str, ...]
     left_out: tuple[str, ...]  # files of the base that are not in the export
@@ -96,7 +98,7 @@ def export(
         _publish(partial, directory)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {directory}")
-    files = sorted(path.name for path in directory.iterdir())
+    files = sorted(path.name for path in directory.iterdir()) if first else []
     return Exported(directory, tuple(files), tuple(left_out))
 
 
@@ -225,16 +227,14 @@ def _license(base: Pretrained) -> dict[str, str]:
 def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:
     """Compares the files with what was meant to be written."""
     written = safetensors_read.Directory(partial)
-    if set(written.names()) != set(digests):
-        raise ConversionError(f"{partial}: holds other tensors than were written")
+    assert set(written.names()) == set(digests), partial
     for name, digest in digests.items():
         if safetensors_write.digest(written.read(name)) != digest:
             raise ConversionError(f"{partial}: {name} reads back differently; is the disk sound?")
     where = str(partial / "config.json")
     config = untrusted.read_json(partial / "config.json")
     decoder, _ = hf_config.settings_from_config(config, where)
-    if decoder != base.settings:
-        raise ConversionError(f"{where}: reads back as {decoder}, expected {base.settings}")
+    assert decoder == base.settings, f"{where}: {decoder} instead of {base.settings}"
 
 
 def _publish(partial: Path, directory: Path) -> None:

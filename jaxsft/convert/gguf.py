@@ -172,7 +172,7 @@ class File:
             block = self._gguf.GGML_QUANT_SIZES[self._gguf.GGMLQuantizationType(info.kind)][0]
             if info.shape[-1] % block:
                 raise ConversionError(
-                    f"{self._path}: {name} has rows of {info.shape[-1]}, not whole blocks of {block}"
+                    f"{self._path}: {name} has rows of {info.shape[-1]}, not blocks of {block}"
                 )
             end = info.offset + self._num_bytes(info)
             if end > size:

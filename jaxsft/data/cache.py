@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # type: ignore  # compiled, has no stubs
 
 from jaxsft.data.pack import Tokens
 from jaxsft.data.tokenize import Example
@@ -60,13 +60,13 @@ class Cache:
 
     def examples(self, indices: Sequence[int]) -> list[Tokens]:
         """(ids, weights) of each index, in the order asked for."""
-        indices = np.asarray(indices, np.int64)
-        shards = np.searchsorted(self._shard_stops, indices, side="right")
-        result: list[Any] = [None] * len(indices)
+        wanted = np.asarray(indices, np.int64)
+        shards = np.searchsorted(self._shard_stops, wanted, side="right")
+        result: list[Any] = [None] * len(wanted)
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
             first = self._shard_stops[shard] - self.manifest["shard_sizes"][shard]
-            records = self._reader(shard).read((indices[places] - first).tolist())
+            records = self._reader(shard).read((wanted[places] - first).tolist())
             for place, record in zip(places.tolist(), records, strict=True):
                 result[place] = _unpacked(record)
         return result

@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxsft.config import Config
-from jaxsft.data.prepare import Outcome, outcomes
+from jaxsft.data.account import Outcome
+from jaxsft.data.prepare import outcomes
 from jaxsft.data.tokenize import ChatTokenizer, Example
 
 _SUPERVISED = ("bold green underline", "bold cyan underline")  # neighbours differ: boundaries show
 _CONTEXT = ("default", "bright_black")
+_MARKS = {(False, True): "[[", (True, False): "]]"}  # by whether two neighbours are supervised
 
 
 def tokenizer_directory(config: Config) -> str:
@@ -105,8 +107,11 @@ def example_text(example: Example, tokenizer: ChatTokenizer, is_terminal: bool) 
     was_supervised = False
     for place, (piece, start) in enumerate(_pieces(example.ids.tolist(), tokenizer)):
         is_supervised = bool(example.weights[start] > 0)
+        change = (was_supervised, is_supervised)
         if not is_terminal:
-            text.append({(0, 1): "[[", (1, 0): "]]"}.get((was_supervised, is_supervised), "|"))
+            text.append(
+                {(False, True): "[[", (True, False): "]]"}.get(change, "|") if place else ""
+            )
         styles = _SUPERVISED if is_supervised else _CONTEXT
         text.append(piece.replace("\n", "\u21b5\n"), style=styles[place % 2])
         was_supervised = is_supervised
@@ -137,9 +142,10 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         table.add_row(key, *(f"{column[key]:,}" for column in columns.values()))
     for key in report["tokens"]:
         table.add_row(f"tokens {key}", *(f"{c['tokens'][key]:,}" for c in columns.values()))
-    for reason in report["dropped"]:
-        counts = [column["dropped"].get(reason, 0) for column in columns.values()]
-        table.add_row(f"dropped: {reason}", *(f"{count:,}" for count in counts))
+    for key, unit in (("dropped", "rows"), ("dropped_examples", "examples")):
+        for reason in report[key]:
+            counts = [column[key].get(reason, 0) for column in columns.values()]
+            table.add_row(f"{unit} dropped: {reason}", *(f"{count:,}" for count in counts))
     console.print(table)
     for row in report["bad_rows"]:
         console.print(Text(row), style="red", soft_wrap=True)

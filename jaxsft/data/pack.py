@@ -87,7 +87,7 @@ def build_rows(
         DataError: a row's examples are together longer than sequence_length.
     """
     shape = (len(rows), sequence_length)
-    batch = {
+    batch: dict[str, np.ndarray] = {
         name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments", "positions")
     }
     batch["weights"] = np.zeros(shape, np.float32)

@@ -1,6 +1,5 @@
 """Source files to a cache of examples, with an account of every row and every token."""
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import itertools
@@ -8,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,44 +15,33 @@ import numpy as np
 
 from jaxsft.config import Data, Source
 from jaxsft.data import cache as cache_files
+from jaxsft.data.account import Drop, Outcome, Tally
 from jaxsft.data.cache import Cache
 from jaxsft.data.records import BadRow, Record, RowError, read_source
-from jaxsft.data.tokenize import ChatTokenizer, Example
+from jaxsft.data.tokenize import ChatTokenizer
 from jaxsft.errors import DataError
 
 SHARD_ROWS = 4096  # rows that one call of encode_shard takes
-_CODE = ("records", "provenance", "sandbox", "template", "tokenize", "cache", "prepare")
-_TOKENIZER_FILES = tuple(
-    "*token*.json *.model* *.jinja */*.jinja vocab* merges* config.json".split()
+_CODE = (
+    "records",
+    "provenance",
+    "sandbox",
+    "template",
+    "tokenize",
+    "account",
+    "cache",
+    "prepare",
+)
+_TOKENIZER_FILES = (
+    "*token*.json",
+    "*.model*",
+    "*.jinja",
+    "*/*.jinja",
+    "vocab*",
+    "merges*",
+    "config.json",
 )
 _LIBRARIES = ("tokenizers", "transformers", "jinja2", "sentencepiece")
-
-
-@dataclasses.dataclass(frozen=True)
-class Drop:
-    """An example that is not kept: the reason counted, the full sentence and its tokens."""
-
-    kind: str
-    detail: str
-    num_tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of one row: examples kept and dropped, or the row itself is bad."""
-
-    file: str
-    row: int
-    kept: tuple[Example, ...] = ()
-    dropped: tuple[Drop, ...] = ()
-    bad: BadRow | None = None
-
-    @property
-    def reason(self) -> str | None:
-        """Why the row gives no example; None if it gives one."""
-        if self.kept:
-            return None
-        return self.bad.kind if self.bad else self.dropped[0].kind
 
 
 def prepare(
@@ -189,56 +176,7 @@ def _outcome(
             dropped.append(Drop("no supervised token", "no supervised token", num_tokens))
         else:
             kept.append(example)
-    if not examples:
-        dropped.append(Drop("no supervised turn", "every assistant message has weight 0", 0))
     return Outcome(file, row, tuple(kept), tuple(dropped))
-
-
-class Tally:
-    """Counts of rows, examples and tokens of one source."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
-        self.dropped_examples: Counter[str] = Counter()
-
-    def add(self, outcome: Outcome) -> None:
-        self.counts["rows_in"] += 1
-        if outcome.reason is None:
-            self.counts["rows_out"] += 1
-        else:
-            self.dropped[outcome.reason] += 1
-        self.counts["split_conversations"] += any(example.is_split for example in outcome.kept)
-        for example in outcome.kept:
-            supervised = int(np.count_nonzero(example.weights))
-            self.counts["examples"] += 1
-            self.counts["boundary_tokens"] += example.boundary_tokens
-            self.tokens["rendered"] += len(example.ids)
-            self.tokens["supervised"] += supervised
-            self.tokens["context"] += len(example.ids) - supervised
-        for drop in outcome.dropped:
-            self.dropped_examples[drop.kind] += 1
-            self.tokens["rendered"] += drop.num_tokens
-            self.tokens["dropped"] += drop.num_tokens
-
-    def merge(self, other: "Tally") -> None:
-        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
-            mine.update(theirs)
-
-    def report(self) -> dict[str, Any]:
-        """The tally as report.json has it; rows and tokens are conserved."""
-        names = ("rows_in", "rows_out", "examples", "split_conversations", "boundary_tokens")
-        kinds = ("rendered", "supervised", "context", "truncated", "dropped")
-        tokens = {kind: self.tokens[kind] for kind in kinds}
-        assert self.counts["rows_in"] == self.counts["rows_out"] + self.dropped.total()
-        assert tokens["rendered"] == sum(tokens[kind] for kind in kinds[1:])
-        return {
-            **{name: self.counts[name] for name in names},
-            "dropped": dict(sorted(self.dropped.items())),
-            "dropped_examples": dict(sorted(self.dropped_examples.items())),
-            "tokens": tokens,
-        }
 
 
 def outcomes(

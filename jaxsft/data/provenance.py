@@ -48,7 +48,8 @@ class Traced(str):
             raise ProvenanceError(f"a string of {len(self)} characters is repeated {times} times")
         return concat([self] * times)
 
-    __rmul__ = __mul__
+    def __rmul__(self, times: Any) -> "Traced":
+        return self * times
 
     def __mod__(self, values: Any) -> "Traced":
         return percent_format(self, values)
@@ -86,13 +87,13 @@ class Traced(str):
     def removesuffix(self, suffix: str, /) -> "Traced":
         return self[: len(self) - len(suffix)] if suffix and self.endswith(suffix) else self
 
-    def split(self, sep: str | None = None, maxsplit: Any = -1) -> list["Traced"]:
+    def split(self, sep: str | None = None, maxsplit: Any = -1) -> list[str]:
         return self._located(str.split(self, sep, maxsplit), sep)
 
-    def rsplit(self, sep: str | None = None, maxsplit: Any = -1) -> list["Traced"]:
+    def rsplit(self, sep: str | None = None, maxsplit: Any = -1) -> list[str]:
         return self._located(str.rsplit(self, sep, maxsplit), sep)
 
-    def splitlines(self, keepends: bool = False) -> list["Traced"]:
+    def splitlines(self, keepends: bool = False) -> list[str]:
         whole = self._located(str.splitlines(self, True), "")
         lines = str.splitlines(self, keepends)
         return [piece[: len(line)] for piece, line in zip(whole, lines, strict=True)]
@@ -105,7 +106,7 @@ class Traced(str):
         head, middle, tail = self._located(str.rpartition(self, sep), "")
         return head, middle, tail
 
-    def _located(self, pieces: Iterable[str], sep: str | None) -> list["Traced"]:
+    def _located(self, pieces: Iterable[str], sep: str | None) -> list[Any]:
         """The same pieces as slices of self; between them stand `sep`, or whitespace for None."""
         located, at = [], 0
         for piece in pieces:
@@ -155,7 +156,7 @@ class Traced(str):
         return self + str.ljust("", max(0, width - len(self)), fill)
 
     def rjust(self, width: Any, fill: str = " ", /) -> "Traced":
-        return str.ljust("", max(0, width - len(self)), fill) + self
+        return traced(str.ljust("", max(0, width - len(self)), fill)) + self
 
     def _unchanged(self, text: str, operation: str) -> "Traced":
         """`text`, if the operation had nothing to lose."""
@@ -237,7 +238,8 @@ def percent_format(template: str, values: Any) -> Traced:
     """`template % values`; a traced value may stand under a bare %s only."""
     plain = str.__mod__(template, values)  # also raises what % raises
     parts: list[str] = []
-    rest = iter(values if isinstance(values, tuple) else (values,))
+    given: tuple[Any, ...] = values if isinstance(values, tuple) else (values,)
+    rest = iter(given)
     template, at = traced(template), 0
     for match in _CONVERSION.finditer(template):
         parts.append(template[at : match.start()])
@@ -247,7 +249,7 @@ def percent_format(template: str, values: Any) -> Traced:
             continue
         if "*" in match["spec"]:
             _lost("a %* width")
-        value = values[match["key"]] if match["key"] is not None else next(rest)
+        value = given[0][match["key"]] if match["key"] is not None else next(rest)
         if match["type"] == "s" and not match["spec"]:
             parts.append(str(value))
         elif isinstance(value, Traced) and value.runs:

@@ -311,6 +311,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
 def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:
     if isinstance(value, str):
         value = _loads(value)
+        _refuse_characters(value)
     if value is None or value == []:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):

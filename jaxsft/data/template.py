@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from jinja2 import TemplateSyntaxError
+
 from jaxsft.data.provenance import MAX_CHARS, Origin, ProvenanceError, Traced, concat, trace
 from jaxsft.data.records import Conversation, Message, RowError
 from jaxsft.data.sandbox import TracingEnvironment
+from jaxsft.errors import DataError
 
 TOOLS: Origin = (-1, "tools")
 
@@ -56,6 +59,9 @@ class ChatTemplate:
         source: the template.
         special_tokens: bos_token and so on, as the tokenizer gives them to the template.
         control_tokens: added tokens of the tokenizer, recognised where the template writes them.
+
+    Raises:
+        DataError: the template is not valid Jinja.
     """
 
     def __init__(
@@ -65,10 +71,13 @@ class ChatTemplate:
 
         self.source = source
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
-        self._special_tokens = special_tokens
+        self._special_tokens: dict[str, Any] = dict(special_tokens)
         self._reference = reference
-        environment = reference._compile_jinja_template(source).environment
-        self._template = TracingEnvironment(environment).from_string(source)
+        try:
+            environment = reference._compile_jinja_template(source).environment
+            self._template = TracingEnvironment(environment).from_string(source)
+        except TemplateSyntaxError as error:
+            raise DataError(f"{self}: line {error.lineno}: {error.message}") from None
         longest_first = sorted(control_tokens, key=len, reverse=True)
         # (?!) never matches: a tokenizer may have no control token.
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

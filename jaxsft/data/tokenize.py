@@ -236,7 +236,7 @@ def _load(directory: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # tokenizers raises plain Exception for a broken file
         raise DataError(f"{directory}: the tokenizer can't be read: {error}") from None
     if not tokenizer.is_fast:
         raise DataError(f"{directory}: {type(tokenizer).__name__} has no tokenizer.json form")

@@ -108,13 +108,15 @@ def _token_axes(mesh, shape) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
 
 def _local(hidden_BTD, head_DV, targets_BT, weights_BT, *, vocab_size, with_gradients):
     dtype = hidden_BTD.dtype
-    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    targets_N, weights_N = targets_BT.reshape(-1), weights_BT.reshape(-1)
+    hidden_ND = jnp.reshape(hidden_BTD, (-1, hidden_BTD.shape[-1]))
+    targets_N, weights_N = jnp.ravel(targets_BT), jnp.ravel(weights_BT)
     num_tokens, chunk = targets_N.size, chunk_tokens(targets_N.size)
-    # Supervised rows first; behind the last row stand indices out of range, which scatters drop.
-    order_N = jnp.argsort(weights_N == 0, stable=True)
-    order = jnp.pad(order_N, (0, -num_tokens % chunk), constant_values=num_tokens)
-    num_chunks = (jnp.count_nonzero(weights_N) + chunk - 1) // chunk
+    # Supervised rows first; behind them indices out of range, read as zeros and never written to.
+    order = jnp.argsort(weights_N == 0, stable=True)
+    num_supervised = jnp.count_nonzero(weights_N)
+    order = jnp.where(jnp.arange(num_tokens) < num_supervised, order, num_tokens)
+    order = jnp.pad(order, (0, -num_tokens % chunk), constant_values=num_tokens)
+    num_chunks = (num_supervised + chunk - 1) // chunk
     compute_DV = head_DV.astype(dtype)
     is_token_V = jnp.arange(head_DV.shape[1]) < vocab_size
 

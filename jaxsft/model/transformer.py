@@ -78,7 +78,7 @@ class Decoder(nnx.Module):
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """The final norm's output, what the head makes logits of; [B, T, D] in the model's dtype."""
+        """The final norm's output, which the head turns into logits; [B, T, D] in model dtype."""
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
         if positions_BT is None:

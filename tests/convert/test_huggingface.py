@@ -24,7 +24,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
-# Positions to 192: past llama3's 64 original positions, so that its scaling moves the logits by 1e-2.
+# Rows of 192 tokens go past llama3's 64 original positions.
 VARIANTS = {
     "as many key-value heads": {"num_key_value_heads": 4},
     "tied, wide heads": {"head_dim": 16, "tie_word_embeddings": True},

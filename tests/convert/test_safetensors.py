@@ -83,9 +83,15 @@ TWICE = b'{"a": %s, "a": %s}' % ((json.dumps(A_ENTRY).encode(),) * 2)
         (with_header({"a": A_ENTRY}, A.tobytes()[:-1]), "file size 96, header says 97"),
         (with_header({"a": A_ENTRY}, A.tobytes() + b"x"), "file size 98, header says 97"),
         (with_header(TWICE, A.tobytes()), "header: is not valid JSON: 'a' is given twice"),
-        (with_header({"a": A_ENTRY | {"shape": [2, 4]}}, A.tobytes()), "SHAPE"),
-        (with_header({"a": A_ENTRY | {"dtype": "F64", "shape": [3]}}, A.tobytes()), "a has dtype F64"),
-        (with_header({"a": 1}), "ILL"),
+        (
+            with_header({"a": A_ENTRY | {"shape": [2, 4]}}, A.tobytes()),
+            "invalid shape, data type, or offset",
+        ),
+        (
+            with_header({"a": A_ENTRY | {"dtype": "F64", "shape": [3]}}, A.tobytes()),
+            "a has dtype F64",
+        ),
+        (with_header({"a": 1}), "invalid type: integer `1`"),
         (with_header(b'{"a":' * 100_000), "header: is nested too deeply"),
     ],
     ids=range(12),
@@ -128,7 +134,9 @@ def test_tensors_beside_the_index_and_twice_are_refused(tmp_path):
 def test_two_models_in_one_directory_are_refused(tmp_path):
     two_shards(tmp_path)
     one_file(tmp_path)
-    with pytest.raises(ConversionError, match="has both model.safetensors and model.safetensors.ind"):
+    with pytest.raises(
+        ConversionError, match="has both model.safetensors and model.safetensors.ind"
+    ):
         safetensors_read.Directory(tmp_path)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxsft.convert import source
+from jaxsft.convert import source, untrusted
 from jaxsft.errors import ConversionError
 
 
@@ -84,6 +84,12 @@ def test_a_weights_file_alone_is_refused(model):
 def test_a_broken_config_is_explained(content, message, model):
     (model / "config.json").write_bytes(content)
     with pytest.raises(ConversionError, match=message):
+        source.resolve(model)
+
+
+def test_a_huge_json_is_not_read(model, monkeypatch):
+    monkeypatch.setattr(untrusted, "MAX_JSON_BYTES", 10)
+    with pytest.raises(ConversionError, match="config.json: is 23 bytes, expected at most 10"):
         source.resolve(model)
 
 

@@ -31,9 +31,14 @@ def make_tokenizer(directory: Path, template: str = CHATML, pad: str = "<|pad|>"
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    # The first three stand in the model's vocabulary, the others after it, as both occur.
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=alphabet,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>"])
     tokenizer.add_special_tokens(
         [AddedToken("<|im", special=True), AddedToken("[END]", rstrip=True)]
     )

@@ -21,7 +21,7 @@ from jaxsft.data.prepare import prepare, source_names
 from jaxsft.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-SAY = [("q", "a"), ("hello", "world " * 40), ("x", "y")]
+SAY = [("q", "a"), ("hello", "world " * 100), ("x", "y")]
 
 
 def row(*contents, **fields):
@@ -93,7 +93,7 @@ def test_the_report_accounts_for_rows_and_tokens(setup):
     assert (report["rows_in"], report["rows_out"], report["examples"]) == (6, 2, 2)
     assert report["dropped"] == {
         "no assistant message": 1,
-        "no supervised turn": 1,
+        "no supervised token": 1,
         "not JSON": 1,
         "overlong: more than sequence_length=64 tokens": 1,
     }
@@ -220,7 +220,8 @@ CHANGES = {
     "overlong": lambda s: (None, {"overlong": "error"}),
     "bad_rows": lambda s: (None, {"bad_rows": "skip"}),
     "vocab_size": lambda s: (None, {"vocab_size": 5000}),
-    "template": lambda s: ((s.path.parent / "t.jinja").write_text(CHATML + " "), None),
+    "another template": lambda s: (None, {"template": None}),
+    "a byte of the template": lambda s: (s.template.write_text(CHATML + "{#-#}"), {}),
     "tokenizer": lambda s: (s.copy_tokenizer(), {}),
 }
 
@@ -235,13 +236,14 @@ def test_any_change_is_a_miss(setup, change):
         path.write_text(path.read_text() + " ")
 
     setup.copy_tokenizer = copy_tokenizer
+    setup.template = setup.path.parent / "t.jinja"
+    setup.template.write_text(CHATML + "{# #}")
     setup.write(row("q", "a"))
-    first = setup.prepare()
-    assert setup.prepare().fingerprint == first.fingerprint
+    given = {"template": str(setup.template)}
+    first = setup.prepare(**given)
+    assert setup.prepare(**given).fingerprint == first.fingerprint
     _, options = CHANGES[change](setup)
-    if options is None:
-        options = {"template": str(setup.path.parent / "t.jinja")}
-    assert setup.prepare(**options).fingerprint != first.fingerprint
+    assert setup.prepare(**(given | options)).fingerprint != first.fingerprint
     assert len(setup.caches()) == 2
 
 

@@ -55,13 +55,16 @@ def test_no_added_token_can_be_forged(chats, name, data):
     chat = chats(name)
     words = st.sampled_from([*sorted(chat._sentinels), "a", " ", "\n", "<|", "|>"])
     evil = "x" + "".join(data.draw(st.lists(words, max_size=6))) + "y"
+    # Qwen3's own template takes the </think> of an answer apart and writes it anew.
+    answer = evil.replace("</think>", "") if name == "qwen3" else evil
     counts = []
-    for text in ("xy", evil):
-        messages = (Message("user", text), Message("assistant", text))
+    for question, said in (("xy", "xy"), (evil, answer)):
+        messages = (Message("user", question), Message("assistant", said))
         (ours,) = chat.encode(Conversation(messages, None, "f", 1))
         counts.append([i for i in ours.ids.tolist() if chat._is_control[i]])
     assert counts[0] == counts[1]
-    assert chat.decode(ours.ids).count(evil) == 2
+    text = chat.decode(ours.ids)
+    assert evil in text and answer in text[text.index(evil) + len(evil) :]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -99,6 +99,10 @@ MESSAGES_DEFECTS = [
         r"arguments \[1\]; expected an object",
     ),
     ({"messages": [USER, ASSISTANT], "tools": [3]}, r"tools is \[3\]"),
+    (
+        {"messages": [USER, ASSISTANT], "tools": '[{"name": "\\ud800"}]'},
+        "lone surrogate",
+    ),
     (b'{"messages": [', "is not JSON: .* at column 15"),
     (b'\xef\xbb\xbf{"messages": []}', r"byte order mark \(BOM\)"),
     (b'{"messages": "\x00"}', "NUL byte at column 15"),

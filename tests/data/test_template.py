@@ -8,6 +8,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jaxsft.data.records import Conversation, Message, RowError
 from jaxsft.data.template import TOOLS, ChatTemplate
+from jaxsft.errors import DataError
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TOOL = {"name": "look", "description": "looks"}
@@ -161,7 +162,8 @@ def test_an_end_token_that_only_the_last_turn_has_splits_too():
 
 
 CALLS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}"
     "{{ c.name }}({% for k, v in c.arguments.items() %}{{ k }}={{ v | tojson }}{% endfor %})"
     "{% endfor %}<|im_end|>{% endfor %}{{ tools | tojson if tools }}"
 )
@@ -214,6 +216,11 @@ def test_what_cannot_be_established_is_an_error(source, talk, match):
     with pytest.raises(RowError, match=match) as raised:
         template(source).training_texts(conversation("q1", "a1", **talk))
     assert template(source).sha256[:12] in str(raised.value)
+
+
+def test_a_template_that_is_not_jinja_is_an_error():
+    with pytest.raises(DataError, match="template .*: line 2: .*'endfor'"):
+        template("{{ bos_token }}\n{% endfor %}")
 
 
 def test_no_generation_prompt_trains_the_header_visibly():

@@ -1,0 +1,112 @@
+"""A tokenizer rebuilt from GGUF metadata gives the ids of the one that the file was made from."""
+
+import inspect
+import json
+import stat
+
+import pytest
+
+from jaxsft.convert import gguf_tokenizer, source
+from jaxsft.errors import ConversionError
+
+STRINGS = [
+    "What is 2+2? It's 1999, not 1990.",
+    "  two  spaces\n\n\ttab 你好 🙂 naïve <|im_end|> </s>",
+    "<|im_start|>user\nHi<think>hm</think><|im_end|>\n",
+    "",
+]
+
+
+@pytest.fixture
+def tokenizer(save_tokenizer, tmp_path):
+    return save_tokenizer(tmp_path / "tokenizer")
+
+
+@pytest.fixture
+def metadata(tokenizer):
+    """What llama.cpp would write for the tokenizer: control tokens 3, user-defined ones 4."""
+    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    added = {entry["id"]: 3 if entry["special"] else 4 for entry in data["added_tokens"]}
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": [*tokens, "[PAD]"],
+        "tokenizer.ggml.token_type": [added.get(i, 1) for i in range(len(tokens))] + [5],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in data["model"]["merges"]],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": tokenizer.chat_template,
+    }
+
+
+def rebuilt(metadata, directory):
+    from transformers import AutoTokenizer
+
+    directory.mkdir()
+    gguf_tokenizer.write(metadata, directory, "model.gguf")
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def test_ids_template_and_special_tokens_are_the_original_ones(metadata, tokenizer, tmp_path):
+    ours = rebuilt(metadata, tmp_path / "rebuilt")
+    for text in STRINGS:
+        assert ours(text).input_ids == tokenizer(text).input_ids, text
+        assert ours.decode(ours(text).input_ids) == text
+    assert ours.chat_template == tokenizer.chat_template
+    assert (ours.bos_token, ours.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert len(ours) == len(tokenizer)  # the unused [PAD] is no token
+    special = {t.content: t.special for t in ours.added_tokens_decoder.values()}
+    assert special["<|im_end|>"] and not special["<think>"]
+
+
+def test_bos_and_eos_are_added_only_where_the_file_says_so(metadata, tokenizer, tmp_path):
+    metadata |= {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
+    plain = tokenizer("Hi").input_ids
+    ours = rebuilt(metadata, tmp_path / "both")
+    assert ours("Hi").input_ids == [1, *plain, 2]
+    assert ours("Hi", add_special_tokens=False).input_ids == plain
+    metadata["tokenizer.ggml.pre"] = "llama-bpe"
+    del metadata["tokenizer.ggml.add_bos_token"], metadata["tokenizer.ggml.add_eos_token"]
+    assert rebuilt(metadata, tmp_path / "llama")("Hi").input_ids[0] == 1
+
+
+def test_the_llama3_split_is_that_of_transformers():
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    pattern = inspect.signature(TikTokenConverter.__init__).parameters["pattern"].default
+    assert pattern == gguf_tokenizer._LLAMA3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model='llama'"),
+        ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre='qwen2'"),
+        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges=None"),
+        ({"tokenizer.ggml.token_type": [1]}, r"\d+ tokens but 1 token types"),
+        ({"tokenizer.ggml.eos_token_id": 9999}, "eos_token_id=9999"),
+    ],
+)
+def test_what_can_not_be_rebuilt_is_named(changes, message, metadata, tmp_path):
+    with pytest.raises(ConversionError, match=message):
+        gguf_tokenizer.write(metadata | changes, tmp_path, "model.gguf")
+
+
+def test_the_cache_is_private_written_once_and_named_by_content(
+    metadata, save_llama, save_gguf, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = save_llama()[1]
+    path = save_gguf(model, metadata=metadata)
+    first = source.tokenizer_directory(path)
+    assert stat.S_IMODE(first.stat().st_mode) == 0o700
+    written = (first / "tokenizer.json").stat().st_mtime_ns
+    assert source.tokenizer_directory(path) == first
+    assert (first / "tokenizer.json").stat().st_mtime_ns == written
+    other = save_gguf(model, metadata=metadata | {"tokenizer.chat_template": "{{ 1 }}"})
+    second = source.tokenizer_directory(other)
+    assert second != first
+    assert (second / "chat_template.jinja").read_text() == "{{ 1 }}"
+    assert sorted(p.name for p in first.parent.iterdir()) == sorted([first.name, second.name])

@@ -1,0 +1,96 @@
+"""The chunked cross-entropy against the plain one: sums and all gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsft.kernels.cross_entropy import chunk_tokens, cross_entropy
+
+
+def plain(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size):
+    """Weighted negative log-likelihood with all logits in memory."""
+    logits_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV)[..., :vocab_size]
+    log_probability = jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
+    label = jnp.take_along_axis(log_probability, targets_BT[..., None], axis=-1)[..., 0]
+    probability = jnp.exp(log_probability)
+    return {
+        "nll": -jnp.sum(weights_BT * label),
+        "weight": jnp.sum(weights_BT),
+        "correct": jnp.sum(weights_BT * (jnp.argmax(log_probability, -1) == targets_BT)),
+        "entropy": -jnp.sum(weights_BT[..., None] * probability * log_probability),
+        "supervised_tokens": jnp.sum(weights_BT > 0),
+    }
+
+
+def inputs(batch, length, dim, columns, vocab_size, share, seed=0):
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(batch, length, dim)).astype(np.float32)
+    head = rng.normal(size=(dim, columns)).astype(np.float32)
+    targets = rng.integers(0, vocab_size, (batch, length)).astype(np.int32)
+    weights = np.where(rng.random((batch, length)) < share, 1 + rng.random((batch, length)), 0)
+    return tuple(map(jnp.asarray, (hidden, head, targets, weights.astype(np.float32))))
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "columns", "vocab_size", "share"),
+    [
+        (3, 101, 37, 37, 0.4),  # nothing divides anything
+        (2, 256, 64, 50, 0.9),  # padded vocabulary columns, several chunks
+        (1, 7, 33, 33, 1.0),
+        (2, 300, 40, 40, 0.0),  # no target at all
+    ],
+)
+def test_equals_the_plain_form(batch, length, columns, vocab_size, share):
+    hidden, head, targets, weights = inputs(batch, length, 16, columns, vocab_size, share)
+    sums = cross_entropy(hidden, head, targets, weights, vocab_size)
+    expected = plain(hidden, head, targets, weights, vocab_size)
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(sums, name), value, rtol=2e-6, atol=1e-5, err_msg=name)
+
+    def ours(hidden, head):
+        return 3.0 * cross_entropy(hidden, head, targets, weights, vocab_size).nll
+
+    def theirs(hidden, head):
+        return 3.0 * plain(hidden, head, targets, weights, vocab_size)["nll"]
+
+    actual, wanted = (jax.jit(jax.grad(f, argnums=(0, 1)))(hidden, head) for f in (ours, theirs))
+    for got, want in zip(actual, wanted, strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5)
+
+
+def test_padded_columns_never_win():
+    hidden, head, targets, weights = inputs(2, 64, 16, 48, 40, 0.5)
+    head = head.at[:, 40:].set(100.0 * jnp.abs(head[:, 40:]))
+    shown = cross_entropy(hidden, head, targets, weights, 40)
+    cut = cross_entropy(hidden, head[:, :40], targets, weights, 40)
+    assert shown.nll == cut.nll and shown.correct == cut.correct and shown.entropy == cut.entropy
+
+
+def test_targets_without_weight_are_never_looked_at():
+    hidden, head, targets, weights = inputs(2, 200, 16, 40, 40, 0.3)
+    changed = jnp.where(weights > 0, targets, (targets + 7) % 40)
+    spoilt = jnp.where(weights[..., None] > 0, hidden, jnp.nan)
+    expected = jax.value_and_grad(lambda h: cross_entropy(h, head, targets, weights, 40).nll)
+    actual = jax.value_and_grad(lambda h: cross_entropy(h, head, changed, weights, 40).nll)
+    value, grad = expected(hidden)
+    spoilt_value, spoilt_grad = actual(spoilt)
+    assert spoilt_value == value
+    np.testing.assert_array_equal(spoilt_grad, grad)
+
+
+def test_work_follows_the_supervised_tokens():
+    """The loop's trip count, and with it the time, depends on how many targets carry weight."""
+    assert chunk_tokens(1) == 128
+    assert chunk_tokens(4096) == 512
+    assert chunk_tokens(100_000) == 1024
+
+
+def test_bfloat16_stays_within_bfloat16():
+    hidden, head, targets, weights = inputs(2, 128, 32, 100, 100, 0.5)
+    half = jnp.asarray(hidden, jnp.bfloat16)
+    sums = cross_entropy(half, head, targets, weights, 100)
+    expected = plain(hidden, head, targets, weights, 100)
+    np.testing.assert_allclose(sums.nll, expected["nll"], rtol=1e-2)
+    assert sums.nll.dtype == jnp.float32

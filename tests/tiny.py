@@ -1,0 +1,143 @@
+"""A tiny model, uneven batches and a training run on any mesh, for tests of laws."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxsft import config, mesh, optim, step
+from jaxsft.loss import Batch
+from jaxsft.model import settings, state
+
+VOCAB = 64
+SETTINGS = settings.Decoder(
+    vocab_size=VOCAB,
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=64,
+    norm_eps=1e-5,
+    rope=settings.Rope(theta=1e4),
+    tied_embeddings=False,
+    max_positions=128,
+    init_stddev=0.1,
+)
+# A large eps: Adam divides by the gradient's size, which would blow up the rounding of tiny ones.
+OPTIM = config.Optim(peak_lr=1e-2, eps=1e-2, weight_decay=0.1, schedule="constant")
+ONE_DEVICE = config.Mesh(data=1, fsdp=1)
+
+
+@functools.cache
+def _random_params(model: settings.Decoder) -> state.Params:
+    _, shapes, _ = state.abstract(model, "float32", "none")
+    one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+    return jax.tree.map(np.asarray, state.random_params(model, 0, one))
+
+
+def host_params(model: settings.Decoder = SETTINGS) -> state.Params:
+    """Random parameters as numpy arrays, so that every mesh starts from the same bits."""
+    return jax.tree.map(np.copy, _random_params(model))
+
+
+def conversations(lengths, seed=0):
+    """(ids, weights) of made-up conversations; about a third of the targets carry loss."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for length in lengths:
+        ids = rng.integers(0, VOCAB, length).astype(np.int32)
+        weights = (rng.random(length) < rng.choice([0.1, 0.6])).astype(np.float32)
+        weights[0], weights[-1] = 0, 1
+        made.append((ids, weights))
+    return made
+
+
+def uneven_batch(rows=16, length=32):
+    """Rows whose supervised tokens number from 1 to most of the row: means of means differ."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, VOCAB, (rows, length)).astype(np.int32)
+    targets = rng.integers(0, VOCAB, (rows, length)).astype(np.int32)
+    segments = np.sort(rng.integers(1, 4, (rows, length)), axis=1).astype(np.int32)
+    weights = np.zeros((rows, length), np.float32)
+    for row in range(rows):
+        weights[row, : 1 + (row * row) % (length - 4)] = 1.0 + row % 3
+    segments[:, -3:], weights[:, -3:] = 0, 0
+    starts = np.stack([np.searchsorted(row[:-3], row) for row in segments])
+    positions = np.maximum(np.arange(length)[None] - starts, 0).astype(np.int32)
+    return Batch(tokens, targets, segments, positions, weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    state: step.TrainState
+    metrics: step.StepMetrics
+    grad_sums: state.Params
+
+
+def run_steps(
+    batch,
+    *,
+    sizes=ONE_DEVICE,
+    microbatches=1,
+    num_steps=1,
+    params=None,
+    model=SETTINGS,
+    optim_config=OPTIM,
+    remat="none",
+) -> Result:
+    """The real step on a mesh of `sizes`; everything comes back as numpy."""
+    devices = jax.devices() if sizes != ONE_DEVICE else jax.devices()[:1]
+    over = mesh.make_mesh(sizes, devices)
+    graphdef, shapes, axes = state.abstract(model, "float32", remat)
+    recipe = step.Recipe(
+        graphdef,
+        optim.make_optimizer(optim_config),
+        optim.make_schedule(optim_config, 100),
+        microbatches,
+        optim_config.max_grad_norm,
+    )
+    placement = state.shardings(shapes, axes, over)
+    state_placement = step.state_shardings(recipe, shapes, placement, over)
+    start = step.init_state(recipe, params or host_params(model))
+
+    def train(current, rows):  # one program, so that the gradients cost no second compilation
+        new_state, metrics = step.train_step(recipe, current, rows)
+        return new_state, metrics, step.gradient_sums(recipe, current.params, rows)[1]
+
+    with jax.set_mesh(over):
+        current = jax.device_put(start, state_placement)
+        rows = jax.device_put(batch, step.batch_sharding(over))
+        train_jit = jax.jit(train, out_shardings=(state_placement, None, placement))
+        for _ in range(num_steps):
+            current, metrics, grad_sums = train_jit(current, rows)
+        return Result(*jax.device_get((current, metrics, grad_sums)))
+
+
+def assert_trees_close(actual, expected, rtol=1e-5):
+    """Equal to rtol; numbers that cancelled to nearly 0, to rtol of their leaf's typical size."""
+
+    def compare(path, a, b):
+        atol = rtol * np.sqrt(np.mean(np.square(b)))
+        np.testing.assert_allclose(a, b, rtol, atol, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree.map_with_path(compare, actual, expected)
+
+
+def assert_trees_equal(actual, expected):
+    def compare(path, a, b):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path), strict=True)
+
+    jax.tree.map_with_path(compare, actual, expected)
+
+
+def logits(params, tokens, segments=None, positions=None, model=SETTINGS):
+    graphdef, _, _ = state.abstract(model, "float32", "none")
+    return nnx.merge(graphdef, params)(*map(as_int32, (tokens, segments, positions)))
+
+
+def as_int32(array):
+    return None if array is None else jnp.asarray(array, jnp.int32)
