@@ -89,7 +89,7 @@ def test_loss_equals_that_of_transformers_on_the_export(smollm2, tokenizer, tmp_
     model = jaxsft.load_model(smollm2)
     logits = np.asarray(nnx.jit(lambda model, ids: model(ids))(model, ids))[0]
     nll = -jax.nn.log_softmax(logits[:-1])[np.arange(ids.size - 1), ids[0, 1:]].mean()
-    assert float(nll) < 3.0  # ln 49152 is 10.8; wrongly ordered query rows give 5 and more
+    assert float(nll) < 2.6  # is 2.41; 2.88 with query and key rows left in GGUF's order
     exported = jaxsft.save_model(model, tmp_path / "export", dtype="bfloat16").directory
     half = jaxsft.load_model(exported)
     wide = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
