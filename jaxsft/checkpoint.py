@@ -29,10 +29,11 @@ class CheckpointStore:
         context = ocp.Context()
         context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
         self.directory = directory.absolute()
+        newest: Any = ocp.training.preservation_policies.LatestN(keep)  # fails its own protocol
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
+            str(self.directory),
             context=context,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=newest,
             cleanup_tmp_directories=True,
         )
 
@@ -49,6 +50,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: this save, or the one before that ran in the background, failed.
         """
+        if step in self.steps():
+            raise CheckpointError(f"{self.directory}/{step}: is there already")
         notes = {**notes, "digests": _named(jax.device_get(digests(state)))}
         try:
             self._checkpointer.wait()
@@ -79,7 +82,8 @@ class CheckpointStore:
 
     def notes(self, step: int) -> dict[str, Any]:
         """What was handed to `save` beside the arrays."""
-        return self._checkpointer.metadata(step).custom_metadata or {}
+        notes = self._checkpointer.metadata(step).custom_metadata
+        return notes if isinstance(notes, dict) else {}
 
     def restore(self, step: int, abstract: Tree) -> Tree:
         """The state saved at `step`, laid out as `abstract` (shapes with shardings) says.
@@ -109,7 +113,10 @@ class CheckpointStore:
 
     def _compare(self, where: str, step: int, abstract: Tree) -> None:
         """Refuses a tree of another form, before anything is read."""
-        saved = _forms(self._checkpointer.metadata(step).metadata)
+        metadata = self._checkpointer.metadata(step).metadata
+        if metadata is None:
+            return  # unreadable; loading it says why
+        saved = _forms(metadata)
         wanted = _forms(abstract)
         for name in sorted(saved.keys() | wanted.keys()):
             if wanted.get(name) is not LEFT_OUT and saved.get(name) != wanted.get(name):
@@ -128,9 +135,10 @@ def _forms(tree: Tree) -> dict[str, Any]:
     }
 
 
+@jax.jit
 def digests(tree: Tree) -> Tree:
     """A uint32 of every leaf that changes when any one bit of it does; the same on any mesh."""
-    return jax.jit(lambda t: jax.tree.map(_digest, t))(tree)
+    return jax.tree.map(_digest, tree)
 
 
 def _digest(array: jax.Array) -> jax.Array:

@@ -95,7 +95,7 @@ def export_params(
         template=manifest["template"],
         end_of_turn_ids=manifest["end_of_turn_ids"],
         about=card,
-        tokenizer=Path(config.data.tokenizer) if config.data.tokenizer else None,
+        tokenizer=Path(data.tokenizer_directory) if config.data.tokenizer else None,
     )
 
 

@@ -6,6 +6,7 @@ Logical axes are declared with each parameter; nothing else in the code names a 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -31,7 +32,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices, the open (None) axis filled with what the others leave.
 
     Raises:
@@ -89,7 +90,7 @@ def check_divisible(
         ConfigError: naming the parameter, the dimension and the mesh axis.
     """
     for size, axis, over in zip(shape, axes, spec(*axes), strict=True):
-        names = (over,) if isinstance(over, str) else over or ()
+        names = [over] if isinstance(over, str) else list(over or ())
         parts = math.prod(mesh.shape[part] for part in names)
         if size % parts:
             fitting = [n for n in range(parts, 0, -1) if size % n == 0]

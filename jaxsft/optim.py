@@ -9,7 +9,7 @@ from jaxsft import config
 from jaxsft.errors import ConfigError
 from jaxsft.model.state import Params
 
-Schedule = Callable[[jax.Array | int], jax.Array]
+Schedule = Callable[[jax.Array | int], jax.typing.ArrayLike]
 
 
 def make_optimizer(optim: config.Optim) -> optax.GradientTransformation:

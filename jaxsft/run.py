@@ -143,8 +143,11 @@ def train(
                 break
     out.console.end_steps()
     out.store.wait()
-    if done < total:
-        raise Stopped(f"stopped by a signal after step {done} of {total}, which is saved")
+    if (done := int(state.step)) < total:
+        raise Stopped(
+            f"stopped by a signal after step {done} of {total}, which is saved;"
+            " start the same command again"
+        )
     return state
 
 

@@ -72,7 +72,7 @@ def open_model(config: Config, say: Say) -> Pretrained:
 def prepare_data(config: Config, base: Pretrained, say: Say) -> Data:
     """The caches of train and eval data, made where they are missing."""
     data = config.data
-    directory = data.tokenizer or str(source.tokenizer_directory(config.model.source))
+    directory = str(source.tokenizer_directory(config.model.source, data.tokenizer))
 
     def make(sources: tuple, name: str) -> Cache:
         cache = prepare(sources, data, directory, vocab_size=base.settings.vocab_size)

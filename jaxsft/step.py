@@ -111,8 +111,8 @@ def eval_step(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> Sums:
     return loss_sums(graphdef, params, batch)
 
 
-def state_shardings(recipe: Recipe, shapes: Params, placement: Params, mesh: Mesh) -> TrainState:
-    """A NamedSharding for each leaf; optimizer moments lie where their parameters lie."""
+def state_shardings(recipe: Recipe, shapes: Params, placement: Params, mesh: Mesh) -> Any:
+    """A TrainState of NamedShardings; optimizer moments lie where their parameters lie."""
     replicated = mesh_lib.sharding(mesh)
     opt_shapes = jax.eval_shape(recipe.optimizer.init, shapes)
     opt_placement = optax.tree.map_params(
@@ -122,7 +122,8 @@ def state_shardings(recipe: Recipe, shapes: Params, placement: Params, mesh: Mes
         placement,
         transform_non_params=lambda _: replicated,
     )
-    return TrainState(replicated, placement, opt_placement, replicated)
+    step: Any = replicated
+    return TrainState(step, placement, opt_placement, step)
 
 
 def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:

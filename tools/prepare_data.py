@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from jaxsft import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.convert import pretrained, source
 from jaxsft.data import inspect
 from jaxsft.data.prepare import prepare
 
@@ -17,9 +18,10 @@ jaxsft_flags.define_config()
 
 
 def main(config: Config) -> None:
-    tokenizer = inspect.tokenizer_directory(config)
+    model = pretrained.open_pretrained(config.model.source, weights=False)
+    tokenizer = str(source.tokenizer_directory(config.model.source, config.data.tokenizer))
     console = Console(highlight=False)
-    for sources in (config.data.train, *((source,) for source in config.data.eval)):
+    for sources in (config.data.train, *((one,) for one in config.data.eval)):
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(f"preparing {sources[0].path}", total=None)
             cache = prepare(
@@ -27,6 +29,7 @@ def main(config: Config) -> None:
                 config.data,
                 tokenizer,
                 progress=lambda rows, bar=bar, task=task: bar.update(task, completed=rows),
+                vocab_size=model.settings.vocab_size,
             )
         inspect.print_report(cache.report, console)
         console.print(str(cache.directory), soft_wrap=True)

@@ -36,7 +36,7 @@ def load_model(
     graphdef, shapes, axes = state.abstract(base.settings, dtype, "none")
     placement = state.shardings(shapes, axes, mesh or mesh_lib.single_device_mesh())
     model: Decoder = nnx.merge(graphdef, pretrained.read_params(base, placement))
-    model.__setattr__("source", str(source))  # a static attribute: save_model starts from it
+    model.source = str(source)
     return model
 
 
@@ -50,12 +50,11 @@ def save_model(
     Raises:
         ConversionError: a model that load_model did not make, or one that can't be written exactly.
     """
-    source = vars(model).get("source")
-    if source is None:
+    if model.source is None:
         raise ConversionError(
             f"save_model: this {type(model).__name__} was not made by jaxsft.load_model, so there"
             " is no config.json and tokenizer to go with it"
         )
-    base = pretrained.open_pretrained(source)
+    base = pretrained.open_pretrained(model.source)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     return export(params, base, directory, dtype=dtype)

@@ -59,13 +59,16 @@ def is_hub_id(source: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not source.endswith(".gguf")
 
 
-def tokenizer_directory(source: str | Path) -> Path:
+def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) -> Path:
     """A Hugging Face tokenizer directory for `source`; rebuilt from its metadata for a .gguf file.
+
+    Args:
+        chosen: config.data.tokenizer, which stands in for the model's own.
 
     Raises:
         ConversionError: as resolve; no tokenizer there, or one of a kind that can't be rebuilt.
     """
-    path = resolve(source)
+    path = resolve(source if chosen is None else chosen)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 

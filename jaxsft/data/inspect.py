@@ -2,16 +2,16 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxsft.config import Config
+from jaxsft.config import Data
+from jaxsft.data import prepare
 from jaxsft.data.account import Outcome
-from jaxsft.data.prepare import outcomes
 from jaxsft.data.tokenize import ChatTokenizer, Example
 
 _SUPERVISED = ("bold green underline", "bold cyan underline")  # neighbours differ: boundaries show
@@ -19,20 +19,11 @@ _CONTEXT = ("default", "bright_black")
 _MARKS = {(False, True): "[[", (True, False): "]]"}  # by whether two neighbours are supervised
 
 
-def tokenizer_directory(config: Config) -> str:
-    """data.tokenizer, or else the model's own."""
-    if config.data.tokenizer is not None:
-        return config.data.tokenizer
-    from jaxsft.convert import source
-
-    return str(source.tokenizer_directory(config.model.source))
-
-
 def training_outcomes(
-    config: Config, tokenizer: ChatTokenizer, limit: int | None = None
+    data: Data, tokenizer: ChatTokenizer, vocab_size: int | None, limit: int | None = None
 ) -> Iterator[Outcome]:
     """What becomes of each row of data.train, up to `limit` rows; defects don't stop it."""
-    shards = outcomes(config.data.train, config.data, tokenizer, None)
+    shards = prepare.outcomes(data.train, data, tokenizer, vocab_size)
     rows = itertools.chain.from_iterable(shard for _, shard in shards)
     return itertools.islice(rows, limit)
 
@@ -55,19 +46,17 @@ def why_dropped(outcome: Outcome) -> str:
     return outcome.bad.detail if outcome.bad else outcome.dropped[0].detail
 
 
-def write_jsonl(config: Config, output: TextIO, limit: int | None = None) -> None:
-    tokenizer = ChatTokenizer(tokenizer_directory(config), config.data.template)
-    for outcome in training_outcomes(config, tokenizer, limit):
+def write_jsonl(outcomes: Iterable[Outcome], tokenizer: ChatTokenizer, output: TextIO) -> None:
+    for outcome in outcomes:
         for row in json_rows(outcome, tokenizer):
             output.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def show(config: Config, console: Console, limit: int | None = None) -> None:
+def show(outcomes: Iterable[Outcome], tokenizer: ChatTokenizer, console: Console) -> None:
     """Prints each row's tokens: what is trained is coloured and underlined, or in brackets."""
-    tokenizer = ChatTokenizer(tokenizer_directory(config), config.data.template)
     console.print(_legend(console.is_terminal))
     num_rows = num_examples = num_tokens = num_supervised = 0
-    for outcome in training_outcomes(config, tokenizer, limit):
+    for outcome in outcomes:
         num_rows += 1
         where = f"{outcome.file}:{outcome.row}"
         if outcome.reason is not None:

@@ -95,5 +95,5 @@ class Batches:
 def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:
     """Row numbers of a global [B, T] array that this process's devices hold, rising."""
     indices = sharding.addressable_devices_indices_map(shape).values()
-    held = {row for index in indices for row in range(*index[0].indices(shape[0]))}
+    held = {row for index in indices if index for row in range(*index[0].indices(shape[0]))}
     return np.asarray(sorted(held))

@@ -47,6 +47,7 @@ class Decoder(nnx.Module):
         remat: str = "none",
     ):
         self.settings = s
+        self.source: str | None = None  # where load_model read it, for save_model
         self.dtype = dtype
         self.remat = remat
         V, D = s.vocab_size, s.embed_dim

@@ -12,6 +12,7 @@ from rich.console import Console
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.data import inspect
 from jaxsft.data.prepare import prepare
+from jaxsft.data.tokenize import ChatTokenizer
 
 ROOT = Path(__file__).parents[2]
 ROWS = [
@@ -33,9 +34,15 @@ def config(tmp_path, tokenizer_dir):
     return Config(model=model, data=data, optim=Optim(peak_lr=1.0), train=Train(batch_size=1))
 
 
-def test_jsonl_has_one_object_for_each_example_or_lost_row(config):
+@pytest.fixture
+def tokenizer(tokenizer_dir):
+    return ChatTokenizer(tokenizer_dir)
+
+
+def test_jsonl_has_one_object_for_each_example_or_lost_row(config, tokenizer):
     output = io.StringIO()
-    inspect.write_jsonl(config, output)
+    rows = inspect.training_outcomes(config.data, tokenizer, None)
+    inspect.write_jsonl(rows, tokenizer, output)
     kept, bad, long = map(json.loads, output.getvalue().splitlines())
     assert kept["supervised"] == ["né 🙂<|im_end|>"]
     assert kept["row"] == 1 and len(kept["ids"]) == len(kept["weights"])
@@ -44,18 +51,21 @@ def test_jsonl_has_one_object_for_each_example_or_lost_row(config):
     assert long["row"] == 3 and "> sequence_length=40" in long["dropped"]
 
 
-def test_the_limit_counts_rows(config):
-    output = io.StringIO()
-    inspect.write_jsonl(config, output, limit=1)
-    assert len(output.getvalue().splitlines()) == 1
+def test_the_limit_counts_rows(config, tokenizer):
+    assert len(list(inspect.training_outcomes(config.data, tokenizer, None, limit=1))) == 1
+
+
+def test_an_id_beyond_the_model_is_shown_as_dropped(config, tokenizer):
+    first = next(inspect.training_outcomes(config.data, tokenizer, vocab_size=5))
+    assert "vocab_size=5" in inspect.why_dropped(first)
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_the_terminal_marks_what_is_supervised(config, is_terminal):
+def test_the_terminal_marks_what_is_supervised(config, tokenizer, is_terminal):
     output = io.StringIO()
     colours = "truecolor" if is_terminal else None
     console = Console(file=output, width=200, force_terminal=is_terminal, color_system=colours)
-    inspect.show(config, console)
+    inspect.show(inspect.training_outcomes(config.data, tokenizer, None), tokenizer, console)
     text = output.getvalue()
     assert "3 rows, 1 examples" in text and "train.jsonl:2: dropped: messages=[]" in text
     if is_terminal:
@@ -82,7 +92,7 @@ from jaxsft.config import Config, Data, Model, Optim, Source, Train
 def get_config():
     data = Data(train=(Source(path={path!r}),), sequence_length=40, tokenizer={tokenizer!r},
                 cache_dir={cache!r})
-    return Config(model=Model(source="unused"), data=data, optim=Optim(peak_lr=1.0),
+    return Config(model=Model(source={model!r}), data=data, optim=Optim(peak_lr=1.0),
                   train=Train(batch_size=1, epochs=1))
 """
 
@@ -91,7 +101,12 @@ def run(tool, config, tmp_path, *flags):
     path = tmp_path / "config.py"
     data = config.data
     path.write_text(
-        CONFIG.format(path=data.train[0].path, tokenizer=data.tokenizer, cache=data.cache_dir)
+        CONFIG.format(
+            path=data.train[0].path,
+            tokenizer=data.tokenizer,
+            cache=data.cache_dir,
+            model=str(ROOT / "configs" / "debug_model"),
+        )
     )
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / tool), f"--config={path}", *flags],

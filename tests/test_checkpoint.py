@@ -1,0 +1,156 @@
+"""Checkpoints: what is read is what was saved, or an error says why."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from jaxsft import checkpoint, config, mesh
+from jaxsft.checkpoint import LEFT_OUT, CheckpointStore, Damaged
+from jaxsft.errors import CheckpointError
+from jaxsft.step import TrainState
+
+
+def make_state(step=3, width=16):
+    rng = np.random.default_rng(step)
+    params = {"a": {"w_AB": jnp.asarray(rng.normal(size=(8, width)), jnp.float32)}}
+    opt_state = optax.adam(1e-3).init(params)
+    opt_state = jax.tree.map(lambda leaf: leaf + 1, opt_state)
+    return TrainState(jnp.int32(step), params, opt_state, jnp.int32(0))
+
+
+def abstract(state):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    yield store
+    store.close()
+
+
+def test_restores_bit_for_bit_with_its_notes(store):
+    state = make_state()
+    store.save(3, state, {"identity": {"seed": 1}})
+    store.wait()
+    assert store.steps() == [3]
+    assert store.notes(3)["identity"] == {"seed": 1}
+    tiny.assert_trees_equal(store.restore(3, abstract(state)), state)
+
+
+def test_keeps_the_newest(store):
+    for step in (1, 2, 3):
+        store.save(step, make_state(step), {})
+    store.wait()
+    assert store.steps() == [2, 3]
+
+
+def test_restores_on_another_mesh(store):
+    over = mesh.make_mesh(config.Mesh(fsdp=8))
+    state = make_state()
+    store.save(3, state, {})
+    store.wait()
+    split = mesh.sharding(over, "embed", None)
+    everywhere = mesh.sharding(over)
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=split if leaf.shape else everywhere
+        ),
+        state,
+    )
+    restored = store.restore(3, wanted)
+    assert restored.params["a"]["w_AB"].sharding == split
+    np.testing.assert_array_equal(restored.params["a"]["w_AB"], state.params["a"]["w_AB"])
+
+
+def test_parameters_alone_can_be_read(store):
+    state = make_state()
+    store.save(3, state, {})
+    store.wait()
+    wanted = jax.tree.map(lambda _: LEFT_OUT, abstract(state))
+    part = store.restore(3, dataclasses.replace(wanted, params=abstract(state).params))
+    tiny.assert_trees_equal(part.params, state.params)
+    assert part.step is LEFT_OUT
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda s: make_state(width=17), r"w_AB was saved as \(\(8, 16\), .* and is \(\(8, 17\)"),
+        (
+            lambda s: dataclasses.replace(s, params={"b": s.params["a"]}),
+            r"params\.a\.w_AB was .* is absent in this",
+        ),
+        (
+            lambda s: jax.tree.map(lambda leaf: leaf.astype(jnp.int8), s),
+            r"'int8'\) in this run",
+        ),
+    ],
+)
+def test_another_form_is_refused_before_reading(store, change, match):
+    state = make_state()
+    store.save(3, state, {})
+    store.wait()
+    with pytest.raises(CheckpointError, match=match):
+        store.restore(3, abstract(change(state)))
+
+
+def test_half_made_steps_are_not_there(tmp_path):
+    store = CheckpointStore(tmp_path, keep=5)
+    for step in (1, 2):
+        store.save(step, make_state(step), {})
+    store.wait()
+    store.close()
+    (tmp_path / "3").mkdir()
+    (tmp_path / "2" / "commit_success.txt").unlink()
+    again = CheckpointStore(tmp_path, keep=5)
+    assert again.steps() == [1]
+    again.close()
+
+
+def test_a_flipped_bit_is_found(store, tmp_path):
+    state = make_state(width=4096)
+    store.save(3, state, {})
+    store.wait()
+    data = max((tmp_path / "checkpoints" / "3").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(Damaged, match="checkpoints/3: "):
+        store.restore(3, abstract(state))
+
+
+def test_missing_data_names_the_cause(store, tmp_path):
+    store.save(3, make_state(), {})
+    store.wait()
+    for data in (tmp_path / "checkpoints" / "3").rglob("d/*"):
+        data.unlink()
+    with pytest.raises(Damaged, match="can't be read") as error:
+        store.restore(3, abstract(make_state()))
+    assert "incompatible handler" not in str(error.value)
+
+
+def test_a_save_that_fails_is_an_error(store, tmp_path):
+    store.save(5, make_state(5), {})
+    store.wait()
+    with pytest.raises(CheckpointError, match="/5"):
+        store.save(5, make_state(5), {})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_digest_changes_with_every_single_bit(dtype):
+    array = np.asarray(jnp.arange(1, 7, dtype=dtype).reshape(2, 3))
+    original = int(checkpoint.digests(jnp.asarray(array)))
+    for place in range(array.nbytes * 8):
+        flipped = bytearray(array.tobytes())
+        flipped[place // 8] ^= 1 << place % 8
+        changed = np.frombuffer(bytes(flipped), array.dtype).reshape(array.shape)
+        assert int(checkpoint.digests(jnp.asarray(changed))) != original, place
+    assert int(checkpoint.digests(jnp.asarray(array[::-1].copy()))) != original
