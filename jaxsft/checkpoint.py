@@ -11,7 +11,6 @@ from orbax.checkpoint import v1 as ocp
 from jaxsft.errors import CheckpointError
 
 Tree = Any  # a pytree of arrays
-LEFT_OUT = ocp.PLACEHOLDER  # a leaf that `restore` is to leave on disk
 
 
 class Damaged(CheckpointError):
@@ -88,50 +87,66 @@ class CheckpointStore:
     def restore(self, step: int, abstract: Tree) -> Tree:
         """The state saved at `step`, laid out as `abstract` (shapes with shardings) says.
 
-        Leaves of `abstract` that are LEFT_OUT are neither read nor checked.
-
         Raises:
             CheckpointError: another shape, dtype or set of leaves.
             Damaged: unreadable or altered data.
         """
-        where = f"{self.directory}/{step}"
-        self._compare(where, step, abstract)
-        try:
-            state = self._checkpointer.load(step, abstract)
-        except Exception as error:
-            raise Damaged(f"{where}: can't be read: {_cause(error)}") from error
-        wanted = self.notes(step).get("digests", {})
-        read = {name: leaf for name, leaf in _named(state).items() if leaf is not LEFT_OUT}
-        found = {name: int(digest) for name, digest in jax.device_get(digests(read)).items()}
-        altered = [name for name, digest in found.items() if wanted.get(name) != digest]
-        if altered:
-            raise Damaged(
-                f"{where}: {altered[0]} differs from what was saved ({len(altered)} of {len(found)}"
-                " leaves do)"
-            )
+        self._compare(step, _forms(abstract), None)
+        state = self._load(step, abstract)
+        self._verify(step, _named(state))
         return state
 
-    def _compare(self, where: str, step: int, abstract: Tree) -> None:
+    def restore_part(self, step: int, name: str, abstract: Tree) -> Tree:
+        """One field of the state saved at `step`; the others are not read.
+
+        Raises:
+            CheckpointError, Damaged: as restore.
+        """
+        self._compare(step, _forms({name: abstract}), name)
+        saved: Any = self._checkpointer.metadata(step).metadata
+        tree = {field: jax.tree.map(lambda _: ocp.PLACEHOLDER, saved[field]) for field in saved}
+        part = self._load(step, {**tree, name: abstract})[name]
+        self._verify(step, _named({name: part}))
+        return part
+
+    def _load(self, step: int, abstract: Tree) -> Any:
+        try:
+            return self._checkpointer.load(step, abstract)
+        except Exception as error:
+            where = f"{self.directory}/{step}"
+            raise Damaged(f"{where}: can't be read: {_cause(error)}") from error
+
+    def _compare(self, step: int, wanted: dict[str, Any], field: str | None) -> None:
         """Refuses a tree of another form, before anything is read."""
         metadata = self._checkpointer.metadata(step).metadata
         if metadata is None:
             return  # unreadable; loading it says why
         saved = _forms(metadata)
-        wanted = _forms(abstract)
+        if field is not None:
+            saved = {n: form for n, form in saved.items() if n.split(".")[0] == field}
         for name in sorted(saved.keys() | wanted.keys()):
-            if wanted.get(name) is not LEFT_OUT and saved.get(name) != wanted.get(name):
+            if saved.get(name) != wanted.get(name):
                 raise CheckpointError(
-                    f"{where}: {name} was saved as {saved.get(name, 'absent')} and is"
-                    f" {wanted.get(name, 'absent')} in this run; use another --workdir for another"
-                    " model or optimizer"
+                    f"{self.directory}/{step}: {name} was saved as {saved.get(name, 'absent')} and"
+                    f" is {wanted.get(name, 'absent')} in this run; use another --workdir for"
+                    " another model or optimizer"
                 )
+
+    def _verify(self, step: int, leaves: dict[str, Any]) -> None:
+        wanted: Any = self.notes(step).get("digests", {})
+        found = {name: int(digest) for name, digest in jax.device_get(digests(leaves)).items()}
+        altered = [name for name, digest in found.items() if wanted.get(name) != digest]
+        if altered:
+            raise Damaged(
+                f"{self.directory}/{step}: {altered[0]} differs from what was saved"
+                f" ({len(altered)} of {len(found)} leaves do)"
+            )
 
 
 def _forms(tree: Tree) -> dict[str, Any]:
-    """Shape and dtype of each leaf by its dotted path; LEFT_OUT stays itself."""
+    """Shape and dtype of each leaf by its dotted path."""
     return {
-        name: leaf if leaf is LEFT_OUT else (tuple(leaf.shape), jnp.dtype(leaf.dtype).name)
-        for name, leaf in _named(tree).items()
+        name: (tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for name, leaf in _named(tree).items()
     }
 
 

@@ -242,3 +242,29 @@ def type_name(hint: object) -> str:
     if origin is tuple:
         return f"a tuple of {type_name(args[0])}"
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The config that `dataclasses.asdict` turned into `values`, as a run's config.json holds it.
+
+    Raises:
+        ConfigError: a field that is missing, unknown or of another type.
+    """
+    config = _from_value(Config, values, "config")
+    _check_types(config, "config")
+    return config
+
+
+def _from_value(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        unknown = value.keys() - hints.keys()
+        if unknown:
+            raise ConfigError(f"{name}.{min(unknown)}: {hint.__name__} has no such field")
+        try:
+            return hint(**{k: _from_value(hints[k], v, f"{name}.{k}") for k, v in value.items()})
+        except TypeError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    if typing.get_origin(hint) is tuple:
+        return tuple(_from_value(typing.get_args(hint)[0], item, name) for item in value)
+    return value

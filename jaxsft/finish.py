@@ -19,8 +19,8 @@ from jaxsft.convert.export import export
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.tokenize import ChatTokenizer
 from jaxsft.mesh import describe
-from jaxsft.metrics import JsonLines
 from jaxsft.model.state import Params
+from jaxsft.outputs import Outputs
 from jaxsft.report import write_report
 from jaxsft.setup import Data, Setup
 
@@ -33,18 +33,17 @@ def finish(
     data: Data,
     plan: Setup,
     params: Params,
-    workdir: Path,
-    console: Console,
+    out: Outputs,
     command: str,
     started: float,
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
-    lines = JsonLines(workdir / "metrics.jsonl").read()
+    lines = out.metrics.read()
     before, after = figures(lines, 0), figures(lines, plan.num_steps)
-    directory = workdir / "export"
+    directory = out.workdir / "export"
     if config.checkpoint.export:
-        card = _card(config, data, before, after, command)
-        export_params(config, base, data, params, directory, card)
+        about = model_card(config, data.train.manifest, before, after, command)
+        export_params(config, base, data.train.manifest, params, directory, about)
     if jax.process_index():
         return
     summary = {
@@ -66,9 +65,11 @@ def finish(
         "choices": plan.choices,
         "example": _example(config, data),
     }
-    (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    report = write_report(workdir)
-    _show(summary, workdir, report, console)
+    (out.workdir / "summary.json").write_text(
+        json.dumps(summary, indent=2) + "\n", encoding="utf-8"
+    )
+    report = write_report(out.workdir)
+    _show(summary, out.workdir, report, out.console)
 
 
 def figures(lines: list[dict[str, Any]], step: int) -> dict[str, float]:
@@ -83,28 +84,41 @@ def figures(lines: list[dict[str, Any]], step: int) -> dict[str, float]:
 
 
 def export_params(
-    config: Config, base: Pretrained, data: Data, params: Params, directory: Path, card: Card
+    config: Config,
+    base: Pretrained,
+    trained_on: dict[str, Any],
+    params: Params,
+    directory: Path,
+    about: Card,
 ) -> None:
-    """The parameters as a Hugging Face directory, with the template and end tokens trained with."""
-    manifest = data.train.manifest
+    """The parameters as a Hugging Face directory.
+
+    Args:
+        trained_on: template and end_of_turn_ids of the training data, from a cache's manifest or a
+            checkpoint's notes.
+    """
     export(
         params,
         base,
         directory,
         dtype=config.checkpoint.export_dtype,
-        template=manifest["template"],
-        end_of_turn_ids=manifest["end_of_turn_ids"],
-        about=card,
-        tokenizer=Path(data.tokenizer_directory) if config.data.tokenizer else None,
+        template=trained_on["template"],
+        end_of_turn_ids=trained_on["end_of_turn_ids"],
+        about=about,
+        tokenizer=Path(config.data.tokenizer) if config.data.tokenizer else None,
     )
 
 
-def _card(
-    config: Config, data: Data, before: dict[str, float], after: dict[str, float], command: str
+def model_card(
+    config: Config,
+    trained_on: dict[str, Any],
+    before: dict[str, float],
+    after: dict[str, float],
+    command: str,
 ) -> Card:
     return Card(
         command=command,
-        data_fingerprint=data.train.manifest["fingerprint"],
+        data_fingerprint=trained_on["fingerprint"],
         mask_policy=(
             f"assistant messages ({config.data.train_on}), from the end of the generation prompt"
             " to the end-of-turn token inclusive"

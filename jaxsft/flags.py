@@ -38,13 +38,23 @@ def run_program(
     required: tuple[str, ...] = (),
 ) -> None:
     """Parses the command line, runs `main(config)` and exits with a code of jaxsft.errors."""
-    sys.exit(_run(main, list(sys.argv if argv is None else argv), required))
+    arguments = list(sys.argv if argv is None else argv)
+    sys.exit(_exit_code(lambda: main(parse(arguments, required))))
 
 
-def _run(main: Callable[[Config], int | None], argv: list[str], required: tuple[str, ...]) -> int:
+def run_tool(main: Callable[[], int | None], required: tuple[str, ...] = ()) -> None:
+    """run_program for a program without --config."""
+
+    def run() -> int | None:
+        _parse_flags(list(sys.argv), required)
+        return main()
+
+    sys.exit(_exit_code(run))
+
+
+def _exit_code(run: Callable[[], int | None]) -> int:
     try:
-        config = parse(argv, required)
-        return main(config) or errors.DONE
+        return run() or errors.DONE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -67,20 +77,8 @@ def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
         ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file.
         SystemExit: after --help has been answered.
     """
-    if _HELP.intersection(argv[1:]):
-        print(_help(argv[0], required))
-        raise SystemExit(errors.DONE)
     overrides, rest = _split_overrides(argv)
-    _refuse_repeated(rest)
-    try:
-        stray = flags.FLAGS(rest)[1:]
-    except flags.Error as error:
-        raise ConfigError(str(error)) from None
-    if stray:
-        raise ConfigError(f"{stray[0]!r}: unexpected argument; flags are written --name=value")
-    for name in ("config", *required):
-        if flags.FLAGS[name].value is None:
-            raise ConfigError(f"--{name} is missing; {flags.FLAGS[name].help}")
+    _parse_flags(rest, ("config", *required))
     path = flags.FLAGS["config"].value
     assert path is not None
     config = load(path)
@@ -88,6 +86,22 @@ def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
         config = override(config, field, text)
     validate(config)
     return config
+
+
+def _parse_flags(argv: list[str], required: tuple[str, ...]) -> None:
+    if _HELP.intersection(argv[1:]):
+        print(_help(argv[0], required))
+        raise SystemExit(errors.DONE)
+    _refuse_repeated(argv)
+    try:
+        stray = flags.FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise ConfigError(str(error)) from None
+    if stray:
+        raise ConfigError(f"{stray[0]!r}: unexpected argument; flags are written --name=value")
+    for name in required:
+        if flags.FLAGS[name].value is None:
+            raise ConfigError(f"--{name} is missing; {flags.FLAGS[name].help}")
 
 
 def load(path: str) -> Config:
@@ -264,10 +278,11 @@ def _help(program: str, required: tuple[str, ...]) -> str:
             needed = flag.name in ("config", *required)
             note = "required" if needed else f"default: {flag.value}"
             lines.append(f"  --{flag.name}: {flag.help} ({note})")
-    lines += ["", "Config fields, changed with --config.section.field=value:"]
-    for section, hint in typing.get_type_hints(Config).items():
-        lines += _help_fields(f"--config.{section}", hint)
-    lines += ["", "jaxsft/config.py says what each field means."]
+    if "config" in flags.FLAGS:
+        lines += ["", "Config fields, changed with --config.section.field=value:"]
+        for section, hint in typing.get_type_hints(Config).items():
+            lines += _help_fields(f"--config.{section}", hint)
+        lines += ["", "jaxsft/config.py says what each field means."]
     return "\n".join(lines)
 
 

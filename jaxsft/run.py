@@ -1,33 +1,21 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
-import dataclasses
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from jaxsft import evaluate, finish, mesh, setup
-from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.distributed import Termination
 from jaxsft.errors import Stopped
-from jaxsft.metrics import JsonLines, peak_flops
+from jaxsft.metrics import peak_flops
+from jaxsft.outputs import Outputs, open_outputs
 from jaxsft.setup import Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
-
-
-@dataclasses.dataclass(frozen=True)
-class Outputs:
-    """Where a run writes to."""
-
-    workdir: Path
-    console: Console
-    metrics: JsonLines
-    samples: JsonLines
-    store: CheckpointStore
 
 
 def run(config: Config, workdir: Path, command: str) -> None:
@@ -45,37 +33,21 @@ def run(config: Config, workdir: Path, command: str) -> None:
         data = setup.prepare_data(config, base, console.say)
         plan = setup.set_up(config, base, data)
         _announce(config, plan, console)
-        out = _open_outputs(config, workdir, console)
-        identity = setup.identity(config, data.train)
+        out = open_outputs(config, workdir, console)
+        notes = setup.notes(config, data.train)
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
         with jax.set_mesh(plan.mesh):
-            state = setup.resume(out.store, plan, identity, console.say)
+            state = setup.resume(out.store, plan, notes, console.say)
             if state is None:
                 state = setup.first_state(config, base, plan)
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
-            state = train(config, plan, state, out, identity, measurer, termination)
+            state = train(config, plan, state, out, notes, measurer, termination)
             out.metrics.keep(lambda line: line["step"] < plan.num_steps or "loss" in line)
             after = measurer.measure(state.params, "after")
             out.metrics.append({"step": plan.num_steps} | after)
-            finish.finish(
-                config, base, data, plan, state.params, workdir, console, command, started
-            )
+            finish.finish(config, base, data, plan, state.params, out, command, started)
         out.store.close()
-
-
-def _open_outputs(config: Config, workdir: Path, console: Console) -> Outputs:
-    first = jax.process_index() == 0
-    if first:
-        resolved = json.dumps(dataclasses.asdict(config), indent=2)
-        (workdir / "config.json").write_text(resolved + "\n", encoding="utf-8")
-    return Outputs(
-        workdir,
-        console,
-        JsonLines(workdir / "metrics.jsonl", writes=first),
-        JsonLines(workdir / "samples.jsonl", writes=first),
-        CheckpointStore(workdir / "checkpoints", config.checkpoint.keep),
-    )
 
 
 def _announce(config: Config, plan: Setup, console: Console) -> None:
@@ -104,7 +76,7 @@ def train(
     plan: Setup,
     state: TrainState,
     out: Outputs,
-    identity: dict,
+    notes: dict[str, Any],
     measurer: evaluate.Measurer,
     termination: Termination,
 ) -> TrainState:
@@ -136,7 +108,7 @@ def train(
             if evaluates:
                 out.metrics.append({"step": done} | measurer.losses(state.params))
             if saves:
-                out.store.save(done, state, {"identity": identity})
+                out.store.save(done, state, notes)
             if evaluates or saves:
                 log.restart_clock()
             if stop and done < total:

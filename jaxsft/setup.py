@@ -168,7 +168,7 @@ def _scalar(setup: Setup) -> jax.Array:
 
 
 def resume(
-    store: checkpoint.CheckpointStore, setup: Setup, identity: dict[str, Any], say: Say
+    store: checkpoint.CheckpointStore, setup: Setup, notes: dict[str, Any], say: Say
 ) -> TrainState | None:
     """The newest state that can be restored, or None where nothing has been saved.
 
@@ -183,7 +183,7 @@ def resume(
     steps = store.steps()
     for number in reversed(steps):
         try:
-            refuse_changes(store.notes(number).get("identity", {}), identity)
+            refuse_changes(store.notes(number).get("identity", {}), notes["identity"])
             restored = store.restore(number, abstract)
         except checkpoint.Damaged as damaged:
             say("resume", f"{damaged}; trying the one before")
@@ -197,6 +197,15 @@ def resume(
             " with another --workdir"
         )
     return None
+
+
+def notes(config: Config, train: Cache) -> dict[str, Any]:
+    """What a checkpoint carries beside the arrays: enough to resume and to export without the data."""
+    copied = ("fingerprint", "template", "end_of_turn_ids")
+    return {
+        "identity": identity(config, train),
+        "data": {name: train.manifest[name] for name in copied},
+    }
 
 
 def identity(config: Config, train: Cache) -> dict[str, Any]:

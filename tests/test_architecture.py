@@ -43,8 +43,9 @@ ALLOWED = {
     "report": {"figures"},
     "setup": AROUND_STEP | {"data"},
     "evaluate": RUN,
-    "finish": RUN | {"console", "report"},
-    "run": RUN | {"console", "distributed", "evaluate", "finish", "step_log"},
+    "outputs": AROUND_STEP | {"console"},
+    "finish": RUN | {"console", "outputs", "report"},
+    "run": RUN | {"console", "distributed", "evaluate", "finish", "outputs", "step_log"},
     "train": CONFIG | {"flags", "distributed", "run"},
 }
 # The one file of data that knows jax: it makes device batches.

@@ -68,7 +68,10 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     Raises:
         ConversionError: as resolve; no tokenizer there, or one of a kind that can't be rebuilt.
     """
-    path = resolve(source if chosen is None else chosen)
+    if chosen is not None and Path(chosen).is_dir():
+        path = Path(chosen)  # holds no model, so it needs no config.json
+    else:
+        path = resolve(source if chosen is None else chosen)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 

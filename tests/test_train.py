@@ -1,0 +1,215 @@
+"""The whole program as a user runs it: configs/debug.py, stopped, started again, exported."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parent.parent
+# What may differ between two equal runs.
+CLOCK = {"tokens_per_second", "supervised_tokens_per_second", "step_seconds", "data_wait_seconds"}
+
+
+def command(workdir, *flags):
+    return [
+        sys.executable,
+        "-m",
+        "jaxsft.train",
+        f"--config={ROOT / 'configs' / 'debug.py'}",
+        f"--workdir={workdir}",
+        *flags,
+    ]
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def train(workdir, *flags, check=True):
+    done = subprocess.run(
+        command(workdir, *flags), env=environment(), capture_output=True, text=True, cwd=ROOT
+    )
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_clock(lines):
+    return [{name: v for name, v in line.items() if name not in CLOCK} for line in lines]
+
+
+def weights(workdir):
+    with safe_open(workdir / "export" / "model.safetensors", "np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def assert_same_result(actual, expected):
+    """Parameters to the last bit, and every figure of every step."""
+    ours, theirs = weights(actual), weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name, strict=True)
+    lines = [without_clock(read_lines(path / "metrics.jsonl")) for path in (actual, expected)]
+    assert lines[0] == lines[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """An uninterrupted run of configs/debug.py: 20 steps, saved after 10 and 20."""
+    workdir = tmp_path_factory.mktemp("run") / "workdir"
+    return workdir, train(workdir)
+
+
+def test_a_run_leaves_what_the_design_promises(run):
+    workdir, done = run
+    names = {path.name for path in workdir.iterdir()}
+    promised = {"config.json", "metrics.jsonl", "samples.jsonl", "report.html", "summary.json"}
+    assert promised | {"checkpoints", "export"} <= names and "error.json" not in names
+    lines = read_lines(workdir / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 1
+    assert all(line["skipped_steps"] == 0 for line in steps)
+    losses = [line["eval/heldout/loss"] for line in lines if "eval/heldout/loss" in line]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert "steps in all" in done.stdout and done.stdout.index("steps in all") < done.stdout.index(
+        "step  "
+    )
+    phases = [sample["phase"] for sample in read_lines(workdir / "samples.jsonl")]
+    assert phases == ["before", "before", "after", "after"]
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["train"]["batch_size"] == 8
+
+
+def test_ten_steps_and_ten_after_a_restart_equal_twenty(run, tmp_path):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(run[0], workdir)
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    shutil.rmtree(workdir / "export")
+    done = train(workdir)
+    assert "from step 10 of 20" in done.stdout
+    assert_same_result(workdir, run[0])
+
+
+def test_a_run_stopped_by_a_signal_goes_on_where_it_was(tmp_path):
+    flags = [
+        "--config.train.steps=300",
+        "--config.eval.every_steps=None",
+        "--config.eval.prompts=0",
+    ]
+    flags += ["--config.checkpoint.save_every_steps=None"]
+    whole = tmp_path / "whole"
+    train(whole, *flags)
+    workdir = tmp_path / "stopped"
+    running = subprocess.Popen(
+        command(workdir, *flags), env=environment(), stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 12:
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 75
+    (saved,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert 11 <= saved < 300
+    again = train(workdir, *flags)
+    assert f"from step {saved} of 300" in again.stdout
+    assert_same_result(workdir, whole)
+
+
+def test_a_finished_run_started_again_changes_nothing(run, tmp_path):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(run[0], workdir)
+    train(workdir)
+    assert_same_result(workdir, run[0])
+    samples = [read_lines(path / "samples.jsonl") for path in (workdir, run[0])]
+    assert samples[0] == samples[1]
+
+
+def test_the_export_loads_in_transformers_with_equal_logits(run):
+    import torch
+    import transformers
+
+    import jaxsft
+
+    directory = run[0] / "export"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_dict=False
+    )
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits.numpy()
+    actual = jaxsft.load_model(directory)(np.array([ids], np.int32))
+    np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
+    eos = theirs.generation_config.eos_token_id
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in eos
+    base = ROOT / "configs" / "debug_model"
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (directory / name).read_bytes() == (base / name).read_bytes()
+    assert "chat template" in (directory / "README.md").read_text().lower()
+
+
+def test_any_checkpoint_can_be_exported(run, tmp_path):
+    def export(*flags):
+        tool = ROOT / "tools" / "export_hf.py"
+        return subprocess.run(
+            [sys.executable, str(tool), f"--workdir={run[0]}", *flags],
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+
+    done = export(f"--output={tmp_path / 'last'}")
+    assert done.returncode == 0, done.stderr
+    done = export(f"--output={tmp_path / 'tenth'}", "--step=10")
+    assert done.returncode == 0, done.stderr
+    name = "model.safetensors"
+    last = (tmp_path / "last" / name).read_bytes()
+    assert last == (run[0] / "export" / name).read_bytes()
+    assert last != (tmp_path / "tenth" / name).read_bytes()
+    refused = export(f"--output={tmp_path / 'none'}", "--step=11")
+    assert refused.returncode == 66
+    assert "--step=11" in refused.stderr and "[10, 20]" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--config.optim.peak_lr=1e-3"], 66, "config.optim.peak_lr was 0.003 when this run began"),
+        (["--config.train.batch_size=12"], 64, "config.train.batch_size=12"),
+        (["--config.model.source=/nowhere/model"], 66, "/nowhere/model"),
+        (["--config.data.sequence_length=4096"], 64, "sequence_length=4096"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_message(run, tmp_path, flags, code, message):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(run[0], workdir)
+    done = train(workdir, *flags, check=False)
+    assert done.returncode == code
+    assert message in done.stderr and "Traceback" not in done.stderr
+    error = json.loads((workdir / "error.json").read_text())
+    assert error["exit_code"] == code and message in error["message"]
+
+
+def test_bad_rows_stop_the_run_with_their_line(tmp_path):
+    data = tmp_path / "train.jsonl"
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    bad = {"messages": [{"role": "user", "content": "a"}, {"role": "assitant", "content": "b"}]}
+    data.write_text("".join(json.dumps(row) + "\n" for row in (good, bad, good)))
+    done = train(tmp_path / "w", f"--config.data.train[0].path={data}", check=False)
+    assert done.returncode == 65
+    assert f"{data}:2: messages[1] has role 'assitant'" in done.stderr

@@ -1,0 +1,76 @@
+"""Writes a checkpoint of a run as a Hugging Face directory; any machine will do.
+
+python tools/export_hf.py --workdir=runs/x --output=my-model [--step=N]
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from jaxsft import finish, mesh
+from jaxsft import flags as jaxsft_flags
+from jaxsft.checkpoint import CheckpointStore
+from jaxsft.config import Config, from_dict
+from jaxsft.convert import pretrained
+from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft.metrics import JsonLines
+from jaxsft.model import state
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run")
+_OUTPUT = flags.DEFINE_string("output", None, "directory to write")
+_STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest when not set")
+
+
+def main() -> None:
+    workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
+    config = _read_config(workdir)
+    store = CheckpointStore(workdir / "checkpoints", config.checkpoint.keep)
+    step = _chosen_step(store)
+    base = pretrained.open_pretrained(
+        config.model.source, weights=config.model.weights == "pretrained"
+    )
+    params = _read_params(store, step, base)
+    lines = JsonLines(workdir / "metrics.jsonl").read()
+    before, after = finish.figures(lines, 0), finish.figures(lines, step)
+    trained_on = store.notes(step)["data"]
+    command = shlex.join(["python", *sys.argv])
+    about = finish.model_card(config, trained_on, before, after, command)
+    finish.export_params(config, base, trained_on, params, output, about)
+    store.close()
+    print(f"step {step} of {workdir}: {output}")
+
+
+def _read_config(workdir: Path) -> Config:
+    file = workdir / "config.json"
+    if not file.is_file():
+        raise ConfigError(f"--workdir={workdir}: has no config.json; is it a run's directory?")
+    return from_dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _chosen_step(store: CheckpointStore) -> int:
+    steps = store.steps()
+    if not steps:
+        raise CheckpointError(f"{store.directory}: no checkpoint has been saved yet")
+    if _STEP.value is not None and _STEP.value not in steps:
+        raise CheckpointError(f"--step={_STEP.value}: {store.directory} has the steps {steps}")
+    return steps[-1] if _STEP.value is None else _STEP.value
+
+
+def _read_params(store: CheckpointStore, step: int, base: pretrained.Pretrained) -> state.Params:
+    """The parameters alone: the optimizer's state, twice their size, stays on disk."""
+    _, shapes, axes = state.abstract(base.settings, "float32", "none")
+    placement = state.shardings(shapes, axes, mesh.single_device_mesh())
+    wanted = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        placement,
+    )
+    return store.restore_part(step, "params", wanted)
+
+
+if __name__ == "__main__":
+    jaxsft_flags.run_tool(main, required=("workdir", "output"))
