@@ -2,7 +2,9 @@
 
 command   python -m jaxsft.train --config=configs/llama3_8b.py --workdir=runs/llama3_8b
 hardware  one TPU v5p-8 slice (4 chips of 95 GB) or 8 GPUs of 80 GB
-time      TO MEASURE: tokens/s per chip
+memory    24 GB a chip for parameters and AdamW, 52 GB for the rest: what the compiler gives for
+          this step on 4 v5p chips
+time      not measured yet: this config has been compiled for v5p, not run
 result    depends on your data; report.html shows loss and answers before and after
 
 data/train.jsonl and data/heldout.jsonl are yours, one conversation a line. The model is gated:
@@ -25,12 +27,12 @@ def get_config() -> Config:
         data=Data(
             train=(Source(path="data/train.jsonl"),),
             eval=(Source(path="data/heldout.jsonl"),),
-            sequence_length=8192,
+            sequence_length=4096,
             template=str(_TEMPLATE),
         ),
         mesh=Mesh(fsdp=None),
         optim=Optim(peak_lr=1e-5, warmup_steps=50, b2=0.95),
-        train=Train(batch_size=16, epochs=2, microbatches=2),
+        train=Train(batch_size=32, epochs=2, microbatches=4),
         checkpoint=Checkpoint(save_every_steps=200),
         eval=Eval(every_steps=200, prompts=8),
         log=Log(every_steps=5),

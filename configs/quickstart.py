@@ -37,10 +37,10 @@ def get_config() -> Config:
                 Source(path=str(_DATA / "heldout.jsonl"), name="heldout"),
                 Source(path=str(_DATA / "general.jsonl"), name="general"),
             ),
-            sequence_length=160,
+            sequence_length=136,
         ),
         mesh=Mesh(data=1, fsdp=None),
-        optim=Optim(peak_lr=1e-4, warmup_steps=4),
+        optim=Optim(peak_lr=1.5e-4, warmup_steps=4),
         train=Train(epochs=2, batch_size=8),
         eval=Eval(
             prompts=64,

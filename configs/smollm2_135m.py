@@ -1,8 +1,8 @@
 """Turns SmolLM2-135M, a base model, into a chat model on your own conversations.
 
 command   python -m jaxsft.train --config=configs/smollm2_135m.py --workdir=runs/smollm2
-hardware  one GPU with 16 GB (TO MEASURE: memory)
-time      TO MEASURE: tokens/s on one H100
+hardware  one GPU or TPU chip; on a CPU set sequence_length and batch_size lower
+time      not measured on a GPU yet
 result    depends on your data; report.html shows loss and answers before and after
 
 data/train.jsonl and data/heldout.jsonl are yours, one conversation a line:
