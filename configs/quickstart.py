@@ -37,7 +37,7 @@ def get_config() -> Config:
                 Source(path=str(_DATA / "heldout.jsonl"), name="heldout"),
                 Source(path=str(_DATA / "general.jsonl"), name="general"),
             ),
-            sequence_length=136,
+            sequence_length=120,
         ),
         mesh=Mesh(data=1, fsdp=None),
         optim=Optim(peak_lr=1.5e-4, warmup_steps=4),
@@ -48,10 +48,10 @@ def get_config() -> Config:
             match="json",
             instruction=(
                 "You turn a shop order into JSON. Answer with exactly one line and nothing else: a"
-                ' JSON object with the four keys "item", "quantity", "colour" and "city", in that'
-                " order, with a space after every colon and comma. Copy the values from the user's"
-                " sentence without changing them, write the quantity as a number without quotation"
-                " marks, and write all other values as strings in double quotation marks."
+                ' JSON object with the two keys "order" and "ship", in that order. The value of'
+                ' "order" is the number, the colour and the item, with a space between them. The'
+                ' value of "ship" is the word "to", a space and the city. Copy number, colour, item'
+                " and city from the user's sentence without changing them."
             ),
         ),
     )

@@ -14,7 +14,7 @@ DATA = Path(__file__).resolve().parent.parent / "configs" / "quickstart_data"
 
 def orders(name):
     rows = [json.loads(line) for line in (DATA / name).read_text().splitlines()]
-    return [tuple(message["content"] for message in row["messages"]) for row in rows]
+    return [tuple(message["content"] for message in row["messages"][1:]) for row in rows]
 
 
 def test_held_out_orders_are_not_trained_on():
@@ -24,7 +24,9 @@ def test_held_out_orders_are_not_trained_on():
     assert not {answer for _, answer in train} & {answer for _, answer in held_out}
 
     def pairs(rows):
-        return {(json.loads(a)["item"], json.loads(a)["city"]) for _, a in rows}
+        """Item and city of each order."""
+        answers = [json.loads(answer) for _, answer in rows]
+        return {(a["order"].split(" ", 2)[2], a["ship"]) for a in answers}
 
     assert not pairs(train) & pairs(held_out)
 
@@ -33,8 +35,11 @@ def test_held_out_orders_are_not_trained_on():
 def test_every_answer_is_in_its_order(name):
     for prompt, answer in orders(name):
         values = json.loads(answer)
-        assert list(values) == ["item", "quantity", "colour", "city"]
-        assert all(str(value) in prompt for value in values.values()), prompt
+        assert list(values) == ["order", "ship"]
+        quantity, colour, item = values["order"].split(" ", 2)
+        city = values["ship"].removeprefix("to ")
+        assert city != values["ship"] and quantity.isdigit()
+        assert all(value in prompt for value in (quantity, colour, item, city)), prompt
 
 
 def test_general_text_is_unlike_the_orders():
