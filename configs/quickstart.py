@@ -40,7 +40,7 @@ def get_config() -> Config:
             sequence_length=120,
         ),
         mesh=Mesh(data=1, fsdp=None),
-        optim=Optim(peak_lr=1.5e-4, warmup_steps=4),
+        optim=Optim(peak_lr=8e-5, warmup_steps=4),
         train=Train(epochs=2, batch_size=8),
         eval=Eval(
             prompts=64,

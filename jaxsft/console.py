@@ -1,7 +1,9 @@
 """What a run says: a progress bar on a terminal, plain lines elsewhere; process 0 only."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import rich.console
@@ -23,17 +25,28 @@ class Console:
             self._rich.print(f"{topic:<11}{text}", markup=False)
             sys.stdout.flush()
 
-    def start_steps(self, done: int, total: int) -> None:
-        if self._live:
-            self._progress = rich.progress.Progress(
-                rich.progress.TextColumn("step {task.completed}/{task.total}"),
-                rich.progress.BarColumn(),
-                rich.progress.TimeRemainingColumn(),
-                rich.progress.TextColumn("{task.description}"),
-                console=self._rich,
-            )
-            self._progress.add_task("", total=total, completed=done)
-            self._progress.start()
+    @contextlib.contextmanager
+    def steps(self, done: int, total: int) -> Iterator[None]:
+        """Inside, `step` moves a progress bar, if this is a terminal."""
+        if not self._live:
+            yield
+            return
+        self._progress = self._bar()
+        self._progress.add_task("", total=total, completed=done)
+        try:
+            with self._progress:
+                yield
+        finally:
+            self._progress = None
+
+    def _bar(self) -> rich.progress.Progress:
+        return rich.progress.Progress(
+            rich.progress.TextColumn("step {task.completed}/{task.total}"),
+            rich.progress.BarColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            console=self._rich,
+        )
 
     def step(self, done: int, total: int, values: dict[str, Any]) -> None:
         """The progress of training; off a terminal a line every few seconds, and the last."""
@@ -50,11 +63,6 @@ class Console:
         elif done == total or time.monotonic() - self._last_line > 5:
             self._last_line = time.monotonic()
             self.say("step", f"{done}/{total}  {text}")
-
-    def end_steps(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
 
     def table(self, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         if not self._speaks:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 import resource
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -168,6 +169,18 @@ def _show(summary: dict[str, Any], workdir: Path, report: Path, console: Console
     console.say("metrics", f"{workdir / 'metrics.jsonl'}; answers in {workdir / 'samples.jsonl'}")
     if summary["export"]:
         console.say("model", f"{summary['export']} (Hugging Face format: transformers, vLLM)")
+    console.say(
+        "next",
+        f"open {report.name}; see the tokens as trained:"
+        f" python tools/inspect_data.py --config={flag_value(summary['command'], 'config')}"
+        " --limit=3; your own data and model: README.md",
+    )
+
+
+def flag_value(command: str, name: str) -> str:
+    """What a command line gives to --name."""
+    words = [word for word in shlex.split(command) if word.startswith(f"--{name}=")]
+    return words[0].partition("=")[2] if words else "..."
 
 
 def _cell(name: str, value: float | None) -> str:

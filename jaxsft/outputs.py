@@ -25,9 +25,6 @@ class Outputs:
 
 def open_outputs(config: Config, workdir: Path, console: Console) -> Outputs:
     first = jax.process_index() == 0
-    if first:
-        resolved = json.dumps(dataclasses.asdict(config), indent=2)
-        (workdir / "config.json").write_text(resolved + "\n", encoding="utf-8")
     return Outputs(
         workdir,
         console,
@@ -35,3 +32,10 @@ def open_outputs(config: Config, workdir: Path, console: Console) -> Outputs:
         JsonLines(workdir / "samples.jsonl", writes=first),
         CheckpointStore(workdir / "checkpoints", config.checkpoint.keep),
     )
+
+
+def write_config(config: Config, workdir: Path) -> None:
+    """config.json: what the run really uses, after all overrides."""
+    if jax.process_index() == 0:
+        resolved = json.dumps(dataclasses.asdict(config), indent=2)
+        (workdir / "config.json").write_text(resolved + "\n", encoding="utf-8")

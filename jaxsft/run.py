@@ -12,7 +12,7 @@ from jaxsft.console import Console
 from jaxsft.distributed import Termination
 from jaxsft.errors import Stopped
 from jaxsft.metrics import peak_flops
-from jaxsft.outputs import Outputs, open_outputs
+from jaxsft.outputs import Outputs, open_outputs, write_config
 from jaxsft.setup import Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
@@ -38,6 +38,7 @@ def run(config: Config, workdir: Path, command: str) -> None:
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
         with jax.set_mesh(plan.mesh):
             state = setup.resume(out.store, plan, notes, console.say)
+            write_config(config, workdir)  # not before resume has found nothing against it
             if state is None:
                 state = setup.first_state(config, base, plan)
                 out.metrics.keep(lambda line: False)
@@ -90,8 +91,7 @@ def train(
         peak_flops=_total_peak_flops(),
     )
     batches = plan.batches.stream(first, total)
-    out.console.start_steps(first, total)
-    with termination.deferred():
+    with termination.deferred(), out.console.steps(first, total):
         for done in range(first + 1, total + 1):
             waiting = time.monotonic()
             batch, counts = next(batches)
@@ -113,7 +113,6 @@ def train(
                 log.restart_clock()
             if stop and done < total:
                 break
-    out.console.end_steps()
     out.store.wait()
     if (done := int(state.step)) < total:
         raise Stopped(

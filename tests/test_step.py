@@ -54,6 +54,16 @@ def test_remat_changes_nothing(one_device):
     assert_same_training(tiny.run_steps(tiny.uneven_batch(), remat="full"), one_device)
 
 
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(one_device):
+    half = tiny.run_steps(tiny.uneven_batch(), dtype="bfloat16")
+    sums, expected = half.metrics.sums, one_device.metrics.sums
+    assert sums.nll != expected.nll  # it was another computation
+    np.testing.assert_allclose(sums.nll, expected.nll, rtol=1e-2)
+    np.testing.assert_allclose(half.metrics.grad_norm, one_device.metrics.grad_norm, rtol=5e-2)
+    for leaf in jax.tree.leaves((half.state.params, half.state.opt_state, half.grad_sums)):
+        assert leaf.dtype in (np.float32, np.int32)
+
+
 def test_packing_changes_nothing():
     made = tiny.conversations([5, 9, 20, 3, 14, 11, 27, 7])
     lengths = np.array([len(ids) for ids, _ in made])

@@ -203,6 +203,8 @@ def test_what_a_user_can_mend_is_one_message(run, tmp_path, flags, code, message
     assert message in done.stderr and "Traceback" not in done.stderr
     error = json.loads((workdir / "error.json").read_text())
     assert error["exit_code"] == code and message in error["message"]
+    before, after = ((path / "config.json").read_bytes() for path in (run[0], workdir))
+    assert before == after
 
 
 def test_bad_rows_stop_the_run_with_their_line(tmp_path):

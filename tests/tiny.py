@@ -88,11 +88,12 @@ def run_steps(
     model=SETTINGS,
     optim_config=OPTIM,
     remat="none",
+    dtype="float32",
 ) -> Result:
     """The real step on a mesh of `sizes`; everything comes back as numpy."""
     devices = jax.devices() if sizes != ONE_DEVICE else jax.devices()[:1]
     over = mesh.make_mesh(sizes, devices)
-    graphdef, shapes, axes = state.abstract(model, "float32", remat)
+    graphdef, shapes, axes = state.abstract(model, dtype, remat)
     recipe = step.Recipe(
         graphdef,
         optim.make_optimizer(optim_config),
