@@ -3,8 +3,9 @@
 command   make quickstart
           (python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart)
 hardware  two CPU cores, 8 GB of memory
-time      under 12 minutes
-result    held-out orders answered exactly: about 0 % before, over 90 % after
+time      about 5 minutes
+result    held-out orders answered exactly: 0 % before (with an instruction too), 97 % after;
+          loss on unrelated prose up by 1.6 %
 """
 
 import importlib.util
