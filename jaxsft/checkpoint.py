@@ -178,6 +178,5 @@ def _named(tree: Tree) -> dict[str, Any]:
 
 def _cause(error: BaseException) -> str:
     """The innermost reason: Orbax wraps a full disk and a missing file alike in its own errors."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return f"{type(error).__name__}: {error}"
+    inner = error.__cause__ or error.__context__
+    return _cause(inner) if inner else f"{type(error).__name__}: {error}"

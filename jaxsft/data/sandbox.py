@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -47,7 +47,7 @@ class _TracingFormatter(SandboxedFormatter):
             if field == "" or field[0] in ".[":
                 field, position = f"{position}{field}", position + 1
             value, _ = self.get_field(field, args, kwargs)
-            value = self.convert_field(value, conversion)  # type: ignore[arg-type]
+            value = self.convert_field(value, cast(Any, conversion))
             if "{" in (spec or ""):
                 raise ProvenanceError(f"the nested format {spec!r}")
             parts.append(format(value, spec or ""))
