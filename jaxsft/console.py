@@ -42,7 +42,7 @@ class Console:
     def _bar(self) -> rich.progress.Progress:
         return rich.progress.Progress(
             rich.progress.TextColumn("step {task.completed}/{task.total}"),
-            rich.progress.BarColumn(),
+            rich.progress.BarColumn(20),
             rich.progress.TimeRemainingColumn(),
             rich.progress.TextColumn("{task.description}"),
             console=self._rich,
