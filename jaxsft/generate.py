@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxsft.mesh import constrain
 from jaxsft.model.state import Params
 from jaxsft.model.transformer import Decoder
 
@@ -88,4 +89,5 @@ def _decode(graphdef, max_new_tokens, stop_ids, params, tokens_BT, segments_BT):
         )
         return index + 1, logits_BV, cache, ended_B, answers_BS
 
-    return jax.lax.while_loop(unfinished, add_token, state)[4]
+    answers_BS = jax.lax.while_loop(unfinished, add_token, state)[4]
+    return constrain(answers_BS, None, None)  # whole on every process, to be read there
