@@ -11,7 +11,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 
 ifneq ($(MAKECMDGOALS),clean)
-VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
+ASK := -c 'import platform; print(platform.python_version())' 2>/dev/null
+VERSION := $(shell $(PYTHON) $(ASK))
+# A pyenv shim runs only versions that were selected; the interpreter behind it runs as it is.
+BEHIND := $(if $(VERSION),,$(lastword $(wildcard $(dir $(shell command -v $(PYTHON) 2>/dev/null))../versions/*/bin/$(PYTHON))))
+ifneq ($(BEHIND),)
+override PYTHON := $(BEHIND)
+VERSION := $(shell $(PYTHON) $(ASK))
+endif
 ifeq ($(filter 3.11.% 3.12.% 3.13.%,$(VERSION)),)
 $(error PYTHON=$(PYTHON) is $(if $(VERSION),Python $(VERSION),not a Python that runs); jaxsft needs 3.11, 3.12 or 3.13, as in: make $(MAKECMDGOALS) PYTHON=python3.11)
 endif
