@@ -35,7 +35,7 @@ def main(config: Config) -> None:
         if _FORMAT.value == "jsonl":
             inspect.write_jsonl(rows, tokenizer, output)
         else:
-            inspect.show(rows, tokenizer, Console(file=output, highlight=False))
+            inspect.show(rows, tokenizer, Console(file=output, highlight=False, soft_wrap=True))
 
 
 if __name__ == "__main__":
