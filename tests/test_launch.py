@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,13 +23,22 @@ exit "$code"
 """
 
 
+# A shell that starts its children in the background has them ignore SIGINT, and a script can't undo
+# that: a test suite run so would never see it arrive.
+WITH_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def start(folder: Path, codes: list[str], *flags: str) -> subprocess.Popen[str]:
     fake = folder / "python"
     fake.write_text(FAKE_PYTHON)
     fake.chmod(0o755)
     (folder / "codes.txt").write_text("\n".join(codes) + "\n")
     return subprocess.Popen(
-        [LAUNCHER, *flags],
+        [sys.executable, "-c", WITH_SIGINT, LAUNCHER, *flags],
         cwd=folder,
         env=os.environ | {"PYTHON": str(fake)},
         stderr=subprocess.PIPE,
@@ -38,7 +48,11 @@ def start(folder: Path, codes: list[str], *flags: str) -> subprocess.Popen[str]:
 
 def finish(launched: subprocess.Popen[str]) -> tuple[int, str]:
     """The launcher's exit code and what it said."""
-    _, messages = launched.communicate(timeout=60)
+    with launched:
+        try:
+            _, messages = launched.communicate(timeout=60)
+        finally:
+            launched.kill()
     return launched.returncode, messages
 
 
