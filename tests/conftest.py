@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PLATFORM = os.environ.get("JAXSFT_TEST_PLATFORM", "cpu")  # "cuda" runs the suite on a GPU
+PLATFORM = os.environ.get("JAXSFT_TEST_PLATFORM", "cpu")  # "cuda": on a GPU; not tried yet
 SESSION_DIR = "JAXSFT_TEST_SESSION_DIR"  # set by the first process, inherited by the others
 
 

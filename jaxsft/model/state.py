@@ -42,7 +42,7 @@ def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
 
 
 def random_params(s: settings.Decoder, seed: int, placement: Params) -> Params:
-    """Random float32 parameters, made where they belong; the same for any mesh."""
+    """Random float32 parameters, made where they belong; the same on any mesh but for rounding."""
 
     def init(key):
         model = Decoder(s, rngs=nnx.Rngs(params=key))
