@@ -1,4 +1,4 @@
-"""Termination signals: deferred where a state would be lost, at once elsewhere and on the second."""
+"""Termination signals: deferred while a step runs, at once elsewhere and on the second."""
 
 import signal
 
