@@ -24,11 +24,32 @@ class Model:
     remat: Literal["none", "full"] = "none"
 
 
+Format = Literal[
+    "auto",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "question_answer",
+    "text",
+    "tokenized",
+]
+Part = Literal["content", "reasoning", "tool_calls", "tool_results", "end_of_turn"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    path: str  # a .jsonl file
-    format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
+    # .jsonl, .jsonl.gz, .jsonl.zst, .json, .parquet or .array_record; local or gs://; a pattern
+    # such as data/*.jsonl for many; hub://owner/name for a data set of the hub
+    path: str
+    format: Format = "auto"  # "auto" looks at the first row's keys
     name: str | None = None  # in metrics and reports; the file's stem when None
+    # How often an epoch sees each example; 0.5: every other epoch. At most one of weight and count.
+    weight: float | None = None
+    count: int | None = None  # examples in an epoch
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)  # the format's key -> theirs
+    subset: str | None = None  # of a hub data set
+    split: str = "train"  # of a hub data set
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,13 +57,23 @@ class Data:
     train: tuple[Source, ...]
     sequence_length: int  # tokens in a packed row
     eval: tuple[Source, ...] = ()
-    train_on: Literal["all_turns", "last_turn"] = "all_turns"  # which assistant turns carry loss
-    overlong: Literal["drop", "error"] = "drop"  # a conversation longer than sequence_length
+    # Which assistant turns carry loss; "weighted_turns": those whose message has a weight.
+    train_on: Literal["all_turns", "last_turn", "weighted_turns"] = "all_turns"
+    # What of a turn carries loss; "tool_results" are a tool's words, which a model never writes.
+    train_parts: tuple[Part, ...] = ("content", "reasoning", "tool_calls", "end_of_turn")
+    # A conversation longer than sequence_length; "truncate" leaves out its oldest turns but keeps
+    # the system message and the last turn whole.
+    overlong: Literal["drop", "truncate", "error"] = "drop"
     bad_rows: Literal["error", "skip"] = "error"
     max_bad_rows: int = 20  # listed before giving up; with "skip", more than this many is an error
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/jaxsft or ~/.cache/jaxsft
+    workers: int | None = None  # processes that prepare; None: one for each core
     tokenizer: str | None = None  # a directory; None: the model's own
     template: str | None = None  # a .jinja file; None: the tokenizer's own
+    # Variables of the template, as {"enable_thinking": False}; a row's chat_template_kwargs win.
+    template_options: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    # Control tokens that an assistant's text may hold as such, like "<think>"; else they are text.
+    trusted_control_tokens: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,13 +159,7 @@ def validate(config: Config) -> None:
     _check_train(config.train)
     _check_optim(config.optim)
     _check_mesh(config.mesh)
-    if config.data.sequence_length < 2:
-        raise ConfigError(
-            f"config.data.sequence_length={config.data.sequence_length}:"
-            " a target needs a token before it; must be 2 or more"
-        )
-    if not config.data.train:
-        raise ConfigError("config.data.train=(): at least one Source is needed")
+    _check_data(config.data)
     if config.eval.prompts < 0:
         raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
     if config.eval.prompts and not config.data.eval:
@@ -150,6 +175,8 @@ def _check_positive(config: Config) -> None:
         "train.batch_size": config.train.batch_size,
         "train.microbatches": config.train.microbatches,
         "data.sequence_length": config.data.sequence_length,
+        "data.max_bad_rows": config.data.max_bad_rows,
+        "data.workers": config.data.workers,
         "checkpoint.save_every_steps": config.checkpoint.save_every_steps,
         "checkpoint.keep": config.checkpoint.keep,
         "eval.every_steps": config.eval.every_steps,
@@ -193,6 +220,33 @@ def _check_optim(optim: Optim) -> None:
             raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
 
 
+def _check_data(data: Data) -> None:
+    if data.sequence_length < 2:
+        raise ConfigError(
+            f"config.data.sequence_length={data.sequence_length}:"
+            " a target needs a token before it; must be 2 or more"
+        )
+    if not data.train:
+        raise ConfigError("config.data.train=(): at least one Source is needed")
+    for kind in ("train", "eval"):
+        for index, source in enumerate(getattr(data, kind)):
+            here = f"config.data.{kind}[{index}]"
+            given = {"weight": source.weight, "count": source.count}
+            for name, value in given.items():
+                if value is not None and not 0 < value < math.inf:
+                    raise ConfigError(f"{here}.{name}={value}: must be finite and greater than 0")
+            if None not in given.values():
+                raise ConfigError(
+                    f"{here}: weight={source.weight} and count={source.count}; set one"
+                )
+            if kind == "eval" and (source.weight, source.count) != (None, None):
+                raise ConfigError(f"{here}: weight and count are for training; evaluation sees all")
+    if not data.train_parts or len(set(data.train_parts)) < len(data.train_parts):
+        raise ConfigError(
+            f"config.data.train_parts={data.train_parts}: must name at least one part, each once"
+        )
+
+
 def _check_mesh(mesh: Mesh) -> None:
     for axis, size in (("context", mesh.context), ("expert", mesh.expert)):
         if size not in (None, 1):
@@ -206,7 +260,7 @@ def _check_types(value: Any, name: str) -> None:
     hints = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if not _is_instance(item, hints[field.name]):
+        if not is_instance(item, hints[field.name]):
             raise ConfigError(
                 f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])},"
                 f" got {type(item).__name__}"
@@ -217,14 +271,19 @@ def _check_types(value: Any, name: str) -> None:
                 _check_types(part, f"{name}.{field.name}{suffix}")
 
 
-def _is_instance(value: object, hint: Any) -> bool:
+def is_instance(value: object, hint: Any) -> bool:
+    """Whether `value` is what the annotation of a field says."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in args
     if origin is types.UnionType or origin is typing.Union:
-        return any(_is_instance(value, arg) for arg in args)
+        return any(is_instance(value, arg) for arg in args)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_instance(item, args[0]) for item in value)
+        return isinstance(value, tuple) and all(is_instance(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            is_instance(key, args[0]) and is_instance(item, args[1]) for key, item in value.items()
+        )
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -241,6 +300,8 @@ def type_name(hint: object) -> str:
         return " or ".join(type_name(arg) for arg in args)
     if origin is tuple:
         return f"a tuple of {type_name(args[0])}"
+    if origin is dict:
+        return f"a dict of {type_name(args[0])} to {type_name(args[1])}"
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib.util
+import json
 import re
 import sys
 import traceback
@@ -230,13 +231,31 @@ def parse_value(hint: Any, text: str, name: str) -> Any:
             return {"true": True, "false": False}[text.lower()]
         if plain in (int, float, str):
             return plain(text)
+        if typing.get_origin(plain) in (tuple, dict) and not dataclasses.is_dataclass(args[0]):
+            return _collection(plain, text)
     except (StopIteration, KeyError, ValueError):
         near = difflib.get_close_matches(text, [str(arg) for arg in args], 1)
         suggestion = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name}={text}: expected {type_name(hint)}{suggestion}") from None
+        form = {tuple: ", as a JSON list", dict: ", as a JSON object"}.get(
+            typing.get_origin(plain), ""
+        )
+        raise ConfigError(f"{name}={text}: expected {type_name(hint)}{form}{suggestion}") from None
     raise ConfigError(
         f"{name}={text}: a whole section can't be set here; set its fields one by one"
     )
+
+
+def _collection(hint: Any, text: str) -> Any:
+    """A tuple from a JSON list, a dict from a JSON object.
+
+    Raises:
+        ValueError: the text is not JSON, or its items are not what the hint says.
+    """
+    value = json.loads(text)
+    value = tuple(value) if isinstance(value, list) else value
+    if not config_module.is_instance(value, hint):
+        raise ValueError(text)
+    return value
 
 
 def _split_overrides(argv: list[str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -58,6 +58,10 @@ if __name__ == "__main__":
 '''
 
 
+def make_data(*train: Source, **fields) -> Data:
+    return Data(**{"train": train or (Source(path="a.jsonl"),), "sequence_length": 8, **fields})
+
+
 def make_config(**sections) -> Config:
     defaults = {
         "model": Model(source="somewhere"),
@@ -104,6 +108,8 @@ def test_override_changes_one_field():
         ("checkpoint.export", "false", False),
         ("train.steps", "12", 12),
         ("model.source", "a=b", "a=b"),
+        ("data.train_parts", '["content"]', ("content",)),
+        ("data.template_options", '{"enable_thinking": false}', {"enable_thinking": False}),
     ],
 )
 def test_override_reads_the_type_of_the_field(path, text, value):
@@ -130,6 +136,9 @@ def test_override_reaches_into_a_tuple():
         ("checkpoint.export", "yes", "config.checkpoint.export=yes: expected bool"),
         ("optim", "1", "config.optim=1: a whole section can't be set"),
         ("data.train", "x.jsonl", "config.data.train=x.jsonl: a whole section can't be set"),
+        ("data.train_parts", "content", "'end_of_turn', as a JSON list"),
+        ("data.train_parts", '["contents"]', "expected a tuple of one of 'content'"),
+        ("data.template_options", '{"a": []}', "or str, as a JSON object"),
         ("data.train[2].path", "x", "config.data.train[2]: config.data.train has 2 items"),
         ("data.train[x].path", "x", "config.data.train[x]: expected a field name, or name[index]"),
         ("model.source[0]", "x", "config.model.source is one value, not a list"),
@@ -157,6 +166,14 @@ def test_override_refuses(path, text, message):
         ({"optim": Optim(peak_lr=1, weight_decay=-0.1)}, "weight_decay=-0.1: must be 0 or more"),
         ({"optim": Optim(peak_lr=1, final_lr_fraction=2)}, "final_lr_fraction=2: must lie in"),
         ({"optim": Optim(peak_lr=1, b2=1.0)}, "optim.b2=1.0: must lie in [0, 1)"),
+        ({"data": make_data(train=())}, "config.data.train=(): at least one Source"),
+        ({"data": make_data(Source(path="a", weight=-1.0))}, "train[0].weight=-1.0: must be"),
+        ({"data": make_data(Source(path="a", count=0))}, "config.data.train[0].count=0: must be"),
+        ({"data": make_data(Source(path="a", weight=1, count=1))}, "weight=1 and count=1; set one"),
+        ({"data": make_data(eval=(Source(path="a", count=1),))}, "data.eval[0]: weight and count"),
+        ({"data": make_data(train_parts=())}, "train_parts=(): must name at least one part"),
+        ({"data": make_data(train_parts=("content",) * 2)}, "'content'): must name at least"),
+        ({"data": make_data(workers=0)}, "config.data.workers=0: must be"),
         ({"mesh": Mesh(context=2)}, "mesh.context=2: this axis is not supported yet"),
         ({"mesh": Mesh(tensor=0)}, "mesh.tensor=0: must be finite and greater than 0"),
         ({"eval": Eval(prompts=4)}, "eval.prompts=4: data.eval is empty"),
