@@ -1,28 +1,29 @@
-"""Rows of a source file as conversations: every defect is named with its file and line."""
+"""What a row of a data set becomes: a conversation, plain text, tokens, or a named defect."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from jaxsft.config import Source
-from jaxsft.errors import DataError
+import numpy as np
+
+from jaxsft.data.strict_json import RowError as RowError
+from jaxsft.data.strict_json import parse, show
+from jaxsft.data.strict_json import strings as strings
 
 ROLES = ("system", "user", "assistant", "tool")
+# OpenAI renamed two roles; no template but gpt-oss's knows the new name of system, and that one
+# treats both alike.
+_OTHER_ROLES = {"developer": "system", "function": "tool"}
 # The names under which data sets keep an assistant's reasoning, in transformers' order.
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-MAX_LINE_BYTES = 64 * 2**20  # far above any conversation; keeps a broken file from filling memory
-_BOM = b"\xef\xbb\xbf"
-
-
-class RowError(DataError):
-    """One row can't be used; `kind` is the short reason under which reports count it."""
-
-    def __init__(self, kind: str, detail: str):
-        super().__init__(detail)
-        self.kind = kind
+# The names under which they say how much, or whether, a message is trained.
+NUMBER_KEYS, SWITCH_KEYS = ("weight", "loss_weight"), ("train", "loss")
+_KNOWN_KEYS = {
+    *("role", "content", "tool_calls", "function_call", "name"),
+    *REASONING_KEYS,
+    *NUMBER_KEYS,
+    *SWITCH_KEYS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Message:
     role: str
     content: str
     reasoning: str | None = None
-    tool_calls: tuple[dict[str, Any], ...] = ()  # arguments are objects, never JSON text
+    tool_calls: tuple[dict[str, Any], ...] = ()  # {"type", "function": {"name", "arguments": {}}}
     name: str | None = None
     weight: float | None = None  # of the loss on this message; None means 1
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the template
@@ -43,12 +44,27 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None
     file: str
-    row: int  # line of the file, from 1
+    row: int  # from 1: a line of the file, or a place in its array or table
+    template_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # this row's own
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainText:
     text: str
+    file: str
+    row: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenized:
+    """Tokens made by another program.
+
+    ids      1  9 40  2   int32
+    weights  0  0  1  1   float32, of each token as a target; the first is never one
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
     file: str
     row: int
 
@@ -66,259 +82,192 @@ class BadRow:
         return f"{self.file}:{self.row}: {self.detail}"
 
 
-Record = Conversation | PlainText | BadRow
+Record = Conversation | PlainText | Tokenized | BadRow
 
 
-def read_source(source: Source) -> Iterator[Record]:
-    """Yields one record for each line of a JSONL file that isn't blank.
+@dataclasses.dataclass(frozen=True)
+class RawRow:
+    """A row as the file has it, cheap to read and to send to the process that parses it."""
 
-    Raises:
-        DataError: the file is missing or empty, or format="auto" matches none of the formats.
-    """
-    path = Path(source.path)
-    if not path.is_file():
-        raise DataError(f"{source.path}: no such file")
-    form = detect_format(source) if source.format == "auto" else source.format
-    num_rows = 0
-    with path.open("rb") as lines:
-        for row, line in enumerate(lines, start=1):
-            if line.strip():
-                num_rows += 1
-                yield read_row(line, form, source.path, row)
-    if not num_rows:
-        raise DataError(f"{source.path}: the file is empty")
-
-
-def detect_format(source: Source) -> str:
-    """The format whose keys stand in the file's first readable row."""
-    with Path(source.path).open("rb") as lines:
-        for line in lines:
-            try:
-                row = parse_json(line)
-            except RowError:
-                continue
-            if "messages" in row:
-                return "messages"
-            if "prompt" in row and "completion" in row:
-                return "prompt_completion"
-            if "text" in row:
-                return "text"
-            raise DataError(
-                f"{source.path}: format='auto' knows 'messages', 'prompt' with 'completion', or "
-                f"'text', but the first row has {sorted(row)}"
-            )
-    return "messages"  # no readable row: read_source then reports each, or the empty file
-
-
-def read_row(line: bytes, form: str, file: str, row: int) -> Record:
-    """One line as a record; a defect becomes a BadRow."""
-    try:
-        value = parse_json(line)
-        if form == "text":
-            return PlainText(_text(value, "text"), file, row)
-        messages, tools = _messages_of(value, form), _tools(value.get("tools"))
-        return Conversation(messages, tools, file, row)
-    except RowError as error:
-        return BadRow(file, row, error.kind, str(error))
-    except RecursionError:
-        return BadRow(file, row, "nested too deep", "JSON is nested too deep to read")
-
-
-def parse_json(line: bytes) -> dict[str, Any]:
-    """A strict JSON object: no duplicate keys, NaN, infinities, NUL or lone surrogates.
-
-    Raises:
-        RowError: saying what is wrong and where.
-    """
-    if len(line) > MAX_LINE_BYTES:
-        raise RowError(
-            "line too long", f"line of {len(line)} bytes; at most {MAX_LINE_BYTES} are read"
-        )
-    if line.startswith(_BOM):
-        raise RowError("byte order mark", "starts with a byte order mark (BOM); save it without")
-    if b"\0" in line:
-        raise RowError("NUL", f"has a NUL byte at column {line.index(0) + 1}")
-    try:
-        value = _loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise RowError("not UTF-8", f"is not UTF-8: {error.reason} at byte {error.start}") from None
-    if not isinstance(value, dict):
-        raise RowError("not an object", f"is a JSON {type(value).__name__}; expected an object")
-    if b"\\u" in line:  # the only way for either character to come through
-        _refuse_characters(value)
-    return value
-
-
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        where = f"{error.msg} at column {error.colno}"
-        raise RowError("not JSON", f"is not JSON: {where}") from None
-    except RecursionError:
-        raise RowError("nested too deep", "JSON is nested too deep to read") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise RowError("duplicate key", f"has the key {twice!r} twice in one object")
-    return result
-
-
-def _refuse_constant(name: str) -> None:
-    raise RowError("NaN or Infinity", f"has the constant {name}, which is not JSON")
-
-
-def _refuse_characters(value: Any) -> None:
-    text = json.dumps(value, ensure_ascii=False)
-    for index, char in enumerate(text):
-        if "\ud800" <= char <= "\udfff":
-            near = text[max(0, index - 20) : index]
-            raise RowError("lone surrogate", f"has the lone surrogate \\u{ord(char):04x} at {near}")
-    for string in strings(value):
-        if "\0" in string:
-            raise RowError("NUL", f"has a NUL character in {string[:40]!r}")
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, keys included, in the order of the text."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from strings(key)
-            yield from strings(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from strings(item)
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    if key not in row:
-        raise RowError("missing key", f"has no {key!r}; its keys are {sorted(row)}")
-    if not isinstance(row[key], str):
-        raise RowError("not a string", f"{key} is {_show(row[key])}; expected a string")
-    return row[key]
-
-
-def _messages_of(row: dict[str, Any], form: str) -> tuple[Message, ...]:
-    if form == "messages":
-        items = _message_list(row, "messages", None)
-    else:
-        items = _message_list(row, "prompt", "user") + _message_list(row, "completion", "assistant")
-    messages = tuple(parse_message(item, f"messages[{i}]") for i, item in enumerate(items))
-    if all(message.role != "assistant" for message in messages):
-        roles = [message.role for message in messages]
-        raise RowError(
-            "no assistant message", f"messages have roles {roles}; none is assistant to train on"
-        )
-    return messages
-
-
-def _message_list(row: dict[str, Any], key: str, role: str | None) -> list[Any]:
-    """The list of messages under `key`; a string there is one message of `role`."""
-    value = row.get(key)
-    if role is not None and isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if key not in row:
-        raise RowError("missing key", f"has no {key!r}; its keys are {sorted(row)}")
-    if not isinstance(value, list):
-        wanted = "a list of messages" if role is None else "a string or a list of messages"
-        raise RowError("messages not a list", f"{key} is {_show(value)}; expected {wanted}")
-    if not value:
-        raise RowError("no messages", f"{key}=[]: there is no message")
-    return value
+    file: str
+    row: int
+    # JSON text; an object of Arrow, whose nulls may be Arrow's own; None: a line too long to keep
+    data: bytes | dict[str, Any] | None
 
 
 def parse_message(value: Any, where: str = "message") -> Message:
-    """A checked Message from its JSON object.
+    """A checked Message from its JSON object, as OpenAI writes them.
 
-    `content` may be null or missing only beside an assistant's tool calls; it is then "".
+    `content` may be null or missing only beside an assistant's tool calls; it is then "". Other
+    keys whose value is null count as missing.
 
     Raises:
         RowError: naming `where`, the value and what was expected.
     """
     if not isinstance(value, dict):
-        raise RowError("message not an object", f"{where} is {_show(value)}; expected an object")
-    role = value.get("role")
-    if role not in ROLES:
+        raise RowError("message not an object", f"{where} is {show(value)}; expected an object")
+    value = {key: item for key, item in value.items() if item is not None}
+    role = _role(value.get("role"), where)
+    calls = _tool_calls(value, role, where)
+    content = _content(value.get("content"), bool(calls), where)
+    name = value.get("name")
+    if not isinstance(name, str | None):
+        raise RowError("name not a string", f"{where} has name {show(name)}")
+    fields = {key: item for key, item in value.items() if key not in _KNOWN_KEYS}
+    reasoning, weight = _reasoning(value, role, where), _weight(value, where)
+    return Message(role, content, reasoning, calls, name, weight, fields)
+
+
+def parse_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
+    """Tools as templates expect them, from a list or its JSON text; None where there is none.
+
+    A bare function, {"name": ...}, becomes {"type": "function", "function": {"name": ...}}.
+
+    Raises:
+        RowError: it is no list of objects.
+    """
+    value = from_text(value, "bad tools", "tools")
+    if value is None or value == []:
+        return None
+    tools = value if isinstance(value, list) else [None]
+    tools = [from_text(tool, "bad tools", f"tools[{i}]") for i, tool in enumerate(tools)]
+    if not all(isinstance(tool, dict) for tool in tools):
+        raise RowError("bad tools", f"tools is {show(value)}; expected a list of objects")
+    return tuple(_tool(tool) for tool in tools)
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    if "function" in tool or "name" not in tool or tool.get("type", "function") != "function":
+        return tool
+    function = {key: item for key, item in tool.items() if key != "type"}
+    return {"type": "function", "function": function}
+
+
+def _role(role: Any, where: str) -> str:
+    known = _OTHER_ROLES.get(role, role) if isinstance(role, str) else None
+    if known not in ROLES:
         expected = "expected system, user, assistant or tool"
-        raise RowError("unknown role", f"{where} has role {_show(role)}; {expected}")
-    calls = _tool_calls(value.get("tool_calls"), where)
-    content = value.get("content")
-    if content is None and calls and role == "assistant":
-        content = ""
+        raise RowError("unknown role", f"{where} has role {show(role)}; {expected}")
+    return known
+
+
+def _content(content: Any, has_calls: bool, where: str) -> str:
+    if isinstance(content, list):
+        content = "".join(_part(p, f"{where}.content[{i}]") for i, p in enumerate(content)) or None
+    if content is None and has_calls:
+        return ""
     if not isinstance(content, str):
         raise RowError(
-            "content not a string", f"{where} has content {_show(content)}; expected a string"
+            "content not a string",
+            f"{where} has content {show(content)}; expected a string or a list of text parts",
         )
-    spoken = [key for key in REASONING_KEYS if value.get(key) is not None]
-    reasoning = value[spoken[0]] if spoken else None
-    name = value.get("name")
-    for key, item in (("reasoning", reasoning), ("name", name)):
-        if not isinstance(item, str | None):
-            raise RowError(f"{key} not a string", f"{where} has {key} {_show(item)}")
-    known = {"role", "content", "tool_calls", "name", "weight", *REASONING_KEYS}
-    fields = {key: item for key, item in value.items() if key not in known}
-    return Message(role, content, reasoning, calls, name, _weight(value, where), fields)
+    return content
+
+
+def _part(part: Any, where: str) -> str:
+    if not isinstance(part, dict):
+        expected = 'expected {"type": "text", "text": ...}'
+        raise RowError("content not a string", f"{where} is {show(part)}; {expected}")
+    if part.get("type") != "text" or not isinstance(part.get("text"), str):
+        detail = f"{where} has type {show(part.get('type'))}"
+        detail += f" and text {show(part.get('text'))}; only text can be trained on"
+        raise RowError("content part not text", detail)
+    return part["text"]
+
+
+def _reasoning(message: dict[str, Any], role: str, where: str) -> str | None:
+    given = [(key, message[key]) for key in REASONING_KEYS if key in message]
+    if role != "assistant":
+        given = [(key, value) for key, value in given if value != ""]
+    if not given:
+        return None
+    key, reasoning = given[0]
+    if not isinstance(reasoning, str):
+        raise RowError("reasoning not a string", f"{where} has {key} {show(reasoning)}")
+    if role != "assistant":
+        detail = f"{where} has role {role!r} and {key} {show(reasoning)}; only assistants reason"
+        raise RowError("reasoning of another role", detail)
+    for other, value in given[1:]:
+        if value != reasoning:
+            detail = f"{where} has {key} {show(reasoning)} and {other} {show(value)}; keep one"
+            raise RowError("two reasonings", detail)
+    return reasoning
 
 
 def _weight(message: dict[str, Any], where: str) -> float | None:
-    weight = message.get("weight")
-    if weight is None:
-        return None
-    number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not number or not math.isfinite(weight) or weight < 0:
-        raise RowError(
-            "bad weight", f"{where} has weight {_show(weight)}; expected a number of 0 or more"
-        )
-    return float(weight)
+    weights: dict[str, float] = {}
+    for key in NUMBER_KEYS:
+        weight = message.get(key)
+        if weight is None:
+            continue
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight) or weight < 0:
+            expected = "expected a number of 0 or more"
+            raise RowError("bad weight", f"{where} has {key} {show(weight)}; {expected}")
+        weights[key] = float(weight)
+    for key in SWITCH_KEYS:
+        switch = message.get(key)
+        if switch is None:
+            continue
+        if not isinstance(switch, bool):
+            raise RowError(
+                "bad weight", f"{where} has {key} {show(switch)}; expected true or false"
+            )
+        weights[key] = float(switch)
+    if len(set(weights.values())) > 1:
+        raise RowError("two weights", f"{where} has the weights {weights}; keep one")
+    return next(iter(weights.values()), None)
 
 
-def _tool_calls(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+def _tool_calls(message: dict[str, Any], role: str, where: str) -> tuple[dict[str, Any], ...]:
     """Tool calls whose arguments are objects: JSON text in `arguments` is read (D2)."""
-    if value is None:
-        return ()
+    value = message.get("tool_calls", [])
+    if "function_call" in message:  # OpenAI's older form, of one call
+        if value:
+            detail = f"{where} has both function_call and tool_calls; keep one"
+            raise RowError("bad tool_calls", detail)
+        value = [message["function_call"]]
     if not isinstance(value, list):
-        raise RowError("bad tool_calls", f"{where} has tool_calls {_show(value)}; expected a list")
-    return tuple(_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(value))
+        raise RowError("bad tool_calls", f"{where} has tool_calls {show(value)}; expected a list")
+    if value and role != "assistant":
+        detail = f"{where} has role {role!r} and tool_calls; only an assistant calls tools"
+        raise RowError("bad tool_calls", detail)
+    return tuple(tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(value))
 
 
-def _tool_call(call: Any, where: str) -> dict[str, Any]:
+def tool_call(call: Any, where: str) -> dict[str, Any]:
+    """The call as {"type": "function", "function": {"name", "arguments"}}, its id kept.
+
+    Raises:
+        RowError: it has no name, or its arguments are no JSON object.
+    """
     function = call.get("function", call) if isinstance(call, dict) else call
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(
-            "bad tool_calls", f"{where} is {_show(call)}; expected a function with a name"
-        )
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = _loads(arguments) if arguments.strip() else {}
-            _refuse_characters(arguments)
-        except RowError as error:
-            raise RowError("bad tool_calls", f"{where}: arguments {error}") from None
+        detail = f"{where} is {show(call)}; expected a function with a name"
+        raise RowError("bad tool_calls", detail)
+    arguments = function.get("arguments")
+    arguments = from_text(arguments, "bad tool_calls", f"{where}: arguments")
+    if arguments is None:
+        arguments = {}
     if not isinstance(arguments, dict):
-        raise RowError(
-            "bad tool_calls", f"{where} has arguments {_show(arguments)}; expected an object"
-        )
-    function = {**function, "arguments": arguments}
-    return {**call, "function": function} if "function" in call else function
+        detail = f"{where} has arguments {show(arguments)}; expected an object"
+        raise RowError("bad tool_calls", detail)
+    if "function" in call:
+        return {**call, "function": {**function, "arguments": arguments}}
+    around = {key: call[key] for key in ("id", "type") if call.get(key) is not None}
+    function = {key: item for key, item in call.items() if key not in around}
+    return {"type": "function", **around, "function": {**function, "arguments": arguments}}
 
 
-def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:
-    if isinstance(value, str):
-        value = _loads(value)
-        _refuse_characters(value)
-    if value is None or value == []:
-        return None
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RowError("bad tools", f"tools is {_show(value)}; expected a list of objects")
-    return tuple(value)
+def from_text(value: Any, kind: str, where: str) -> Any:
+    """The value, read from JSON where it is text; blank text is None.
 
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    Raises:
+        RowError: of `kind`, naming `where`: the text is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value) if value.strip() else None
+    except RowError as error:
+        raise RowError(kind, f"{where} {error}") from None

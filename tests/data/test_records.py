@@ -1,160 +1,178 @@
-"""Each row of a file is a record or a named defect at its line."""
+"""A message, its tool calls and its tools are checked, and read alike however they are written."""
 
-import json
+import pickle
 
 import pytest
 
-from jaxsft.config import Source
-from jaxsft.data.records import (
-    BadRow,
-    Conversation,
-    Message,
-    PlainText,
-    RowError,
-    parse_message,
-    read_source,
-)
-from jaxsft.errors import DataError
+from jaxsft.data.records import Message, RowError, parse_message, parse_tools
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "ho"}
+FUNCTION = {"name": "f", "arguments": {"a": [1, "b"], "c": None}}
+AS_TEXT = {"name": "f", "arguments": '{"a": [1, "b"], "c": null}'}
+CALL = {"type": "function", "function": FUNCTION}
 
 
-def read(tmp_path, *lines, form="auto"):
-    path = tmp_path / "train.jsonl"
-    path.write_bytes(
-        b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
-    )
-    return list(read_source(Source(path=str(path), format=form)))
-
-
-def test_the_three_formats_are_found_from_the_first_row(tmp_path):
-    assert read(tmp_path, {"messages": [USER, ASSISTANT]})[0].messages[1] == Message(
-        "assistant", "ho"
-    )
-    (row,) = read(tmp_path, {"prompt": "hi", "completion": "ho", "dataset": "x"})
-    assert [(m.role, m.content) for m in row.messages] == [("user", "hi"), ("assistant", "ho")]
-    (row,) = read(tmp_path, {"prompt": [USER], "completion": [ASSISTANT]})
-    assert [m.role for m in row.messages] == ["user", "assistant"]
-    (row,) = read(tmp_path, {"text": "plain"})
-    assert row == PlainText("plain", str(tmp_path / "train.jsonl"), 1)
-
-
-def test_rows_are_lines_from_one_and_blank_lines_are_no_rows(tmp_path):
-    rows = read(tmp_path, {"text": "a"}, b"", {"text": "b"}, b"  ")
-    assert [(row.row, row.text) for row in rows] == [(1, "a"), (3, "b")]
-
-
-def test_message_fields_are_kept(tmp_path):
+def test_what_a_message_says_is_kept():
     message = {**ASSISTANT, "thinking": "hm", "weight": 0.5, "name": "n", "mood": "fine"}
-    (row,) = read(tmp_path, {"messages": [USER, message], "tools": '[{"name": "f"}]'})
-    assert row.messages[1] == Message("assistant", "ho", "hm", (), "n", 0.5, {"mood": "fine"})
-    assert row.tools == ({"name": "f"},)
+    expected = Message("assistant", "ho", "hm", (), "n", 0.5, {"mood": "fine"})
+    assert parse_message(message) == expected
+    result = {"role": "tool", "content": "4", "name": "f", "tool_call_id": "7"}
+    assert parse_message(result) == Message("tool", "4", name="f", fields={"tool_call_id": "7"})
 
 
-def test_arguments_as_json_text_are_the_object(tmp_path):
+def test_null_is_missing_but_not_within_arguments():
+    nulls = dict.fromkeys(("name", "weight", "train", "thinking", "tool_calls", "refusal"))
+    assert parse_message({**ASSISTANT, **nulls}) == Message("assistant", "ho")
+    (call,) = parse_message({**ASSISTANT, "tool_calls": [CALL]}).tool_calls
+    assert call["function"]["arguments"] == {"a": [1, "b"], "c": None}
+
+
+@pytest.mark.parametrize("role, known", [("developer", "system"), ("function", "tool")])
+def test_openai_has_two_names_for_a_role(role, known):
+    assert parse_message({"role": role, "content": "x"}).role == known
+
+
+def test_text_parts_are_joined():
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
+    assert parse_message({"role": "user", "content": parts}).content == "a b"
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_has_three_names(key):
+    assert parse_message({**ASSISTANT, key: "hm"}).reasoning == "hm"
+    assert parse_message({**ASSISTANT, key: "hm", "thinking": "hm"}).reasoning == "hm"
+    assert parse_message({**USER, key: ""}).reasoning is None
+
+
+@pytest.mark.parametrize(
+    "fields, weight",
+    [
+        ({"weight": 2}, 2.0),
+        ({"loss_weight": 0.5}, 0.5),
+        ({"train": True}, 1.0),
+        ({"train": False, "weight": 0}, 0.0),
+        ({"loss": False}, 0.0),
+        ({}, None),
+    ],
+)
+def test_weight_has_four_names(fields, weight):
+    assert parse_message({**ASSISTANT, **fields}).weight == weight
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_calls": [{"type": "function", "function": {**FUNCTION}}]},
+        {"tool_calls": [FUNCTION]},
+        {"tool_calls": [{"type": "function", "function": AS_TEXT}]},
+        {"function_call": AS_TEXT},
+        {"function_call": FUNCTION, "tool_calls": []},
+    ],
+)
+@pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {"content": []}, {}])
+def test_a_call_is_the_same_however_it_is_written(fields, content):
     """D2."""
-
-    def calls(arguments):
-        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
-        message = {"role": "assistant", "content": None, "tool_calls": [call]}
-        return read(tmp_path, {"messages": [USER, message]})[0].messages[1]
-
-    assert calls({"a": [1, "b"]}) == calls('{"a": [1, "b"]}')
-    assert calls({}).content == ""
+    message = parse_message({"role": "assistant", **content, **fields})
+    assert message == Message("assistant", "", tool_calls=(CALL,))
 
 
-MESSAGES_DEFECTS = [
+def test_a_call_keeps_its_id_and_may_have_no_arguments():
+    calls = [{"id": "7", "name": "f"}, {"id": "8", "function": {"name": "g", "arguments": " "}}]
+    first, second = parse_message({**ASSISTANT, "tool_calls": calls}).tool_calls
+    assert first == {"type": "function", "id": "7", "function": {"name": "f", "arguments": {}}}
+    assert second == {"id": "8", "function": {"name": "g", "arguments": {}}}
+
+
+TOOL = {"name": "f", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        [{"type": "function", "function": TOOL}],
+        [TOOL],
+        [{"type": "function", **TOOL}],
+        '[{"name": "f", "parameters": {"type": "object"}}]',
+        ['{"name": "f", "parameters": {"type": "object"}}'],
+    ],
+)
+def test_a_tool_is_the_same_however_it_is_written(tools):
+    assert parse_tools(tools) == ({"type": "function", "function": TOOL},)
+
+
+@pytest.mark.parametrize("tools", [None, [], "", " ", "[]"])
+def test_no_tools_are_none(tools):
+    assert parse_tools(tools) is None
+
+
+def test_tools_of_another_kind_stay_as_they_are():
+    tool = {"type": "retrieval", "name": "r"}
+    assert parse_tools([tool]) == (tool,)
+
+
+DEFECTS = [
+    ("hi", "^message is 'hi'; expected an object"),
+    ({"content": "x"}, "role None; expected system, user, assistant or tool"),
+    ({"role": "assitant", "content": ""}, "role 'assitant'; expected system, user"),
+    ({"role": ["user"], "content": "x"}, r"role \['user'\]"),
+    ({"role": "user", "content": None}, "content None; expected a string or a list of text"),
+    ({"role": "assistant"}, "content None"),
+    ({"role": "assistant", "content": []}, "content None"),
+    ({"role": "assistant", "content": 4}, "content 4"),
+    ({"role": "tool", "content": {"a": 1}}, r"content {'a': 1}"),
+    ({"role": "user", "content": ["x"]}, r"content\[0\] is 'x'; expected {\"type\": \"text\""),
     (
-        {"messages": [USER, {"role": "assitant", "content": ""}]},
-        r"messages\[1\] has role 'assitant'",
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]},
+        r"content\[1\] has type 'image_url' and text None; only text can be trained",
     ),
-    ({"messages": [{"content": "x"}]}, r"messages\[0\] has role None"),
-    ({"messages": [{"role": ["user"], "content": "x"}]}, r"role \['user'\]"),
-    ({"messages": [{"role": "user", "content": None}, ASSISTANT]}, r"\[0\] has content None"),
-    ({"messages": [USER, {"role": "assistant", "content": 4}]}, r"\[1\] has content 4"),
-    ({"messages": [USER, {"role": "assistant", "content": ["x"]}]}, r"content \['x'\]"),
-    ({"messages": [USER, {"role": "assistant"}]}, "content None"),
-    ({"messages": [USER]}, r"\['user'\]; none is assistant"),
-    ({"messages": []}, r"messages=\[\]: there is no message"),
-    ({"messages": "hi"}, "messages is 'hi'; expected a list"),
-    ({"messages": ["hi"]}, r"messages\[0\] is 'hi'; expected an object"),
-    ({"message": [USER]}, r"has no 'messages'; its keys are \['message'\]"),
-    ({"messages": [USER, {**ASSISTANT, "weight": -1}]}, "weight -1; expected a number of 0"),
-    ({"messages": [USER, {**ASSISTANT, "weight": True}]}, "weight True"),
-    ({"messages": [USER, {**ASSISTANT, "weight": "1"}]}, "weight '1'"),
-    ({"messages": [USER, {**ASSISTANT, "name": 3}]}, "name 3"),
-    ({"messages": [USER, {**ASSISTANT, "thinking": 3}]}, "reasoning 3"),
-    ({"messages": [USER, {**ASSISTANT, "tool_calls": "f"}]}, "tool_calls 'f'; expected a list"),
+    ({"role": "user", "content": [{"type": "text", "text": 3}]}, "type 'text' and text 3"),
+    ({**ASSISTANT, "name": 3}, "name 3"),
+    ({**ASSISTANT, "thinking": 3}, "thinking 3"),
+    ({**ASSISTANT, "thinking": "a", "reasoning": "b"}, "thinking 'a' and reasoning 'b'; keep one"),
+    ({**USER, "thinking": "a"}, "role 'user' and thinking 'a'; only assistants reason"),
+    ({**ASSISTANT, "weight": -1}, "weight -1; expected a number of 0"),
+    ({**ASSISTANT, "weight": float("nan")}, "weight nan"),
+    ({**ASSISTANT, "weight": True}, "weight True"),
+    ({**ASSISTANT, "loss_weight": "1"}, "loss_weight '1'"),
+    ({**ASSISTANT, "train": 1}, "train 1; expected true or false"),
+    ({**ASSISTANT, "loss": "no"}, "loss 'no'; expected true or false"),
+    ({**ASSISTANT, "train": True, "weight": 0}, r"weights {'weight': 0.0, 'train': 1.0}; keep one"),
+    ({**ASSISTANT, "tool_calls": "f"}, "tool_calls 'f'; expected a list"),
+    ({**USER, "tool_calls": [CALL]}, "role 'user' and tool_calls; only an assistant"),
+    ({**ASSISTANT, "tool_calls": [CALL], "function_call": FUNCTION}, "both function_call and tool"),
+    ({**ASSISTANT, "tool_calls": [{"name": 1}]}, r"tool_calls\[0\] is {'name': 1}; expected"),
+    ({**ASSISTANT, "tool_calls": ["f"]}, r"tool_calls\[0\] is 'f'"),
     (
-        {"messages": [USER, {**ASSISTANT, "tool_calls": [{"name": 1}]}]},
-        r"tool_calls\[0\] is {'name': 1}",
+        {**ASSISTANT, "tool_calls": [{"name": "f", "arguments": "{x"}]},
+        r"tool_calls\[0\]: arguments is not JSON: .* at column 2",
     ),
-    (
-        {"messages": [USER, {**ASSISTANT, "tool_calls": [{"name": "f", "arguments": "{x"}]}]},
-        r"tool_calls\[0\]: arguments is not JSON",
-    ),
-    (
-        {"messages": [USER, {**ASSISTANT, "tool_calls": [{"name": "f", "arguments": [1]}]}]},
-        r"arguments \[1\]; expected an object",
-    ),
-    ({"messages": [USER, ASSISTANT], "tools": [3]}, r"tools is \[3\]"),
-    (
-        {"messages": [USER, ASSISTANT], "tools": '[{"name": "\\ud800"}]'},
-        "lone surrogate",
-    ),
-    (b'{"messages": [', "is not JSON: .* at column 15"),
-    (b'\xef\xbb\xbf{"messages": []}', r"byte order mark \(BOM\)"),
-    (b'{"messages": "\x00"}', "NUL byte at column 15"),
-    (b'{"messages": "\\u0000"}', "NUL character in '.x00'"),
-    (b'{"messages": "\\ud800"}', r"lone surrogate .ud800"),
-    (b'{"messages": 1, "messages": 2}', "the key 'messages' twice"),
-    (b'{"messages": NaN}', "the constant NaN"),
-    (b'{"messages": -Infinity}', "the constant -Infinity"),
-    (b'{"messages": "\xff"}', "not UTF-8: .* at byte 14"),
-    (b"[" * 100_000, "nested too deep"),
-    (b"[1]", "is a JSON list; expected an object"),
-    (b'{"messages": [{"role": "assistant", "content": "", "weight": 1e999}]}', "weight inf"),
+    ({**ASSISTANT, "tool_calls": [{"name": "f", "arguments": [1]}]}, r"arguments \[1\]; expected"),
+    ({**ASSISTANT, "function_call": {"name": "f", "arguments": '"{}"'}}, "arguments '{}'; exp"),
 ]
 
 
-@pytest.mark.parametrize("line, match", MESSAGES_DEFECTS)
-def test_a_defect_is_named_at_its_line(tmp_path, line, match):
-    good, bad = read(tmp_path, {"messages": [USER, ASSISTANT]}, line)
-    assert isinstance(good, Conversation)
-    assert isinstance(bad, BadRow) and bad.row == 2
-    with pytest.raises(DataError, match=match):
-        raise DataError(str(bad))
-    assert str(bad).startswith(f"{tmp_path}/train.jsonl:2: ")
+@pytest.mark.parametrize("message, match", DEFECTS)
+def test_a_defect_is_named(message, match):
+    with pytest.raises(RowError, match=match):
+        parse_message(message)
 
 
-def test_a_real_pair_of_surrogates_is_a_character(tmp_path):
-    assert read(tmp_path, b'{"text": "\\ud83d\\ude42"}')[0].text == "🙂"
+@pytest.mark.parametrize(
+    "tools, match",
+    [
+        ([3], r"tools is \[3\]; expected a list of objects"),
+        ({"name": "f"}, "tools is {'name': 'f'}; expected a list"),
+        ("[{", "tools is not JSON: .* at column 3"),
+        (["[{"], r"tools\[0\] is not JSON"),
+        ('[{"name": "\\ud800"}]', "tools has the lone surrogate .ud800"),
+    ],
+)
+def test_a_defect_of_tools_is_named(tools, match):
+    with pytest.raises(RowError, match=match):
+        parse_tools(tools)
 
 
-def test_a_text_row_needs_a_string(tmp_path):
-    bad = read(tmp_path, {"text": 3}, {"txt": "a"}, form="text")
-    assert [row.detail for row in bad] == [
-        "text is 3; expected a string",
-        "has no 'text'; its keys are ['txt']",
-    ]
-
-
-def test_a_long_line_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxsft.data.records.MAX_LINE_BYTES", 100)
-    (bad,) = read(tmp_path, {"text": "x" * 200}, form="text")
-    assert "line of 212 bytes; at most 100" in bad.detail
-
-
-def test_missing_empty_and_unknown_files_are_errors(tmp_path):
-    with pytest.raises(DataError, match="absent.jsonl: no such file"):
-        list(read_source(Source(path=str(tmp_path / "absent.jsonl"))))
-    with pytest.raises(DataError, match="train.jsonl: the file is empty"):
-        read(tmp_path, b"")
-    with pytest.raises(DataError, match=r"format='auto'.* the first row has \['question'\]"):
-        read(tmp_path, {"question": "?"})
-
-
-def test_a_lone_message_is_checked_too():
-    with pytest.raises(RowError, match="messages has role 'bot'"):
-        parse_message({"role": "bot", "content": ""}, "messages")
+def test_an_error_can_be_sent_between_processes():
+    error = pickle.loads(pickle.dumps(RowError("unknown role", "role 'bot'")))
+    assert (error.kind, str(error)) == ("unknown role", "role 'bot'")
