@@ -19,12 +19,21 @@ class Batch:
     segments: jax.Array  # int32; 0 is padding
     positions: jax.Array  # int32, from 0 in each segment
     weights: jax.Array  # float32: loss weight of the target; 0 where there is none
+    sources: jax.Array | None = None  # int32: which source of a mixture the target is from
 
 
-def loss_sums(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> Sums:
+def loss_sums(
+    graphdef: nnx.GraphDef, params: Params, batch: Batch, num_sources: int | None = None
+) -> Sums:
     """Weighted sums over the batch's targets, not divided by anything."""
     model = nnx.merge(graphdef, params)
     hidden_BTD = model.hidden(batch.tokens, batch.segments, batch.positions)
     return cross_entropy(
-        hidden_BTD, model.head(), batch.targets, batch.weights, model.settings.vocab_size
+        hidden_BTD,
+        model.head(),
+        batch.targets,
+        batch.weights,
+        model.settings.vocab_size,
+        batch.sources,
+        num_sources,
     )

@@ -51,6 +51,7 @@ class Recipe:
     schedule: Schedule
     microbatches: int
     max_grad_norm: float | None
+    num_sources: int | None = None  # of a mixture whose losses are kept apart
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
@@ -86,7 +87,7 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Sums, P
     """Loss sums and the gradient of `nll`, summed over micro-batches and divided by nothing."""
 
     def nll(params: Params, part: Batch) -> tuple[jax.Array, Sums]:
-        sums = loss_sums(recipe.graphdef, params, part)
+        sums = loss_sums(recipe.graphdef, params, part, recipe.num_sources)
         return sums.nll, sums
 
     def add_part(carry: tuple[Sums, Params], part: Batch):
@@ -95,7 +96,8 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Sums, P
 
     parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    (sums, grads), _ = jax.lax.scan(add_part, (Sums.zero(), zeros), parts)
+    zero = Sums.zero(recipe.num_sources)
+    (sums, grads), _ = jax.lax.scan(add_part, (zero, zeros), parts)
     return sums, grads
 
 

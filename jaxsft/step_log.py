@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ class StepLog:
 
     Args:
         every_steps: steps in one line.
+        epochs_at: epochs that a number of steps makes.
+        sources: names of the sources whose losses are kept apart.
         peak_flops: of all devices together, FLOP/s; None: no MFU.
     """
 
@@ -33,12 +36,14 @@ class StepLog:
         model: settings.Decoder,
         *,
         every_steps: int,
-        steps_per_epoch: int,
+        epochs_at: Callable[[int], float],
+        sources: Sequence[str],
         peak_flops: float | None,
     ):
         self._model = model
         self._every_steps = every_steps
-        self._steps_per_epoch = steps_per_epoch
+        self._epochs_at = epochs_at
+        self._sources = sources
         self._peak_flops = peak_flops
         self._entries: list[_Entry] = []
         self._since = time.monotonic()
@@ -67,6 +72,7 @@ class StepLog:
         sums = {
             field.name: sum(float(getattr(value.sums, field.name)) for value in values)
             for field in dataclasses.fields(values[0].sums)
+            if not field.name.startswith("source_")
         }
         counts = sum((entry.counts for entry in entries[1:]), entries[0].counts)
         supervised = sums["supervised_tokens"]
@@ -74,7 +80,7 @@ class StepLog:
         last, done = values[-1], entries[-1].done
         line = {
             "step": done,
-            "epoch": done / self._steps_per_epoch,
+            "epoch": self._epochs_at(done),
             "loss": _mean(sums, "nll"),
             "token_accuracy": _mean(sums, "correct"),
             "entropy": _mean(sums, "entropy"),
@@ -91,7 +97,16 @@ class StepLog:
             "data_wait_seconds": float(np.mean([entry.data_wait_seconds for entry in entries])),
             "skipped_steps": int(last.skipped_steps),
         }
-        return line
+        return line | self._source_losses(values)
+
+    def _source_losses(self, values: list[StepMetrics]) -> dict[str, float | None]:
+        """`loss/<source>` of each source; None where the steps had no target of it."""
+        losses = {}
+        for index, name in enumerate(self._sources):
+            nll = sum(float(value.sums.source_nll[index]) for value in values)
+            weight = sum(float(value.sums.source_weight[index]) for value in values)
+            losses[f"loss/{name}"] = finite(nll / weight) if weight else None
+        return losses
 
 
 def _mean(sums: dict[str, float], name: str) -> float | None:

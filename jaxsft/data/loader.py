@@ -3,15 +3,17 @@
 B: rows of a batch, T: sequence length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxsft.data import pack
-from jaxsft.data.prepare import Cache
+from jaxsft.config import Source
+from jaxsft.data import mixture, pack
+from jaxsft.data.cache import Cache
+from jaxsft.data.epochs import Epochs
 from jaxsft.loss import Batch
 from jaxsft.metrics import BatchCounts
 
@@ -19,14 +21,18 @@ from jaxsft.metrics import BatchCounts
 class Batches:
     """The batches of a run by step, a random-access source for grain.
 
-    Each row of the plan is seen exactly once an epoch: the last batch of an epoch is filled up with
-    rows of padding. A process builds only the rows that its devices hold.
+    A process builds only the rows that its devices hold.
+
+    Args:
+        sources: what the cache was made of, with their weights or counts; None: one epoch is the
+            whole cache.
     """
 
     def __init__(
         self,
         cache: Cache,
         *,
+        sources: Sequence[Source] | None = None,
         sequence_length: int,
         batch_size: int,
         seed: int,
@@ -36,27 +42,29 @@ class Batches:
         self._lengths = np.asarray(cache.lengths)
         self._sequence_length = sequence_length
         self._batch_size = batch_size
-        self._seed = seed
         self._sharding = sharding
         self._local_rows = local_rows(sharding, (batch_size, sequence_length))
-        self._epoch = -1
-        self._plan = self._epoch_plan(0)
-        self.num_rows = self._plan.num_rows
-        self.steps_per_epoch = -(-self.num_rows // batch_size)
-        self.fill = float(self._lengths.sum()) / (self.num_rows * sequence_length)
-
-    def rows(self, step: int) -> np.ndarray:
-        """The plan's rows in batch `step`; -1 is a row of padding."""
-        first = step % self.steps_per_epoch * self._batch_size
-        rows = np.arange(first, first + self._batch_size)
-        return np.where(rows < self.num_rows, rows, pack.PADDING_ROW)
+        sizes = np.bincount(cache.sources, minlength=len(sources or ())).tolist()
+        self.epochs = Epochs(
+            self._lengths,
+            cache.sources,
+            sizes if sources is None else mixture.per_epoch(sources, sizes),
+            sequence_length=sequence_length,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        # Whose loss is whose is kept only where there is a choice.
+        self._labels = cache.sources if sources is not None and len(sources) > 1 else None
 
     def build(self, step: int) -> tuple[dict[str, np.ndarray], BatchCounts]:
         """This process's rows of batch `step`, and counts of the whole batch."""
-        plan = self._epoch_plan(step // self.steps_per_epoch)
-        rows = self.rows(step)
+        plan, rows = self.epochs.rows(step)
         local = pack.build_rows(
-            self._cache.examples, plan, rows[self._local_rows].tolist(), self._sequence_length
+            self._cache.examples,
+            plan,
+            rows[self._local_rows].tolist(),
+            self._sequence_length,
+            self._labels,
         )
         members = np.concatenate([plan.row(row) for row in rows if row != pack.PADDING_ROW])
         lengths = self._lengths[members]
@@ -84,12 +92,6 @@ class Batches:
                 for name, array in local.items()
             }
         )
-
-    def _epoch_plan(self, epoch: int) -> pack.Plan:
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._plan = pack.plan_rows(self._lengths, self._sequence_length, self._seed, epoch)
-        return self._plan
 
 
 def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:

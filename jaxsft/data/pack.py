@@ -5,6 +5,7 @@ R: rows; T: sequence_length; N: examples.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,10 +44,10 @@ def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) 
         DataError: a length is not in [1, sequence_length].
     """
     lengths = _checked(lengths, sequence_length)
-    order = _shuffled(len(lengths), seed, epoch, 0)
+    order = shuffled(len(lengths), seed, epoch, 0)
     order = order[np.argsort(-lengths[order], kind="stable")]
     bins, num_bins = _best_fit_decreasing(lengths[order], sequence_length)
-    row_of_bin = _shuffled(num_bins, seed, epoch, 1)
+    row_of_bin = shuffled(num_bins, seed, epoch, 1)
     rows = row_of_bin[bins]
     counts = np.bincount(rows, minlength=num_bins)
     return Plan(order[np.argsort(rows, kind="stable")], _offsets(counts))
@@ -68,6 +69,7 @@ def build_rows(
     plan: Plan,
     rows: Sequence[int],
     sequence_length: int,
+    labels: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The rows as int32 tokens, targets, segments, positions and float32 weights, all [R, T].
 
@@ -82,34 +84,66 @@ def build_rows(
     Args:
         get_examples: (ids, weights) of each example index.
         rows: indices into the plan; -1 (PADDING_ROW) is a row of padding.
+        labels: int [N], of each example; where given, `sources` has that of each token.
 
     Raises:
         DataError: a row's examples are together longer than sequence_length.
     """
-    shape = (len(rows), sequence_length)
-    batch: dict[str, np.ndarray] = {
-        name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments", "positions")
+    members = [plan.row(row) if row != PADDING_ROW else plan.order[:0] for row in rows]
+    numbers = np.array([len(row) for row in members], np.int64)
+    indices = np.concatenate([plan.order[:0], *members])
+    ids, weights = zip(*get_examples(indices.tolist()), strict=True) if len(indices) else ((), ())
+    lengths = np.array([len(example) for example in ids], np.int64)
+    # Padding stands behind each row's examples like one more example, so that rows are one text.
+    behind = np.cumsum(numbers)
+    used = np.add.reduceat(np.append(lengths, 0), behind - numbers) * (numbers > 0)
+    if (used > sequence_length).any():
+        place = int((used > sequence_length).argmax())
+        raise DataError(
+            f"examples {members[place].tolist()} of one row have {used[place]} tokens together, "
+            f"more than sequence_length={sequence_length}"
+        )
+    pads = sequence_length - used
+    lengths = np.insert(lengths, behind, pads)
+    within_row = np.array([n for number in numbers for n in (*range(1, number + 1), 0)], np.int32)
+    num_slots = len(rows) * sequence_length
+    stops = np.cumsum(lengths)
+    last = stops[lengths > 0] - 1
+    starts = np.where(within_row > 0, stops - lengths, 0).astype(np.int32)
+    positions = np.arange(num_slots, dtype=np.int32) - np.repeat(starts, lengths)
+    segments = np.repeat(within_row, lengths)
+    positions *= segments > 0
+    tokens = _joined(ids, behind, pads, np.int32)
+    batch = {
+        "tokens": tokens,
+        "targets": _next(tokens, last),
+        "segments": segments,
+        "positions": positions,
+        "weights": _next(_joined(weights, behind, pads, np.float32), last),
     }
-    batch["weights"] = np.zeros(shape, np.float32)
-    members = [[] if row == PADDING_ROW else plan.row(row).tolist() for row in rows]
-    examples = iter(get_examples([index for row in members for index in row]))
-    for place, row in enumerate(members):
-        at = 0
-        for segment, index in enumerate(row, start=1):
-            ids, weights = next(examples)
-            stop = at + len(ids)
-            if stop > sequence_length:
-                raise DataError(
-                    f"example {index} of {len(ids)} tokens: the row would hold {stop}, more than "
-                    f"sequence_length={sequence_length}"
-                )
-            batch["tokens"][place, at:stop] = ids
-            batch["targets"][place, at : stop - 1] = ids[1:]
-            batch["weights"][place, at : stop - 1] = weights[1:]
-            batch["segments"][place, at:stop] = segment
-            batch["positions"][place, at:stop] = np.arange(len(ids))
-            at = stop
-    return batch
+    if labels is not None:
+        batch["sources"] = np.repeat(np.insert(labels[indices], behind, 0), lengths)
+        batch["sources"] = batch["sources"].astype(np.int32)
+    return {name: array.reshape(len(rows), sequence_length) for name, array in batch.items()}
+
+
+def _joined(
+    parts: Sequence[np.ndarray], behind: np.ndarray, pads: np.ndarray, dtype: Any
+) -> np.ndarray:
+    """All parts one after another, with pads[r] zeros after the first behind[r] of them."""
+    zeros = np.zeros(max(pads, default=0), dtype)
+    pieces = list(parts)
+    for place, pad in zip(behind.tolist()[::-1], pads.tolist()[::-1], strict=True):
+        pieces.insert(place, zeros[:pad])
+    return np.concatenate([zeros[:0], *pieces], dtype=dtype)
+
+
+def _next(values: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The value after each one; 0 where `last` says that an example or a row ends."""
+    following = np.empty_like(values)
+    following[:-1] = values[1:]
+    following[last] = 0
+    return following
 
 
 def _checked(lengths: np.ndarray, sequence_length: int) -> np.ndarray:
@@ -123,7 +157,7 @@ def _checked(lengths: np.ndarray, sequence_length: int) -> np.ndarray:
     return lengths
 
 
-def _shuffled(count: int, seed: int, epoch: int, purpose: int) -> np.ndarray:
+def shuffled(count: int, seed: int, epoch: int, purpose: int) -> np.ndarray:
     """A permutation from raw generator bits, whose stream numpy never changes (NEP 19)."""
     bits = np.random.Philox(np.random.SeedSequence([seed, epoch, purpose]))
     return np.argsort(np.asarray(bits.random_raw(count)), kind="stable")

@@ -28,22 +28,27 @@ class Sums:
     correct: jax.Array  # weight of the targets that have the greatest logit
     entropy: jax.Array  # weight x entropy of the predicted distribution, nats
     supervised_tokens: jax.Array  # targets of weight > 0
+    source_nll: jax.Array | None = None  # [S]: nll and weight of each source of a mixture
+    source_weight: jax.Array | None = None
 
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)
 
     @staticmethod
-    def zero() -> "Sums":
-        return Sums(*(jnp.float32(0) for _ in dataclasses.fields(Sums)))
+    def zero(num_sources: int | None = None) -> "Sums":
+        by_source = None if num_sources is None else jnp.zeros(num_sources, jnp.float32)
+        return Sums(*[jnp.float32(0)] * 5, by_source, by_source)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 6))
 def cross_entropy(
     hidden_BTD: jax.Array,
     head_DV: jax.Array,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
     vocab_size: int,
+    sources_BT: jax.Array | None = None,
+    num_sources: int | None = None,
 ) -> Sums:
     """Sums of the cross-entropy over all tokens of the global batch.
 
@@ -54,30 +59,38 @@ def cross_entropy(
         head_DV: float32; columns from vocab_size on are padding and never win.
         targets_BT: int32 in [0, vocab_size) wherever the weight isn't 0.
         weights_BT: float32, 0 for targets without loss.
+        sources_BT: int32 in [0, num_sources): where given, there are sums by source too.
     """
-    return _forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, False)[0]
+    arrays = (hidden_BTD, head_DV, targets_BT, weights_BT, sources_BT)
+    return _forward(arrays, vocab_size, num_sources, False)[0]
 
 
-def _forward_rule(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size):
-    return _forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, True)
+def _forward_rule(
+    hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, sources_BT=None, num_sources=None
+):
+    arrays = (hidden_BTD, head_DV, targets_BT, weights_BT, sources_BT)
+    return _forward(arrays, vocab_size, num_sources, True)
 
 
-def _backward_rule(vocab_size, gradients, cotangent):
-    del vocab_size
+def _backward_rule(vocab_size, num_sources, gradients, cotangent):
+    del vocab_size, num_sources
     hidden_BTD, head_DV = gradients
-    return cotangent.nll.astype(hidden_BTD.dtype) * hidden_BTD, cotangent.nll * head_DV, None, None
+    d_hidden_BTD = cotangent.nll.astype(hidden_BTD.dtype) * hidden_BTD
+    return d_hidden_BTD, cotangent.nll * head_DV, None, None, None
 
 
 cross_entropy.defvjp(_forward_rule, _backward_rule)
 
 
-def _forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, with_gradients):
+def _forward(arrays, vocab_size, num_sources, with_gradients):
     """Sums and gradients over the mesh in use: each device takes its share of the tokens."""
-    local = functools.partial(_local, vocab_size=vocab_size, with_gradients=with_gradients)
+    local = functools.partial(
+        _local, vocab_size=vocab_size, num_sources=num_sources, with_gradients=with_gradients
+    )
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return local(hidden_BTD, head_DV, targets_BT, weights_BT)
-    rows = PartitionSpec(*_token_axes(mesh, hidden_BTD.shape))
+        return local(*arrays)
+    rows = PartitionSpec(*_token_axes(mesh, arrays[0].shape))
     used = tuple(axis for axes in rows if axes for axis in axes)
 
     def on_device(*arrays):
@@ -91,10 +104,10 @@ def _forward(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, with_gradi
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(hidden_spec, head_spec, rows, rows),
+        in_specs=(hidden_spec, head_spec, rows, rows, rows),
         out_specs=(PartitionSpec(), (hidden_spec, head_spec) if with_gradients else None),
         check_vma=False,
-    )(hidden_BTD, head_DV, targets_BT, weights_BT)
+    )(*arrays)
 
 
 def _token_axes(mesh, shape) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
@@ -106,7 +119,17 @@ def _token_axes(mesh, shape) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     return batch, positions if shape[1] % parts == 0 else None
 
 
-def _local(hidden_BTD, head_DV, targets_BT, weights_BT, *, vocab_size, with_gradients):
+def _local(
+    hidden_BTD,
+    head_DV,
+    targets_BT,
+    weights_BT,
+    sources_BT,
+    *,
+    vocab_size,
+    num_sources,
+    with_gradients,
+):
     dtype = hidden_BTD.dtype
     hidden_ND = jnp.reshape(hidden_BTD, (-1, hidden_BTD.shape[-1]))
     targets_N, weights_N = jnp.ravel(targets_BT), jnp.ravel(weights_BT)
@@ -131,7 +154,10 @@ def _local(hidden_BTD, head_DV, targets_BT, weights_BT, *, vocab_size, with_grad
         )
         if vocab_size != head_DV.shape[1]:
             logits_CV = jnp.where(is_token_V[None], logits_CV, -jnp.inf)
-        chunk_sums, probability_CV = _chunk_sums(logits_CV, targets_C, weights_C)
+        chunk_sums, nll_C, probability_CV = _chunk_sums(logits_CV, targets_C, weights_C)
+        if sources_BT is not None:
+            sources_C = jnp.ravel(sources_BT).at[index_C].get(mode="fill", fill_value=0)
+            chunk_sums = _with_sources(chunk_sums, nll_C, weights_C, sources_C, num_sources)
         if with_gradients:
             wanted = weights_C[:, None] * probability_CV
             d_logits_CV = wanted.at[jnp.arange(chunk), targets_C].add(-weights_C).astype(dtype)
@@ -146,14 +172,15 @@ def _local(hidden_BTD, head_DV, targets_BT, weights_BT, *, vocab_size, with_grad
     gradients = None
     if with_gradients:
         gradients = (jnp.zeros_like(hidden_ND), jnp.zeros(head_DV.shape, jnp.float32))
-    sums, gradients = jax.lax.fori_loop(0, num_chunks, add_chunk, (Sums.zero(), gradients))
+    zero = Sums.zero(None if sources_BT is None else num_sources)
+    sums, gradients = jax.lax.fori_loop(0, num_chunks, add_chunk, (zero, gradients))
     if with_gradients:
         gradients = (gradients[0].reshape(hidden_BTD.shape), gradients[1])
     return sums, gradients
 
 
 def _chunk_sums(logits_CV, targets_C, weights_C):
-    """Sums over a chunk, and the predicted probabilities."""
+    """Sums over a chunk, its negative log-likelihoods, and the predicted probabilities."""
     top_C = jnp.max(logits_CV, axis=-1)
     exp_CV = jnp.exp(logits_CV - top_C[:, None])
     total_C = jnp.sum(exp_CV, axis=-1)
@@ -162,14 +189,24 @@ def _chunk_sums(logits_CV, targets_C, weights_C):
     label_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
     finite_CV = jnp.where(jnp.isfinite(logits_CV) | (probability_CV > 0), logits_CV, 0)
     entropy_C = log_sum_C - jnp.sum(probability_CV * finite_CV, axis=-1)
+    nll_C = log_sum_C - label_C
     sums = Sums(
-        nll=jnp.sum(weights_C * (log_sum_C - label_C)),
+        nll=jnp.sum(weights_C * nll_C),
         weight=jnp.sum(weights_C),
         correct=jnp.sum(weights_C * (label_C == top_C)),
         entropy=jnp.sum(weights_C * entropy_C),
         supervised_tokens=jnp.sum(weights_C > 0).astype(jnp.float32),
     )
-    return sums, probability_CV
+    return sums, nll_C, probability_CV
+
+
+def _with_sources(sums, nll_C, weights_C, sources_C, num_sources):
+    def by_source(values_C):
+        return jax.ops.segment_sum(values_C, sources_C, num_sources)
+
+    return dataclasses.replace(
+        sums, source_nll=by_source(weights_C * nll_C), source_weight=by_source(weights_C)
+    )
 
 
 def chunk_tokens(num_tokens: int) -> int:

@@ -18,6 +18,7 @@ class InMemory:
     def __init__(self, lengths):
         self._made = tiny.conversations(lengths)
         self.lengths = np.array([len(ids) for ids, _ in self._made])
+        self.sources = np.arange(len(lengths)) * 3 // len(lengths)  # three, of equal size
 
     def examples(self, indices):
         return [self._made[i] for i in indices]
@@ -28,10 +29,11 @@ def cache():
     return InMemory(np.random.default_rng(3).integers(2, LENGTH + 1, 60).tolist())
 
 
-def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0):
+def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
     devices = jax.devices()[:1] if sizes == tiny.ONE_DEVICE else jax.devices()
     return Batches(
         cache,
+        sources=sources,
         sequence_length=LENGTH,
         batch_size=batch_size,
         seed=seed,
@@ -49,12 +51,12 @@ def texts(batch):
 
 def test_every_conversation_once_an_epoch_partial_batch_included(cache):
     source = batches(cache)
-    assert source.num_rows % 4, "the law must meet a partial batch"
+    assert source.epochs.num_rows % 4, "the law must meet a partial batch"
     everything = sorted(tuple(ids.tolist()) for ids, _ in cache.examples(range(60)))
     for epoch in range(2):
-        first = epoch * source.steps_per_epoch
+        first = epoch * source.epochs.steps_in(1)
         seen = []
-        for batch, counts in source.stream(first, first + source.steps_per_epoch):
+        for batch, counts in source.stream(first, first + source.epochs.steps_in(1)):
             here = texts(batch)
             assert counts.examples == len(here)
             assert counts.tokens == sum(map(len, here)) == int((batch.segments > 0).sum())
@@ -75,7 +77,9 @@ def test_a_stream_from_the_middle_is_the_rest_of_the_whole(cache):
 def test_epochs_and_seeds_differ(cache):
     source = batches(cache)
     epoch_0 = [texts(source._place(source.build(s)[0])) for s in range(2)]
-    epoch_1 = [texts(source._place(source.build(s + source.steps_per_epoch)[0])) for s in range(2)]
+    epoch_1 = [
+        texts(source._place(source.build(s + source.epochs.steps_in(1))[0])) for s in range(2)
+    ]
     other_seed = batches(cache, seed=1)
     seed_1 = [texts(other_seed._place(other_seed.build(s)[0])) for s in range(2)]
     assert epoch_0 != epoch_1 and epoch_0 != seed_1
@@ -87,6 +91,27 @@ def test_a_mesh_sees_the_same_rows(cache, sizes):
     many = next(batches(cache, 8, sizes).stream(1, 2))[0]
     assert many.tokens.sharding.num_devices == 8
     tiny.assert_trees_equal(jax.device_get(many), jax.device_get(one))
+
+
+def test_the_sources_of_a_mixture_are_known_by_token(cache):
+    mixed = tuple(
+        config.Source(path=name, weight=w) for name, w in zip("abc", (1, 2, 0.5), strict=True)
+    )
+    source = batches(cache, sources=mixed)
+    everything = {
+        tuple(ids.tolist()): n for (ids, _), n in zip(cache._made, cache.sources, strict=True)
+    }
+    seen = np.zeros(3, int)
+    for batch, _ in source.stream(0, source.epochs.steps_in(1)):
+        for row, segments, labels in zip(
+            *map(np.asarray, (batch.tokens, batch.segments, batch.sources)), strict=True
+        ):
+            for segment in range(1, segments.max() + 1):
+                of_token = labels[segments == segment]
+                number = everything[tuple(row[segments == segment].tolist())]
+                assert (of_token == number).all()
+                seen[number] += 1
+    assert seen.tolist() == [20, 40, 10]
 
 
 def test_no_target_crosses_a_segment(cache):
@@ -102,8 +127,8 @@ def test_no_target_crosses_a_segment(cache):
 
 def test_rows_of_a_batch_and_padding(cache):
     source = batches(cache)
-    last = source.rows(source.steps_per_epoch - 1)
-    assert (last == pack.PADDING_ROW).sum() == -source.num_rows % 4
+    _, last = source.epochs.rows(source.epochs.steps_in(1) - 1)
+    assert (last == pack.PADDING_ROW).sum() == -source.epochs.num_rows % 4
 
 
 def test_local_rows_cover_what_the_devices_hold():

@@ -107,6 +107,12 @@ def test_targets_are_the_next_tokens_of_the_same_example(case):
     assert not batch["weights"][last].any() and not batch["targets"][last].any()
 
 
+def test_sources_are_known_by_token_where_labels_are_given():
+    batch = build_rows(get, plan_rows(np.array([3, 2]), 7, 0, 0), [-1, 0], 7, np.array([4, 9]))
+    assert batch["sources"].tolist() == [[0] * 7, [4, 4, 4, 9, 9, 0, 0]]
+    assert batch["sources"].dtype == np.int32
+
+
 def test_unpacked_rows_hold_one_example_each():
     plan = one_per_row(np.array([3, 2]))
     batch = build_rows(get, plan, [1, 0], 4)
@@ -123,5 +129,7 @@ def test_a_length_that_no_row_holds_is_an_error(lengths, match):
 
 
 def test_an_example_longer_than_its_plan_says_is_an_error():
-    with pytest.raises(DataError, match="example 0 of 3 tokens.* sequence_length=2"):
+    with pytest.raises(
+        DataError, match=r"examples \[0\] of one row have 3 tok.* sequence_length=2"
+    ):
         build_rows(get, one_per_row(np.array([2])), [0], 2)

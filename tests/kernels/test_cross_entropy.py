@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsft import config, mesh
 from jaxsft.kernels.cross_entropy import chunk_tokens, cross_entropy
 
 
@@ -78,6 +79,29 @@ def test_targets_without_weight_are_never_looked_at():
     spoilt_value, spoilt_grad = actual(spoilt)
     assert spoilt_value == value
     np.testing.assert_array_equal(spoilt_grad, grad)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_sums_by_source_are_those_of_each_source_alone(devices):
+    hidden, head, targets, weights = inputs(8, 40, 16, 40, 40, 0.5)
+    sources = np.random.default_rng(1).integers(0, 3, (8, 40)).astype(np.int32)
+    with jax.set_mesh(mesh.make_mesh(config.Mesh(fsdp=devices), jax.devices()[:devices])):
+
+        @jax.jit
+        def with_sources(hidden, sources):
+            sums = cross_entropy(hidden, head, targets, weights, 40, sources, 4)
+            return sums.nll, sums
+
+        grad = jax.grad(with_sources, has_aux=True)
+        actual_grad, sums = grad(hidden, jnp.asarray(sources))
+    for source in range(4):
+        own = plain(hidden, head, targets, jnp.where(sources == source, weights, 0), 40)
+        np.testing.assert_allclose(sums.source_nll[source], own["nll"], rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(sums.source_weight[source], own["weight"], rtol=1e-6)
+    alone = cross_entropy(hidden, head, targets, weights, 40)
+    assert alone.source_nll is None and alone.source_weight is None
+    expected_grad = jax.grad(lambda h: cross_entropy(h, head, targets, weights, 40).nll)(hidden)
+    np.testing.assert_allclose(actual_grad, expected_grad, rtol=1e-5, atol=1e-6)
 
 
 def test_work_follows_the_supervised_tokens():

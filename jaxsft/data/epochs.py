@@ -1,0 +1,98 @@
+"""The steps of a run: which packed rows each of them takes, epoch after epoch.
+
+N: examples; S: sources.
+"""
+
+import bisect
+import dataclasses
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxsft.data import mixture, pack
+
+
+class Epochs:
+    """The plan of any epoch and the rows of any step, as functions of the arguments alone.
+
+    Every epoch sees each of its rows exactly once; its last batch is filled up with padding. Where
+    sources are mixed by fractions, epochs may differ in their number of steps.
+
+    Args:
+        lengths: int [N], tokens of each example.
+        source_of: int [N], the source of each example, rising.
+        wanted: [S], examples of each source in an epoch.
+        batch_size: packed rows of one step.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        source_of: np.ndarray,
+        wanted: Sequence[int],
+        *,
+        sequence_length: int,
+        batch_size: int,
+        seed: int,
+    ):
+        self._lengths = np.asarray(lengths)
+        self._source_of = source_of
+        self._wanted = tuple(wanted)
+        self._sequence_length = sequence_length
+        self._batch_size = batch_size
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._first_steps = [0]  # of each epoch, as far as was asked
+        self._newest: tuple[int, pack.Plan] | None = None
+        plan = self.plan(0)
+        self.num_rows = plan.num_rows  # of the first epoch, as is `fill`
+        tokens = int(self._lengths[plan.order].sum())
+        self.fill = tokens / (plan.num_rows * sequence_length)
+
+    def plan(self, epoch: int) -> pack.Plan:
+        """Rows of an epoch; their members are indices of examples."""
+        newest = self._newest
+        if newest is None or newest[0] != epoch:
+            members = mixture.members(self._source_of, self._wanted, self._seed, epoch)
+            lengths = self._lengths[members]
+            plan = pack.plan_rows(lengths, self._sequence_length, self._seed, epoch)
+            newest = epoch, dataclasses.replace(plan, order=members[plan.order])
+            self._newest = newest
+        return newest[1]
+
+    def rows(self, step: int) -> tuple[pack.Plan, np.ndarray]:
+        """The plan that `step` belongs to and the numbers of its rows; -1 is a row of padding."""
+        epoch = self.epoch_of(step)
+        plan = self.plan(epoch)
+        first = (step - self._first_steps[epoch]) * self._batch_size
+        rows = np.arange(first, first + self._batch_size)
+        return plan, np.where(rows < plan.num_rows, rows, pack.PADDING_ROW)
+
+    def steps_in(self, epochs: int) -> int:
+        """Steps of the first `epochs` epochs."""
+        with self._lock:  # the loader's thread asks too
+            while len(self._first_steps) <= epochs:
+                self._first_steps.append(self._first_steps[-1] + self._num_steps())
+        return self._first_steps[epochs]
+
+    def epoch_of(self, step: int) -> int:
+        while self._first_steps[-1] <= step:
+            self.steps_in(len(self._first_steps))
+        return bisect.bisect_right(self._first_steps, step) - 1
+
+    def epochs_at(self, done: int) -> float:
+        """Epochs that the first `done` steps make."""
+        epoch = self.epoch_of(done)
+        first = self._first_steps[epoch]
+        return epoch + (done - first) / (self.steps_in(epoch + 1) - first)
+
+    def _num_steps(self) -> int:
+        """Steps of the epoch after those known."""
+        sizes = np.bincount(self._source_of, minlength=len(self._wanted))
+        known = len(self._first_steps) > 1
+        counts = zip(self._wanted, sizes, strict=True)
+        if known and all(wanted % max(size, 1) == 0 for wanted, size in counts):
+            return self._first_steps[1]  # each epoch has the same lengths
+        num_rows = self.plan(len(self._first_steps) - 1).num_rows
+        return -(-num_rows // self._batch_size)
