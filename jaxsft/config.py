@@ -5,6 +5,7 @@ A run is a Python file with `def get_config() -> Config`; the command line chang
 """
 
 import dataclasses
+import datetime
 import math
 import types
 import typing
@@ -72,6 +73,7 @@ class Data:
     template: str | None = None  # a .jinja file; None: the tokenizer's own
     # Variables of the template, as {"enable_thinking": False}; a row's chat_template_kwargs win.
     template_options: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    template_date: str | None = None  # YYYY-MM-DD that a template writes; None: of the first start
     # Control tokens that an assistant's text may hold as such, like "<think>"; else they are text.
     trusted_control_tokens: tuple[str, ...] = ()
 
@@ -241,10 +243,19 @@ def _check_data(data: Data) -> None:
                 )
             if kind == "eval" and (source.weight, source.count) != (None, None):
                 raise ConfigError(f"{here}: weight and count are for training; evaluation sees all")
+    if data.template_date is not None and not _is_date(data.template_date):
+        raise ConfigError(f"config.data.template_date={data.template_date}: expected YYYY-MM-DD")
     if not data.train_parts or len(set(data.train_parts)) < len(data.train_parts):
         raise ConfigError(
             f"config.data.train_parts={data.train_parts}: must name at least one part, each once"
         )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _check_mesh(mesh: Mesh) -> None:

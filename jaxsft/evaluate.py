@@ -14,7 +14,9 @@ from jaxsft.data import records
 from jaxsft.data.loader import Batches
 from jaxsft.data.prepare import source_names
 from jaxsft.data.records import Conversation, Message
+from jaxsft.data.sources import read_source
 from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.tokenizer_files import open_tokenizer
 from jaxsft.errors import ConfigError
 from jaxsft.generate import generate
 from jaxsft.kernels.cross_entropy import Sums
@@ -33,7 +35,8 @@ def mean_losses(
     """
     values = {}
     for name, batches in sets.items():
-        sums = [eval_step(params, batch) for batch, _ in batches.stream(0, batches.steps_per_epoch)]
+        steps = batches.stream(0, batches.epochs.steps_in(1))
+        sums = [eval_step(params, batch) for batch, _ in steps]
         nll, weight, correct = (
             sum(float(getattr(part, field)) for part in jax.device_get(sums))
             for field in ("nll", "weight", "correct")
@@ -126,7 +129,7 @@ class Measurer:
 
     @functools.cached_property
     def _tokenizer(self) -> ChatTokenizer:
-        return ChatTokenizer(self._data.tokenizer_directory, self._config.data.template)
+        return open_tokenizer(self._data.tokenizer_directory, self._config.data)
 
 
 def held_out_prompts(sources: Sequence[Source], count: int) -> list[Prompt]:
@@ -136,7 +139,7 @@ def held_out_prompts(sources: Sequence[Source], count: int) -> list[Prompt]:
         ConfigError: no eval source has conversations.
     """
     for name, source in zip(source_names(sources), sources, strict=True):
-        rows = [row for row in records.read_source(source) if isinstance(row, Conversation)]
+        rows = [row for row in read_source(source) if isinstance(row, Conversation)]
         prompts = [_prompt(name, row) for row in rows if row.messages[-1].role == "assistant"]
         if prompts:
             return prompts[:count]

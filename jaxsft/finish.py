@@ -18,7 +18,7 @@ from jaxsft.console import Console
 from jaxsft.convert.card import Card, Metric
 from jaxsft.convert.export import export
 from jaxsft.convert.pretrained import Pretrained
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
 from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs
@@ -53,7 +53,7 @@ def finish(
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "mesh": describe(plan.mesh),
         "steps": plan.num_steps,
-        "epochs": plan.num_steps / plan.batches.steps_per_epoch,
+        "epochs": plan.batches.epochs.epochs_at(plan.num_steps),
         "wall_seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory_bytes(),
         "before": before,
@@ -145,7 +145,7 @@ def peak_memory_bytes() -> int:
 
 def _example(config: Config, data: Data) -> list[tuple[str, float]]:
     """The first training example, token by token with its weight."""
-    tokenizer = ChatTokenizer(data.tokenizer_directory, config.data.template)
+    tokenizer = open_tokenizer(data.tokenizer_directory, config.data)
     ((ids, weights),) = data.train.examples([0])
     return [
         (tokenizer.decode([token]), float(weight))

@@ -1,6 +1,7 @@
 """The files of a run directory, and what is said on the way."""
 
 import dataclasses
+import datetime
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.metrics import JsonLines
+
+CONFIG = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,19 @@ def open_outputs(config: Config, workdir: Path, console: Console) -> Outputs:
     )
 
 
+def with_date(config: Config, workdir: Path) -> Config:
+    """The config with the date that a template writes: of the run's first start, so that a run that
+    goes on after midnight has the same data."""
+    if config.data.template_date is not None:
+        return config
+    saved = workdir / CONFIG
+    date = json.loads(saved.read_text())["data"].get("template_date") if saved.is_file() else None
+    date = date or datetime.date.today().isoformat()
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, template_date=date))
+
+
 def write_config(config: Config, workdir: Path) -> None:
     """config.json: what the run really uses, after all overrides."""
     if jax.process_index() == 0:
         resolved = json.dumps(dataclasses.asdict(config), indent=2)
-        (workdir / "config.json").write_text(resolved + "\n", encoding="utf-8")
+        (workdir / CONFIG).write_text(resolved + "\n", encoding="utf-8")

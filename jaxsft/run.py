@@ -12,7 +12,7 @@ from jaxsft.console import Console
 from jaxsft.distributed import Termination
 from jaxsft.errors import Stopped
 from jaxsft.metrics import peak_flops
-from jaxsft.outputs import Outputs, open_outputs, write_config
+from jaxsft.outputs import Outputs, open_outputs, with_date, write_config
 from jaxsft.setup import Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
@@ -26,6 +26,7 @@ def run(config: Config, workdir: Path, command: str) -> None:
         Stopped: a termination signal arrived; the state is saved.
     """
     started = time.monotonic()
+    config = with_date(config, workdir)
     console = Console(speaks=jax.process_index() == 0)
     termination = Termination()
     with termination.listening():
@@ -41,6 +42,7 @@ def run(config: Config, workdir: Path, command: str) -> None:
             write_config(config, workdir)  # not before resume has found nothing against it
             if state is None:
                 state = setup.first_state(config, base, plan)
+                setup.flag_dead_rows(state.params, data, console.say)
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, plan, state, out, notes, measurer, termination)
@@ -53,7 +55,7 @@ def run(config: Config, workdir: Path, command: str) -> None:
 
 def _announce(config: Config, plan: Setup, console: Console) -> None:
     """What is about to happen, before anything is computed."""
-    s, rows = plan.settings, plan.batches
+    s, epochs = plan.settings, plan.batches.epochs
     device = jax.devices()[0].device_kind
     weights = "" if config.model.weights == "pretrained" else ", random weights"
     console.say(
@@ -66,9 +68,9 @@ def _announce(config: Config, plan: Setup, console: Console) -> None:
         console.say(what, f"{which} ({why})")
     console.say(
         "plan",
-        f"{rows.num_rows:,} rows of {config.data.sequence_length:,} tokens, {rows.fill:.1%} full;"
-        f" {rows.steps_per_epoch:,} steps an epoch; {plan.num_steps:,} steps in all"
-        f" ({plan.num_steps / rows.steps_per_epoch:.3g} epochs)",
+        f"{epochs.num_rows:,} rows of {config.data.sequence_length:,} tokens,"
+        f" {epochs.fill:.1%} full; {epochs.steps_in(1):,} steps an epoch;"
+        f" {plan.num_steps:,} steps in all ({epochs.epochs_at(plan.num_steps):.3g} epochs)",
     )
 
 
@@ -87,7 +89,8 @@ def train(
     log = StepLog(
         plan.settings,
         every_steps=config.log.every_steps,
-        steps_per_epoch=plan.batches.steps_per_epoch,
+        epochs_at=plan.batches.epochs.epochs_at,
+        sources=plan.sources,
         peak_flops=_total_peak_flops(),
     )
     batches = plan.batches.stream(first, total)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxsft import checkpoint, optim, step
 from jaxsft import mesh as mesh_lib
-from jaxsft.config import Config
+from jaxsft.config import Config, Source
 from jaxsft.convert import pretrained, source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache import Cache
@@ -21,6 +21,7 @@ from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.kernels import attention
 from jaxsft.loss import Batch
 from jaxsft.model import settings, state
+from jaxsft.model.dead_rows import dead_rows
 from jaxsft.model.state import Params
 from jaxsft.step import Recipe, StepMetrics, TrainState
 
@@ -44,6 +45,7 @@ class Setup:
     batches: Batches
     eval_batches: dict[str, Batches]
     num_steps: int
+    sources: tuple[str, ...]  # whose training losses are kept apart; none where there is but one
     train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
     eval_step: Callable[[Params, Batch], Any]
     choices: tuple[tuple[str, str, str], ...]  # what, which, why
@@ -118,23 +120,26 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     graphdef, shapes, axes = state.abstract(base.settings, config.model.dtype, config.model.remat)
     placement = state.shardings(shapes, axes, mesh)
 
-    def batches(cache: Cache, rows: int) -> Batches:
+    def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
         return Batches(
             cache,
+            sources=sources,
             sequence_length=length,
             batch_size=rows,
             seed=train.seed,
             sharding=step.batch_sharding(mesh),
         )
 
-    train_batches = batches(data.train, train.batch_size)
-    num_steps = train.steps or (train.epochs or 0) * train_batches.steps_per_epoch
+    train_batches = batches(data.train, train.batch_size, config.data.train)
+    num_steps = train.steps or train_batches.epochs.steps_in(train.epochs or 0)
+    sources = source_names(config.data.train) if len(config.data.train) > 1 else []
     recipe = Recipe(
         graphdef,
         optim.make_optimizer(config.optim),
         optim.make_schedule(config.optim, num_steps),
         train.microbatches,
         config.optim.max_grad_norm,
+        len(sources) or None,
     )
     state_placement = step.state_shardings(recipe, shapes, placement, mesh)
     return Setup(
@@ -146,6 +151,7 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
         batches=train_batches,
         eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
         num_steps=num_steps,
+        sources=tuple(sources),
         train_step=step.compile_train_step(recipe, state_placement, mesh),
         eval_step=step.compile_eval_step(graphdef, placement, mesh),
         choices=(("attention", back_end, reason), ("loss", "chunked", "the only back end yet")),
@@ -161,6 +167,18 @@ def first_state(config: Config, base: Pretrained, setup: Setup) -> TrainState:
         params = pretrained.read_params(base, placement)
     init = jax.jit(setup.recipe.optimizer.init, out_shardings=setup.placement.opt_state)
     return TrainState(_scalar(setup), params, init(params), _scalar(setup))
+
+
+def flag_dead_rows(params: Params, data: Data, say: Say) -> None:
+    """Warns of control tokens that the template writes but whose embedding was never trained."""
+    ids = data.train.manifest["control_ids"]
+    for token, reason in dead_rows(params["embedding_VD"], ids).items():
+        say(
+            "model",
+            f"warning: the template writes token {token}, whose embedding was never trained:"
+            f" {reason}; inspect_data shows it. Use the template and tokenizer of an instruct model"
+            " of this family, or a template without it",
+        )
 
 
 def _scalar(setup: Setup) -> jax.Array:
@@ -218,6 +236,7 @@ def identity(config: Config, train: Cache) -> dict[str, Any]:
     }
     values |= {f"config.optim.{k}": v for k, v in dataclasses.asdict(config.optim).items()}
     values["config.data.sequence_length"] = config.data.sequence_length
+    values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
     values["prepared training data"] = train.manifest["fingerprint"]
     return values
 

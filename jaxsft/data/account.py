@@ -9,6 +9,18 @@ import numpy as np
 from jaxsft.data.records import BadRow
 from jaxsft.data.tokenize import Example
 
+COUNTS = (
+    "rows_in",
+    "rows_out",
+    "examples",
+    "supervised_turns",
+    "split_conversations",
+    "boundary_tokens",  # straddle a border of what is trained
+    "control_text",  # trained words that spell a control token and stay text
+    "truncated_examples",
+    "truncated_turns",  # supervised turns among what truncation left out
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
@@ -54,16 +66,24 @@ class Tally:
             self.dropped[outcome.reason] += 1
         self.counts["split_conversations"] += any(example.is_split for example in outcome.kept)
         for example in outcome.kept:
-            supervised = int(np.count_nonzero(example.weights))
-            self.counts["examples"] += 1
-            self.counts["boundary_tokens"] += example.boundary_tokens
-            self.tokens["rendered"] += len(example.ids)
-            self.tokens["supervised"] += supervised
-            self.tokens["context"] += len(example.ids) - supervised
+            self._add_example(example)
         for drop in outcome.dropped:
             self.dropped_examples[drop.kind] += 1
             self.tokens["rendered"] += drop.num_tokens
             self.tokens["dropped"] += drop.num_tokens
+
+    def _add_example(self, example: Example) -> None:
+        supervised = int(np.count_nonzero(example.weights))
+        self.counts["examples"] += 1
+        self.counts["supervised_turns"] += len(example.turns)
+        self.counts["boundary_tokens"] += example.boundary_tokens
+        self.counts["control_text"] += example.control_text
+        self.counts["truncated_examples"] += example.truncated_tokens > 0
+        self.counts["truncated_turns"] += example.truncated_turns
+        self.tokens["rendered"] += len(example.ids) + example.truncated_tokens
+        self.tokens["supervised"] += supervised
+        self.tokens["context"] += len(example.ids) - supervised
+        self.tokens["truncated"] += example.truncated_tokens
 
     def merge(self, other: "Tally") -> None:
         for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
@@ -71,13 +91,12 @@ class Tally:
 
     def report(self) -> dict[str, Any]:
         """The tally as report.json has it; rows and tokens are conserved."""
-        names = ("rows_in", "rows_out", "examples", "split_conversations", "boundary_tokens")
         kinds = ("rendered", "supervised", "context", "truncated", "dropped")
         tokens = {kind: self.tokens[kind] for kind in kinds}
         assert self.counts["rows_in"] == self.counts["rows_out"] + self.dropped.total()
         assert tokens["rendered"] == sum(tokens[kind] for kind in kinds[1:])
         return {
-            **{name: self.counts[name] for name in names},
+            **{name: self.counts[name] for name in COUNTS},
             "dropped": dict(sorted(self.dropped.items())),
             "dropped_examples": dict(sorted(self.dropped_examples.items())),
             "tokens": tokens,

@@ -1,19 +1,27 @@
-"""Prepared examples on disk: shards of ids and weights, their lengths, a manifest, a report."""
+"""Prepared examples on disk: ids and weights end to end, their lengths, a manifest, a report.
+
+A shard is what one call of `jaxsft.data.shards.encode_shard` made; `join_shards` puts the shards'
+files one after another, so that any example is a slice of one array mapped from disk.
+
+N: examples; S: shards.
+"""
 
 import json
-import os
+import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module  # type: ignore  # compiled, has no stubs
 
 from jaxsft.data.pack import Tokens
 from jaxsft.data.tokenize import Example
 from jaxsft.errors import DataError
 
 MANIFEST = "manifest.json"  # written last: a directory that has one is whole
+REPORT = "report.json"
+_ARRAYS = {"ids": np.dtype("<i4"), "weights": np.dtype("<f4")}
 
 
 class Cache:
@@ -21,6 +29,7 @@ class Cache:
 
     Attributes:
         lengths: int64 [N], tokens of each example.
+        sources: int64 [N], index of the source of each example.
         manifest: fingerprint, template, template_sha256, end_of_turn_ids, tokenizer_sha256...
         report: what became of every row and token.
 
@@ -31,17 +40,19 @@ class Cache:
     def __init__(self, directory: Path, files: Sequence[str]):
         self.directory = directory
         self.manifest = read_json(directory / MANIFEST)
-        self.report = read_json(directory / "report.json")
-        self.lengths: np.ndarray = np.load(directory / "lengths.npy")
-        self._rows: np.ndarray = np.load(directory / "rows.npy")
+        self.report = read_json(directory / REPORT)
+        self.lengths = _load(directory / "lengths.npy")
+        rows = _load(directory / "rows.npy")
+        self.sources, self._rows = rows[:, 0], rows[:, 1:]
         self._files = tuple(files)
-        self._shard_stops = np.cumsum(self.manifest["shard_sizes"])
-        self._readers: dict[tuple[int, int], Any] = {}  # by process: readers don't survive a fork
-        if not len(self.lengths) == len(self._rows) == self._shard_stops[-1]:
-            raise DataError(
-                f"{directory}: {len(self.lengths)} lengths but {self._shard_stops[-1]} examples; "
-                "delete the directory to prepare it again"
-            )
+        sizes = [size for size, *_ in self.manifest["shards"]]
+        self._shard_of = np.repeat(np.arange(len(sizes)), sizes)
+        self._verified = np.zeros(len(sizes), bool)
+        num_tokens = int(self.lengths.sum())
+        if not len(self.lengths) == len(rows) == sum(sizes):
+            raise self._damaged(f"{len(self.lengths)} lengths but {sum(sizes)} examples")
+        self._stops = np.cumsum(self.lengths)
+        self._ids, self._weights = (self._map(name, num_tokens) for name in _ARRAYS)
 
     @property
     def fingerprint(self) -> str:
@@ -50,57 +61,79 @@ class Cache:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}}
-
     def source_of(self, index: int) -> tuple[str, int]:
         """File and row of an example."""
-        source, row = self._rows[index].tolist()
-        return self._files[source], row
+        file, row = self._rows[index].tolist()
+        return self._files[file], row
 
     def examples(self, indices: Sequence[int]) -> list[Tokens]:
-        """(ids, weights) of each index, in the order asked for."""
+        """(ids, weights) of each index, in the order asked for.
+
+        Raises:
+            DataError: the files changed since they were written.
+        """
         wanted = np.asarray(indices, np.int64)
-        shards = np.searchsorted(self._shard_stops, wanted, side="right")
-        result: list[Any] = [None] * len(wanted)
-        for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard)
-            first = self._shard_stops[shard] - self.manifest["shard_sizes"][shard]
-            records = self._reader(shard).read((wanted[places] - first).tolist())
-            for place, record in zip(places.tolist(), records, strict=True):
-                result[place] = _unpacked(record)
-        return result
+        shards = self._shard_of[wanted]
+        for shard in np.unique(shards[~self._verified[shards]]).tolist():
+            self._verify(shard)
+        stops = self._stops[wanted]
+        starts = (stops - self.lengths[wanted]).tolist()
+        ids, weights = self._ids, self._weights
+        return [(ids[a:b], weights[a:b]) for a, b in zip(starts, stops.tolist(), strict=True)]
 
-    def _reader(self, shard: int) -> Any:
-        key = (os.getpid(), shard)
-        if key not in self._readers:
-            path = str(self.directory / shard_name(shard))
-            self._readers[key] = array_record_module.ArrayRecordReader(path)
-        return self._readers[key]
+    def _map(self, name: str, num_tokens: int) -> np.ndarray:
+        path, dtype = self.directory / f"{name}.bin", _ARRAYS[name]
+        size = path.stat().st_size if path.is_file() else None
+        if size != num_tokens * dtype.itemsize:
+            raise self._damaged(f"{path.name} has {size} bytes for {num_tokens} tokens")
+        # A plain view: slices of np.memmap itself are ten times as slow.
+        return np.asarray(np.memmap(path, dtype, "r")) if num_tokens else np.zeros(0, dtype)
 
+    def _verify(self, shard: int) -> None:
+        first, last = np.searchsorted(self._shard_of, [shard, shard + 1])
+        start = self._stops[first] - self.lengths[first]
+        _, *expected = self.manifest["shards"][shard]
+        for array, checksum in zip((self._ids, self._weights), expected, strict=True):
+            if zlib.crc32(array[start : self._stops[last - 1]]) != checksum:
+                raise self._damaged(f"examples {first} to {last - 1} differ from their checksum")
+        self._verified[shard] = True
 
-def shard_name(shard: int) -> str:
-    return f"shard-{shard:05d}.array_record"
-
-
-def write_shard(directory: Path, shard: int, examples: Iterable[Example]) -> None:
-    # group_size:1 makes each record readable by itself.
-    writer = array_record_module.ArrayRecordWriter(
-        str(directory / shard_name(shard)), "group_size:1"
-    )
-    for example in examples:
-        writer.write(_packed(example))
-    writer.close()
+    def _damaged(self, what: str) -> DataError:
+        return DataError(f"{self.directory}: {what}; delete the directory to prepare it again")
 
 
-def _packed(example: Example) -> bytes:
-    return example.ids.astype("<i4").tobytes() + example.weights.astype("<f4").tobytes()
+def write_shard(directory: Path, shard: str, examples: Iterable[Example]) -> tuple[int, ...]:
+    """Writes the examples of one shard; returns their number and the checksum of each array."""
+    kept = list(examples)
+    checksums = []
+    for name, dtype in _ARRAYS.items():
+        arrays = [np.asarray(getattr(example, name), dtype) for example in kept]
+        flat = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
+        flat.tofile(_shard_path(directory, name, shard))
+        checksums.append(zlib.crc32(flat))
+    return len(kept), *checksums
 
 
-def _unpacked(record: bytes) -> Tokens:
-    half = len(record) // 2
-    ids = np.frombuffer(record, "<i4", count=half // 4)
-    return ids, np.frombuffer(record, "<f4", offset=half)
+def join_shards(directory: Path, shards: Sequence[str]) -> None:
+    """Moves the tokens of the shards, in this order, into one file for each array."""
+    for name in _ARRAYS:
+        with (directory / f"{name}.bin").open("wb") as whole:
+            for shard in shards:
+                path = _shard_path(directory, name, shard)
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, whole, 2**24)
+                path.unlink()
+
+
+def _shard_path(directory: Path, name: str, shard: str) -> Path:
+    return directory / f"{name}-{shard}.tmp"
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: can't be read ({error}); delete {path.parent}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,31 +1,68 @@
-"""What is trained, made visible: tokens with their weights, and the account of a prepared cache."""
+"""What is trained, made visible: tokens with their weights, in a terminal or as JSON lines."""
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from jaxsft.config import Data
-from jaxsft.data import prepare
+from jaxsft.config import Data, Source
+from jaxsft.data import gate_text
 from jaxsft.data.account import Outcome
+from jaxsft.data.encode import outcome_of
+from jaxsft.data.prepare import source_names
+from jaxsft.data.sources import read_source
 from jaxsft.data.tokenize import ChatTokenizer, Example
+from jaxsft.errors import ConfigError
 
 _SUPERVISED = ("bold green underline", "bold cyan underline")  # neighbours differ: boundaries show
 _CONTEXT = ("default", "bright_black")
-_MARKS = {(False, True): "[[", (True, False): "]]"}  # by whether two neighbours are supervised
 
 
-def training_outcomes(
-    data: Data, tokenizer: ChatTokenizer, vocab_size: int | None, limit: int | None = None
-) -> Iterator[Outcome]:
-    """What becomes of each row of data.train, up to `limit` rows; defects don't stop it."""
-    shards = prepare.outcomes(data.train, data, tokenizer, vocab_size)
-    rows = itertools.chain.from_iterable(shard for _, shard in shards)
-    return itertools.islice(rows, limit)
+class Rows:
+    """(name of the source, outcome) of each row; defects don't stop it.
+
+    Args:
+        sources: of the run's training or evaluation data.
+        name: of the one source to read; None: all.
+        limit: rows in all, shared evenly by the sources.
+
+    Raises:
+        ConfigError: no source has this name.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        data: Data,
+        tokenizer: ChatTokenizer,
+        vocab_size: int | None = None,
+        name: str | None = None,
+        limit: int | None = None,
+    ):
+        named = dict(zip(source_names(sources), sources, strict=True))
+        if name is not None and name not in named:
+            raise ConfigError(f"--source={name}: there is no such source, only {list(named)}")
+        self._sources = named if name is None else {name: named[name]}
+        self._data = data
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._limit = limit
+        self.is_cut = False  # known at the end: the limit left rows out
+
+    def __iter__(self) -> Iterator[tuple[str, Outcome]]:
+        left = self._limit
+        for index, (name, source) in enumerate(self._sources.items()):
+            share = None if left is None else -(-left // (len(self._sources) - index))
+            num_rows = 0
+            for record in read_source(source):
+                if num_rows == share:
+                    self.is_cut = True
+                    break
+                num_rows += 1
+                yield name, outcome_of(self._tokenizer, record, self._data, self._vocab_size)
+            left = None if left is None else left - num_rows
 
 
 def json_rows(outcome: Outcome, tokenizer: ChatTokenizer) -> Iterator[dict[str, Any]]:
@@ -46,19 +83,19 @@ def why_dropped(outcome: Outcome) -> str:
     return outcome.bad.detail if outcome.bad else outcome.dropped[0].detail
 
 
-def write_jsonl(outcomes: Iterable[Outcome], tokenizer: ChatTokenizer, output: TextIO) -> None:
-    for outcome in outcomes:
+def write_jsonl(rows: Rows, tokenizer: ChatTokenizer, output: TextIO) -> None:
+    for _, outcome in rows:
         for row in json_rows(outcome, tokenizer):
             output.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def show(outcomes: Iterable[Outcome], tokenizer: ChatTokenizer, console: Console) -> None:
+def show(rows: Rows, tokenizer: ChatTokenizer, console: Console) -> None:
     """Prints each row's tokens: what is trained is coloured and underlined, or in brackets."""
     console.print(_legend(console.is_terminal))
     num_rows = num_examples = num_tokens = num_supervised = 0
-    for outcome in outcomes:
+    for name, outcome in rows:
         num_rows += 1
-        where = f"{outcome.file}:{outcome.row}"
+        where = f"{name}, {outcome.file}:{outcome.row}"
         if outcome.reason is not None:
             console.print(Text(f"{where}: dropped: {why_dropped(outcome)}\n", style="red"))
         for example in outcome.kept:
@@ -82,32 +119,46 @@ def _legend(is_terminal: bool) -> Text:
         return Text.assemble(
             ("supervised", _SUPERVISED[0]),
             (" tokens", _SUPERVISED[1]),
-            " are trained; ",
+            " are trained, with weight 1 or the one written before them; ",
             ("context", _CONTEXT[0]),
             (" tokens", _CONTEXT[1]),
             " are not; shades alternate by token\n",
         )
-    return Text("[[supervised]] tokens are trained, the others are not; | stands between tokens\n")
+    return Text(
+        "[[supervised]] tokens are trained, [[\u00d70.5|some]] with another weight than 1; the"
+        " others are not; | stands between tokens\n"
+    )
 
 
 def example_text(example: Example, tokenizer: ChatTokenizer, is_terminal: bool) -> Text:
-    """The tokens of one example with their boundaries and which of them are supervised."""
+    """The tokens of one example with their boundaries and which of them are supervised.
+
+    weights  0  0  1  0.5   off a terminal: q|\u21b5[[an]][[\u00d70.5|swer]]
+    """
     text = Text()
-    was_supervised = False
-    for place, (piece, start) in enumerate(_pieces(example.ids.tolist(), tokenizer)):
-        is_supervised = bool(example.weights[start] > 0)
-        change = (was_supervised, is_supervised)
-        if not is_terminal:
-            text.append(
-                {(False, True): "[[", (True, False): "]]"}.get(change, "|") if place else ""
-            )
-        styles = _SUPERVISED if is_supervised else _CONTEXT
+    before = 0.0
+    for place, (piece, start) in enumerate(pieces(example.ids.tolist(), tokenizer)):
+        weight = float(example.weights[start])
+        if weight != before:
+            closed = "]]" if before and not is_terminal else ""
+            text.append(closed + _opening(weight, is_terminal), style="italic")
+        elif place and not is_terminal:
+            text.append("|")
+        styles = _SUPERVISED if weight else _CONTEXT
         text.append(piece.replace("\n", "\u21b5\n"), style=styles[place % 2])
-        was_supervised = is_supervised
-    return text.append("]]\n" if was_supervised and not is_terminal else "\n")
+        before = weight
+    return text.append("]]\n" if before and not is_terminal else "\n")
 
 
-def _pieces(ids: Sequence[int], tokenizer: ChatTokenizer) -> Iterator[tuple[str, int]]:
+def _opening(weight: float, is_terminal: bool) -> str:
+    """What stands before the first of several tokens of one weight."""
+    said = "" if weight in (0, 1) else f"\u00d7{weight:g}"
+    if is_terminal or not weight:
+        return said and f"({said})"
+    return f"[[{said}|" if said else "[["
+
+
+def pieces(ids: Sequence[int], tokenizer: ChatTokenizer) -> Iterator[tuple[str, int]]:
     """(text, index of the first token); tokens that share a character come together."""
     start, before = 0, []
     for stop in range(1, len(ids) + 1):
@@ -121,20 +172,4 @@ def _pieces(ids: Sequence[int], tokenizer: ChatTokenizer) -> Iterator[tuple[str,
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """The report of a cache as a table, one column for each source and one for all."""
-    table = Table(title="Prepared data", title_justify="left")
-    table.add_column("")
-    columns = {**report["sources"], "all": report}
-    for name in columns:
-        table.add_column(name, justify="right")
-    for key in ("rows_in", "rows_out", "examples", "split_conversations", "boundary_tokens"):
-        table.add_row(key, *(f"{column[key]:,}" for column in columns.values()))
-    for key in report["tokens"]:
-        table.add_row(f"tokens {key}", *(f"{c['tokens'][key]:,}" for c in columns.values()))
-    for key, unit in (("dropped", "rows"), ("dropped_examples", "examples")):
-        for reason in report[key]:
-            counts = [column[key].get(reason, 0) for column in columns.values()]
-            table.add_row(f"{unit} dropped: {reason}", *(f"{count:,}" for count in counts))
-    console.print(table)
-    for row in report["bad_rows"]:
-        console.print(Text(row), style="red", soft_wrap=True)
+    gate_text.print_account("the prepared data", report, console)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 Origin = tuple[int, str]  # index of the message, its field
@@ -229,6 +229,41 @@ def trace(value: Any, origin: Origin) -> Any:
     return value
 
 
+def has_trace(value: Any) -> bool:
+    """Whether any character of the value, or of what it contains, is known to be a message's."""
+    if isinstance(value, str):
+        return type(value) is Traced and bool(value.runs)
+    if isinstance(value, dict):
+        return any(has_trace(key) or has_trace(item) for key, item in value.items())
+    return isinstance(value, list | tuple) and any(map(has_trace, value))
+
+
+def to_text(value: Any) -> Traced:
+    """`str(value)`; of a list or an object too, whose strings stand in quotes."""
+    if isinstance(value, str):
+        return traced(value)
+    if not has_trace(value):
+        return Traced(str(value))
+    text = _repr(value)
+    return text if text == str(value) else _lost("the text of a list")
+
+
+def _repr(value: Any) -> Traced:
+    if isinstance(value, str):
+        plain = repr(str.__getitem__(value, slice(None)))
+
+        def width(char: str) -> int:
+            return 2 if char in (plain[0], "\\") else len(repr(char)) - 2
+
+        return Traced(plain, tuple(_escaped_runs(value, 1, len(plain) - 1, width)))
+    if isinstance(value, dict):
+        items = [concat((_repr(key), ": ", _repr(item))) for key, item in value.items()]
+        return concat(("{", Traced(", ").join(items), "}"))
+    if isinstance(value, list):
+        return concat(("[", Traced(", ").join(map(_repr, value)), "]"))
+    return Traced(repr(value)) if not has_trace(value) else _lost("the text of a tuple")
+
+
 _CONVERSION = re.compile(
     r"%(?:\((?P<key>[^)]*)\))?(?P<spec>[#0\- +]*[\d*]*(?:\.[\d*]*)?)(?P<type>.)"
 )
@@ -251,8 +286,8 @@ def percent_format(template: str, values: Any) -> Traced:
             _lost("a %* width")
         value = given[0][match["key"]] if match["key"] is not None else next(rest)
         if match["type"] == "s" and not match["spec"]:
-            parts.append(str(value))
-        elif isinstance(value, Traced) and value.runs:
+            parts.append(to_text(value))
+        elif has_trace(value):
             _lost(f"the conversion {match.group()!r}")
         else:
             parts.append(str.__mod__(f"%{match['spec']}{match['type']}", (value,)))
@@ -270,21 +305,29 @@ def to_json(value: Any, **options: Any) -> Traced:
     leaves = _json_strings(value, options.get("sort_keys", False))
     ascii_only = options.get("ensure_ascii", True)
     runs: list[Run] = []
+
+    def width(char: str) -> int:
+        return len(json.dumps(char, ensure_ascii=ascii_only)) - 2
+
     for match in _JSON_STRING.finditer(text):
         leaf = next(leaves)
         if type(leaf) is not Traced or not leaf.runs:
             continue
-        first, last = match.start() + 1, match.end() - 1
-        if last - first == len(leaf):
-            runs.extend(_shifted(leaf.runs, first))
-            continue
-        places = [first]
-        for char in str.__iter__(leaf):
-            places.append(places[-1] + len(json.dumps(char, ensure_ascii=ascii_only)) - 2)
-        if places[-1] != last:
-            _lost("tojson")
-        runs.extend([(places[a], places[b], origin) for a, b, origin in leaf.runs])
+        runs += _escaped_runs(leaf, match.start() + 1, match.end() - 1, width)
     return Traced(text, tuple(runs))
+
+
+def _escaped_runs(text: str, first: int, last: int, width: Callable[[str], int]) -> list[Run]:
+    """The runs of `text` where it stands at [first, last), each character `width(char)` wide."""
+    own = text.runs if type(text) is Traced else ()
+    if last - first == len(text):
+        return list(_shifted(own, first))
+    places = [first]
+    for char in str.__iter__(text):
+        places.append(places[-1] + width(char))
+    if places[-1] != last:
+        _lost("the escapes in a text")
+    return [(places[a], places[b], origin) for a, b, origin in own]
 
 
 def _json_strings(value: Any, sort_keys: bool) -> Iterator[Any]:

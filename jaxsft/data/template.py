@@ -1,20 +1,20 @@
 """A conversation as the text that the model sees, and the spans of it that are trained."""
 
 import dataclasses
+import datetime
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Sequence
+import os.path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from jinja2 import TemplateSyntaxError
-
-from jaxsft.data.provenance import MAX_CHARS, Origin, ProvenanceError, Traced, concat, trace
+from jaxsft.data.provenance import Traced, concat, trace
 from jaxsft.data.records import Conversation, Message, RowError
-from jaxsft.data.sandbox import TracingEnvironment
-from jaxsft.errors import DataError
-
-TOOLS: Origin = (-1, "tools")
+from jaxsft.data.rendering import TOOLS as TOOLS
+from jaxsft.data.rendering import Option, Renderer, Rendering
+from jaxsft.data.rendering import message_dict as message_dict
+from jaxsft.data.turns import Control as Control
+from jaxsft.data.turns import ControlTokens, TurnEndings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +28,20 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
-class Control:
-    """A control token that the template wrote at [start, stop)."""
-
-    start: int
-    stop: int
-    token: str
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainingText:
     text: Traced
     spans: tuple[Span, ...]
     controls: tuple[Control, ...]  # in the order of the text
     end_of_turn: frozenset[str]  # the control tokens that end the spans
+    # The last characters of the text, if they are not of the rendering: what the template would
+    # begin the next message with, where only that ends a turn.
+    appended: str = ""
+    # What the template prompts an answer with at inference beside its header, if it leaves that
+    # out of the answers in a conversation.
+    unprompted: str = ""
+    # What the template prompts an answer with, where the answer's own text begins so: the text is
+    # then the generation prompt and the rest of the answer, and not the rendering.
+    prefilled: str = ""
 
 
 class _NotAPrefix(Exception):
@@ -52,6 +52,14 @@ class _NotAPrefix(Exception):
         self.message = message
 
 
+class _Prefilled(_NotAPrefix):
+    """The generation prompt begins the answer with `prefill`, and so does the content."""
+
+    def __init__(self, message: int, prefill: str):
+        super().__init__(message, f"the generation prompt begins it with {prefill!r}")
+        self.prefill = prefill
+
+
 class ChatTemplate:
     """A Jinja chat template, rendered as transformers renders it but with provenance.
 
@@ -59,28 +67,30 @@ class ChatTemplate:
         source: the template.
         special_tokens: bos_token and so on, as the tokenizer gives them to the template.
         control_tokens: added tokens of the tokenizer, recognised where the template writes them.
+        options: variables of the template, such as enable_thinking; a conversation's own win.
+        today: the date that the template is told, if it asks.
 
     Raises:
-        DataError: the template is not valid Jinja.
+        DataError: the template is not valid Jinja, or an option is none of its variables.
     """
 
     def __init__(
-        self, source: str, special_tokens: dict[str, str], control_tokens: Iterable[str]
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        control_tokens: Iterable[str],
+        options: Mapping[str, Option] | None = None,
+        today: datetime.date | None = None,
     ) -> None:
-        from transformers.utils import chat_template_utils as reference
-
         self.source = source
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
-        self._special_tokens: dict[str, Any] = dict(special_tokens)
-        self._reference = reference
-        try:
-            environment = reference._compile_jinja_template(source).environment
-            self._template = TracingEnvironment(environment).from_string(source)
-        except TemplateSyntaxError as error:
-            raise DataError(f"{self}: line {error.lineno}: {error.message}") from None
-        longest_first = sorted(control_tokens, key=len, reverse=True)
-        # (?!) never matches: a tokenizer may have no control token.
-        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self.today = today or datetime.date.today()
+        self._renderer = Renderer(str(self), source, special_tokens, options or {}, self.today)
+        self.uses_date = self._renderer.uses_date
+        self.variables = self._renderer.variables
+        self.special_tokens = dict(special_tokens)
+        self._controls = ControlTokens(control_tokens)
+        self._endings = TurnEndings(str(self), self._controls)
 
     def training_texts(
         self, conversation: Conversation, train_on: str = "all_turns"
@@ -88,139 +98,147 @@ class ChatTemplate:
         """The texts to train on, and whether the conversation had to be split for that.
 
         A supervised span starts where the generation prompt of its turn ends and stops after
-        the turn's last control token. One text holds every turn, unless the template renders
+        the token that ends the turn. One text holds every turn, unless the template renders
         earlier turns otherwise later on: then each supervised turn has its own text.
 
         Raises:
             RowError: naming the template, the message and the reason.
         """
-        turns = supervised_turns(conversation.messages, train_on)
-        full = self.render(conversation.messages, conversation.tools)
-        self._check_context(conversation, full)
+        messages = conversation.messages
+        turns = supervised_turns(messages, train_on)
+        rendering = self._renderer.of(messages, conversation.tools, conversation.template_options)
+        self._check_context(conversation, rendering.traced(len(messages)))
         try:
-            return [self._training_text(conversation, turns, full)], False
+            return [self._text(rendering, turns, len(messages))], False
         except _NotAPrefix:
-            pass
-        texts = []
-        for turn in turns:
-            until = conversation.messages[: turn + 1]
-            try:
-                text = self.render(until, conversation.tools)
-                texts.append(self._training_text(conversation, [turn], text, until=turn + 1))
-            except _NotAPrefix as error:
-                self._fail("not a prefix", error.message, str(error))
-        return texts, True
+            return [self._own_text(rendering, turn) for turn in turns], True
 
-    def _training_text(
-        self,
-        conversation: Conversation,
-        turns: Sequence[int],
-        text: Traced,
-        until: int | None = None,
-    ) -> TrainingText:
-        num_messages = len(conversation.messages) if until is None else until
+    def _own_text(self, rendering: Rendering, turn: int) -> TrainingText:
+        """The text that ends with the turn, as inference makes it."""
+        try:
+            return self._text(rendering, [turn], turn + 1)
+        except _Prefilled as error:
+            return self._prefilled_text(rendering, turn, error.prefill)
+        except _NotAPrefix as error:
+            self._fail("not a prefix", error.message, str(error))
+
+    def _text(self, rendering: Rendering, turns: Sequence[int], until: int) -> TrainingText:
+        """The rendering of the first messages with the spans of `turns`."""
+        text = rendering.traced(until)
         controls = self.controls(text)
         spans, ends = [], set()
+        appended, unprompted = Traced(), ""
         for turn in turns:
-            at_turn = text if turn + 1 == num_messages else self._at_turn(conversation, turn, text)
-            start = self._start(conversation, turn, text)
-            last_own = max([stop for _, stop, (m, _) in at_turn.runs if m == turn], default=start)
-            found = controls if text.startswith(at_turn) else self.controls(at_turn)
-            after = [c for c in found if max(start, last_own) <= c.start and c.stop <= len(at_turn)]
-            if not after:
-                self._fail(
-                    "no end of turn", turn, "no control token of the tokenizer follows its text"
-                )
-            end = after[-1]
-            if not text.startswith(str.__getitem__(at_turn, slice(end.stop))):
-                raise _NotAPrefix(turn, "later messages change how it is rendered")
-            weight = conversation.messages[turn].weight
-            spans.append(Span(start, end.stop, 1.0 if weight is None else weight, turn))
-            ends.add(end.token)
-            self._check_recovered(conversation.messages[turn], turn, text, start, end.stop)
-        return TrainingText(text, tuple(spans), tuple(controls), frozenset(ends))
+            start, unprompted = self._start(rendering, turn, text)
+            stop, token, appended = self._stop(rendering, turn, until, start, controls)
+            spans.append(Span(start, stop, _weight(rendering.messages[turn]), turn))
+            ends.add(token)
+            self._check_recovered(rendering.messages[turn], turn, text, start, stop)
+        if appended:
+            text = concat((text, appended))
+            controls = self.controls(text)
+        return TrainingText(
+            text, tuple(spans), tuple(controls), frozenset(ends), appended, unprompted
+        )
 
-    def _start(self, conversation: Conversation, turn: int, text: Traced) -> int:
-        """Where the generation prompt of the turn ends."""
-        prompt = self._plain(conversation.messages[:turn], conversation.tools, True)
-        if not text.startswith(prompt):
-            raise _NotAPrefix(
-                turn,
-                "its rendering does not begin with the generation prompt "
-                f"...{prompt[-40:]!r} (weight 0 would keep it as context)",
-            )
-        return len(prompt)
+    def _start(self, rendering: Rendering, turn: int, text: Traced) -> tuple[int, str]:
+        """Where the generation prompt of the turn ends, and what of it the text lacks."""
+        prompt = rendering.plain(turn, True)
+        if text.startswith(prompt):
+            return len(prompt), ""
+        own, field = next(
+            ((start, field) for start, _, (index, field) in text.runs if index == turn), (0, "")
+        )
+        header = str.__getitem__(text, slice(own))
+        # A header is there and the prompt has it too: it only prompts with more (DeepSeek R1).
+        is_header = field == "content" and own > len(rendering.plain(turn))
+        if is_header and prompt.startswith(header):
+            prefill = prompt[own:]
+            if rendering.messages[turn].content.startswith(prefill):
+                raise _Prefilled(turn, prefill)
+            return own, prefill
+        raise _NotAPrefix(
+            turn,
+            f"its rendering does not begin with the generation prompt ...{prompt[-40:]!r}: an "
+            "option of the template may fit (enable_thinking), or weight 0 keep it as context",
+        )
 
-    def _at_turn(self, conversation: Conversation, turn: int, text: Traced) -> Traced:
-        """The conversation up to the turn; a slice of `text` where that is the same."""
-        until = conversation.messages[: turn + 1]
-        plain = self._plain(until, conversation.tools, False)
-        if text.startswith(plain):
-            return text[: len(plain)]
-        return self.render(until, conversation.tools)
+    def _stop(
+        self,
+        rendering: Rendering,
+        turn: int,
+        until: int,
+        start: int,
+        controls: Sequence[Control],
+    ) -> tuple[int, str, Traced]:
+        """Where the turn's end token stops, the token, and what to append if it is not there."""
+        text, alone = rendering.traced(until), rendering.plain(turn + 1)
+        ending = self._endings.of(rendering, turn, alone[_own_stop(text, turn, alone, start) :])
+        stop = len(alone) - ending.trailing
+        if not text.startswith(alone[:stop]):
+            raise _NotAPrefix(turn, "later messages change how it is rendered")
+        if ending.appended is None:
+            return stop, ending.tokens[0], Traced()
+        if until == turn + 1:
+            return stop + len(ending.appended), ending.tokens[0], ending.appended
+        first = next((start for start, _, _ in text.runs if start >= stop), len(text))
+        for control in controls:
+            if control.start >= stop:
+                between = str.__getitem__(text, slice(stop, control.start))
+                if control.start < first and not between.strip():
+                    if control.token in ending.tokens:
+                        return control.stop, control.token, Traced()
+                break
+        raise _NotAPrefix(turn, f"none of {list(ending.tokens)} follows it")
+
+    def _prefilled_text(self, rendering: Rendering, turn: int, prefill: str) -> TrainingText:
+        """The generation prompt, then the content from where the prompt leaves off.
+
+        For a template that prompts with the beginning of an answer ("<think>\\n") which the
+        content has too, but which leaves an answer's reasoning out of a conversation.
+        """
+        message, prompt = rendering.messages[turn], rendering.traced(turn, True)
+        alone = rendering.traced(turn + 1)
+        own = [(start, stop) for start, stop, (index, _) in alone.runs if index == turn]
+        kept = "".join(str.__getitem__(alone, slice(*run)) for run in own)
+        said = message.content if message.content.endswith(kept) else message.content.rstrip()
+        if message.reasoning or message.tool_calls or not said.endswith(kept.rstrip()):
+            self._fail("not a prefix", turn, f"its generation prompt begins it with {prefill!r}")
+        last = own[-1][1] if own else len(alone)
+        ending = self._endings.of(rendering, turn, str.__getitem__(alone, slice(last, None)))
+        end = alone[last : len(alone) - ending.trailing]
+        answer = trace(said, (turn, "content"))[len(prefill) :]
+        text = concat((prompt, answer, end, ending.appended or ""))
+        span = Span(len(prompt), len(text), _weight(message), turn)
+        controls = tuple(self.controls(text))
+        return TrainingText(
+            text,
+            (span,),
+            controls,
+            frozenset(ending.tokens[:1]),
+            ending.appended or "",
+            prefilled=prefill,
+        )
 
     def controls(self, text: Traced) -> list[Control]:
         """The control tokens that lie wholly in template characters, leftmost and longest."""
-        found, at = [], 0
-        for start, stop, _ in (*text.runs, (len(text), len(text), None)):
-            for match in self._control.finditer(text, at, start):
-                found.append(Control(match.start(), match.end(), match.group()))
-            at = stop
-        return found
+        return self._controls.find(text)
 
     def render(
         self,
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = False,
+        options: Mapping[str, Option] | None = None,
     ) -> Traced:
         """The rendered text with provenance, checked to be what transformers renders.
 
         Raises:
-            RowError: the template refuses the messages, or provenance can't be kept.
+            RowError: the template refuses the messages, an option is none of its variables, or
+                provenance can't be kept.
         """
-        try:
-            values = {
-                "messages": [_template_message(m, i) for i, m in enumerate(messages)],
-                "tools": None if tools is None else trace(list(tools), TOOLS),
-                "documents": None,
-                "add_generation_prompt": add_generation_prompt,
-                **self._special_tokens,
-            }
-            text = concat(self._template.root_render_func(self._template.new_context(values)))
-        except ProvenanceError as error:
-            raise RowError("template loses provenance", f"{self}: {error}") from None
-        except Exception as error:  # whatever the template's own code may raise
-            self._refuse(error)
-        if text != self._plain(messages, tools, add_generation_prompt):
-            raise RowError("template not reproduced", f"{self} renders otherwise in transformers")
-        return text
-
-    def _plain(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]] | None,
-        add_generation_prompt: bool,
-    ) -> str:
-        """What transformers' apply_chat_template(tokenize=False) renders."""
-        try:
-            rendered, _ = self._reference.render_jinja_template(
-                [[message_dict(message) for message in messages]],
-                tools=None if tools is None else list(tools),
-                chat_template=self.source,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
-        except Exception as error:  # whatever the template's own code may raise
-            self._refuse(error)
-        if len(rendered[0]) > MAX_CHARS:
-            raise RowError("template output", f"{self} renders {len(rendered[0])} characters")
-        return rendered[0]
-
-    def _refuse(self, error: Exception) -> NoReturn:
-        kind = type(error).__name__
-        said = str(error) if kind == "TemplateError" else f"{kind}: {error}"
-        raise RowError(f"template refused: {said[:80]}", f"{self} refused: {said}") from None
+        rendering = self._renderer.of(messages, tools, options)
+        return rendering.traced(len(messages), add_generation_prompt)
 
     def _check_context(self, conversation: Conversation, text: Traced) -> None:
         """Neither tools nor a context message may vanish."""
@@ -262,42 +280,30 @@ class ChatTemplate:
 
 
 def supervised_turns(messages: Sequence[Message], train_on: str) -> list[int]:
-    """Indices of the assistant messages to train; none that has weight 0."""
+    """Indices of the assistant messages to train; none that has weight 0.
+
+    With "weighted_turns" only those that were given a weight.
+    """
     turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
     if train_on == "last_turn":
         turns = turns[-1:]
+    if train_on == "weighted_turns":
+        turns = [i for i in turns if messages[i].weight is not None]
     return [i for i in turns if messages[i].weight != 0]
 
 
-def message_dict(message: Message) -> dict[str, Any]:
-    """The message as a template reads it."""
-    result: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning is not None:
-        result["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        result["tool_calls"] = list(message.tool_calls)
-    if message.name is not None:
-        result["name"] = message.name
-    return {**result, **message.fields}
+def _weight(message: Message) -> float:
+    return 1.0 if message.weight is None else message.weight
 
 
-def _template_message(message: Message, index: int) -> dict[str, Any]:
-    """message_dict with every string traced but the role, which is one of four words.
-
-    Templates build control tokens from the role, so its characters count as the template's.
-    """
-    result: dict[str, Any] = {}
-    for key, value in message_dict(message).items():
-        if key == "role":
-            result[key] = value
-        elif key == "reasoning_content":
-            result[key] = trace(value, (index, "reasoning"))
-        else:
-            result[key] = trace(value, (index, key))
-    if message.reasoning is not None:
-        # gpt-oss reads `thinking`; transformers fills both.
-        result = {"thinking": result["reasoning_content"], **result}
-    return result
+def _own_stop(text: Traced, turn: int, alone: str, start: int) -> int:
+    """Where the turn's own text stops in `alone`, its rendering with nothing after it."""
+    shared = len(alone)
+    if not text.startswith(alone):
+        plain = str.__getitem__(text, slice(len(alone)))
+        shared = len(os.path.commonprefix([plain, alone]))
+    own = [stop for _, stop, (index, _) in text.runs if index == turn and stop <= shared]
+    return own[-1] if own else start
 
 
 def _said_in_calls(message: Message) -> Iterable[str]:

@@ -1,22 +1,32 @@
-"""Rendered text as token ids with a loss weight each, in one tokenization."""
+"""Records as token ids with a loss weight each, in one tokenization."""
 
 import bisect
 import dataclasses
-import json
+import datetime
+import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsft.data.records import Conversation, Message, PlainText, RowError, parse_message
+from jaxsft.config import Data
+from jaxsft.data.parts import Range, trained_ranges
+from jaxsft.data.records import (
+    Conversation,
+    Message,
+    PlainText,
+    RowError,
+    Tokenized,
+    parse_message,
+)
+from jaxsft.data.rendering import Option
+from jaxsft.data.spelling import Encoded, Spelling
 from jaxsft.data.template import ChatTemplate, Control, TrainingText
 from jaxsft.errors import DataError
 
-_SENTINEL = 0x100000  # first character of Unicode's last private-use plane
-_NUM_SENTINELS = 0xFFFE
-_RESERVED = re.compile(f"[{chr(_SENTINEL)}-{chr(_SENTINEL + _NUM_SENTINELS - 1)}]")
+_ASSISTANT_FIELDS = ("content", "reasoning", "tool_calls")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,27 +43,45 @@ class Example:
     file: str
     row: int
     spans: tuple[tuple[int, int], ...]
-    boundary_tokens: int = 0  # straddle the start of a span, and are context therefore
+    boundary_tokens: int = 0  # straddle a border of what is trained, and are context therefore
     end_of_turn_ids: frozenset[int] = frozenset()
     is_split: bool = False  # one turn of a conversation whose history the template rewrites
+    turns: tuple[int, ...] = ()  # the supervised messages, as indices in the conversation
+    control_ids: frozenset[int] = frozenset()  # the control tokens among the ids
+    # Trained words that spell a control token and stay text: data.trusted_control_tokens.
+    control_text: int = 0
+    # What data.overlong="truncate" left out: tokens of the rendering, supervised turns.
+    truncated_tokens: int = 0
+    truncated_turns: int = 0
 
 
 class ChatTokenizer:
     """A model's tokenizer and chat template.
 
-    Control tokens are recognised only where the template wrote them. For that the text is
-    encoded by a copy of the tokenizer in which each of them is spelt as one private-use
-    character; the same words inside a message are then ordinary text.
+    A conversation begins as its template begins it. The tokenizer adds no BOS or EOS to the
+    rendered text, even one that adds them to plain text, since neither does what serves the model:
+    apply_chat_template and vLLM tokenize the rendering with add_special_tokens=False.
 
     Args:
         directory: holds tokenizer.json or tokenizer.model and their configuration.
         template: a .jinja file to use instead of the tokenizer's own template.
+        template_options: variables of the template.
+        trusted_control_tokens: control tokens where an assistant's words spell them.
+        today: the date that the template is told, if it asks; None: today's.
 
     Raises:
         DataError: the tokenizer or the template can't be used.
     """
 
-    def __init__(self, directory: str, template: str | None = None):
+    def __init__(
+        self,
+        directory: str,
+        template: str | None = None,
+        *,
+        template_options: Mapping[str, Option] | None = None,
+        trusted_control_tokens: Sequence[str] = (),
+        today: datetime.date | None = None,
+    ):
         tokenizer = _load(directory)
         self.directory = directory
         self._backend = tokenizer.backend_tokenizer
@@ -61,26 +89,31 @@ class ChatTokenizer:
         self._backend.no_truncation()
         self.bos_id: int | None = tokenizer.bos_token_id
         self.eos_id: int | None = tokenizer.eos_token_id
-        description = json.loads(self._backend.to_str())
-        added = {token["content"]: token["id"] for token in description["added_tokens"]}
-        # Runs of white space and the like are ordinary text wherever they stand.
-        controls = [token for token in added if token.strip("\u2581").strip()]
-        self._sentinels = dict(zip(controls, _sentinel_characters(controls), strict=True))
-        self._variant, self._real_ids, self._is_sentinel = _variant_of(description, self._sentinels)
-        self._is_control = np.zeros(len(self._real_ids), bool)  # by real id; text may be unknown
-        self._is_control[[added[t] for t in controls if t != tokenizer.unk_token]] = True
-        self._ids = added
+        self._spelling = Spelling(self._backend)
+        controls = self._spelling.controls
+        self._trusted = frozenset(trusted_control_tokens)
+        _check_known(trusted_control_tokens, controls, directory)
+        longest_first = sorted(controls, key=len, reverse=True)
+        self._spelt_control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         special = {key: str(token) for key, token in tokenizer.special_tokens_map.items()}
-        own = tokenizer.chat_template
-        source = _read_template(template) if template is not None else own
+        source = tokenizer.chat_template if template is None else _read_template(template)
         if isinstance(source, dict):
             source = source.get("default")
-        self._template = ChatTemplate(source, special, controls) if source else None
+        self._template = (
+            ChatTemplate(source, special, controls, options=template_options, today=today)
+            if source
+            else None
+        )
 
     @property
     def vocab_size(self) -> int:
         """One more than the highest id that the tokenizer gives."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that no user's text can give, with their ids."""
+        return {token: self._spelling.added_ids[token] for token in self._spelling.controls}
 
     @property
     def has_template(self) -> bool:
@@ -96,9 +129,10 @@ class ChatTokenizer:
 
     def encode(
         self,
-        record: Conversation | PlainText,
-        train_on: str = "all_turns",
+        record: Conversation | PlainText | Tokenized,
+        train_on: str = Data.train_on,
         vocab_size: int | None = None,
+        train_parts: Collection[str] = Data.train_parts,
     ) -> list[Example]:
         """The examples of one record: one, or one per turn where the template rewrites history.
 
@@ -107,9 +141,12 @@ class ChatTokenizer:
         """
         if isinstance(record, PlainText):
             examples = [self._encode_plain(record)]
+        elif isinstance(record, Tokenized):
+            examples = [self._whole(record.ids, record.weights, record)]
+            self._check(record.ids, self.vocab_size if vocab_size is None else vocab_size)
         else:
             texts, is_split = self.template.training_texts(record, train_on)
-            examples = [self._encode_text(text, record, is_split) for text in texts]
+            examples = [self._encode_text(text, record, is_split, train_parts) for text in texts]
         for example in examples:
             self._check(example.ids, vocab_size)
         return examples
@@ -118,15 +155,20 @@ class ChatTokenizer:
         self,
         messages: Sequence[Message | dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
+        template_options: Mapping[str, Option] | None = None,
     ) -> list[int]:
-        """The ids after which the model is to write the next assistant message."""
+        """The ids after which the model is to write the next assistant message.
+
+        Args:
+            template_options: of this conversation; they win over those of the tokenizer.
+        """
         parsed = [
             message if isinstance(message, Message) else parse_message(message, f"messages[{i}]")
             for i, message in enumerate(messages)
         ]
-        text = self.template.render(parsed, tools, add_generation_prompt=True)
+        text = self.template.render(parsed, tools, True, template_options)
         rendered = TrainingText(text, (), tuple(self.template.controls(text)), frozenset())
-        return self._encode_controls(rendered)[0].tolist()
+        return self._encode_controls(rendered, parsed)[0].ids.tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, control tokens included."""
@@ -137,56 +179,74 @@ class ChatTokenizer:
         return self._backend.id_to_token(token_id) or ""
 
     def _encode_plain(self, record: PlainText) -> Example:
-        ids = np.array(self._backend.encode(record.text).ids, np.int32)
-        weights = np.ones(len(ids), np.float32)
-        weights[:1] = 0
-        spans = ((1, len(ids)),) if len(ids) > 1 else ()
-        return Example(ids, weights, record.file, record.row, spans)
+        """The text as it is, control tokens that it spells included: it is all that the model
+        sees. It begins as the tokenizer begins a text (with BOS, if that is its way) and ends with
+        EOS, which is trained: a model that never saw a text end would not stop."""
+        ids = self._backend.encode(record.text).ids
+        ends = [] if self.eos_id is None else [self.eos_id]
+        if ids[-1:] != ends:
+            ids += ends
+        tokens = np.array(ids, np.int32)
+        return self._whole(tokens, np.ones(len(ids), np.float32), record, frozenset(ends))
 
-    def _encode_text(self, text: TrainingText, record: Conversation, is_split: bool) -> Example:
-        ids, starts, stops, place = self._encode_controls(text)
-        weights = np.zeros(len(ids), np.float32)
-        spans, boundary_tokens = [], 0
-        for span in text.spans:
-            start, stop = place(span.start), place(span.stop)
-            inside = (starts >= start) & (stops <= stop) & (starts < stop)
-            inside[:1] = False
-            boundary_tokens += int(np.count_nonzero((starts < start) & (stops > start)))
-            where = np.flatnonzero(inside)
-            if len(where):
-                weights[where] = span.weight
-                spans.append((int(where[0]), int(where[-1]) + 1))
-        ends = frozenset(self._ids[token] for token in text.end_of_turn)
+    def _whole(
+        self,
+        ids: np.ndarray,
+        weights: np.ndarray,
+        record: PlainText | Tokenized,
+        ends: frozenset[int] = frozenset(),
+    ) -> Example:
+        weights = weights.astype(np.float32)
+        weights[:1] = 0
+        borders = np.flatnonzero(np.diff(weights != 0, prepend=False, append=False))
         return Example(
-            ids, weights, record.file, record.row, tuple(spans), boundary_tokens, ends, is_split
+            ids,
+            weights,
+            record.file,
+            record.row,
+            spans=tuple((int(start), int(stop)) for start, stop in borders.reshape(-1, 2)),
+            end_of_turn_ids=ends,
+            control_ids=frozenset(ids[self._spelling.is_control(ids)].tolist()),
+        )
+
+    def _encode_text(
+        self, text: TrainingText, record: Conversation, is_split: bool, parts: Collection[str]
+    ) -> Example:
+        encoded, left_as_text = self._encode_controls(text, record.messages)
+        ranges = trained_ranges(text, record.messages, parts)
+        weights, spans, boundary_tokens = _weigh(encoded, ranges)
+        return Example(
+            encoded.ids,
+            weights,
+            record.file,
+            record.row,
+            spans,
+            boundary_tokens,
+            end_of_turn_ids=frozenset(self._spelling.added_ids[t] for t in text.end_of_turn),
+            is_split=is_split,
+            turns=tuple(span.message for span in text.spans),
+            control_ids=frozenset(encoded.ids[encoded.is_control].tolist()),
+            control_text=sum(a <= at < b for at in left_as_text for a, b, _ in ranges),
         )
 
     def _encode_controls(
-        self, text: TrainingText
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Callable[[int], int]]:
-        """Ids; the start and stop of each in the text as encoded; and what maps a place of the
-        text to its place there."""
+        self, text: TrainingText, messages: Sequence[Message]
+    ) -> tuple[Encoded, list[int]]:
+        """The text with the template's controls and the trusted ones of an assistant; and where
+        an assistant spells others, which stay text."""
         plain = str.__getitem__(text.text, slice(None))
-        reserved = None if plain.isascii() else _RESERVED.search(plain)
-        if reserved:
-            raise RowError(
-                "reserved character", f"has the private-use character U+{ord(reserved[0]):X}"
-            )
-        spelt, places, place = _spell(plain, text.controls, self._sentinels)
-        encoding = self._variant.encode(spelt, add_special_tokens=False)
-        variant_ids = np.array(encoding.ids, np.int32)
-        ids, is_control = self._real_ids[variant_ids], self._is_sentinel[variant_ids]
-        if np.count_nonzero(is_control) != len(places):
-            raise RowError("control token lost", f"not all of {text.controls} became tokens")
-        forged = self._is_control[ids] & ~is_control
-        if forged.any():
-            token = self.token_text(int(ids[forged.argmax()]))
-            raise RowError("forged control token", f"message text encodes to {token!r}")
-        starts, stops = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
-        # A control may have taken white space beside it along (rstrip): its own place counts.
-        starts[is_control] = places
-        stops[is_control] = starts[is_control] + 1
-        return ids, starts, stops, place
+        controls, left_as_text = list(text.controls), []
+        for start, stop, (index, field) in text.text.runs:
+            if field not in _ASSISTANT_FIELDS or messages[index].role != "assistant":
+                continue
+            for match in self._spelt_control.finditer(plain, start, stop):
+                if match.group() in self._trusted:
+                    controls.append(Control(match.start(), match.end(), match.group()))
+                else:
+                    left_as_text.append(match.start())
+        if len(controls) > len(text.controls):
+            controls.sort(key=lambda control: control.start)
+        return self._spelling.encode(plain, controls), left_as_text
 
     def _check(self, ids: np.ndarray, vocab_size: int | None) -> None:
         if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
@@ -200,31 +260,40 @@ class ChatTokenizer:
             raise RowError("two BOS tokens", f"begins with {self.token_text(self.bos_id)!r} twice")
 
 
-def _spell(
-    text: str, controls: Sequence[Control], sentinels: dict[str, str]
-) -> tuple[str, list[int], Callable[[int], int]]:
-    """The text with one character for each control, their places, and the map of places.
+def _weigh(
+    encoded: Encoded, ranges: Sequence[Range]
+) -> tuple[np.ndarray, tuple[tuple[int, int], ...], int]:
+    """Weights, spans and boundary tokens: a token is trained if all of it lies in one range.
 
-    text     < s > H i < / s >      controls [0, 3) and [5, 9)
-    spelt    * H i *                places 0 3
-    map      3 -> 1, 5 -> 3, 9 -> 4; inside a control counts as after it: 7 -> 4
+    starts   0  3  5  9     of the tokens, in characters
+    stops    3  5  9 10
+    weights  0  0  1  1     for the range [4, 10): [3, 5) straddles its border and is context
     """
-    pieces, places, stops, saved, at = [], [], [], [0], 0
-    for control in controls:
-        pieces += [text[at : control.start], sentinels[control.token]]
-        places.append(control.start - saved[-1])
-        stops.append(control.stop)
-        saved.append(saved[-1] + control.stop - control.start - 1)
-        at = control.stop
-    pieces.append(text[at:])
+    weights = np.zeros(len(encoded.ids), np.float32)
+    tokens, spans, boundary_tokens = range(len(weights)), [], 0
+    for text_start, text_stop, weight in ranges:
+        start, stop = encoded.place(text_start), encoded.place(text_stop)
+        before = bisect.bisect_right(tokens, start, key=encoded.stop)
+        first = bisect.bisect_left(tokens, start, key=encoded.start)
+        after = bisect.bisect_left(tokens, stop, key=encoded.start)
+        last = min(after, bisect.bisect_right(tokens, stop, key=encoded.stop))
+        boundary_tokens += max(0, first - before) + max(0, after - max(first, last))
+        first = max(first, 1)
+        if first < last:
+            weights[first:last] = weight
+            spans.append((first, last))
+    return weights, tuple(spans), boundary_tokens
 
-    def place(position: int) -> int:
-        index = bisect.bisect_right(stops, position)
-        if index < len(stops) and controls[index].start < position:
-            position, index = stops[index], index + 1
-        return position - saved[index]
 
-    return "".join(pieces), places, place
+def _check_known(trusted: Sequence[str], controls: Sequence[str], directory: str) -> None:
+    for token in trusted:
+        if token not in controls:
+            near = difflib.get_close_matches(token, controls, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(
+                f"data.trusted_control_tokens: {token!r} is no added token of the tokenizer "
+                f"in {directory}{hint}"
+            )
 
 
 def _load(directory: str) -> Any:
@@ -248,34 +317,3 @@ def _read_template(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.template={path}: can't be read: {error}") from None
-
-
-def _sentinel_characters(controls: Sequence[str]) -> list[str]:
-    if len(controls) > _NUM_SENTINELS:
-        raise DataError(f"{len(controls)} added tokens; at most {_NUM_SENTINELS} can be told apart")
-    return [chr(_SENTINEL + n) for n in range(len(controls))]
-
-
-def _variant_of(
-    description: dict[str, Any], sentinels: dict[str, str]
-) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The tokenizer with each control spelt as its sentinel; by its ids: the real id, whether
-    the id is a sentinel's."""
-    from tokenizers import Tokenizer
-
-    added = description["added_tokens"]
-    spelt = [{**t, "content": sentinels.get(t["content"], t["content"])} for t in added]
-    stripped = dict.fromkeys(("post_processor", "truncation", "padding"))
-    variant = Tokenizer.from_str(json.dumps({**description, **stripped, "added_tokens": spelt}))
-    vocab = variant.get_vocab(with_added_tokens=True)
-    real_ids = np.arange(max([*vocab.values(), *(t["id"] for t in added)]) + 1, dtype=np.int32)
-    is_sentinel = np.zeros(len(real_ids), bool)
-    for token, copy in zip(added, spelt, strict=True):
-        variant_id = variant.token_to_id(copy["content"])
-        is_spelt = token["content"] in sentinels
-        found = variant.encode(f"a {copy['content']} a", add_special_tokens=False).ids
-        if variant_id is None or (is_spelt and variant_id not in found):
-            raise DataError(f"the added token {token['content']!r} can't be told from text")
-        real_ids[variant_id] = token["id"]
-        is_sentinel[variant_id] = is_spelt
-    return variant, real_ids, is_sentinel

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from jaxsft.config import Data, Source
 from jaxsft.data import prepare as prepare_module
+from jaxsft.data import shards
 from jaxsft.data.prepare import prepare, source_names
 from jaxsft.errors import DataError
 
@@ -74,10 +75,10 @@ def test_the_cache_gives_back_what_the_tokenizer_made(setup, tokenizer):
 
 
 def test_examples_are_found_across_shards(setup, monkeypatch):
-    monkeypatch.setattr(prepare_module, "SHARD_ROWS", 3)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 3)
     setup.write(*[row("q", f"{i}") for i in range(10)])
     cache = setup.prepare()
-    assert cache.manifest["shard_sizes"] == [3, 3, 3, 1]
+    assert [size for size, *_ in cache.manifest["shards"]] == [3, 3, 3, 1]
     order = [9, 0, 4, 3, 9]
     assert [cache.source_of(i)[1] for i in order] == [10, 1, 5, 4, 10]
     one_by_one = [cache.examples([i])[0][0].tolist() for i in order]
@@ -250,7 +251,7 @@ def test_any_change_is_a_miss(setup, change):
 def test_the_code_is_part_of_the_fingerprint(setup, monkeypatch):
     setup.write(row("q", "a"))
     first = setup.prepare()
-    monkeypatch.setattr(prepare_module, "_CODE", prepare_module._CODE[:-1])
+    monkeypatch.setattr(prepare_module, "_NO_CODE", ("tokenize",))
     assert setup.prepare().fingerprint != first.fingerprint
 
 
@@ -282,17 +283,15 @@ def test_another_process_finds_the_cache_without_importing_transformers(setup, t
     assert len(setup.caches()) == 1
 
 
-def test_two_that_prepare_at_once_both_succeed(setup, monkeypatch):
+def test_two_that_prepare_at_once_both_succeed(setup):
     setup.write(row("q", "a"))
-    make = prepare_module._make
 
-    def make_while_another_does(*args):
-        monkeypatch.setattr(prepare_module, "_make", make)
+    def make_while_another_does(work, progress):
         setup.prepare()
-        make(*args)
+        prepare_module.make_here(work, progress)
 
-    monkeypatch.setattr(prepare_module, "_make", make_while_another_does)
-    assert len(setup.prepare()) == 1
+    arguments = (setup.source,), setup.data, setup.tokenizer
+    assert len(prepare(*arguments, make=make_while_another_does)) == 1
     assert len(setup.caches()) == 1
 
 
@@ -332,7 +331,7 @@ def test_the_default_folder_follows_xdg(monkeypatch, tmp_path):
 
 
 def test_progress_counts_rows(setup, monkeypatch):
-    monkeypatch.setattr(prepare_module, "SHARD_ROWS", 2)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 2)
     setup.write(*[row("q", "a")] * 5)
     seen = []
     prepare((setup.source,), setup.data, setup.tokenizer, progress=seen.append)

@@ -1,0 +1,268 @@
+"""What a user should know before a run: one report of data, plan and warnings, as JSON.
+
+It is made of the reports of the caches (account and quality, for each source too), of the overlaps
+between training and evaluation, and of the plan of the steps.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Json = dict[str, Any]
+Warnings = Iterator[Json]
+
+# Where a warning starts; shares are of the rows unless another word stands in the name.
+MAX_DROPPED_SHARE = 0.01
+MIN_SUPERVISED_SHARE = 0.05  # of the tokens
+MAX_EXACT_DUPLICATES = 0.01
+MAX_NEAR_DUPLICATES = 0.1
+MAX_WITHOUT_END = 0.02
+MAX_EMPTY = 0.001
+MAX_BROKEN = 0.001
+MAX_REPEATED_ANSWER = 0.02  # of the answers, for one that is no label
+MIN_REPEATED_WORDS = 4
+MIN_FILL = 0.9
+MIN_STEPS = 50
+MAX_EPOCHS = 5
+MAX_TIMES_SEEN = 10  # an example of any source, over the run
+MIN_EVAL_ROWS = 30
+
+ADVICE = {
+    "answer equals the question": "Leave these rows out, unless the task is to repeat.",
+    "answer without end": "The model learns to stop there: find where the text was cut off.",
+    "card number": "Leave the rows out or replace the number: models repeat what they are trained"
+    " on.",
+    "code block without end": "The model learns to stop within code: find where it was cut off.",
+    "control character": "Remove these characters.",
+    "e-mail address": "Replace private addresses: models repeat what they are trained on.",
+    "empty answer": "The model learns to say nothing: leave these rows out.",
+    "HTML entity": "Unescape the text, unless it is about HTML.",
+    "IBAN": "Leave the rows out or replace the number: models repeat what they are trained on.",
+    "IP address": "Replace private addresses: models repeat what they are trained on.",
+    "key or secret": "Take it out, and revoke it if it is real.",
+    "last message is not the assistant's": "What stands after the last answer is not used.",
+    "one-word answer": "Right for labels; else the model learns to be short.",
+    "phone number": "Replace private numbers: models repeat what they are trained on.",
+    "replacement character or byte order mark": "Text was lost or glued: read the source again"
+    " with its true encoding.",
+    "role or control text in a message": "It is encoded as plain text. If it is left over from"
+    " another format, convert the rows to messages.",
+    "very long message": "Is it one message, or a file that was glued together?",
+    "wrong encoding": "UTF-8 was read as Latin-1: convert it back.",
+}
+_BROKEN = (
+    "wrong encoding",
+    "replacement character or byte order mark",
+    "control character",
+    "role or control text in a message",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The steps of a run."""
+
+    sequence_length: int
+    batch_size: int  # packed rows
+    packed_rows: int  # of the first epoch
+    fill: float  # share of the packed rows that is tokens
+    steps_per_epoch: int
+    steps: int
+    epochs: float  # that these steps make
+    supervised_tokens_per_epoch: int
+    examples_per_epoch: Mapping[str, int]  # by source
+    fewest_supervised_tokens: int | None = None  # of any step of the first epoch
+
+
+def gate_report(
+    train: Json,
+    evals: Mapping[str, Json],
+    overlaps: Mapping[str, Json],
+    plan: Plan | None,
+) -> Json:
+    """All of it as JSON, warnings first.
+
+    Args:
+        train: report of the training cache: the account, `quality`, and `sources` with both.
+        evals: the same of each evaluation set, by name.
+        overlaps: what quality.overlap says of each evaluation set.
+        plan: of the run; None where only the data is looked at.
+    """
+    warnings = [
+        *_overlap_warnings(overlaps),
+        *_account_warnings("train", train),
+        *(warning for name in evals for warning in _account_warnings(f"eval {name}", evals[name])),
+        *_quality_warnings(train),
+        *(_plan_warnings(plan, train) if plan else ()),
+        *_eval_warnings(evals),
+    ]
+    return {
+        "warnings": warnings,
+        "plan": None if plan is None else _plan(plan),
+        "train": train,
+        "eval": {name: {**evals[name], "overlap": overlaps.get(name)} for name in evals},
+    }
+
+
+def one_line(report: Json) -> str:
+    """What train says of its data in its log."""
+    train, plan, warnings = report["train"], report["plan"], report["warnings"]
+    tokens = train["tokens"]
+    text = (
+        f"{train['rows_in']:,} rows -> {train['examples']:,} examples,"
+        f" {tokens['supervised'] + tokens['context']:,} tokens,"
+        f" {tokens['supervised']:,} of them supervised"
+    )
+    if plan:
+        text += (
+            f"; {plan['packed_rows']:,} packed rows {plan['fill']:.1%} full,"
+            f" {plan['steps']:,} steps = {plan['epochs']:.2f} epochs"
+        )
+    if warnings:
+        some = "warning" if len(warnings) == 1 else "warnings"
+        text += f"; {len(warnings)} {some}: " + "; ".join(w["text"] for w in warnings)
+    return text
+
+
+def _plan(plan: Plan) -> Json:
+    per_step = plan.supervised_tokens_per_epoch / max(plan.steps_per_epoch, 1)
+    return {
+        **dataclasses.asdict(plan),
+        "examples_per_epoch": dict(plan.examples_per_epoch),
+        "supervised_tokens_per_step": round(per_step, 1),
+    }
+
+
+def _warning(text: str, advice: str, *examples: str) -> Json:
+    return {"text": text, "advice": advice, "examples": list(examples)}
+
+
+def _overlap_warnings(overlaps: Mapping[str, Json]) -> Warnings:
+    says = {
+        "exact": "are in the training data",
+        "same_prompt": "have a prompt of the training data, with another answer",
+        "near": "are almost the same as a row of the training data",
+    }
+    for name, overlap in overlaps.items():
+        for kind, what in says.items():
+            found = overlap[kind]
+            if found["rows"]:
+                yield _warning(
+                    f"eval {name}: {_of(found['rows'], overlap['rows'])} rows {what}",
+                    "Its loss and its matches will look better than they are: leave these rows"
+                    " out of one of the two.",
+                    *(f"{e['eval']} and {e['train']}" for e in found["examples"][:3]),
+                )
+
+
+def _account_warnings(name: str, report: Json) -> Warnings:
+    for reason, rows in report["dropped"].items():
+        if rows > MAX_DROPPED_SHARE * report["rows_in"]:
+            advice = "Run tools/inspect_data.py to see them."
+            if reason.startswith("overlong"):
+                advice = "Raise data.sequence_length, or set data.overlong to 'truncate'."
+            yield _warning(f"{name}: {_of(rows, report['rows_in'])} rows dropped: {reason}", advice)
+    if report["control_text"]:
+        yield _warning(
+            f"{name}: {report['control_text']:,} trained words spell a control token and are"
+            " encoded as text",
+            "If the model must write them as control tokens, like <think>, name them in"
+            " data.trusted_control_tokens.",
+        )
+
+
+def _quality_warnings(train: Json) -> Warnings:
+    quality, tokens = train["quality"], train["tokens"]
+    trained = tokens["supervised"] + tokens["context"]
+    if tokens["supervised"] < MIN_SUPERVISED_SHARE * trained:
+        yield _warning(
+            f"only {tokens['supervised'] / trained:.1%} of the tokens are supervised",
+            "Most of the computation goes to context: look at data.train_on, data.train_parts, and"
+            " at long system prompts, tools or documents.",
+        )
+    exact, near = quality["exact_duplicates"], quality["near_duplicates"]
+    if exact["share"] > MAX_EXACT_DUPLICATES:
+        yield _warning(
+            f"{_of(exact['rows'], quality['conversations'])} rows repeat an earlier one",
+            "They count several times: leave them out, or repeat on purpose with Source.weight.",
+            *(f"{e['again']} repeats {e['first']}" for e in exact["examples"][:3]),
+        )
+    if near["share"] > MAX_NEAR_DUPLICATES:
+        yield _warning(
+            f"{_of(near['later_rows'], quality['conversations'])} rows are almost the same as an"
+            " earlier one",
+            "The set teaches less than its size says: leave most of them out, unless they come"
+            " from one template on purpose.",
+            *(f"{e['again']} and {e['first']} ({e['similarity']})" for e in near["examples"][:3]),
+        )
+    for example in quality["repeated_answers"]["examples"]:
+        is_label = len(example["text"].split()) < MIN_REPEATED_WORDS
+        if example["share"] > MAX_REPEATED_ANSWER and not is_label:
+            yield _warning(
+                f"{example['share']:.1%} of the answers are {example['text']!r}",
+                "The model will say it often, out of place too: leave most of these rows out.",
+                example["where"],
+            )
+    yield from _hint_warnings(quality["hints"])
+
+
+def _hint_warnings(hints: Mapping[str, Json]) -> Warnings:
+    limits = {
+        "answer without end": MAX_WITHOUT_END,
+        "code block without end": MAX_WITHOUT_END,
+        "empty answer": MAX_EMPTY,
+        "key or secret": 0.0,
+        **dict.fromkeys(_BROKEN, MAX_BROKEN),
+    }
+    for kind, limit in limits.items():
+        hint = hints.get(kind)
+        if hint and hint["share"] > limit:
+            yield _warning(
+                f"{hint['rows']:,} rows ({hint['share']:.1%}): {kind}",
+                ADVICE[kind],
+                *(f"{e['where']}: {e['text']}" for e in hint["examples"][:3]),
+            )
+
+
+def _plan_warnings(plan: Plan, train: Json) -> Warnings:
+    if plan.fill < MIN_FILL:
+        yield _warning(
+            f"the {plan.packed_rows:,} packed rows are {plan.fill:.1%} full",
+            "The rest is padding: choose a data.sequence_length that fits more examples.",
+        )
+    if plan.steps < MIN_STEPS:
+        yield _warning(
+            f"the run has {plan.steps} steps",
+            "That is little to learn from: lower train.batch_size or raise train.epochs.",
+        )
+    if plan.epochs > MAX_EPOCHS:
+        yield _warning(
+            f"the run sees the data {plan.epochs:.1f} times",
+            "Models then learn rows by heart; 1 to 3 epochs are common. Watch the loss on"
+            " data.eval.",
+        )
+    if plan.fewest_supervised_tokens == 0:
+        yield _warning(
+            "a step has no supervised token", "Raise train.batch_size, so that none is in vain."
+        )
+    for name, per_epoch in plan.examples_per_epoch.items():
+        examples = train["sources"][name]["examples"]
+        times = plan.epochs * per_epoch / max(examples, 1)
+        if times > MAX_TIMES_SEEN and times > 1.5 * plan.epochs:
+            yield _warning(
+                f"{name}: each of its {examples:,} examples is seen {times:.1f} times",
+                "Lower its Source.weight or Source.count.",
+            )
+
+
+def _eval_warnings(evals: Mapping[str, Json]) -> Warnings:
+    for name, report in evals.items():
+        if report["rows_out"] < MIN_EVAL_ROWS:
+            yield _warning(
+                f"eval {name}: {report['rows_out']} rows",
+                "Differences between two runs will be noise: hold out more rows.",
+            )
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} ({count / max(total, 1):.1%})"

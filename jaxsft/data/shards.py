@@ -1,0 +1,184 @@
+"""Rows of the sources, a shard at a time, as examples in files: the work that processes share.
+
+`encode_shard` is a pure function of its arguments but for the files that it writes, so that any
+process or machine may take any shard, and the cache is the same bytes whoever did.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from jaxsft.config import Data, Source
+from jaxsft.data import cache, formats, sources
+from jaxsft.data.account import Outcome, Tally
+from jaxsft.data.encode import outcomes_of
+from jaxsft.data.facts import Facts, shard_facts
+from jaxsft.data.records import BadRow, RawRow, Record
+from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.tokenizer_files import open_tokenizer
+from jaxsft.errors import DataError
+
+SHARD_ROWS = 2048
+SHARD_BYTES = 2**25  # of raw rows, so that long rows don't fill memory
+# Starting a process costs a few seconds of imports: less work than this isn't shared.
+MIN_SHARDS_PER_PROCESS = 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """All that encoding depends on; equal where the fingerprint is."""
+
+    fingerprint: str
+    directory: Path  # where shards are written
+    tokenizer_dir: str
+    data: Data
+    vocab_size: int | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and other.fingerprint == self.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """The rows of one shard, not yet parsed."""
+
+    source: int  # index of the source
+    number: int  # in the source
+    form: str
+    columns: dict[str, str]
+    rows: list[RawRow]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """What became of a chunk."""
+
+    source: int
+    number: int
+    name: str  # of its files
+    entry: tuple[int, ...]  # examples and checksums
+    lengths: np.ndarray  # int32 [N]
+    files: tuple[str, ...]
+    rows: np.ndarray  # int32 [N, 2]: index in `files`, row
+    tally: Tally
+    bad: list[BadRow]  # the first data.max_bad_rows
+    num_bad: int
+    end_of_turn_ids: frozenset[int]
+    control_ids: frozenset[int]
+    facts: Facts
+
+
+@functools.lru_cache(maxsize=1)
+def tokenizer_of(job: Job) -> ChatTokenizer:
+    """The job's tokenizer, read once in each process."""
+    return open_tokenizer(job.tokenizer_dir, job.data)
+
+
+def read_chunks(all_sources: Sequence[Source]) -> Iterator[Chunk]:
+    """Every row of every source, in order."""
+    for index, source in enumerate(all_sources):
+        yield from read_source_chunks(index, source)
+
+
+def read_source_chunks(index: int, source: Source) -> Iterator[Chunk]:
+    """Every row of one source, in order."""
+    form = sources.form_of(source)
+    for number, rows in enumerate(_grouped(sources.read_rows(source))):
+        yield Chunk(index, number, form, source.columns, rows)
+
+
+def _grouped(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
+    group, size = [], 0
+    for row in rows:
+        group.append(row)
+        size += len(row.data) if isinstance(row.data, bytes) else 4096
+        if len(group) == SHARD_ROWS or size >= SHARD_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def outcomes(job: Job, chunk: Chunk) -> tuple[list[Record], list[Outcome]]:
+    """Each row as a record, and what becomes of it."""
+    records = [formats.record_of(row, chunk.form, chunk.columns) for row in chunk.rows]
+    return records, outcomes_of(tokenizer_of(job), records, job.data, job.vocab_size)
+
+
+def encode_shard(job: Job, chunk: Chunk) -> Shard:
+    """Writes the examples of the chunk and returns the account of it."""
+    records, results = outcomes(job, chunk)
+    tally = Tally()
+    for outcome in results:
+        tally.add(outcome)
+    files = tuple(dict.fromkeys(row.file for row in chunk.rows))
+    kept = [example for outcome in results for example in outcome.kept]
+    bad = [outcome.bad for outcome in results if outcome.bad]
+    name = f"{chunk.source:03d}-{chunk.number:06d}"
+    return Shard(
+        source=chunk.source,
+        number=chunk.number,
+        name=name,
+        entry=cache.write_shard(job.directory, name, kept),
+        files=files,
+        lengths=np.array([len(example.ids) for example in kept], np.int32),
+        rows=np.array([(files.index(e.file), e.row) for e in kept], np.int32).reshape(-1, 2),
+        tally=tally,
+        bad=bad[: job.data.max_bad_rows],
+        num_bad=len(bad),
+        end_of_turn_ids=frozenset().union(*(example.end_of_turn_ids for example in kept)),
+        control_ids=frozenset().union(*(example.control_ids for example in kept)),
+        facts=shard_facts(records, results),
+    )
+
+
+def encode_all(job: Job, chunks: Iterator[Chunk]) -> Iterator[Shard]:
+    """The shards in order, made by data.workers processes; by this one where there is little."""
+    workers = job.data.workers or len(os.sched_getaffinity(0))
+    first = list(itertools.islice(chunks, MIN_SHARDS_PER_PROCESS * workers))
+    is_little = len(first) < MIN_SHARDS_PER_PROCESS * workers and job.data.workers is None
+    every = itertools.chain(first, chunks)
+    if workers == 1 or is_little:
+        return (encode_shard(job, chunk) for chunk in every)
+    return _in_processes(job, every, workers)
+
+
+def _in_processes(job: Job, chunks: Iterator[Chunk], workers: int) -> Iterator[Shard]:
+    """At most two chunks for each process are in memory."""
+    # Not by fork: this process may have threads, whose locks a fork would copy as they are.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _quiet) as pool:
+        waiting: deque[concurrent.futures.Future[Shard]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(encode_shard, job, chunk))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise DataError(
+                f"one of the {workers} processes that prepare the data was killed, by a lack of "
+                "memory perhaps; try a smaller data.workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _quiet() -> None:
+    """Processes share the cores already; and an interrupt is the parent's to handle."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,315 @@
+"""Tries a chat template on conversations of every shape and says what held: for docs/templates.md.
+
+A template is tried with a tokenizer to which its control tokens are added, against transformers'
+own `apply_chat_template`.
+"""
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsft.data.records import Conversation, Message, RowError
+from jaxsft.data.template import ChatTemplate, TrainingText, message_dict
+from jaxsft.data.tokenize import ChatTokenizer, Example
+
+_CALL = {"id": "call00001", "type": "function"}
+_LOOK = {**_CALL, "function": {"name": "look", "arguments": {"at": "the sea", "times": 2}}}
+_SAY = {**_CALL, "id": "call00002", "function": {"name": "say", "arguments": {"text": "ah\n"}}}
+_PARAMETERS = {
+    "type": "object",
+    "properties": {"at": {"type": "string", "description": "where"}},
+    "required": ["at"],
+}
+_TOOLS = tuple(
+    {
+        "type": "function",
+        "function": {"name": name, "description": f"to {name}", "parameters": _PARAMETERS},
+    }
+    for name in ("look", "say")
+)
+_ASK, _TELL = Message("user", "What is there?"), Message("assistant", "A ship.")
+_MORE = (Message("user", "And now?"), Message("assistant", "Two ships, 🙂 née."))
+_RESULT = Message("tool", '{"seen": "waves"}', name="look", fields={"tool_call_id": "call00001"})
+_SAID = Message("tool", "done", name="say", fields={"tool_call_id": "call00002"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A conversation of one shape."""
+
+    name: str
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _calling(*calls: dict[str, Any]) -> Message:
+    return Message("assistant", "", tool_calls=calls)
+
+
+CASES = (
+    Case("one turn", (_ASK, _TELL)),
+    Case("two turns", (_ASK, _TELL, *_MORE)),
+    Case("system", (Message("system", "Be brief."), _ASK, _TELL, *_MORE)),
+    Case("user last", (_ASK, _TELL, _ASK)),
+    Case("white space", (Message("user", " a\n"), Message("assistant", "  b\n\n c \n"), *_MORE)),
+    Case("tool call", (_ASK, _calling(_LOOK), _RESULT, _TELL), _TOOLS),
+    Case("two tool calls", (_ASK, _calling(_LOOK, _SAY), _RESULT, _SAID, _TELL), _TOOLS),
+    Case("tool call last", (_ASK, _TELL, _ASK, _calling(_LOOK)), _TOOLS),
+    Case("reasoning", (_ASK, dataclasses.replace(_TELL, reasoning="Hm, look.\nSo."))),
+    Case(
+        "reasoning, two turns",
+        (_ASK, dataclasses.replace(_TELL, reasoning="Hm."), _MORE[0])
+        + (dataclasses.replace(_MORE[1], reasoning="So."),),
+    ),
+    Case(
+        "reasoning in the content",
+        (_ASK, Message("assistant", "<think>\nHm.\n</think>\n\nA ship."), *_MORE),
+    ),
+)
+_SWITCHES = ("enable_thinking", "thinking")
+
+# What a special token looks like in the templates of published models.
+_CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<\|[a-z_]{2,20}>|<[a-z_]{2,20}\|>|<｜[^｜<>]{1,40}｜>"
+    r"|<\|[^|<>\s]{1,40}｜>|</?s>|<(?:bos|eos|sop|用户|AI|EOT|sep)>|\[gMASK\]"
+    r"|<SPECIAL_\d+>|</?(?:user|assistant|system|role)>|<[a-z]+_of_[a-z]+>|<seed:[a-z_:]+>|\[/?[A-Z][A-Z_]{2,30}\]|\]~b\]|\]~!b\[|\[e~\["
+    r"|</?(?:think|tool_call|tool_response|arg_key|arg_value)>"
+)
+# By what a template writes: its family's names for bos_token and eos_token.
+_FAMILIES = (
+    ("<|start_header_id|>", "<|begin_of_text|>", "<|eot_id|>"),
+    ("<start_of_turn>", "<bos>", "<eos>"),
+    ("<|turn>", "<bos>", "<eos>"),
+    ("<｜User｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+    ("<|START_OF_TURN_TOKEN|>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"),
+    ("<|start_of_role|>", "<|end_of_text|>", "<|end_of_text|>"),
+    ("<|return|>", "<|startoftext|>", "<|return|>"),
+    ("<|im_end|>", "<|startoftext|>", "<|im_end|>"),
+    ("<|end|>", "<s>", "<|endoftext|>"),
+    ("[gMASK]", "[gMASK]", "<|endoftext|>"),
+    ("<seed:", "<seed:bos>", "<seed:eos>"),
+    ("", "<s>", "</s>"),
+)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one template did with all cases."""
+
+    name: str
+    sha256: str
+    equal: list[str] = dataclasses.field(default_factory=list)  # cases: text and ids
+    split: list[str] = dataclasses.field(default_factory=list)
+    refused: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # message -> cases
+    failed: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # ours, with its reason
+    ends: list[str] = dataclasses.field(default_factory=list)
+    appended: bool = False
+    unprompted: str = ""
+    generation: list[str] = dataclasses.field(default_factory=list)  # differences
+    has_generation: bool = False
+    uses_date: bool = False
+    injected: str = ""  # what went wrong
+
+    def note(self, kind: dict[str, list[str]], said: str, case: str) -> None:
+        kind.setdefault(said, []).append(case)
+
+
+def control_tokens(source: str, special: dict[str, str]) -> list[str]:
+    """What looks like a control token in the template and in what it renders."""
+    texts = [source, *special.values()]
+    probe = ChatTemplate(source, special, ())
+    for case in CASES:
+        for prompt in (False, True):
+            try:
+                text = probe.render(case.messages, case.tools, prompt)
+            except RowError:
+                continue
+            edges = [0, *[edge for a, b, _ in text.runs for edge in (a, b)], len(text)]
+            plain = str.__getitem__(text, slice(None))
+            texts += [plain[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    found = [match.group() for text in texts for match in _CONTROL.finditer(text)]
+    return list(dict.fromkeys([*special.values(), *found]))
+
+
+def special_tokens(source: str) -> dict[str, str]:
+    bos, eos = next((bos, eos) for mark, bos, eos in _FAMILIES if mark in source)
+    return {"bos_token": bos, "eos_token": eos}
+
+
+def check_template(name: str, source: str, tokenizer: str) -> Outcome:
+    """All cases of one template over the tokenizer, with its control tokens added."""
+    from transformers import AutoTokenizer
+
+    special = special_tokens(source)
+    reference = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    reference.add_tokens(control_tokens(source, special), special_tokens=True)
+    reference.add_special_tokens(special)
+    with tempfile.TemporaryDirectory() as directory:
+        reference.save_pretrained(directory)
+        path = Path(directory) / "template.jinja"
+        path.write_text(source, encoding="utf-8", newline="")
+        return _check(name, ChatTokenizer(directory, str(path)), reference)
+
+
+def check_tokenizer(name: str, directory: str) -> Outcome:
+    """All cases of a tokenizer's own template."""
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return _check(name, ChatTokenizer(directory), reference)
+
+
+def _check(name: str, chat: ChatTokenizer, reference: Any) -> Outcome:
+    template = chat.template
+    outcome = Outcome(name, template.sha256[:12], uses_date=template.uses_date)
+    outcome.has_generation = re.search(r"\{%-?\s*generation\s*-?%\}", template.source) is not None
+    for case in _cases_for(template):
+        _check_case(case, chat, reference, outcome)
+    outcome.injected = _injected(chat)
+    return outcome
+
+
+def _cases_for(template: ChatTemplate) -> Iterator[Case]:
+    yield from CASES
+    for switch in _SWITCHES:
+        if switch in template.variables:
+            for value in (True, False):
+                options = {switch: value}
+                yield dataclasses.replace(CASES[1], name=f"{switch}={value}", options=options)
+
+
+def _check_case(case: Case, chat: ChatTokenizer, reference: Any, outcome: Outcome) -> None:
+    conversation = Conversation(case.messages, case.tools, case.name, 1, case.options)
+    transformers = _Transformers(reference, chat.template.source, case)
+    try:
+        texts, is_split = chat.template.training_texts(conversation)
+        examples = chat.encode(conversation)
+    except RowError as error:
+        said = str(error).removeprefix(f"{chat.template}").removeprefix(":").strip()
+        refused = transformers.refuses() and error.kind.startswith("template refused")
+        outcome.note(outcome.refused if refused else outcome.failed, said, case.name)
+        return
+    for text, example in zip(texts, examples, strict=True):
+        until = text.spans[-1].message + 1 if is_split else len(case.messages)
+        problem = _difference(text, example, transformers, until)
+        if problem:
+            outcome.note(outcome.failed, problem, case.name)
+            return
+        outcome.ends += [token for token in text.end_of_turn if token not in outcome.ends]
+        outcome.appended |= bool(text.appended)
+        outcome.unprompted = outcome.unprompted or text.unprompted
+    outcome.equal.append(case.name)
+    if is_split:
+        outcome.split.append(case.name)
+    if outcome.has_generation:
+        found = compare_generation(chat.template, conversation)
+        outcome.generation += [f"{case.name}: {line}" for line in found]
+
+
+class _Transformers:
+    """One case rendered by transformers."""
+
+    def __init__(self, tokenizer: Any, source: str, case: Case):
+        self._tokenizer, self._source, self._case = tokenizer, source, case
+
+    def render(self, until: int, tokenize: bool = False, prompt: bool = False) -> Any:
+        case = self._case
+        return self._tokenizer.apply_chat_template(
+            [message_dict(message) for message in case.messages[:until]],
+            tools=None if case.tools is None else list(case.tools),
+            chat_template=self._source,
+            tokenize=tokenize,
+            add_generation_prompt=prompt,
+            **({"return_dict": False} if tokenize else {}),
+            **case.options,
+        )
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        return [token for token in self._tokenizer.get_added_vocab() if token.strip()]
+
+    @property
+    def said(self) -> list[str]:
+        return [message.content for message in self._case.messages]
+
+    def refuses(self) -> bool:
+        try:
+            self.render(len(self._case.messages))
+        except Exception:  # whatever the template's own code may raise
+            return True
+        return False
+
+
+def _difference(text: TrainingText, example: Example, theirs: _Transformers, until: int) -> str:
+    """How our text and ids differ from transformers', or ""."""
+    ours = text.text[: len(text.text) - len(text.appended)]
+    if text.prefilled:
+        turn = text.spans[0].message
+        return "" if ours.startswith(theirs.render(turn, prompt=True)) else "prompt differs"
+    if ours != theirs.render(until):
+        return "text differs from transformers'"
+    ids = theirs.render(until, tokenize=True)
+    is_harmless = not any(token in said for token in theirs.tokens for said in theirs.said)
+    same = example.ids[: len(ids)].tolist() == ids and (
+        text.appended or len(ids) == len(example.ids)
+    )
+    return "ids differ from transformers'" if is_harmless and not same else ""
+
+
+def compare_generation(template: ChatTemplate, conversation: Conversation) -> list[str]:
+    """Where the spans of {% generation %} tags are others than ours: ours and theirs, by turn."""
+    from transformers.utils import chat_template_utils
+
+    texts, is_split = template.training_texts(conversation)
+    differences = []
+    for text in texts:
+        until = text.spans[-1].message + 1 if is_split else len(conversation.messages)
+        rendered, spans = chat_template_utils.render_jinja_template(
+            [[message_dict(message) for message in conversation.messages[:until]]],
+            tools=None if conversation.tools is None else list(conversation.tools),
+            chat_template=template.source,
+            return_assistant_tokens_mask=True,
+            **template.special_tokens,
+            **conversation.template_options,
+        )
+        theirs = [rendered[0][start:stop] for start, stop in spans[0]]
+        theirs = theirs[-1:] if is_split else theirs
+        ours = [str.__getitem__(text.text, slice(s.start, s.stop)) for s in text.spans]
+        if theirs != ours:
+            differences.append(f"ours {ours}, tags {theirs}")
+    return differences
+
+
+def _injected(chat: ChatTokenizer) -> str:
+    """What goes wrong when a user, a tool and a tool's description hold every control token."""
+    evil = "x" + "y".join(chat.control_tokens) + "z"
+    counts = []
+    for said in ("xyz", evil):
+        tools = tuple(json.loads(json.dumps(_TOOLS).replace("to look", json.dumps(said)[1:-1])))
+        result = dataclasses.replace(_RESULT, content=said)
+        for case in (
+            Case("user", (Message("user", said), _TELL)),
+            Case("tool", (_ASK, _calling(_LOOK), result, _TELL), tools),
+        ):
+            try:
+                examples = chat.encode(Conversation(case.messages, case.tools, "f", 1))
+            except RowError as error:
+                counts.append(f"{case.name}: {error.kind}")
+                continue
+            controls = set(chat.control_tokens.values())
+            counts.append([i for e in examples for i in e.ids.tolist() if i in controls])
+    harmless, hostile = counts[:2], counts[2:]
+    return "" if harmless == hostile else "control tokens in a message changed the others"
+
+
+def markdown(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """The lines of a table."""
+    yield "| template | sha256 | equal | refused by the template | a turn ends with | split | tags |"
+    yield "|---|---|---|---|---|---|---|"
+    for outcome in outcomes:
+        yield str(outcome)
