@@ -1,6 +1,7 @@
 """Held-out figures: losses that no batch size changes, prompts, and how answers are compared."""
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -15,6 +16,7 @@ class InMemory:
     def __init__(self, lengths):
         self._made = tiny.conversations(lengths)
         self.lengths = [len(ids) for ids, _ in self._made]
+        self.sources = np.zeros(len(lengths), int)
 
     def examples(self, indices):
         return [self._made[i] for i in indices]

@@ -90,30 +90,24 @@ def build_rows(
         DataError: a row's examples are together longer than sequence_length.
     """
     members = [plan.row(row) if row != PADDING_ROW else plan.order[:0] for row in rows]
-    numbers = np.array([len(row) for row in members], np.int64)
     indices = np.concatenate([plan.order[:0], *members])
     ids, weights = zip(*get_examples(indices.tolist()), strict=True) if len(indices) else ((), ())
+    numbers = np.array([len(row) for row in members], np.int64)
     lengths = np.array([len(example) for example in ids], np.int64)
     # Padding stands behind each row's examples like one more example, so that rows are one text.
     behind = np.cumsum(numbers)
     used = np.add.reduceat(np.append(lengths, 0), behind - numbers) * (numbers > 0)
-    if (used > sequence_length).any():
-        place = int((used > sequence_length).argmax())
+    pads = sequence_length - used
+    if (pads < 0).any():
+        place = int((pads < 0).argmax())
         raise DataError(
             f"examples {members[place].tolist()} of one row have {used[place]} tokens together, "
             f"more than sequence_length={sequence_length}"
         )
-    pads = sequence_length - used
     lengths = np.insert(lengths, behind, pads)
-    within_row = np.array([n for number in numbers for n in (*range(1, number + 1), 0)], np.int32)
-    num_slots = len(rows) * sequence_length
-    stops = np.cumsum(lengths)
-    last = stops[lengths > 0] - 1
-    starts = np.where(within_row > 0, stops - lengths, 0).astype(np.int32)
-    positions = np.arange(num_slots, dtype=np.int32) - np.repeat(starts, lengths)
-    segments = np.repeat(within_row, lengths)
-    positions *= segments > 0
+    last = np.cumsum(lengths)[lengths > 0] - 1
     tokens = _joined(ids, behind, pads, np.int32)
+    segments, positions = _segments(numbers, lengths)
     batch = {
         "tokens": tokens,
         "targets": _next(tokens, last),
@@ -122,9 +116,22 @@ def build_rows(
         "weights": _next(_joined(weights, behind, pads, np.float32), last),
     }
     if labels is not None:
-        batch["sources"] = np.repeat(np.insert(labels[indices], behind, 0), lengths)
-        batch["sources"] = batch["sources"].astype(np.int32)
+        of_part = np.insert(labels[indices], behind, 0).astype(np.int32)
+        batch["sources"] = np.repeat(of_part, lengths)
     return {name: array.reshape(len(rows), sequence_length) for name, array in batch.items()}
+
+
+def _segments(numbers: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Segments and positions of all rows, one after another, from the examples in each row and the
+    lengths of all parts, the padding of each row being the last of its parts."""
+    segment_of = np.array([n for number in numbers for n in (*range(1, number + 1), 0)], np.int32)
+    segments = np.repeat(segment_of, lengths)
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(len(segments), dtype=np.int32) - np.repeat(
+        starts.astype(np.int32), lengths
+    )
+    positions *= segments > 0
+    return segments, positions
 
 
 def _joined(
