@@ -3,12 +3,14 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import rich.console
 import rich.progress
 import rich.table
+
+_LINE_SECONDS = 5  # between two lines off a terminal
 
 
 class Console:
@@ -24,6 +26,32 @@ class Console:
         if self._speaks:
             self._rich.print(f"{topic:<11}{text}", markup=False)
             sys.stdout.flush()
+
+    def show(self, print_to: Callable[[rich.console.Console], None]) -> None:
+        """Lets `print_to` print tables and the like."""
+        if self._speaks:
+            print_to(rich.console.Console(highlight=False))  # wraps, as tables and prose want it
+            sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int], None]]:
+        """Inside, the function given moves a counter; off a terminal it is a line now and then."""
+        if not self._live:
+            last = time.monotonic()
+
+            def say(count: int) -> None:
+                nonlocal last
+                if time.monotonic() - last > _LINE_SECONDS:
+                    last = time.monotonic()
+                    self.say("data", f"{what}: {count:,} rows")
+
+            yield say
+            return
+        text = rich.progress.TextColumn("{task.description}: {task.completed:,} rows")
+        columns = (rich.progress.SpinnerColumn(), text, rich.progress.TimeElapsedColumn())
+        with rich.progress.Progress(*columns, console=self._rich, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda count: bar.update(task, completed=count)
 
     @contextlib.contextmanager
     def steps(self, done: int, total: int) -> Iterator[None]:
@@ -60,7 +88,7 @@ class Console:
             text += f"  skipped {values['skipped_steps']}"
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=done, description=text)
-        elif done == total or time.monotonic() - self._last_line > 5:
+        elif done == total or time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say("step", f"{done}/{total}  {text}")
 

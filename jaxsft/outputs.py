@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,6 +14,7 @@ from jaxsft.console import Console
 from jaxsft.metrics import JsonLines
 
 CONFIG = "config.json"
+DATA_REPORT = "data_report.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +50,9 @@ def with_date(config: Config, workdir: Path) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, template_date=date))
 
 
-def write_config(config: Config, workdir: Path) -> None:
-    """config.json: what the run really uses, after all overrides."""
+def write_inputs(config: Config, data_report: dict[str, Any], workdir: Path) -> None:
+    """config.json: what the run really uses, after all overrides; and data_report.json."""
     if jax.process_index() == 0:
-        resolved = json.dumps(dataclasses.asdict(config), indent=2)
-        (workdir / CONFIG).write_text(resolved + "\n", encoding="utf-8")
+        for name, value in ((CONFIG, dataclasses.asdict(config)), (DATA_REPORT, data_report)):
+            text = json.dumps(value, indent=2, ensure_ascii=False)
+            (workdir / name).write_text(text + "\n", encoding="utf-8")

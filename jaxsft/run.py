@@ -9,10 +9,12 @@ import jax
 from jaxsft import evaluate, finish, mesh, setup
 from jaxsft.config import Config
 from jaxsft.console import Console
+from jaxsft.data import gate_text
+from jaxsft.data.survey import survey
 from jaxsft.distributed import Termination
 from jaxsft.errors import Stopped
 from jaxsft.metrics import peak_flops
-from jaxsft.outputs import Outputs, open_outputs, with_date, write_config
+from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.setup import Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
@@ -31,15 +33,17 @@ def run(config: Config, workdir: Path, command: str) -> None:
     termination = Termination()
     with termination.listening():
         base = setup.open_model(config, console.say)
-        data = setup.prepare_data(config, base, console.say)
+        data = setup.prepare_data(config, base, console)
         plan = setup.set_up(config, base, data)
+        report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
+        console.show(lambda terminal: gate_text.print_report(report, terminal))
         _announce(config, plan, console)
         out = open_outputs(config, workdir, console)
         notes = setup.notes(config, data.train)
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
         with jax.set_mesh(plan.mesh):
             state = setup.resume(out.store, plan, notes, console.say)
-            write_config(config, workdir)  # not before resume has found nothing against it
+            write_inputs(config, report, workdir)  # not before resume has found nothing against it
             if state is None:
                 state = setup.first_state(config, base, plan)
                 setup.flag_dead_rows(state.params, data, console.say)

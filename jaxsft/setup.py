@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 from jaxsft import checkpoint, optim, step
 from jaxsft import mesh as mesh_lib
 from jaxsft.config import Config, Source
+from jaxsft.console import Console
 from jaxsft.convert import pretrained, source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache import Cache
 from jaxsft.data.loader import Batches
-from jaxsft.data.prepare import prepare, source_names
+from jaxsft.data.prepare import Maker, prepare, source_names
 from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.kernels import attention
 from jaxsft.loss import Batch
@@ -71,38 +72,25 @@ def open_model(config: Config, say: Say) -> Pretrained:
     return base
 
 
-def prepare_data(config: Config, base: Pretrained, say: Say) -> Data:
-    """The caches of train and eval data, made where they are missing."""
+def prepare_data(
+    config: Config, base: Pretrained, console: Console, make: Maker | None = None
+) -> Data:
+    """The caches of train and eval data, made where they are missing.
+
+    Args:
+        make: makes what is missing; None: processes of this machine do.
+    """
     data = config.data
     directory = str(source.tokenizer_directory(config.model.source, data.tokenizer))
 
-    def make(sources: tuple, name: str) -> Cache:
-        cache = prepare(sources, data, directory, vocab_size=base.settings.vocab_size)
-        say("data", f"{name}: {account(cache.report)}")
-        return cache
+    def cache_of(sources: tuple[Source, ...], name: str) -> Cache:
+        with console.counting(f"preparing {name}") as count:
+            return prepare(sources, data, directory, count, base.settings.vocab_size, make)
 
     names = source_names(data.eval)
-    train = make(data.train, ", ".join(source_names(data.train)))
-    return Data(
-        directory,
-        train,
-        {name: make((one,), name) for name, one in zip(names, data.eval, strict=True)},
-    )
-
-
-def account(report: dict[str, Any]) -> str:
-    """One line: what became of every row and token."""
-    tokens = report["tokens"]
-    text = (
-        f"{report['rows_in']:,} rows -> {report['examples']:,} examples,"
-        f" {tokens['supervised'] + tokens['context']:,} tokens,"
-        f" {tokens['supervised']:,} of them supervised"
-    )
-    for reason, rows in report["dropped"].items():
-        text += f"; {rows:,} rows dropped: {reason}"
-    if report["split_conversations"]:
-        text += f"; {report['split_conversations']:,} conversations split by turn"
-    return text
+    train = cache_of(data.train, "train")
+    evals = {name: cache_of((one,), name) for name, one in zip(names, data.eval, strict=True)}
+    return Data(directory, train, evals)
 
 
 def set_up(config: Config, base: Pretrained, data: Data) -> Setup:

@@ -101,12 +101,16 @@ class StepLog:
 
     def _source_losses(self, values: list[StepMetrics]) -> dict[str, float | None]:
         """`loss/<source>` of each source; None where the steps had no target of it."""
-        losses = {}
-        for index, name in enumerate(self._sources):
-            nll = sum(float(value.sums.source_nll[index]) for value in values)
-            weight = sum(float(value.sums.source_weight[index]) for value in values)
-            losses[f"loss/{name}"] = finite(nll / weight) if weight else None
-        return losses
+        if not self._sources:
+            return {}
+        nll, weight = (
+            np.sum([np.asarray(getattr(value.sums, name)) for value in values], axis=0).tolist()
+            for name in ("source_nll", "source_weight")
+        )
+        return {
+            f"loss/{name}": finite(n / w) if w else None
+            for name, n, w in zip(self._sources, nll, weight, strict=True)
+        }
 
 
 def _mean(sums: dict[str, float], name: str) -> float | None:

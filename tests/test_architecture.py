@@ -41,7 +41,7 @@ ALLOWED = {
     "metrics": AROUND_STEP,
     "step_log": AROUND_STEP,
     "report": {"figures"},
-    "setup": AROUND_STEP | {"data"},
+    "setup": AROUND_STEP | {"data", "console"},
     "evaluate": RUN,
     "outputs": AROUND_STEP | {"console"},
     "finish": RUN | {"console", "outputs", "report"},

@@ -1,38 +1,39 @@
-"""Makes the caches of a run's data ahead of it and prints the account of every row and token.
+"""Makes the caches of a run's data ahead of it and prints what there is to know of them.
 
-    python tools/prepare_data.py --config=configs/x.py
+    python tools/prepare_data.py --config=configs/x.py [--output=data_report.json]
+        [--beam=--runner=DataflowRunner,--project=P]
 
 Exit status 65 with file:line and reason of each bad row, when data.bad_rows does not allow them.
+--beam prepares with Apache Beam; data.cache_dir must then be a folder that all its workers share.
 """
 
-from rich.console import Console
-from rich.progress import Progress
+from pathlib import Path
+
+from absl import flags
 
 from jaxsft import flags as jaxsft_flags
+from jaxsft import setup
 from jaxsft.config import Config
-from jaxsft.convert import pretrained, source
-from jaxsft.data import inspect
-from jaxsft.data.prepare import prepare
+from jaxsft.console import Console
+from jaxsft.data import beam, gate_text
+from jaxsft.data.cache import write_json
+from jaxsft.data.survey import survey
 
 jaxsft_flags.define_config()
+_OUTPUT = flags.DEFINE_string("output", None, "File for the report as JSON.")
+_BEAM = flags.DEFINE_list("beam", None, "Options of an Apache Beam pipeline that prepares.")
 
 
 def main(config: Config) -> None:
-    model = pretrained.open_pretrained(config.model.source, weights=False)
-    tokenizer = str(source.tokenizer_directory(config.model.source, config.data.tokenizer))
-    console = Console(highlight=False)
-    for sources in (config.data.train, *((one,) for one in config.data.eval)):
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task(f"preparing {sources[0].path}", total=None)
-            cache = prepare(
-                sources,
-                config.data,
-                tokenizer,
-                progress=lambda rows, bar=bar, task=task: bar.update(task, completed=rows),
-                vocab_size=model.settings.vocab_size,
-            )
-        inspect.print_report(cache.report, console)
-        console.print(str(cache.directory), soft_wrap=True)
+    console = Console()
+    base = setup.open_model(config, console.say)
+    make = None if _BEAM.value is None else beam.maker(_BEAM.value)
+    data = setup.prepare_data(config, base, console, make)
+    report = survey(config.data, config.train, data.train, data.eval)
+    console.show(lambda terminal: gate_text.print_report(report, terminal))
+    for cache in (data.train, *data.eval.values()):
+        console.say("cache", str(cache.directory))
+    write_json(Path(_OUTPUT.value or data.train.directory / "data_report.json"), report)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Cache:
 
     Attributes:
         lengths: int64 [N], tokens of each example.
+        supervised: int64 [N], targets with weight of each example.
         sources: int64 [N], index of the source of each example.
         manifest: fingerprint, template, template_sha256, end_of_turn_ids, tokenizer_sha256...
         report: what became of every row and token.
@@ -42,6 +43,7 @@ class Cache:
         self.manifest = read_json(directory / MANIFEST)
         self.report = read_json(directory / REPORT)
         self.lengths = _load(directory / "lengths.npy")
+        self.supervised = _load(directory / "supervised.npy")
         rows = _load(directory / "rows.npy")
         self.sources, self._rows = rows[:, 0], rows[:, 1:]
         self._files = tuple(files)

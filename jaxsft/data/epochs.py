@@ -10,7 +10,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxsft.config import Source
 from jaxsft.data import mixture, pack
+from jaxsft.data.cache import Cache
+
+
+def epochs_of(
+    cache: Cache,
+    sources: Sequence[Source] | None,
+    *,
+    sequence_length: int,
+    batch_size: int,
+    seed: int,
+) -> "Epochs":
+    """The epochs of a prepared cache.
+
+    Args:
+        sources: what it was made of, with their weights or counts; None: an epoch is all of it.
+    """
+    sizes = np.bincount(cache.sources, minlength=len(sources or ())).tolist()
+    return Epochs(
+        cache.lengths,
+        cache.sources,
+        sizes if sources is None else mixture.per_epoch(sources, sizes),
+        sequence_length=sequence_length,
+        batch_size=batch_size,
+        seed=seed,
+    )
 
 
 class Epochs:
@@ -23,6 +49,7 @@ class Epochs:
         lengths: int [N], tokens of each example.
         source_of: int [N], the source of each example, rising.
         wanted: [S], examples of each source in an epoch.
+        sequence_length: tokens of a packed row.
         batch_size: packed rows of one step.
     """
 
@@ -38,7 +65,7 @@ class Epochs:
     ):
         self._lengths = np.asarray(lengths)
         self._source_of = source_of
-        self._wanted = tuple(wanted)
+        self.wanted = tuple(wanted)
         self._sequence_length = sequence_length
         self._batch_size = batch_size
         self._seed = seed
@@ -54,7 +81,7 @@ class Epochs:
         """Rows of an epoch; their members are indices of examples."""
         newest = self._newest
         if newest is None or newest[0] != epoch:
-            members = mixture.members(self._source_of, self._wanted, self._seed, epoch)
+            members = mixture.members(self._source_of, self.wanted, self._seed, epoch)
             lengths = self._lengths[members]
             plan = pack.plan_rows(lengths, self._sequence_length, self._seed, epoch)
             newest = epoch, dataclasses.replace(plan, order=members[plan.order])
@@ -87,11 +114,17 @@ class Epochs:
         first = self._first_steps[epoch]
         return epoch + (done - first) / (self.steps_in(epoch + 1) - first)
 
+    def sums_of_steps(self, values: np.ndarray) -> np.ndarray:
+        """The sum of `values`, one for each example, over each step of the first epoch."""
+        plan = self.plan(0)
+        of_rows = np.add.reduceat(np.asarray(values)[plan.order], plan.row_offsets[:-1])
+        return np.add.reduceat(of_rows, np.arange(0, plan.num_rows, self._batch_size))
+
     def _num_steps(self) -> int:
         """Steps of the epoch after those known."""
-        sizes = np.bincount(self._source_of, minlength=len(self._wanted))
+        sizes = np.bincount(self._source_of, minlength=len(self.wanted))
         known = len(self._first_steps) > 1
-        counts = zip(self._wanted, sizes, strict=True)
+        counts = zip(self.wanted, sizes, strict=True)
         if known and all(wanted % max(size, 1) == 0 for wanted, size in counts):
             return self._first_steps[1]  # each epoch has the same lengths
         num_rows = self.plan(len(self._first_steps) - 1).num_rows

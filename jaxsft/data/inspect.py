@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxsft.config import Data, Source
-from jaxsft.data import gate_text
 from jaxsft.data.account import Outcome
 from jaxsft.data.encode import outcome_of
 from jaxsft.data.prepare import source_names
@@ -169,7 +168,3 @@ def pieces(ids: Sequence[int], tokenizer: ChatTokenizer) -> Iterator[tuple[str, 
             continue
         yield piece, start
         start, before = stop, list(ids[start:stop])
-
-
-def print_report(report: dict[str, Any], console: Console) -> None:
-    gate_text.print_account("the prepared data", report, console)

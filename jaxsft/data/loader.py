@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxsft.config import Source
-from jaxsft.data import mixture, pack
+from jaxsft.data import pack
 from jaxsft.data.cache import Cache
-from jaxsft.data.epochs import Epochs
+from jaxsft.data.epochs import epochs_of
 from jaxsft.loss import Batch
 from jaxsft.metrics import BatchCounts
 
@@ -44,14 +44,8 @@ class Batches:
         self._batch_size = batch_size
         self._sharding = sharding
         self._local_rows = local_rows(sharding, (batch_size, sequence_length))
-        sizes = np.bincount(cache.sources, minlength=len(sources or ())).tolist()
-        self.epochs = Epochs(
-            self._lengths,
-            cache.sources,
-            sizes if sources is None else mixture.per_epoch(sources, sizes),
-            sequence_length=sequence_length,
-            batch_size=batch_size,
-            seed=seed,
+        self.epochs = epochs_of(
+            cache, sources, sequence_length=sequence_length, batch_size=batch_size, seed=seed
         )
         # Whose loss is whose is kept only where there is a choice.
         self._labels = cache.sources if sources is not None and len(sources) > 1 else None

@@ -30,7 +30,11 @@ from jaxsft.errors import DataError
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
     "template_date",  # stands there as "date" where the template writes one
 )
-_NO_CODE = ("epochs", "gate", "inspect", "inspect_html", "loader", "mixture", "pack", "beam")
+_NO_CODE = ("epochs", "loader", "mixture", "pack", "beam", "survey", "gate", "gate_text") + (
+    "inspect",
+    "inspect_html",
+    "template_check",
+)
 _LIBRARIES = ("tokenizers", "transformers", "jinja2", "sentencepiece")
 
 
@@ -157,7 +161,8 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
     tallies, facts = [Tally() for _ in sources], [Gathering() for _ in sources]
     bad: list[BadRow] = []
     num_bad = 0
-    names, entries, lengths, rows = [], [], [], []
+    names, entries = [], []
+    arrays: dict[str, list[np.ndarray]] = {"lengths": [], "supervised": [], "rows": []}
     ends: set[int] = set()
     controls: set[int] = set()
     number_of = {file: number for number, file in enumerate(work.files)}
@@ -168,10 +173,13 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
         bad += shard.bad[: job.data.max_bad_rows - len(bad)]
         names.append(shard.name)
         entries.append(shard.entry)
-        lengths.append(shard.lengths)
+        arrays["lengths"].append(shard.lengths)
+        arrays["supervised"].append(shard.supervised)
         places = np.array([number_of[file] for file in shard.files], np.int64)
         source = np.full(len(shard.rows), shard.source)
-        rows.append(np.stack([source, places[shard.rows[:, 0]], shard.rows[:, 1]], axis=1))
+        arrays["rows"].append(
+            np.stack([source, places[shard.rows[:, 0]], shard.rows[:, 1]], axis=1)
+        )
         ends |= shard.end_of_turn_ids
         controls |= shard.control_ids
         if progress is not None:
@@ -181,8 +189,8 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
         total.merge(tally)
     _judge(bad, num_bad, total, job.data)
     cache_files.join_shards(job.directory, names)
-    np.save(job.directory / "lengths.npy", np.concatenate(lengths).astype(np.int64))
-    np.save(job.directory / "rows.npy", np.concatenate(rows).astype(np.int64))
+    for name, parts in arrays.items():
+        np.save(job.directory / f"{name}.npy", np.concatenate(parts).astype(np.int64))
     _write_report(work, tallies, total, [part.merged() for part in facts], bad)
     tokenizer = shards.tokenizer_of(job)
     template = tokenizer.template if tokenizer.has_template else None

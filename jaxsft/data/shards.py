@@ -71,6 +71,7 @@ class Shard:
     name: str  # of its files
     entry: tuple[int, ...]  # examples and checksums
     lengths: np.ndarray  # int32 [N]
+    supervised: np.ndarray  # int32 [N]
     files: tuple[str, ...]
     rows: np.ndarray  # int32 [N, 2]: index in `files`, row
     tally: Tally
@@ -135,6 +136,7 @@ def encode_shard(job: Job, chunk: Chunk) -> Shard:
         entry=cache.write_shard(job.directory, name, kept),
         files=files,
         lengths=np.array([len(example.ids) for example in kept], np.int32),
+        supervised=np.array([np.count_nonzero(e.weights) for e in kept], np.int32),
         rows=np.array([(files.index(e.file), e.row) for e in kept], np.int32).reshape(-1, 2),
         tally=tally,
         bad=bad[: job.data.max_bad_rows],

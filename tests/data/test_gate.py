@@ -1,0 +1,279 @@
+"""The gate warns where it should, keeps quiet where it can, and is read in a log of 80 columns."""
+
+import copy
+import io
+import json
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxsft.data import gate, gate_text, hints, quality
+from jaxsft.data.account import Drop, Outcome, Tally
+from jaxsft.data.records import Conversation, Message
+from jaxsft.data.tokenize import Example
+
+WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("n", "rs", "lt", "x")]
+
+
+def rows(count: int, seed: int = 0, file: str = "train.jsonl") -> list[Conversation]:
+    rng = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(rng.choice(WORDS) for _ in range(30)) + "."
+
+    return [
+        Conversation(
+            (Message("user", sentence()), Message("assistant", sentence())), None, file, row
+        )
+        for row in range(1, count + 1)
+    ]
+
+
+def outcome(record: Conversation, supervised: int = 20) -> Outcome:
+    weights = np.zeros(50, np.float32)
+    weights[50 - supervised :] = 1
+    ids = np.arange(50, dtype=np.int32)
+    return Outcome(record.file, record.row, (Example(ids, weights, record.file, record.row, ()),))
+
+
+def report_of(records, outcomes=None, **sources) -> gate.Json:
+    """What a cache's report.json holds."""
+    outcomes = outcomes or [outcome(record) for record in records]
+    tally = Tally()
+    for each in outcomes:
+        tally.add(each)
+    facts = quality.shard_facts(records, outcomes)
+    own = {**tally.report(), "quality": quality.report(facts)}
+    return {**own, "bad_rows": [], "sources": sources or {"main": own}}
+
+
+def plan(**changes) -> gate.Plan:
+    values = {
+        "sequence_length": 1024,
+        "batch_size": 8,
+        "packed_rows": 800,
+        "fill": 0.99,
+        "steps_per_epoch": 100,
+        "steps": 200,
+        "epochs": 2.0,
+        "supervised_tokens_per_epoch": 300_000,
+        "examples_per_epoch": {"main": 100},
+        "fewest_supervised_tokens": 2000,
+    }
+    return gate.Plan(**{**values, **changes})
+
+
+def warnings_of(train=None, evals=None, overlaps=None, its_plan=None) -> list[str]:
+    train = train or report_of(rows(100))
+    made = gate.gate_report(train, evals or {}, overlaps or {}, its_plan or plan())
+    return [warning["text"] for warning in made["warnings"]]
+
+
+def test_good_data_gives_no_warning():
+    records, held_out = rows(100), rows(40, seed=1, file="eval.jsonl")
+    overlap = quality.overlap(
+        *(quality.shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
+    )
+    assert warnings_of(report_of(records), {"dev": report_of(held_out)}, {"dev": overlap}) == []
+
+
+def test_what_eval_shares_with_train_comes_first():
+    records = rows(100)
+    held_out = records[10:13] + rows(40, seed=1, file="eval.jsonl")
+    train, dev = (quality.shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
+    overlaps = {"dev": quality.overlap(train, dev)}
+    made = gate.gate_report(
+        report_of(records), {"dev": report_of(held_out)}, overlaps, plan(steps=3)
+    )
+    first, second = made["warnings"]
+    assert first["text"] == "eval dev: 3 of 43 (7.0%) rows are in the training data"
+    assert first["examples"][0] == "train.jsonl:11 and train.jsonl:11"
+    assert "3 steps" in second["text"]
+    assert made["eval"]["dev"]["overlap"] == overlaps["dev"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fill": 0.85}, "800 packed rows are 85.0% full"),
+        ({"steps": 49}, "the run has 49 steps"),
+        ({"epochs": 5.5}, "sees the data 5.5 times"),
+        ({"fewest_supervised_tokens": 0}, "a step has no supervised token"),
+        (
+            {"examples_per_epoch": {"main": 900}},
+            "main: each of its 100 examples is seen 18.0 times",
+        ),
+    ],
+)
+def test_a_plan_that_will_disappoint(changes, said):
+    (warning,) = warnings_of(its_plan=plan(**changes))
+    assert said in warning
+
+
+def test_rows_that_are_lost():
+    records = rows(100)
+    drop = Drop("overlong: more than sequence_length=40 tokens", "overlong: 50 tokens", 50)
+    lost = [Outcome(r.file, r.row, (), (drop,)) for r in records[:2]]
+    train = report_of(records, lost + list(map(outcome, records[2:])))
+    (warning,) = warnings_of(train)
+    assert warning == (
+        "train: 2 of 100 (2.0%) rows dropped: overlong: more than sequence_length=40 tokens"
+    )
+
+
+def test_few_supervised_tokens():
+    records = rows(100)
+    train = report_of(records, [outcome(record, supervised=2) for record in records])
+    assert warnings_of(train) == ["only 4.0% of the tokens are supervised"]
+
+
+def test_duplicates():
+    records = rows(100)
+    again = [Conversation(r.messages, None, r.file, 100 + r.row) for r in records[:2]]
+    assert warnings_of(report_of([*records, *again])) == [
+        "2 of 102 (2.0%) rows repeat an earlier one"
+    ]
+    twins = [
+        Conversation((Message("user", r.messages[0].content + " Ok"), r.messages[1]), None, "t", 1)
+        for r in records[:20]
+    ]
+    (warning,) = warnings_of(report_of([*records, *twins]))
+    assert warning == "20 of 120 (16.7%) rows are almost the same as an earlier one"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("", "6 rows (6.0%): empty answer"),
+        ("Here:\n```\nx = 1", "6 rows (6.0%): code block without end"),
+        ("Itâ€™s", "6 rows (6.0%): wrong encoding"),
+        ("Well. " * 20 + "and then we all went off to the very", "answer without end"),
+        ("I am sorry, no.", "6.0% of the answers are 'I am sorry, no.'"),
+    ],
+)
+def test_answers_that_teach_the_wrong_thing(answer, said):
+    records = rows(100)
+    changed = [
+        Conversation((r.messages[0], Message("assistant", answer)), None, r.file, r.row)
+        for r in records[:6]
+    ]
+    assert any(said in text for text in warnings_of(report_of([*changed, *records[6:]])))
+
+
+def test_labels_may_repeat():
+    changed = [
+        Conversation((r.messages[0], Message("assistant", "positive")), None, r.file, r.row)
+        for r in rows(100)
+    ]
+    assert warnings_of(report_of(changed)) == []
+
+
+def test_control_text_and_a_small_eval():
+    train = report_of(rows(100))
+    train["control_text"] = 4
+    first, second = warnings_of(train, {"dev": report_of(rows(9, seed=1))})
+    assert first.startswith("train: 4 trained words spell a control token")
+    assert second == "eval dev: 9 rows"
+
+
+def test_every_hint_has_advice():
+    source = Path(hints.__file__).read_text(encoding="utf-8")
+    kinds = set(re.findall(r'(?:yield|_first\()\s*"([^"]+)"', source))
+    assert len(kinds) >= 15 and kinds == set(gate.ADVICE)
+
+
+def everything() -> gate.Json:
+    """A report in which each part says something, with markup and long words in the data."""
+    records = rows(100)
+    odd = [
+        Conversation((Message("user", "[red]q[/red]"), Message("assistant", text)), None, "o", n)
+        for n, text in enumerate(["", "[bold]" + "x" * 300, "Tom &amp; Jerry"], start=1)
+    ]
+    again = [Conversation(r.messages, None, r.file, 100 + r.row) for r in records[:2]]
+    train = report_of([*records, *odd, *again])
+    train["split_conversations"] = 7
+    train["bad_rows"] = ["train.jsonl:9: messages=[] [/nonsense]: there is no message"]
+    train["dropped"] = {"no messages": 1}
+    names = ("main", "a_source_with_a_long_name_and_more")
+    train["sources"] = {name: copy.deepcopy(train["sources"]["main"]) for name in names}
+    dev = rows(40, seed=1, file="eval.jsonl") + records[:1]
+    facts = [quality.shard_facts(r, list(map(outcome, r))) for r in (records, dev)]
+    per_epoch = dict.fromkeys(names, 1_234_567)
+    return gate.gate_report(
+        train,
+        {"dev": report_of(dev)},
+        {"dev": quality.overlap(*facts)},
+        plan(examples_per_epoch=per_epoch),
+    )
+
+
+def printed(report: gate.Json, **options) -> str:
+    output = io.StringIO()
+    gate_text.print_report(report, Console(file=output, highlight=False, **options))
+    return output.getvalue()
+
+
+def test_the_report_is_json_and_reads_in_80_columns():
+    report = everything()
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    text = printed(report, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    for said in (
+        "eval dev: 1 of 41 (2.4%) rows are in the training data",
+        "for example train.jsonl:1 and train.jsonl:1",
+        "105 rows = 105 used + 1 dropped",
+        "5,250 tokens rendered = 2,100 supervised + 3,150 context",
+        "1 dropped: no messages",
+        "7 conversations whose template rewrites",
+        "train.jsonl:9: messages=[] [/nonsense]: there is no message",
+        "2 rows repeat an earlier one",
+        "train.jsonl:101 repeats train.jsonl:1",
+        "1 rows (1.0%): empty answer",
+        "Tom &amp; Jerry",
+        "800 packed rows of 1,024 tokens, 99.0% full",
+        "200 steps, 2.00 epochs in all",
+        "3,000 supervised tokens a step",
+        "1.2M",
+    ):
+        assert said in text, said
+    assert "a_source_with_a_long_name_and_more" in "".join(text.split())
+
+
+def test_a_bar_is_as_long_as_its_rows_say():
+    figures = quality.report(
+        quality.shard_facts(
+            [*rows(30), *rows(10, seed=1)],
+            [outcome(r) for r in rows(30)] + [_short_outcome(r) for r in rows(10, seed=1)],
+        )
+    )["tokens"]
+    output = io.StringIO()
+    gate_text._print_histogram("tokens", figures, Console(file=output, width=80))
+    bars = [line.count("#") for line in output.getvalue().splitlines() if "to" in line][1:]
+    assert bars == [12, 0, 36]
+
+
+def _short_outcome(record: Conversation) -> Outcome:
+    example = Example(
+        np.arange(9, dtype=np.int32), np.ones(9, np.float32), record.file, record.row, ()
+    )
+    return Outcome(record.file, record.row, (example,))
+
+
+def test_without_a_plan_or_warnings():
+    report = gate.gate_report(report_of(rows(60)), {}, {}, None)
+    text = printed(report, width=80)
+    assert "No warnings" in text and "no hints" in text and "Plan" not in text
+
+
+def test_one_line():
+    line = gate.one_line(everything())
+    assert "\n" not in line
+    assert "5,250 tokens, 2,100 of them supervised; 800 packed rows 99.0% full, 200 steps" in line
+    assert "warnings: eval dev: 1 of 41 (2.4%) rows are in the training data; " in line
+    quiet = gate.one_line(gate.gate_report(report_of(rows(60)), {}, {}, None))
+    assert quiet == "60 rows -> 60 examples, 3,000 tokens, 1,200 of them supervised"
