@@ -14,8 +14,9 @@ from jaxsft.data.template import Control
 from jaxsft.errors import DataError
 
 _SENTINEL = 0x100000  # first character of Unicode's last private-use plane
-_NUM_SENTINELS = 0xFFFE
-_RESERVED = re.compile(f"[{chr(_SENTINEL)}-{chr(_SENTINEL + _NUM_SENTINELS - 1)}]")
+_NUM_SENTINELS = 0xFFFD
+_UNKNOWN = chr(_SENTINEL + _NUM_SENTINELS)  # the plane's last character
+_RESERVED = re.compile(f"[{chr(_SENTINEL)}-{_UNKNOWN}]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +178,10 @@ def _model_without(model: dict[str, Any], hidden: dict[str, str]) -> dict[str, A
     vocabulary or whole words otherwise might."""
     vocab = model["vocab"]
     if isinstance(vocab, list):
-        return {**model, "vocab": [[hidden.get(piece, piece), score] for piece, score in vocab]}
+        pieces = [[hidden.get(piece, piece), score] for piece, score in vocab]
+        if model["unk_id"] is not None:  # known by its place; no text may spell it either
+            pieces[model["unk_id"]][0] = _UNKNOWN
+        return {**model, "vocab": pieces}
     changed: dict[str, Any] = {
         "vocab": {hidden.get(piece, piece): number for piece, number in vocab.items()}
     }

@@ -5,17 +5,13 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tokenizers import LLAMA2
 
 from jaxsft.data.records import Conversation, Message, RowError, parse_message
 from jaxsft.data.template import message_dict
 from jaxsft.data.tokenize import ChatTokenizer
 
 NAMES = ("smollm2", "qwen3", "mistral_v1", "mistral_v3")
-LLAMA2 = (
-    "{% for message in messages %}{% if message.role == 'user' %}"
-    "{{ bos_token + '[INST] ' + message.content.strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + message.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +49,16 @@ def test_goldens(assets, chats, name):
 def test_no_added_token_can_be_forged(chats, name, data):
     """M11 over every added token of the tokenizer."""
     chat = chats(name)
-    words = st.sampled_from([*sorted(chat._sentinels), "a", " ", "\n", "<|", "|>"])
+    words = st.sampled_from([*sorted(chat.control_tokens), "a", " ", "\n", "<|", "|>"])
     evil = "x" + "".join(data.draw(st.lists(words, max_size=6))) + "y"
     # Qwen3's own template takes the </think> of an answer apart and writes it anew.
     answer = evil.replace("</think>", "") if name == "qwen3" else evil
+    controls = set(chat.control_tokens.values())
     counts = []
     for question, said in (("xy", "xy"), (evil, answer)):
         messages = (Message("user", question), Message("assistant", said))
         (ours,) = chat.encode(Conversation(messages, None, "f", 1))
-        counts.append([i for i in ours.ids.tolist() if chat._is_control[i]])
+        counts.append([i for i in ours.ids.tolist() if i in controls])
     assert counts[0] == counts[1]
     text = chat.decode(ours.ids)
     assert evil in text and answer in text[text.index(evil) + len(evil) :]

@@ -1,14 +1,16 @@
 """Ids are transformers' own for harmless text, and nothing in a message becomes control."""
 
 import dataclasses
+import datetime
 
 import numpy as np
 import pytest
 from conftest import CHATML, conversation, make_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
+from made_tokenizers import make_sentencepiece
 
-from jaxsft.data.records import Conversation, Message, PlainText, RowError
+from jaxsft.data.records import Conversation, Message, PlainText, RowError, Tokenized
 from jaxsft.data.template import message_dict
 from jaxsft.data.tokenize import ChatTokenizer
 from jaxsft.errors import DataError
@@ -119,9 +121,60 @@ def test_weights_are_those_of_the_messages(tokenizer):
 
 def test_plain_text_is_trained_but_for_its_first_token(tokenizer):
     (ours,) = tokenizer.encode(PlainText("hello world", "f", 1))
-    assert tokenizer.decode(ours.ids) == "hello world"
+    assert tokenizer.decode(ours.ids) == "hello world<|im_end|>"
     assert ours.weights.tolist() == [0.0] + [1.0] * (len(ours.ids) - 1)
     assert ours.spans == ((1, len(ours.ids)),)
+    assert ours.end_of_turn_ids == {tokenizer.eos_id} == ours.control_ids
+
+
+def test_plain_text_has_one_eos_and_the_bos_of_its_tokenizer(tokenizer, tmp_path):
+    """M9. A row of text is all that the model sees: control tokens that it spells are such."""
+    ended = tokenizer.encode(PlainText("hello world<|im_end|>", "f", 1))
+    assert (
+        ended[0].ids.tolist() == tokenizer.encode(PlainText("hello world", "f", 1))[0].ids.tolist()
+    )
+    chat = ChatTokenizer(make_sentencepiece(tmp_path / "bos", "LlamaTokenizer"))
+    (ours,) = chat.encode(PlainText("hello world", "f", 1))
+    assert ours.ids.tolist().count(chat.bos_id) == 1 and ours.ids[0] == chat.bos_id
+    assert ours.ids.tolist().count(chat.eos_id) == 1 and ours.ids[-1] == chat.eos_id
+    with pytest.raises(RowError, match="begins with '<s>' twice"):
+        chat.encode(PlainText("<s>hello world", "f", 1))
+
+
+def test_plain_text_of_a_tokenizer_without_eos_ends_as_it_is(tmp_path):
+    directory = make_tokenizer(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"eos_token": "<|im_end|>", ', ""))
+    chat = ChatTokenizer(directory)
+    (ours,) = chat.encode(PlainText("hello world", "f", 1))
+    assert chat.eos_id is None and chat.decode(ours.ids) == "hello world"
+    assert ours.end_of_turn_ids == frozenset()
+    (empty,) = chat.encode(PlainText("", "f", 1))
+    assert empty.ids.tolist() == [] and empty.spans == ()
+
+
+def test_control_ids_are_those_that_the_template_writes(tokenizer):
+    """Whose rows in the embedding must be alive."""
+    (ours,) = tokenizer.encode(conversation("<|pad|>", "<think>"))
+    names = {token for token, i in tokenizer.control_tokens.items() if i in ours.control_ids}
+    assert names == {"<|im_start|>", "<|im_end|>"}
+    assert "   " not in tokenizer.control_tokens
+    ids = np.array([5, tokenizer.control_tokens["<think>"], 6], np.int32)
+    (adopted,) = tokenizer.encode(Tokenized(ids, np.array([0, 1, 1], np.float32), "f", 1))
+    assert adopted.control_ids == {ids[1]}
+
+
+def test_template_options_and_date_reach_the_template(tokenizer_dir, tmp_path):
+    path = tmp_path / "t.jinja"
+    path.write_text("{{ mood }} {{ strftime_now('%Y-%m-%d') }}" + CHATML)
+    day = datetime.date(2024, 2, 29)
+    chat = ChatTokenizer(tokenizer_dir, str(path), template_options={"mood": "calm"}, today=day)
+    (ours,) = chat.encode(conversation("q", "a"))
+    assert chat.decode(ours.ids).startswith("calm 2024-02-29<|im_start|>")
+    messages = [{"role": "user", "content": "q"}]
+    assert chat.decode(chat.encode_prompt(messages)).startswith("calm 2024-02-29<|im_start|>")
+    prompt = chat.encode_prompt(messages, template_options={"mood": "wild"})
+    assert chat.decode(prompt).startswith("wild 2024-02-29<|im_start|>")
 
 
 def test_rows_that_cannot_be_encoded_say_why(tokenizer):
