@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxsft.data.records import RowError
 from jaxsft.data.template import Control
+from jaxsft.data.words import words_of
 from jaxsft.errors import DataError
 
 _SENTINEL = 0x100000  # first character of Unicode's last private-use plane
@@ -19,29 +21,30 @@ _UNKNOWN = chr(_SENTINEL + _NUM_SENTINELS)  # the plane's last character
 _RESERVED = re.compile(f"[{chr(_SENTINEL)}-{_UNKNOWN}]")
 
 
+Tokens = tuple[list[int], Callable[[int], tuple[int, int]]]  # ids; start and stop of each
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Ids, and the characters of the text as spelt that each stands for.
-
-    Asking for the place of few tokens is far quicker than listing all.
-    """
+    """Ids, and the characters of the text as spelt that each stands for."""
 
     ids: np.ndarray  # int32
     is_control: np.ndarray  # bool
     place: Callable[[int], int]  # from a place in the text to its place as spelt
-    _encoding: Any  # tokenizers.Encoding
+    # (start, stop) of the token of an index. Asking for few is far quicker than listing all.
+    _chars: Callable[[int], tuple[int, int]]
     _control_places: dict[int, int]  # by index of the token
 
     def start(self, token: int) -> int:
         """Where the token of this index starts; it never falls from one token to the next."""
         # A control may have taken white space beside it along (rstrip): its own place counts.
         place = self._control_places.get(token)
-        return self._encoding.token_to_chars(token)[0] if place is None else place
+        return self._chars(token)[0] if place is None else place
 
     def stop(self, token: int) -> int:
         """Where the token of this index stops; it never falls from one token to the next."""
         place = self._control_places.get(token)
-        return self._encoding.token_to_chars(token)[1] if place is None else place + 1
+        return self._chars(token)[1] if place is None else place + 1
 
 
 class Spelling:
@@ -65,9 +68,12 @@ class Spelling:
         self.controls = [token for token in self.added_ids if token.strip("\u2581").strip()]
         self._sentinels = dict(zip(self.controls, _characters(len(self.controls)), strict=True))
         unknown = _unknown_token(description["model"])
+        variant = _described(description, self._sentinels, unknown)
         self._variant, self._real_ids, self._is_sentinel = _variant_of(
-            description, self._sentinels, unknown
+            variant, description["added_tokens"], self._sentinels
         )
+        self._variant_ids = {t: self._variant.token_to_id(c) for t, c in self._sentinels.items()}
+        self._words = words_of(variant, self._encode_plainly)
         self._is_control = np.zeros(len(self._real_ids), bool)  # by real id
         forgeable = [self.added_ids[token] for token in self.controls if token != unknown]
         self._is_control[forgeable] = True
@@ -88,17 +94,42 @@ class Spelling:
                 "reserved character", f"has the private-use character U+{ord(reserved[0]):X}"
             )
         spelt, places, place = _spell(text, controls, self._sentinels)
-        encoding = self._variant.encode(spelt, add_special_tokens=False)
-        variant_ids = np.array(encoding.ids, np.int32)
+        ids, chars = self._by_words(text, controls) or self._whole(spelt)
+        variant_ids = np.array(ids, np.int32)
         ids, is_control = self._real_ids[variant_ids], self._is_sentinel[variant_ids]
         if np.count_nonzero(is_control) != len(places):
             raise RowError("control token lost", f"not all of {list(controls)} became tokens")
-        forged = self.is_control(ids) & ~is_control
+        forged = self._is_control[ids] & ~is_control
         if forged.any():
             token = self._token_of(int(ids[forged.argmax()]))
             raise RowError("forged control token", f"message text encodes to {token!r}")
         tokens = np.flatnonzero(is_control).tolist()
-        return Encoded(ids, is_control, place, encoding, dict(zip(tokens, places, strict=True)))
+        return Encoded(ids, is_control, place, chars, dict(zip(tokens, places, strict=True)))
+
+    def _encode_plainly(self, text: str) -> Any:
+        return self._variant.encode(text, add_special_tokens=False)
+
+    def _whole(self, spelt: str) -> Tokens:
+        encoding = self._encode_plainly(spelt)
+        return encoding.ids, encoding.token_to_chars
+
+    def _by_words(self, text: str, controls: Sequence[Control]) -> Tokens | None:
+        """What `_whole` gives, from the words of the text between controls; None if it must."""
+        if self._words is None:
+            return None
+        ids, lengths, at = [], [], 0
+        for control in (*controls, None):
+            words = self._words.encode(text[at : control.start if control else None])
+            if words is None:
+                return None
+            ids += words[0]
+            lengths += words[1]
+            if control:
+                ids.append(self._variant_ids[control.token])
+                lengths.append(1)
+                at = control.stop
+        stops = [0, *itertools.accumulate(lengths)]
+        return ids, lambda token: (stops[token], stops[token + 1])
 
     def is_control(self, ids: np.ndarray) -> np.ndarray:
         """Which ids are control tokens; the unknown token, which text may give, is none."""
@@ -146,23 +177,32 @@ def _unknown_token(model: dict[str, Any]) -> str | None:
     return model["unk_token"]
 
 
-def _variant_of(
+def _described(
     description: dict[str, Any], sentinels: dict[str, str], unknown: str | None
+) -> dict[str, Any]:
+    """The tokenizer with each control spelt as its sentinel, as tokenizer.json has it."""
+    added = description["added_tokens"]
+    hidden = {token: char for token, char in sentinels.items() if token != unknown}
+    return description | {
+        **dict.fromkeys(("post_processor", "truncation", "padding")),
+        "added_tokens": [
+            {**t, "content": sentinels.get(t["content"], t["content"])} for t in added
+        ],
+        "model": _model_without(description["model"], hidden),
+    }
+
+
+def _variant_of(
+    described: dict[str, Any], added: Sequence[dict[str, Any]], sentinels: dict[str, str]
 ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The tokenizer with each control spelt as its sentinel; by its ids: the real id, whether
-    the id is a sentinel's."""
+    """The tokenizer described; by its ids: the real id, whether the id is a sentinel's."""
     from tokenizers import Tokenizer
 
-    added = description["added_tokens"]
-    spelt = [{**t, "content": sentinels.get(t["content"], t["content"])} for t in added]
-    hidden = {token: char for token, char in sentinels.items() if token != unknown}
-    parts = dict.fromkeys(("post_processor", "truncation", "padding"))
-    parts |= {"added_tokens": spelt, "model": _model_without(description["model"], hidden)}
-    variant = Tokenizer.from_str(json.dumps({**description, **parts}))
+    variant = Tokenizer.from_str(json.dumps(described))
     vocab = variant.get_vocab(with_added_tokens=True)
     real_ids = np.arange(max([*vocab.values(), *(t["id"] for t in added)]) + 1, dtype=np.int32)
     is_sentinel = np.zeros(len(real_ids), bool)
-    for token, copy in zip(added, spelt, strict=True):
+    for token, copy in zip(added, described["added_tokens"], strict=True):
         variant_id = variant.token_to_id(copy["content"])
         is_spelt = token["content"] in sentinels
         found = variant.encode(f"a {copy['content']} a", add_special_tokens=False).ids

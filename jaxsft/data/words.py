@@ -13,9 +13,8 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 _MAX_WORDS = 500_000  # remembered; then it begins anew
+_MAX_TEXTS, _SHORT = 1000, 256  # texts remembered whole, and their characters
 _PLAIN = re.compile(r"[\t\n\r -~]*")
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # What Unicode properties hold of ASCII.
@@ -33,20 +32,32 @@ class Words:
         self._patterns = patterns
         self._encode = encode
         self._known: dict[str, Word | None] = {}
+        self._texts: dict[str, Word] = {}
 
-    def encode(self, text: str) -> tuple[list[int], np.ndarray, np.ndarray] | None:
-        """Ids of the text, and int64 start and stop of each; None: the tokenizer itself must."""
+    def encode(self, text: str) -> Word | None:
+        """Ids of the text and the characters of each; None: the tokenizer itself must.
+
+        The characters of all tokens are together the text.
+        """
+        is_short = len(text) < _SHORT  # what templates write comes again in every conversation
+        if is_short and text in self._texts:
+            return self._texts[text]
         if not _PLAIN.fullmatch(text):
             return None
         words = self._split(text)
-        found = [self._known.get(word) or self._look_up(word) for word in words]
-        known = [word for word in found if word is not None]
+        found = list(map(self._known.get, words))
+        if None in found:
+            found = [self._known.get(word) or self._look_up(word) for word in words]
+        known = [word for word in found if word]
         if len(known) < len(words):
             return None
-        ids = list(itertools.chain.from_iterable([ids for ids, _ in known]))
-        lengths = np.array(list(itertools.chain.from_iterable([n for _, n in known])), np.int64)
-        stops = np.cumsum(lengths)  # the tokens of ASCII text leave no character out
-        return ids, stops - lengths, stops
+        chain = itertools.chain.from_iterable
+        result = list(chain([ids for ids, _ in known])), list(chain([n for _, n in known]))
+        if is_short:
+            if len(self._texts) >= _MAX_TEXTS:
+                self._texts.clear()
+            self._texts[text] = result
+        return result
 
     def _split(self, text: str) -> list[str]:
         words = [text]
@@ -149,7 +160,7 @@ def _agrees(words: Words, encode: Callable[[str], Any], trials: int = 200) -> bo
         ours, theirs = words.encode(text), encode(text)
         if ours is None:
             continue
-        spans = list(zip(ours[1].tolist(), ours[2].tolist(), strict=True))
-        if ours[0] != theirs.ids or spans != theirs.offsets:
+        stops = list(itertools.accumulate(ours[1]))
+        if ours[0] != theirs.ids or stops != [stop for _, stop in theirs.offsets]:
             return False
     return True

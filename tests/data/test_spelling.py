@@ -47,7 +47,7 @@ def test_the_picture_of_weights():
             return [(0, 3), (3, 5), (5, 9), (9, 10)][token]
 
     ids, none = np.arange(4, dtype=np.int32), np.zeros(4, bool)
-    encoded = Encoded(ids, none, lambda place: place, Encoding(), {})
+    encoded = Encoded(ids, none, lambda place: place, Encoding().token_to_chars, {})
     for text_range, weights, spans, boundary in (
         ((4, 10, 1.0), [0, 0, 1, 1], ((2, 4),), 1),
         ((3, 10, 0.5), [0, 0.5, 0.5, 0.5], ((1, 4),), 0),
