@@ -21,7 +21,8 @@ _UNKNOWN = chr(_SENTINEL + _NUM_SENTINELS)  # the plane's last character
 _RESERVED = re.compile(f"[{chr(_SENTINEL)}-{_UNKNOWN}]")
 
 
-Tokens = tuple[list[int], Callable[[int], tuple[int, int]]]  # ids; start and stop of each
+# Ids, whether each is a control, and where each starts and stops.
+Tokens = tuple[np.ndarray, np.ndarray, Callable[[int], tuple[int, int]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +73,11 @@ class Spelling:
         self._variant, self._real_ids, self._is_sentinel = _variant_of(
             variant, description["added_tokens"], self._sentinels
         )
-        self._variant_ids = {t: self._variant.token_to_id(c) for t, c in self._sentinels.items()}
-        self._words = words_of(variant, self._encode_plainly)
         self._is_control = np.zeros(len(self._real_ids), bool)  # by real id
         forgeable = [self.added_ids[token] for token in self.controls if token != unknown]
         self._is_control[forgeable] = True
         self._token_of = backend.id_to_token
+        self._words = words_of(variant, self._encode_word)
 
     def encode(self, text: str, controls: Sequence[Control]) -> Encoded:
         """The ids of `text`, in one tokenization, with `controls` as its only control tokens.
@@ -94,30 +94,34 @@ class Spelling:
                 "reserved character", f"has the private-use character U+{ord(reserved[0]):X}"
             )
         spelt, places, place = _spell(text, controls, self._sentinels)
-        ids, chars = self._by_words(text, controls) or self._whole(spelt)
-        variant_ids = np.array(ids, np.int32)
-        ids, is_control = self._real_ids[variant_ids], self._is_sentinel[variant_ids]
-        if np.count_nonzero(is_control) != len(places):
+        ids, is_control, chars = self._by_words(text, controls) or self._whole(spelt)
+        tokens = np.flatnonzero(is_control).tolist()
+        if len(tokens) != len(places):
             raise RowError("control token lost", f"not all of {list(controls)} became tokens")
+        return Encoded(ids, is_control, place, chars, dict(zip(tokens, places, strict=True)))
+
+    def _encode_word(self, word: str) -> Any:
+        """Its tokenizers.Encoding, or None if it has ids that are not the tokenizer's own."""
+        encoding = self._variant.encode(word, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        own = (self._real_ids[ids] == ids) & ~self._is_control[ids]
+        return encoding if own.all() else None
+
+    def _whole(self, spelt: str) -> Tokens:
+        encoding = self._variant.encode(spelt, add_special_tokens=False)
+        variant_ids = np.array(encoding.ids, np.int32)
+        ids, is_control = self._real_ids[variant_ids], self._is_sentinel[variant_ids]
         forged = self._is_control[ids] & ~is_control
         if forged.any():
             token = self._token_of(int(ids[forged.argmax()]))
             raise RowError("forged control token", f"message text encodes to {token!r}")
-        tokens = np.flatnonzero(is_control).tolist()
-        return Encoded(ids, is_control, place, chars, dict(zip(tokens, places, strict=True)))
-
-    def _encode_plainly(self, text: str) -> Any:
-        return self._variant.encode(text, add_special_tokens=False)
-
-    def _whole(self, spelt: str) -> Tokens:
-        encoding = self._encode_plainly(spelt)
-        return encoding.ids, encoding.token_to_chars
+        return ids, is_control, encoding.token_to_chars
 
     def _by_words(self, text: str, controls: Sequence[Control]) -> Tokens | None:
         """What `_whole` gives, from the words of the text between controls; None if it must."""
         if self._words is None:
             return None
-        ids, lengths, at = [], [], 0
+        ids, lengths, places, at = [], [], [], 0
         for control in (*controls, None):
             words = self._words.encode(text[at : control.start if control else None])
             if words is None:
@@ -125,11 +129,14 @@ class Spelling:
             ids += words[0]
             lengths += words[1]
             if control:
-                ids.append(self._variant_ids[control.token])
+                places.append(len(ids))
+                ids.append(self.added_ids[control.token])
                 lengths.append(1)
                 at = control.stop
+        is_control = np.zeros(len(ids), bool)
+        is_control[places] = True
         stops = [0, *itertools.accumulate(lengths)]
-        return ids, lambda token: (stops[token], stops[token + 1])
+        return np.array(ids, np.int32), is_control, lambda token: (stops[token], stops[token + 1])
 
     def is_control(self, ids: np.ndarray) -> np.ndarray:
         """Which ids are control tokens; the unknown token, which text may give, is none."""

@@ -2,8 +2,8 @@
 
 Byte-level BPE tokenizers cut text into words by regular expressions before anything else and
 encode each word by itself. Data sets use the same words again and again, so most of the work is
-done once. Only printable ASCII goes this way, for which the expressions mean the same to Python as
-to the tokenizer; that they do is tried out on random text when a tokenizer is opened.
+done once. Only text of the characters below goes this way, for which the expressions mean the same
+to Python as to the tokenizer; that they do is tried out on random text when one is opened.
 """
 
 import itertools
@@ -15,26 +15,40 @@ from typing import Any
 
 _MAX_WORDS = 500_000  # remembered; then it begins anew
 _MAX_TEXTS, _SHORT = 1000, 256  # texts remembered whole, and their characters
-_PLAIN = re.compile(r"[\t\n\r -~]*")
+_LATIN, _SIGNS = "À-ÖØ-öø-ÿ", "‘’“”–—…•£€°×÷§©®™"
+_PLAIN = re.compile(rf"[\t\n\r -~{_LATIN}{_SIGNS}]*")
+_ASCII = re.compile(r"[\t\n\r -~]*")
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# What Unicode properties hold of ASCII.
-_PROPERTIES = {"L": "a-zA-Z", "N": "0-9", "Lu": "A-Z", "Ll": "a-z"}
+# What Unicode properties hold of those characters.
+_PROPERTIES = {
+    "L": f"a-zA-Z{_LATIN}",
+    "N": "0-9",
+    "Lu": "A-ZÀ-ÖØ-Þ",
+    "Ll": "a-zß-öø-ÿ",
+}
 _PROPERTIES |= dict.fromkeys(("Lt", "Lm", "Lo", "M", "Mn", "Nl", "No", "Han"), "")
-_SAME_ON_ASCII = (None, "NFC", "NFD", "NFKC", "NFKD")
+_PLAIN_FOR = {None: _PLAIN, "NFC": _PLAIN, "NFD": _ASCII, "NFKC": _ASCII, "NFKD": _ASCII}
 
-Word = tuple[list[int], list[int]]  # ids, and the characters of each
+Tokens = tuple[list[int], list[int]]  # ids, and the characters of each
 
 
 class Words:
     """Remembers the ids of words. Make one with `words_of`."""
 
-    def __init__(self, patterns: Sequence[re.Pattern[str]], encode: Callable[[str], Any]):
+    def __init__(
+        self,
+        plain: re.Pattern[str],
+        patterns: Sequence[re.Pattern[str]],
+        encode: Callable[[str], Any],
+    ):
+        self._plain = plain
         self._patterns = patterns
         self._encode = encode
-        self._known: dict[str, Word | None] = {}
-        self._texts: dict[str, Word] = {}
+        self._ids: dict[str, list[int]] = {}  # of words
+        self._lengths: dict[str, list[int]] = {}
+        self._texts: dict[str, Tokens] = {}
 
-    def encode(self, text: str) -> Word | None:
+    def encode(self, text: str) -> Tokens | None:
         """Ids of the text and the characters of each; None: the tokenizer itself must.
 
         The characters of all tokens are together the text.
@@ -42,41 +56,51 @@ class Words:
         is_short = len(text) < _SHORT  # what templates write comes again in every conversation
         if is_short and text in self._texts:
             return self._texts[text]
-        if not _PLAIN.fullmatch(text):
+        if not self._plain.fullmatch(text):
             return None
         words = self._split(text)
-        found = list(map(self._known.get, words))
-        if None in found:
-            found = [self._known.get(word) or self._look_up(word) for word in words]
-        known = [word for word in found if word]
-        if len(known) < len(words):
-            return None
-        chain = itertools.chain.from_iterable
-        result = list(chain([ids for ids, _ in known])), list(chain([n for _, n in known]))
+        try:
+            result = self._look_up(words)
+        except KeyError:
+            if not self._learn(words):
+                return None
+            result = self._look_up(words)
         if is_short:
             if len(self._texts) >= _MAX_TEXTS:
                 self._texts.clear()
             self._texts[text] = result
         return result
 
+    def _look_up(self, words: Sequence[str]) -> Tokens:
+        chain = itertools.chain.from_iterable
+        ids = list(chain(map(self._ids.__getitem__, words)))
+        return ids, list(chain(map(self._lengths.__getitem__, words)))
+
     def _split(self, text: str) -> list[str]:
-        words = [text]
-        for pattern in self._patterns:
+        first, *others = self._patterns
+        words = _cut(first, text)
+        for pattern in others:
             words = [piece for word in words for piece in _cut(pattern, word)]
         return words
 
-    def _look_up(self, word: str) -> Word | None:
-        if word in self._known:
-            return self._known[word]
-        if len(self._known) >= _MAX_WORDS:
-            self._known.clear()
-        # A word that would be cut again when it stands alone can't be encoded alone.
-        known = None
-        if self._split(word) == [word]:
-            encoding = self._encode(word)
-            known = encoding.ids, [stop - start for start, stop in encoding.offsets]
-        self._known[word] = known
-        return known
+    def _learn(self, words: Sequence[str]) -> bool:
+        """Whether all of the words can be known; they then are."""
+        if len(self._ids) >= _MAX_WORDS:
+            self._ids.clear()
+            self._lengths.clear()
+        for word in words:
+            if word in self._ids:
+                continue
+            # A word that would be cut again when it stands alone can't be encoded alone.
+            encoding = self._encode(word) if self._split(word) == [word] else None
+            if encoding is None:
+                return False
+            stops = [0, *(stop for _, stop in encoding.offsets)]
+            if encoding.offsets != list(itertools.pairwise(stops)) or stops[-1] != len(word):
+                return False  # tokens that share a character
+            self._ids[word] = encoding.ids
+            self._lengths[word] = [stop - start for start, stop in encoding.offsets]
+        return True
 
 
 def _cut(pattern: re.Pattern[str], text: str) -> list[str]:
@@ -96,19 +120,20 @@ def words_of(description: dict[str, Any], encode: Callable[[str], Any]) -> Words
 
     Args:
         description: the tokenizer, as tokenizer.json has it.
-        encode: of the tokenizer, without special tokens.
+        encode: of the tokenizer, without special tokens; None for a word that must not be kept.
     """
     normalizer, model = description["normalizer"], description["model"]
     kind = None if normalizer is None else normalizer["type"]
-    if kind not in _SAME_ON_ASCII or model.get("type") != "BPE" or model.get("dropout"):
+    if kind not in _PLAIN_FOR or model.get("type") != "BPE" or model.get("dropout"):
         return None
-    # Added tokens are cut out of text first; those that ASCII text can hold would be missed.
-    if any(token["content"].isascii() or token["lstrip"] for token in description["added_tokens"]):
+    plain = _PLAIN_FOR[kind]
+    # Added tokens are cut out of text first; those that plain text can hold would be missed.
+    if any(plain.fullmatch(t["content"]) or t["lstrip"] for t in description["added_tokens"]):
         return None
     patterns = _patterns(description["pre_tokenizer"])
     if not patterns:
         return None
-    words = Words(patterns, encode)
+    words = Words(plain, patterns, encode)
     return words if _agrees(words, encode) else None
 
 
@@ -132,7 +157,7 @@ def _patterns(stage: dict[str, Any] | None) -> list[re.Pattern[str]]:
 
 
 def _in_python(expression: str | None) -> re.Pattern[str] | None:
-    """The expression for ASCII text; None if it can't be said."""
+    """The expression for plain text; None if it can't be said."""
     if expression is None:
         return None
     pieces, inside, at = [], False, 0
@@ -152,13 +177,14 @@ def _in_python(expression: str | None) -> re.Pattern[str] | None:
 
 
 def _agrees(words: Words, encode: Callable[[str], Any], trials: int = 200) -> bool:
-    """Whether random ASCII text, made of what expressions tell apart, gets the same ids."""
+    """Whether random text, made of what expressions tell apart, gets the same ids."""
     rng = random.Random(0)
     atoms = [*string.printable[:-2], "'s", "'LL", "  ", "\n\n", " the", "Word", "123", "\r\n"]
+    atoms += ["É", "é", "ß", *_SIGNS]
     for _ in range(trials):
         text = "".join(rng.choices(atoms, k=rng.randint(1, 60)))
         ours, theirs = words.encode(text), encode(text)
-        if ours is None:
+        if ours is None or theirs is None:
             continue
         stops = list(itertools.accumulate(ours[1]))
         if ours[0] != theirs.ids or stops != [stop for _, stop in theirs.offsets]:

@@ -64,7 +64,9 @@ def pair(request):
     return words, tokenizer
 
 
-ATOMS = st.sampled_from([*"aZ09 .,!'\n\r\t-/(", "'s", "'LL", "  ", "\n\n", " the", "apples", "12"])
+ATOMS = st.sampled_from(
+    [*"aZ09 .,!'\n\r\t-/(éÉß“’—×", "'s", "'LL", "  ", "\n\n", " the", "apples", "12"]
+)
 
 
 @given(text=st.lists(ATOMS, max_size=40).map("".join) | st.text(max_size=20))
@@ -72,7 +74,6 @@ def test_ids_and_places_are_the_tokenizers(pair, text):
     words, tokenizer = pair
     ours, theirs = words.encode(text), tokenizer.encode(text)
     if ours is None:
-        assert not text.isascii() or not text.isprintable()
         return
     ids, lengths = ours
     assert ids == theirs.ids
@@ -83,18 +84,19 @@ def test_ids_and_places_are_the_tokenizers(pair, text):
 def test_real_text_goes_the_fast_way(pair):
     words, _ = pair
     assert words.encode(TEXT) is not None
-    assert words.encode(TEXT + "é") is None and words.encode("a\x0b") is None
+    assert words.encode(TEXT + "ж") is None and words.encode("a\x0b") is None
     assert words.encode("")[0] == []
 
 
 def test_memory_is_bounded(pair, monkeypatch):
     words, tokenizer = pair
-    words._known.clear()
+    words._ids.clear()
+    words._texts.clear()
     monkeypatch.setattr("jaxsft.data.words._MAX_WORDS", 5)
     for n in range(0, 90, 3):
         text = f"a{n} {n} (x{n})"
         assert words.encode(text)[0] == tokenizer.encode(text).ids
-    assert len(words._known) <= 5
+    assert len(words._ids) <= 5 + 9  # one text at a time
 
 
 @pytest.mark.parametrize(
