@@ -76,12 +76,20 @@ def test_a_run_leaves_what_the_design_promises(run):
     workdir, done = run
     names = {path.name for path in workdir.iterdir()}
     promised = {"config.json", "metrics.jsonl", "samples.jsonl", "report.html", "summary.json"}
+    promised |= {"data_report.json"}
     assert promised | {"checkpoints", "export"} <= names and "error.json" not in names
     lines = read_lines(workdir / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 21))
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     assert all(line["skipped_steps"] == 0 for line in steps)
+    for line in steps:
+        apart = [line[f"loss/{name}"] for name in ("train", "prompts")]
+        apart = [loss for loss in apart if loss is not None]
+        assert apart and min(apart) - 1e-6 <= line["loss"] <= max(apart) + 1e-6
+    report = json.loads((workdir / "data_report.json").read_text())
+    assert report["plan"]["steps"] == 20 and report["train"]["rows_in"] == 60
+    assert "2,585 tokens rendered = 692 supervised" in done.stdout
     losses = [line["eval/heldout/loss"] for line in lines if "eval/heldout/loss" in line]
     assert len(losses) == 3 and losses[-1] < losses[0]
     assert "steps in all" in done.stdout and done.stdout.index("steps in all") < done.stdout.index(
