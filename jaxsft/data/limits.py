@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
+
+from jaxsft.data.limited_code import LimitedCodeGenerator
+from jaxsft.data.provenance import CONVERSION
 
 # One rendering may take this many steps, make this many characters in all, and put this many
 # into one string; each grows with the size of the conversation. The largest published templates
@@ -24,19 +25,24 @@ MAX_STEPS, STEPS_PER_CHAR = 2_000_000, 10
 MAX_MADE, MADE_PER_CHAR = 100_000_000, 100
 MAX_TEXT, TEXT_PER_CHAR = 1_000_000, 20
 MAX_SECONDS = 5.0  # of this thread's processor time: a busy machine refuses nothing
+CHARS_PER_STEP = 1000
 MAX_BITS = 10_000  # of an integer
 MAX_INDENT = 64
+SMALL = 100  # characters, that are not counted: steps bound their number
 BYTES_PER_ITEM = 8  # of a list, where a character counts as one
-_STEPS_BETWEEN_CLOCKS = 256
+_STEPS_BETWEEN_CLOCKS = 32
 # No published template calls these; each can make a great deal from little.
 _NO_METHODS = frozenset(
     ("translate", "maketrans", "expandtabs", "encode", "to_bytes", "from_bytes")
 )
 _NO_FILTERS = frozenset(("urlize", "wordwrap", "xmlattr", "pprint", "striptags"))
+# These neither write nor compare what a list holds.
 _TAKES_LISTS = frozenset(
-    "attr batch count d default dictsort first groupby items join last length list map max min "
-    "random reject rejectattr reverse select selectattr slice sort sum unique".split()
+    "attr batch count d default first items join last length list map random reject rejectattr "
+    "reverse select selectattr slice".split()
 )
+_NAMED = frozenset(("indent", "replace", "sum", "tojson"))  # whose arguments' names matter
+_OF_DICT = frozenset(dir(dict))
 _NUMBER = re.compile(r"\d+")
 
 
@@ -44,36 +50,11 @@ class LimitError(ValueError):
     """A template that takes too long or makes too much."""
 
 
-class LimitedCodeGenerator(CodeGenerator):
-    """Compiles a step into each block, and what could grow into calls of the environment."""
-
-    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        self.writeline("environment.step()")
-        super().blockvisit(nodes, frame)
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.concat(map(environment.text, (")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write(")))")
-
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
-        if not isinstance(node.arg, nodes.Slice):
-            return super().visit_Getitem(node, frame)
-        self.write("environment.counted(")
-        super().visit_Getitem(node, frame)
-        self.write(")")
-
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        self.write("environment.text(")
-
-
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
     """The environment of `reference`, a template compiled by transformers, with bounds."""
 
     code_generator_class = LimitedCodeGenerator
-    intercepted_binops = frozenset(("+", "*", "**", "%"))
+    intercepted_binops = frozenset(("*", "**", "%"))
 
     def __init__(self, reference: Any):
         super().__init__(
@@ -86,9 +67,10 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.begin(0)
         own = self.own_filters()
         self.filters = {
-            name: self._limited(name, own.get(name, function))
+            name: self._limited(name, own[name] if name in own else function)
             for name, function in reference.filters.items()
         }
+        self.tests = {name: self._bounded(test) for name, test in reference.tests.items()}
         self.concat = self.concat_all
 
     def own_filters(self) -> dict[str, Callable[..., Any]]:
@@ -99,12 +81,17 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self._steps = MAX_STEPS + STEPS_PER_CHAR * num_chars
         self._left = MAX_MADE + MADE_PER_CHAR * num_chars
         self._max_text = MAX_TEXT + TEXT_PER_CHAR * num_chars
+        self._clock_at = self._steps - _STEPS_BETWEEN_CLOCKS
         self._until = time.thread_time() + MAX_SECONDS
 
-    def step(self) -> None:
+    def step(self) -> bool:
         self._steps -= 1
-        if self._steps % _STEPS_BETWEEN_CLOCKS:
-            return
+        if self._steps < self._clock_at:
+            self._look_at_clock()
+        return True
+
+    def _look_at_clock(self) -> None:
+        self._clock_at = self._steps - _STEPS_BETWEEN_CLOCKS
         if self._steps <= 0:
             raise LimitError("takes too many steps")
         if time.thread_time() > self._until:
@@ -118,12 +105,24 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def counted(self, result: Any) -> Any:
         """The result; what it holds is taken from the budget."""
         if isinstance(result, str):
-            self._left -= len(result)
-        elif isinstance(result, list | tuple):
-            self._left -= len(result) * BYTES_PER_ITEM
+            size = len(result)
+        elif isinstance(result, (list, tuple)):
+            size = len(result) * BYTES_PER_ITEM
+        else:
+            return result
+        if size < SMALL:
+            return result
+        self._left -= size
+        self._steps -= size // CHARS_PER_STEP
         if self._left < 0:
             raise LimitError("makes too much text")
         return result
+
+    def bounded(self, value: Any) -> Any:
+        """The value, if it is small enough to be compared or hashed."""
+        if isinstance(value, (list, tuple, dict)):
+            self.reserve(self.measure(value), "a list")
+        return value
 
     def text(self, value: Any) -> str:
         """str(value), if that is not too long."""
@@ -151,23 +150,20 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
                 rest += item
             elif isinstance(item, int):
                 size += item.bit_length() // 3
+        self._steps -= size // CHARS_PER_STEP
         return size
 
     def concat_all(self, parts: Iterable[str]) -> str:
-        pieces, size = [], 0
-        for part in parts:
-            pieces.append(part)
-            size += len(part)
-            if size > self._max_text:
-                self.reserve(size, "a text")
+        pieces = list(parts)
+        size = sum(map(len, pieces))
+        if size > self._max_text:
+            self.reserve(size, "a text")
         return self.counted(self.join_pieces(pieces))
 
     def join_pieces(self, pieces: list[str]) -> str:
         return "".join(pieces)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+":
-            return self.counted(left + right)
         if operator == "%" and isinstance(left, str):
             return self.percent(left, right)
         for one, other in ((left, right), (right, left)):
@@ -181,10 +177,12 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def percent(self, template: str, values: Any) -> str:
         given = values if isinstance(values, tuple) else (values,)
-        self._check_widths(template)
+        specs = [match["spec"] for match in CONVERSION.finditer(template)]
+        for spec in specs:
+            self._check_width(spec)
         # Each conversion writes at most the longest of the values.
         longest = max([self.measure(value) for value in given], default=0)
-        self.reserve(len(template) + template.count("%") * longest, "%")
+        self.reserve(len(template) + len(specs) * longest, "%")
         return self.counted(self.percent_of(template, values))
 
     def percent_of(self, template: str, values: Any) -> str:
@@ -206,56 +204,92 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             pieces.append(part)
         return self.concat_all(pieces)
 
-    def _check_widths(self, text: str) -> None:
+    def _check_width(self, spec: str) -> None:
         """No number in a format may ask for a text too long."""
-        for number in _NUMBER.findall(text):
+        if "*" in spec:
+            raise LimitError(f"uses the format {spec[:20]!r}")
+        for number in _NUMBER.findall(spec):
             if len(number) > 9 or int(number) > self._max_text:
                 raise LimitError(f"formats to a width of {number[:20]}")
 
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         self.step()
+        for value in args:
+            self.bounded(value)
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
-            self._check_call(function.__name__, (owner, *args), kwargs)
+            self._check_numbers(function.__name__, args, kwargs)
+            if function.__name__ == "replace":
+                self._check_replace(owner, *args[:2])
+            elif function.__name__ == "join" and args and isinstance(args[0], str | list | tuple):
+                self.reserve(self.measure(args[0]) + len(owner) * len(args[0]), "join")
         return self.counted(super().call(context, function, *args, **kwargs))
 
-    def _check_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuses arguments that make a filter or a method of strings write too much."""
-        for value in (*args[1:], *kwargs.values()):
+    def _check_numbers(self, name: str, args: Iterable[Any], kwargs: dict[str, Any]) -> None:
+        for value in (*args, *kwargs.values()):
             if isinstance(value, int) and value > self._max_text:
                 raise LimitError(f"calls {name} with {value}")
-        text = args[0]
-        if name == "replace" and isinstance(text, str) and len(args) > 2:
-            times = text.count(args[1]) if args[1] else len(text) + 1
-            self.reserve(len(text) + times * len(args[2]), "replace")
-        elif name == "join" and isinstance(text, str) and len(args) > 1:
-            parts = args[1] if isinstance(args[1], list | tuple | str) else ()
-            self.reserve(self.measure(args[1]) + len(text) * len(parts), "join")
-        elif name in ("indent", "tojson"):
-            wide = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, int)]
-            if any(value > MAX_INDENT for value in wide):
-                raise LimitError(f"calls {name} with {max(wide)}")
-            if name == "tojson":
-                self.reserve(self.measure(text), "tojson")
+
+    def _check_replace(self, text: str, old: str, new: str) -> None:
+        times = text.count(old) if old else len(text) + 1
+        self.reserve(len(text) + times * len(new), "replace")
+
+    def _check_filter(self, name: str, given: dict[str, Any]) -> None:
+        """Refuses arguments that make one of the filters in _NAMED write too much."""
+        if name == "replace":
+            self._check_replace(*(self.text(given[key]) for key in ("s", "old", "new")))
+        elif name == "sum" and not isinstance(given.get("start", 0), int | float):
+            raise LimitError("uses the filter 'sum' on what is not a number")
+        elif name == "tojson":
+            self.reserve(self.measure(given["x"]), "tojson")
+        for key in ("width", "indent"):
+            width = given.get(key)
+            width = len(width) if isinstance(width, str) else width or 0
+            if width > MAX_INDENT:
+                raise LimitError(f"calls {name} with {key}={width}")
 
     def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The filter, checked before and counted after."""
+        bind = inspect.signature(function).bind if name in _NAMED else None
 
         @functools.wraps(function)
         def limited(*args: Any, **kwargs: Any) -> Any:
             self.step()
             if name in _NO_FILTERS:
                 raise LimitError(f"uses the filter {name!r}")
-            first = 1 if hasattr(function, "jinja_pass_arg") else 0
-            self._check_call(name, args[first:], kwargs)
-            for value in args if name not in _TAKES_LISTS else ():
-                if isinstance(value, list | tuple | dict):
-                    self.reserve(self.measure(value), name)
-            if name == "sum" and any(isinstance(value, list | tuple) for value in kwargs.values()):
-                raise LimitError("uses the filter 'sum' on lists")
+            self._check_numbers(name, args, kwargs)
+            if bind is not None:
+                self._check_filter(name, bind(*args, **kwargs).arguments)
+            if name not in _TAKES_LISTS:
+                args = tuple(list(v) if inspect.isgenerator(v) else v for v in args)
+                for value in args:
+                    self.bounded(value)
             return self.counted(function(*args, **kwargs))
 
         return function if inspect.isclass(function) else limited
+
+    def _bounded(self, test: Callable[..., Any]) -> Callable[..., Any]:
+        """The test, refusing to compare what is too large."""
+
+        @functools.wraps(test)
+        def bounded(*args: Any) -> Any:
+            self.step()
+            for value in args:
+                self.bounded(value)
+            return test(*args)
+
+        return bounded
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(obj) is dict and isinstance(argument, str) and argument in obj:
+            return obj[argument]
+        return super().getitem(obj, self.bounded(argument))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        # The item itself, where a dict has no method of that name: what the sandbox finds, slowly.
+        if type(obj) is dict and attribute in obj and attribute not in _OF_DICT:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if super().wrap_str_format(value) is None:
@@ -280,7 +314,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             if "{" in (spec or ""):
                 raise LimitError(f"uses the nested format {spec!r}")
             value, _ = formatter.get_field(field, args, kwargs)
-            self._check_widths(spec or "")
+            self._check_width(spec or "")
             self.reserve(self.measure(value), "format")
             parts.append(self.format_one(value, spec or "", conversion))
         return self.concat_all(parts)

@@ -264,7 +264,7 @@ def _repr(value: Any) -> Traced:
     return Traced(repr(value)) if not has_trace(value) else _lost("the text of a tuple")
 
 
-_CONVERSION = re.compile(
+CONVERSION = re.compile(
     r"%(?:\((?P<key>[^)]*)\))?(?P<spec>[#0\- +]*[\d*]*(?:\.[\d*]*)?)(?P<type>.)"
 )
 
@@ -276,7 +276,7 @@ def percent_format(template: str, values: Any) -> Traced:
     given: tuple[Any, ...] = values if isinstance(values, tuple) else (values,)
     rest = iter(given)
     template, at = traced(template), 0
-    for match in _CONVERSION.finditer(template):
+    for match in CONVERSION.finditer(template):
         parts.append(template[at : match.start()])
         at = match.end()
         if match["type"] == "%":

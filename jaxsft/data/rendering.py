@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jinja2 import TemplateSyntaxError, meta, nodes
+from jinja2.runtime import new_context
 
 from jaxsft.data.limits import LimitedEnvironment, LimitError
 from jaxsft.data.provenance import Origin, ProvenanceError, Traced, trace
@@ -45,6 +46,7 @@ class Renderer:
         self.name = name
         self.special_tokens = dict(special_tokens)
         self.plain, self.traced, tree = _compile(name, source, today)
+        self.names = dict(self.plain.globals)  # what templates may call; the same in both
         self.uses_date = any(name.name == "strftime_now" for name in tree.find_all(nodes.Name))
         self.variables = meta.find_undeclared_variables(tree) - {*_GIVEN, *special_tokens}
         unknown = self.unknown_option(options)
@@ -142,9 +144,8 @@ class Rendering:
         if key not in self._traced:
             text = self._run(self.renderer.traced, self._traced_values, until, prompt)
             if text != self.plain(until, prompt):
-                raise RowError(
-                    "template not reproduced", f"{self.renderer.name} renders otherwise in plain"
-                )
+                detail = f"{self.renderer.name} renders otherwise in transformers"
+                raise RowError("template not reproduced", detail)
             self._traced[key] = text
         return self._traced[key]
 
@@ -160,8 +161,12 @@ class Rendering:
         }
         environment = template.environment
         environment.begin(self._num_chars)
+        # As template.new_context, but for a copy of all globals into their own dict each time.
+        context = new_context(
+            environment, None, template.blocks, given, globals=self.renderer.names
+        )
         try:
-            return environment.concat(template.root_render_func(template.new_context(given)))
+            return environment.concat(template.root_render_func(context))
         except ProvenanceError as error:
             detail = f"{self.renderer.name}: {error}"
             raise RowError("template loses provenance", detail) from None
@@ -172,7 +177,9 @@ class Rendering:
 
     @functools.cached_property
     def _num_chars(self) -> int:
-        return sum(map(len, strings([self._plain_values["messages"], self.tools])))
+        said = sum(len(message.content) for message in self.messages)
+        others = [(m.reasoning, m.tool_calls, m.fields) for m in self.messages]
+        return said + sum(map(len, strings([others, self.tools])))
 
     @functools.cached_property
     def _plain_values(self) -> dict[str, Any]:

@@ -14,64 +14,17 @@ from typing import Any
 
 from jaxsft.data.records import Conversation, Message, RowError
 from jaxsft.data.template import ChatTemplate, TrainingText, message_dict
+from jaxsft.data.template_cases import (
+    ASK,
+    CALL_LOOK,
+    CASES,
+    LOOK_RESULT,
+    SWITCHES,
+    TELL,
+    TOOLS,
+    Case,
+)
 from jaxsft.data.tokenize import ChatTokenizer, Example
-
-_CALL = {"id": "call00001", "type": "function"}
-_LOOK = {**_CALL, "function": {"name": "look", "arguments": {"at": "the sea", "times": 2}}}
-_SAY = {**_CALL, "id": "call00002", "function": {"name": "say", "arguments": {"text": "ah\n"}}}
-_PARAMETERS = {
-    "type": "object",
-    "properties": {"at": {"type": "string", "description": "where"}},
-    "required": ["at"],
-}
-_TOOLS = tuple(
-    {
-        "type": "function",
-        "function": {"name": name, "description": f"to {name}", "parameters": _PARAMETERS},
-    }
-    for name in ("look", "say")
-)
-_ASK, _TELL = Message("user", "What is there?"), Message("assistant", "A ship.")
-_MORE = (Message("user", "And now?"), Message("assistant", "Two ships, 🙂 née."))
-_RESULT = Message("tool", '{"seen": "waves"}', name="look", fields={"tool_call_id": "call00001"})
-_SAID = Message("tool", "done", name="say", fields={"tool_call_id": "call00002"})
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A conversation of one shape."""
-
-    name: str
-    messages: tuple[Message, ...]
-    tools: tuple[dict[str, Any], ...] | None = None
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def _calling(*calls: dict[str, Any]) -> Message:
-    return Message("assistant", "", tool_calls=calls)
-
-
-CASES = (
-    Case("one turn", (_ASK, _TELL)),
-    Case("two turns", (_ASK, _TELL, *_MORE)),
-    Case("system", (Message("system", "Be brief."), _ASK, _TELL, *_MORE)),
-    Case("user last", (_ASK, _TELL, _ASK)),
-    Case("white space", (Message("user", " a\n"), Message("assistant", "  b\n\n c \n"), *_MORE)),
-    Case("tool call", (_ASK, _calling(_LOOK), _RESULT, _TELL), _TOOLS),
-    Case("two tool calls", (_ASK, _calling(_LOOK, _SAY), _RESULT, _SAID, _TELL), _TOOLS),
-    Case("tool call last", (_ASK, _TELL, _ASK, _calling(_LOOK)), _TOOLS),
-    Case("reasoning", (_ASK, dataclasses.replace(_TELL, reasoning="Hm, look.\nSo."))),
-    Case(
-        "reasoning, two turns",
-        (_ASK, dataclasses.replace(_TELL, reasoning="Hm."), _MORE[0])
-        + (dataclasses.replace(_MORE[1], reasoning="So."),),
-    ),
-    Case(
-        "reasoning in the content",
-        (_ASK, Message("assistant", "<think>\nHm.\n</think>\n\nA ship."), *_MORE),
-    ),
-)
-_SWITCHES = ("enable_thinking", "thinking")
 
 # What a special token looks like in the templates of published models.
 _CONTROL = re.compile(
@@ -97,26 +50,38 @@ _FAMILIES = (
 )
 
 
+_LEFT_OUT = {"tools left out"} | {
+    f"template: {what}"
+    for what in (
+        "message left out",
+        "content not rendered",
+        "reasoning not rendered",
+        "tool call not rendered",
+    )
+}
+
+
 @dataclasses.dataclass
 class Outcome:
     """What one template did with all cases."""
 
     name: str
     sha256: str
+    tried: int = 0
     equal: list[str] = dataclasses.field(default_factory=list)  # cases: text and ids
     split: list[str] = dataclasses.field(default_factory=list)
-    refused: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # message -> cases
-    failed: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # ours, with its reason
+    # Why a case is no example, and the cases: the template's doing.
+    refused: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    # What differs from transformers, or can't be established though the template renders it.
+    failed: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     ends: list[str] = dataclasses.field(default_factory=list)
-    appended: bool = False
-    unprompted: str = ""
-    generation: list[str] = dataclasses.field(default_factory=list)  # differences
-    has_generation: bool = False
-    uses_date: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
+    tags: list[str] | None = None  # how {% generation %} differs; None: there are none
     injected: str = ""  # what went wrong
 
-    def note(self, kind: dict[str, list[str]], said: str, case: str) -> None:
-        kind.setdefault(said, []).append(case)
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 def control_tokens(source: str, special: dict[str, str]) -> list[str]:
@@ -166,17 +131,21 @@ def check_tokenizer(name: str, directory: str) -> Outcome:
 
 def _check(name: str, chat: ChatTokenizer, reference: Any) -> Outcome:
     template = chat.template
-    outcome = Outcome(name, template.sha256[:12], uses_date=template.uses_date)
-    outcome.has_generation = re.search(r"\{%-?\s*generation\s*-?%\}", template.source) is not None
+    outcome = Outcome(name, template.sha256[:12])
+    if re.search(r"\{%-?\s*generation\s*-?%\}", template.source):
+        outcome.tags = []
     for case in _cases_for(template):
+        outcome.tried += 1
         _check_case(case, chat, reference, outcome)
+    if template.uses_date:
+        outcome.note("writes the date")
     outcome.injected = _injected(chat)
     return outcome
 
 
 def _cases_for(template: ChatTemplate) -> Iterator[Case]:
     yield from CASES
-    for switch in _SWITCHES:
+    for switch in SWITCHES:
         if switch in template.variables:
             for value in (True, False):
                 options = {switch: value}
@@ -190,25 +159,41 @@ def _check_case(case: Case, chat: ChatTokenizer, reference: Any, outcome: Outcom
         texts, is_split = chat.template.training_texts(conversation)
         examples = chat.encode(conversation)
     except RowError as error:
-        said = str(error).removeprefix(f"{chat.template}").removeprefix(":").strip()
-        refused = transformers.refuses() and error.kind.startswith("template refused")
-        outcome.note(outcome.refused if refused else outcome.failed, said, case.name)
+        _note_error(error, transformers, outcome, case)
         return
     for text, example in zip(texts, examples, strict=True):
         until = text.spans[-1].message + 1 if is_split else len(case.messages)
         problem = _difference(text, example, transformers, until)
         if problem:
-            outcome.note(outcome.failed, problem, case.name)
+            outcome.failed.setdefault(problem, []).append(case.name)
             return
-        outcome.ends += [token for token in text.end_of_turn if token not in outcome.ends]
-        outcome.appended |= bool(text.appended)
-        outcome.unprompted = outcome.unprompted or text.unprompted
+        outcome.ends += sorted(text.end_of_turn - set(outcome.ends))
+        if text.appended:
+            outcome.note("a turn ends with the next one's header")
+        if text.unprompted:
+            outcome.note(f"prompts with {text.unprompted!r}, which answers without it lack")
+        if text.prefilled:
+            outcome.note(f"an answer that begins with {text.prefilled!r} is trained from there")
     outcome.equal.append(case.name)
     if is_split:
         outcome.split.append(case.name)
-    if outcome.has_generation:
+    if outcome.tags is not None:
         found = compare_generation(chat.template, conversation)
-        outcome.generation += [f"{case.name}: {line}" for line in found]
+        outcome.tags += [line for line in found if line not in outcome.tags]
+
+
+def _note_error(error: RowError, theirs: "_Transformers", outcome: Outcome, case: Case) -> None:
+    said = str(error).partition(" ")[2].partition(" ")[2].strip(": ")
+    if error.kind in _LEFT_OUT:
+        outcome.refused.setdefault("left out", []).append(case.name)
+    elif error.kind.startswith("template refused") and theirs.refuses():
+        outcome.refused.setdefault(said, []).append(case.name)
+    elif error.kind == "template: not a prefix":
+        prompt = said.partition("prompt ...")[2].partition(": an option")[0]
+        reason = f"rendered otherwise than prompted: {prompt or said}"
+        outcome.refused.setdefault(reason, []).append(case.name)
+    else:
+        outcome.failed.setdefault(said, []).append(case.name)
 
 
 class _Transformers:
@@ -277,12 +262,55 @@ def compare_generation(template: ChatTemplate, conversation: Conversation) -> li
             **template.special_tokens,
             **conversation.template_options,
         )
-        theirs = [rendered[0][start:stop] for start, stop in spans[0]]
-        theirs = theirs[-1:] if is_split else theirs
+        spans = [(int(start), int(stop)) for start, stop in spans[0] if start < stop]
+        theirs = [rendered[0][start:stop] for start, stop in _merged(spans)]
         ours = [str.__getitem__(text.text, slice(s.start, s.stop)) for s in text.spans]
-        if theirs != ours:
-            differences.append(f"ours {ours}, tags {theirs}")
+        differences += _compared(ours, theirs[-1:] if is_split else theirs)
     return differences
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those that touch as one."""
+    merged: list[tuple[int, int]] = []
+    for start, stop in spans:
+        if merged and merged[-1][1] == start:
+            start = merged.pop()[0]
+        merged.append((start, stop))
+    return merged
+
+
+def _compared(ours: list[str], theirs: list[str]) -> list[str]:
+    if len(ours) != len(theirs):
+        return [f"{len(theirs)} spans for {len(ours)} turns"]
+    found = []
+    for our, their in zip(ours, theirs, strict=True):
+        if our == their:
+            continue
+        before, middle, after = their.partition(our)
+        if middle:
+            found += [f"{before!r} before"] * bool(before) + [f"{after!r} after"] * bool(after)
+        else:
+            before, middle, after = our.partition(their)
+            lack = f"lack {before!r} before and {after!r} after" if middle else f"{their!r}"
+            found.append(f"{lack}, ours {our!r}" if not middle else lack)
+    return found
+
+
+def twin_difference(source: str, twin: str) -> list[str]:
+    """The cases in which two templates render otherwise."""
+    special = special_tokens(source)
+    one, other = ChatTemplate(source, special, ()), ChatTemplate(twin, special, ())
+    return [case.name for case in CASES if _rendered(one, case) != _rendered(other, case)]
+
+
+def _rendered(template: ChatTemplate, case: Case) -> list[str]:
+    texts = []
+    for prompt in (False, True):
+        try:
+            texts.append(str.__str__(template.render(case.messages, case.tools, prompt)))
+        except RowError:
+            texts.append("refused")
+    return texts
 
 
 def _injected(chat: ChatTokenizer) -> str:
@@ -290,11 +318,11 @@ def _injected(chat: ChatTokenizer) -> str:
     evil = "x" + "y".join(chat.control_tokens) + "z"
     counts = []
     for said in ("xyz", evil):
-        tools = tuple(json.loads(json.dumps(_TOOLS).replace("to look", json.dumps(said)[1:-1])))
-        result = dataclasses.replace(_RESULT, content=said)
+        tools = tuple(json.loads(json.dumps(TOOLS).replace("to look", json.dumps(said)[1:-1])))
+        result = dataclasses.replace(LOOK_RESULT, content=said)
         for case in (
-            Case("user", (Message("user", said), _TELL)),
-            Case("tool", (_ASK, _calling(_LOOK), result, _TELL), tools),
+            Case("user", (Message("user", said), TELL)),
+            Case("tool", (ASK, CALL_LOOK, result, TELL), tools),
         ):
             try:
                 examples = chat.encode(Conversation(case.messages, case.tools, "f", 1))
@@ -305,11 +333,3 @@ def _injected(chat: ChatTokenizer) -> str:
             counts.append([i for e in examples for i in e.ids.tolist() if i in controls])
     harmless, hostile = counts[:2], counts[2:]
     return "" if harmless == hostile else "control tokens in a message changed the others"
-
-
-def markdown(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """The lines of a table."""
-    yield "| template | sha256 | equal | refused by the template | a turn ends with | split | tags |"
-    yield "|---|---|---|---|---|---|---|"
-    for outcome in outcomes:
-        yield str(outcome)

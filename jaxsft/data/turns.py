@@ -11,6 +11,7 @@ from jaxsft.data.records import Message, RowError
 from jaxsft.data.rendering import Rendering
 
 _PROBE = "ok"
+_LONG_TAIL = 200  # characters; one that long is seen once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +76,17 @@ class TurnEndings:
         Raises:
             RowError: no ending can be established.
         """
-        controls = self._controls.find(Traced(tail))
-        tail = tail[controls[0].start :] if controls else ""
         calls = bool(rendering.messages[turn].tool_calls)
         key = (tail, calls, *sorted(rendering.options.items()))
         if key not in self._known:
-            self._known[key] = self._learn(rendering, turn)
+            # What stands before the first control token, such as "}, makes no difference.
+            controls = self._controls.find(Traced(tail))
+            short = (tail[controls[0].start :] if controls else "", *key[1:])
+            if short not in self._known:
+                self._known[short] = self._learn(rendering, turn)
+            if len(tail) > _LONG_TAIL:
+                return self._known[short]
+            self._known[key] = self._known[short]
         return self._known[key]
 
     def _learn(self, rendering: Rendering, turn: int) -> Ending:
@@ -139,10 +145,11 @@ class TurnEndings:
             return False
         start = min([start for start, _, (index, _) in text.runs if index == turn], default=0)
         before = max([stop for _, stop, _ in text.runs if stop <= start], default=0)
-        ours, theirs = self._controls.find(Traced(tail)), self._controls.find(text[before:start])
-        if not ours or not theirs or ours[-1].token != theirs[-1].token:
+        prompt = rendering.plain(turn)[before:]
+        ours, theirs = self._controls.find(Traced(tail)), self._controls.find(Traced(prompt))
+        if not ours or not theirs:
             return False
-        return tail[ours[-1].start :] == text[before:start][theirs[-1].start :]
+        return tail[ours[-1].start :] == prompt[theirs[-1].start :]
 
     def _starters(self, text: Traced) -> set[str]:
         """The control tokens with which the text begins, before any other character."""

@@ -1,5 +1,6 @@
 """Every string operation gives what str gives, and each character still knows its origin."""
 
+import ast
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from jaxsft.data.provenance import (
     concat,
     percent_format,
     to_json,
+    to_text,
     trace,
 )
 
@@ -111,6 +113,33 @@ def test_json_marks_exactly_the_inside_of_strings(value, ascii_only, indent, sor
     assert all(json.loads(f'"{part}"') for part in inside)
     outside = "".join(char for char, origin in origins(result) if origin is None)
     assert not set(outside) - set('[]{}"-:, \n0123456789truefalsn')
+
+
+@given(
+    st.recursive(
+        st.text(alphabet="a'\"\\\n\x00é🙂\u200b<", max_size=6) | st.integers() | st.none(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_the_text_of_a_value_marks_exactly_the_inside_of_strings(value):
+    result = to_text(trace(value, (0, "x")))
+    assert result == str(value)
+    if isinstance(value, str):
+        return
+    assert all(ast.literal_eval(_quoted(result, a, b)) for a, b, _ in result.runs)
+    outside = "".join(char for char, origin in origins(result) if origin is None)
+    assert not set(outside) - set("[]{}'\"-:, 0123456789None")
+
+
+def _quoted(text, start, stop):
+    quote = str.__getitem__(text, start - 1)
+    return quote + str.__getitem__(text, slice(start, stop)) + quote
+
+
+def test_the_text_of_a_tuple_with_a_message_is_refused():
+    with pytest.raises(ProvenanceError, match="the text of a tuple would lose"):
+        to_text([(trace("a", (0, "x")),)])
 
 
 def test_json_of_a_string_put_together_keeps_both_origins():

@@ -1,5 +1,7 @@
 """The rendering is transformers', and its trained spans are what the model must write."""
 
+import datetime
+
 import pytest
 from conftest import CHATML, REWRITING, conversation
 from hypothesis import given
@@ -129,6 +131,62 @@ def test_weight_zero_is_context_and_other_weights_are_kept():
     assert [(span.message, span.weight) for span in text.spans] == [(3, 0.25)]
 
 
+def test_weighted_turns_are_those_that_were_given_a_weight():
+    messages = [Message("user", "q"), Message("assistant", "a"), Message("user", "r")]
+    messages += [Message("assistant", "b", weight=1.0), Message("assistant", "c", weight=0.0)]
+    ((text,), _) = template(CHATML).training_texts(
+        Conversation(tuple(messages), None, "f", 1), "weighted_turns"
+    )
+    assert [span.message for span in text.spans] == [3]
+
+
+OPTIONS = CHATML + "{{ '' if thinking is not defined else 'thinks ' ~ thinking ~ style }}"
+
+
+def test_options_reach_the_template_and_a_rows_own_win():
+    talk = conversation("q", "a").messages
+    chat = ChatTemplate(OPTIONS, {}, CONTROLS, options={"thinking": True})
+    assert chat.variables == {"thinking", "style"}
+    assert chat.render(talk).endswith("thinks True")
+    assert chat.render(talk, options={"thinking": False}).endswith("thinks False")
+    row = Conversation(talk, None, "f", 1, {"thinking": 3, "style": "<|im_end|>"})
+    ((text,), _) = chat.training_texts(row)
+    assert text.text.endswith("thinks 3<|im_end|>") and len(text.controls) == 4
+
+
+def test_an_unknown_option_is_an_error_that_knows_better():
+    match = "no variable 'thinkin'.*did you mean 'thinking'"
+    with pytest.raises(DataError, match=match):
+        ChatTemplate(OPTIONS, {}, CONTROLS, options={"thinkin": True})
+    with pytest.raises(RowError, match=match):
+        template(OPTIONS).render(conversation("q", "a").messages, options={"thinkin": True})
+    with pytest.raises(DataError, match="no variable 'messages'"):
+        ChatTemplate(CHATML, {}, CONTROLS, options={"messages": "x"})
+
+
+def test_the_date_is_what_it_is_told(monkeypatch):
+    source = "{{ strftime_now('%d %b %Y') }}" + CHATML
+    chat = ChatTemplate(source, {}, CONTROLS, today=datetime.date(2020, 2, 29))
+    assert chat.uses_date and not template(CHATML).uses_date
+    assert chat.render(conversation("q", "a").messages).startswith("29 Feb 2020<|im_start|>")
+    assert template(source).today == datetime.date.today()
+
+
+@pytest.mark.parametrize(
+    "expression", ["m", "[m.content]", "'%s' % ([m.content],)", "[m.content] | string", "'' ~ [m]"]
+)
+def test_the_text_of_a_list_forges_nothing(expression):
+    """M11: str() of a list of messages' words is no template's text."""
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ "
+        + expression
+        + " if m.role == 'user' }}<|im_end|>{% endfor %}"
+    )
+    for said in ("<|im_end|>", 'it\'s "<|im_end|>" \n', "it's <|im_end|>\\"):
+        messages = conversation(said, "a").messages
+        assert len(template(source).controls(template(source).render(messages))) == 4
+
+
 def test_a_trailing_user_message_is_context():
     assert trained(CHATML, conversation("q", "a", "and?").messages) == [["a<|im_end|>"]]
 
@@ -153,12 +211,6 @@ def test_a_rewriting_template_gives_each_turn_as_it_is_served():
         ["<think>r2</think>a2<|im_end|>"],
     ]
     assert trained(REWRITING, messages, "last_turn") == [["<think>r2</think>a2<|im_end|>"]]
-
-
-def test_an_end_token_that_only_the_last_turn_has_splits_too():
-    source = CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
-    spans = trained(source, conversation("q1", "a1", "q2", "a2").messages)
-    assert spans == [["a1<|im_end|>\n<|im_end|>"], ["a2<|im_end|>\n<|im_end|>"]]
 
 
 CALLS = (
@@ -193,20 +245,27 @@ FAILURES = [
     (
         CHATML.replace("message['content']", "(message['content'] | urlize)"),
         {},
-        "filter 'urlize' would lose",
+        "uses the filter 'urlize'",
     ),
     (CHATML.replace("message['content']", "(message.content | center(9))"), {}, "center would"),
     (CHATML.replace("assistant\\n' }}", "bot\\n' }}"), {}, "does not begin with the generation"),
-    (CHATML.replace("+ '<|im_end|>'", ""), {}, r"messages\[1\]: no control token"),
+    (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{{ 'assistant: ' if add_generation_prompt }}",
+        {},
+        r"messages\[1\]: no control token",
+    ),
     ("{{ raise_exception('users must alternate') }}", {}, "refused: users must alternate"),
     ("{{ messages[9].content.x }}", {}, "refused: UndefinedError"),
     ("{{ messages[0].content * 10**9 }}", {}, "repeated 1000000000 times"),
     ("{{ 'a' * 10**8 }}", {}, "repeated 100000000 times"),
     ("{{ ''.__class__.__mro__ }}", {}, "refused: SecurityError"),
+    ("{{ '{!r}'.format(messages[0].content) }}", {}, "the conversion !r"),
+    ("{{ messages[0].content.format() }}", {}, "a message used as a format string"),
     (
         "{% for i in range(999) %}{{ 'a' * 100000 }}{% endfor %}",
         {},
-        "longer than 50000000 characters",
+        "makes too much text",
     ),
 ]
 
@@ -234,7 +293,7 @@ def test_no_generation_prompt_trains_the_header_visibly():
 def test_an_untraced_operation_is_noticed_by_the_text(monkeypatch):
     """Plant: the sandbox renders something else than transformers."""
     shouting = template(per_message("message['content'] | trim"))
-    environment = shouting._template.environment
+    environment = shouting._renderer.traced.environment
     assert isinstance(environment, ImmutableSandboxedEnvironment)
     environment.filters["trim"] = lambda s: s + "!"
     with pytest.raises(RowError, match="renders otherwise in transformers"):
