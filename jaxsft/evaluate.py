@@ -55,6 +55,7 @@ class Prompt:
     messages: tuple[Message, ...]
     tools: Any
     reference: str
+    template_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Measurer:
@@ -105,7 +106,7 @@ class Measurer:
         answers = generate(
             self._plan.recipe.graphdef,
             params,
-            [tokenizer.encode_prompt(prompt.messages, prompt.tools) for prompt in prompts],
+            [tokenizer.encode_prompt(p.messages, p.tools, p.template_options) for p in prompts],
             max_new_tokens=self._config.eval.max_new_tokens,
             stop_ids=sorted(id for id in stop_ids if id is not None),
             rows_multiple_of=self._plan.mesh.shape["data"] * self._plan.mesh.shape["fsdp"],
@@ -150,7 +151,8 @@ def held_out_prompts(sources: Sequence[Source], count: int) -> list[Prompt]:
 
 def _prompt(name: str, row: Conversation) -> Prompt:
     reference = row.messages[-1].content or ""
-    return Prompt(name, row.row, row.messages[:-1], row.tools, str(reference))
+    options = row.template_options
+    return Prompt(name, row.row, row.messages[:-1], row.tools, str(reference), options)
 
 
 def with_instruction(prompt: Prompt, instruction: str) -> Prompt:

@@ -56,10 +56,14 @@ class Setup:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
 
 
-def open_model(config: Config, say: Say) -> Pretrained:
-    """The model's files, read and checked but for the weights themselves."""
+def open_model(config: Config, say: Say, weights: bool = True) -> Pretrained:
+    """The model's files, read and checked but for the weights themselves.
+
+    Args:
+        weights: whether they are needed at all, as they are not to prepare data.
+    """
     base = pretrained.open_pretrained(
-        config.model.source, weights=config.model.weights == "pretrained"
+        config.model.source, weights=weights and config.model.weights == "pretrained"
     )
     for note in base.notes:
         say("model", f"note: {note}")

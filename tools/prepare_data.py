@@ -26,7 +26,7 @@ _BEAM = flags.DEFINE_list("beam", None, "Options of an Apache Beam pipeline that
 
 def main(config: Config) -> None:
     console = Console()
-    base = setup.open_model(config, console.say)
+    base = setup.open_model(config, console.say, weights=False)
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
     data = setup.prepare_data(config, base, console, make)
     report = survey(config.data, config.train, data.train, data.eval)

@@ -96,7 +96,7 @@ class Cache:
         start = self._stops[first] - self.lengths[first]
         _, *expected = self.manifest["shards"][shard]
         for array, checksum in zip((self._ids, self._weights), expected, strict=True):
-            if zlib.crc32(array[start : self._stops[last - 1]]) != checksum:
+            if zlib.crc32(array[start : self._stops[last - 1]].data) != checksum:
                 raise self._damaged(f"examples {first} to {last - 1} differ from their checksum")
         self._verified[shard] = True
 
@@ -112,7 +112,7 @@ def write_shard(directory: Path, shard: str, examples: Iterable[Example]) -> tup
         arrays = [np.asarray(getattr(example, name), dtype) for example in kept]
         flat = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
         flat.tofile(_shard_path(directory, name, shard))
-        checksums.append(zlib.crc32(flat))
+        checksums.append(zlib.crc32(flat.data))
     return len(kept), *checksums
 
 

@@ -92,6 +92,7 @@ def gate_report(
         *_overlap_warnings(overlaps),
         *_account_warnings("train", train),
         *(warning for name in evals for warning in _account_warnings(f"eval {name}", evals[name])),
+        *_unprompted_warnings(train),
         *_quality_warnings(train),
         *(_plan_warnings(plan, train) if plan else ()),
         *_eval_warnings(evals),
@@ -168,6 +169,17 @@ def _account_warnings(name: str, report: Json) -> Warnings:
             " encoded as text",
             "If the model must write them as control tokens, like <think>, name them in"
             " data.trusted_control_tokens.",
+        )
+
+
+def _unprompted_warnings(train: Json) -> Warnings:
+    if train["unprompted"]:
+        yield _warning(
+            f"{_of(train['unprompted'], train['examples'])} examples are not trained as they will"
+            " be prompted",
+            "The template's generation prompt begins an answer with more than these answers have,"
+            " such as <think>: give them reasoning, or set data.template_options if the template"
+            " has a switch for it.",
         )
 
 

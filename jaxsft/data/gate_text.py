@@ -19,6 +19,7 @@ _COUNTS = {
     " each turn",
     "truncated_examples": "examples without their oldest turns, which didn't fit",
     "truncated_turns": "supervised turns among those",
+    "unprompted": "examples lack what the generation prompt begins an answer with",
     "boundary_tokens": "tokens straddle a border of what is trained and are context",
     "control_text": "trained words spell a control token and stay text",
 }

@@ -21,6 +21,7 @@ OPTIONS: Origin = (-1, "options")
 # Variables that a rendering gives to every template; they are no options.
 _GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 MAX_SOURCE_CHARS = 1_000_000
+_COMPARED = 16  # renderings of each process that are compared with transformers' own
 _SAID = 300  # characters of a template's own message that are shown
 
 Option = bool | int | float | str
@@ -44,6 +45,8 @@ class Renderer:
         today: datetime.date,
     ):
         self.name = name
+        self.source = source
+        self.today = today
         self.special_tokens = dict(special_tokens)
         self.plain, self.traced, tree = _compile(name, source, today)
         self.names = dict(self.plain.globals)  # what templates may call; the same in both
@@ -53,6 +56,7 @@ class Renderer:
         if unknown:
             raise DataError(unknown)
         self.options = dict(options)
+        self._left_to_compare = _COMPARED
 
     def unknown_option(self, options: Mapping[str, Option]) -> str:
         """What is wrong with the first option that is no variable of the template, or ""."""
@@ -77,6 +81,29 @@ class Renderer:
         if unknown:
             raise RowError("unknown template option", unknown)
         return Rendering(self, messages, tools, {**self.options, **(options or {})})
+
+    def compare(self, text: str, values: Mapping[str, Any]) -> None:
+        """Lets transformers itself render the same, a few times.
+
+        Raises:
+            RowError: it renders otherwise.
+        """
+        told = self.today == datetime.date.today() or not self.uses_date
+        if not self._left_to_compare or not told:
+            return
+        from transformers.utils import chat_template_utils
+
+        self._left_to_compare -= 1
+        given = {name: value for name, value in values.items() if name != "messages"}
+        try:
+            rendered, _ = chat_template_utils.render_jinja_template(
+                [values["messages"]], chat_template=self.source, **given
+            )
+        except Exception as error:  # whatever the template's own code may raise
+            self.refuse(error)
+        if rendered[0] != text:
+            detail = f"{self.name} renders otherwise in transformers"
+            raise RowError("template not reproduced", detail)
 
     def refuse(self, error: Exception) -> NoReturn:
         kind = type(error).__name__
@@ -131,7 +158,9 @@ class Rendering:
         """
         key = (until, prompt)
         if key not in self._plain:
-            self._plain[key] = self._run(self.renderer.plain, self._plain_values, until, prompt)
+            text = self._run(self.renderer.plain, self._plain_values, until, prompt)
+            self.renderer.compare(text, self._given(self._plain_values, until, prompt))
+            self._plain[key] = text
         return self._plain[key]
 
     def traced(self, until: int, prompt: bool = False) -> Traced:
@@ -144,7 +173,7 @@ class Rendering:
         if key not in self._traced:
             text = self._run(self.renderer.traced, self._traced_values, until, prompt)
             if text != self.plain(until, prompt):
-                detail = f"{self.renderer.name} renders otherwise in transformers"
+                detail = f"{self.renderer.name} renders otherwise with provenance"
                 raise RowError("template not reproduced", detail)
             self._traced[key] = text
         return self._traced[key]
@@ -153,12 +182,13 @@ class Rendering:
         """The first messages and one more, to see what follows them."""
         return Rendering(self.renderer, (*self.messages[:until], message), self.tools, self.options)
 
+    @staticmethod
+    def _given(values: dict[str, Any], until: int, prompt: bool) -> dict[str, Any]:
+        messages = values["messages"][:until]
+        return {**values, "messages": messages, "add_generation_prompt": prompt}
+
     def _run(self, template: Any, values: dict[str, Any], until: int, prompt: bool) -> Any:
-        given = {
-            **values,
-            "messages": values["messages"][:until],
-            "add_generation_prompt": prompt,
-        }
+        given = self._given(values, until, prompt)
         environment = template.environment
         environment.begin(self._num_chars)
         # As template.new_context, but for a copy of all globals into their own dict each time.

@@ -53,6 +53,7 @@ class Example:
     # What data.overlong="truncate" left out: tokens of the rendering, supervised turns.
     truncated_tokens: int = 0
     truncated_turns: int = 0
+    unprompted: str = ""  # the generation prompt has this, but the answer as rendered lacks it
 
 
 class ChatTokenizer:
@@ -225,6 +226,7 @@ class ChatTokenizer:
             end_of_turn_ids=frozenset(self._spelling.added_ids[t] for t in text.end_of_turn),
             is_split=is_split,
             turns=tuple(span.message for span in text.spans),
+            unprompted=text.unprompted,
             control_ids=frozenset(encoded.ids[encoded.is_control].tolist()),
             control_text=sum(a <= at < b for at in left_as_text for a, b, _ in ranges),
         )

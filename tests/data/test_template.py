@@ -290,13 +290,22 @@ def test_no_generation_prompt_trains_the_header_visibly():
     ]
 
 
+def test_what_transformers_itself_renders_is_compared():
+    """Plant: both of our renderings agree with each other, but not with transformers."""
+    shouting = template(per_message("message['content'] | trim"))
+    for compiled in (shouting._renderer.plain, shouting._renderer.traced):
+        compiled.environment.filters["trim"] = lambda s: s + "!"
+    with pytest.raises(RowError, match="renders otherwise in transformers"):
+        shouting.training_texts(conversation("q", "a"))
+
+
 def test_an_untraced_operation_is_noticed_by_the_text(monkeypatch):
     """Plant: the sandbox renders something else than transformers."""
     shouting = template(per_message("message['content'] | trim"))
     environment = shouting._renderer.traced.environment
     assert isinstance(environment, ImmutableSandboxedEnvironment)
     environment.filters["trim"] = lambda s: s + "!"
-    with pytest.raises(RowError, match="renders otherwise in transformers"):
+    with pytest.raises(RowError, match="renders otherwise with provenance"):
         shouting.render(conversation("q", "a").messages)
 
 
