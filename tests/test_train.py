@@ -29,8 +29,11 @@ def command(workdir, *flags):
     ]
 
 
+SECRET = "hf_canary1234567890"
+
+
 def environment():
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+    return os.environ | {"PYTHONPATH": str(ROOT), "HF_TOKEN": SECRET}
 
 
 def train(workdir, *flags, check=True):
@@ -99,6 +102,13 @@ def test_a_run_leaves_what_the_design_promises(run):
     assert phases == ["before", "before", "after", "after"]
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["batch_size"] == 8
+
+
+def test_a_token_of_the_environment_stays_there(run):
+    workdir, done = run
+    files = [path for path in workdir.rglob("*") if path.is_file()]
+    assert len(files) > 10 and SECRET not in done.stdout + done.stderr
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
 def test_ten_steps_and_ten_after_a_restart_equal_twenty(run, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import difflib
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -80,7 +81,13 @@ class Renderer:
         unknown = self.unknown_option(options or {})
         if unknown:
             raise RowError("unknown template option", unknown)
-        return Rendering(self, messages, tools, {**self.options, **(options or {})})
+        options = {**self.options, **(options or {})}
+        rendering = Rendering(self, messages, tools, options)
+        if any(message.tool_calls for message in messages) and not rendering.is_possible:
+            # Some templates (DeepSeek V3) write a call's arguments as they are: JSON text.
+            as_text = Rendering(self, [_with_text_arguments(m) for m in messages], tools, options)
+            rendering = as_text if as_text.is_possible else rendering
+        return rendering
 
     def compare(self, text: str, values: Mapping[str, Any]) -> None:
         """Lets transformers itself render the same, a few times.
@@ -149,6 +156,15 @@ class Rendering:
     def __post_init__(self) -> None:
         self._plain: dict[tuple[int, bool], str] = {}
         self._traced: dict[tuple[int, bool], Traced] = {}
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the template takes the messages at all."""
+        try:
+            self.plain(len(self.messages))
+        except RowError:
+            return False
+        return True
 
     def plain(self, until: int, prompt: bool = False) -> str:
         """What transformers' apply_chat_template(tokenize=False) renders of the first messages.
@@ -246,6 +262,16 @@ def message_dict(message: Message) -> dict[str, Any]:
     if message.name is not None:
         result["name"] = message.name
     return {**result, **message.fields}
+
+
+def _with_text_arguments(message: Message) -> Message:
+    calls = []
+    for call in message.tool_calls:
+        function = call.get("function", call)
+        text = json.dumps(function["arguments"], ensure_ascii=False)
+        function = {**function, "arguments": text}
+        calls.append({**call, "function": function} if "function" in call else function)
+    return dataclasses.replace(message, tool_calls=tuple(calls))
 
 
 def _aliased(message: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -162,7 +163,7 @@ def _in_processes(job: Job, chunks: Iterator[Chunk], workers: int) -> Iterator[S
     """At most two chunks for each process are in memory."""
     # Not by fork: this process may have threads, whose locks a fork would copy as they are.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _quiet) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
         waiting: deque[concurrent.futures.Future[Shard]] = deque()
         try:
             for chunk in chunks:
@@ -180,7 +181,16 @@ def _in_processes(job: Job, chunks: Iterator[Chunk], workers: int) -> Iterator[S
             pool.shutdown(cancel_futures=True)
 
 
-def _quiet() -> None:
-    """Processes share the cores already; and an interrupt is the parent's to handle."""
+def _start_worker() -> None:
+    """Processes share the cores already; an interrupt is the parent's to handle, its end theirs."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A worker that waits for work does not notice that its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -310,7 +310,8 @@ def _said_in_calls(message: Message) -> Iterable[str]:
     for call in message.tool_calls:
         function = call.get("function", call)
         yield function["name"]
-        for key, value in function["arguments"].items():
+        arguments = function["arguments"]
+        for key, value in (json.loads(arguments) if type(arguments) is str else arguments).items():
             yield key
             if isinstance(value, str):
                 yield value

@@ -4,6 +4,10 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,8 @@ from jaxsft.config import Data, Source
 from jaxsft.data import shards
 from jaxsft.data.prepare import prepare
 from jaxsft.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -89,6 +95,41 @@ def test_a_process_that_dies_is_one_clear_error(sources, tmp_path, tokenizer_dir
     with pytest.raises(DataError, match="one of the 2 processes .* smaller data.workers"):
         prepare(sources, data_of(tmp_path, "dead", workers=2), tokenizer_dir)
     assert list((tmp_path / "dead").iterdir()) == []
+
+
+PREPARE = """
+import sys
+from jaxsft.config import Data, Source
+from jaxsft.data.prepare import prepare
+if __name__ == "__main__":
+    path, cache_dir, tokenizer = sys.argv[1:]
+    data = Data(train=(), sequence_length=64, cache_dir=cache_dir, workers=2, bad_rows="skip")
+    prepare((Source(path=path),), data, tokenizer, lambda rows: print(rows, flush=True))
+"""
+
+
+def children_of(pid):
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
+def test_workers_end_with_a_killed_parent(sources, tmp_path, tokenizer_dir):
+    script = tmp_path / "prepare_it.py"
+    script.write_text(PREPARE)
+    path = Path(sources[0].path)
+    path.write_text(path.read_text().replace("{\n", "") * 20)
+    command = [sys.executable, str(script), str(path), str(tmp_path / "cache"), tokenizer_dir]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout and parent.stdout.readline()
+        children = children_of(parent.pid)
+        parent.kill()
+    assert len(children) >= 2
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "workers outlive the process that started them"
+        time.sleep(0.1)
 
 
 def test_a_job_is_its_fingerprint(tmp_path):

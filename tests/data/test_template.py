@@ -290,6 +290,28 @@ def test_no_generation_prompt_trains_the_header_visibly():
     ]
 
 
+TEXT_ARGUMENTS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for call in m.tool_calls or [] %}"
+    "{{ call.function.name + '(' + call.function.arguments + ')' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_template_that_wants_arguments_as_text_gets_them():
+    """DeepSeek V3 concatenates them."""
+    function = {"name": "look", "arguments": {"where": "hér", "n": [1, None]}}
+    call = {"type": "function", "function": function}
+    talk = [Message("user", "q"), Message("assistant", "", tool_calls=(call,))]
+    (span,) = trained(TEXT_ARGUMENTS, talk)
+    assert span == ['look({"where": "hér", "n": [1, null]})<|im_end|>']
+    with pytest.raises(RowError, match="refused: TypeError"):
+        template("{{ messages[0].content + 1 }}").training_texts(
+            Conversation(tuple(talk), None, "f", 1)
+        )
+
+
 def test_what_transformers_itself_renders_is_compared():
     """Plant: both of our renderings agree with each other, but not with transformers."""
     shouting = template(per_message("message['content'] | trim"))
