@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from jaxsft.config import Config, Source
-from jaxsft.data import records
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.loader import Batches
 from jaxsft.data.prepare import source_names
-from jaxsft.data.records import Conversation, Message
-from jaxsft.data.sources import read_source
-from jaxsft.data.tokenize import ChatTokenizer
-from jaxsft.data.tokenizer_files import open_tokenizer
+from jaxsft.data.read import records
+from jaxsft.data.read.records import Conversation, Message
+from jaxsft.data.read.sources import read_source
 from jaxsft.errors import ConfigError
 from jaxsft.generate import generate
 from jaxsft.kernels.cross_entropy import Sums

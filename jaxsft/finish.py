@@ -18,7 +18,7 @@ from jaxsft.console import Console
 from jaxsft.convert.card import Card, Metric
 from jaxsft.convert.export import export
 from jaxsft.convert.pretrained import Pretrained
-from jaxsft.data.tokenizer_files import open_tokenizer
+from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
 from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs

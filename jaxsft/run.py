@@ -9,8 +9,8 @@ import jax
 from jaxsft import evaluate, finish, mesh, setup
 from jaxsft.config import Config
 from jaxsft.console import Console
-from jaxsft.data import gate_text
-from jaxsft.data.survey import survey
+from jaxsft.data.gate import report_text as gate_text
+from jaxsft.data.gate.survey import survey
 from jaxsft.distributed import Termination
 from jaxsft.errors import Stopped
 from jaxsft.metrics import peak_flops

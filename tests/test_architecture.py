@@ -165,7 +165,7 @@ def test_no_import_goes_in_a_circle():
         ("loss.py", "def f():\n    from jaxsft.step import train_step\n"),
         ("model/rope.py", "from .. import step\n"),
         ("data/pack.py", "import jax.numpy as jnp\n"),
-        ("data/inspect.py", "def f():\n    from jaxsft.convert.source import resolve\n"),
+        ("data/gate/inspect.py", "def f():\n    from jaxsft.convert.source import resolve\n"),
         ("report.py", "from tools import chat\n"),
         ("step.py", "import importlib\nimportlib.import_module('jaxsft.train')\n"),
         ("checkpoint.py", "from jaxsft import load_model\n"),

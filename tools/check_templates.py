@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from jaxsft import flags as jaxsft_flags
-from jaxsft.data import template_check, template_page
+from jaxsft.data.gate import template_check, template_page
 from jaxsft.errors import ConfigError
 
 _TEMPLATES = flags.DEFINE_list("templates", [], "Directories of .jinja files.")

@@ -16,8 +16,8 @@ from rich.console import Console
 from jaxsft import flags as jaxsft_flags
 from jaxsft.config import Config
 from jaxsft.convert import pretrained, source
-from jaxsft.data import inspect, inspect_html
-from jaxsft.data.tokenizer_files import open_tokenizer
+from jaxsft.data.encode.tokenizer_files import open_tokenizer
+from jaxsft.data.gate import inspect, inspect_html
 from jaxsft.errors import ConfigError
 
 jaxsft_flags.define_config()

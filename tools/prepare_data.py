@@ -15,9 +15,10 @@ from jaxsft import flags as jaxsft_flags
 from jaxsft import setup
 from jaxsft.config import Config
 from jaxsft.console import Console
-from jaxsft.data import beam, gate_text
+from jaxsft.data import beam
 from jaxsft.data.cache import write_json
-from jaxsft.data.survey import survey
+from jaxsft.data.gate import report_text as gate_text
+from jaxsft.data.gate.survey import survey
 
 jaxsft_flags.define_config()
 _OUTPUT = flags.DEFINE_string("output", None, "File for the report as JSON.")

@@ -4,7 +4,9 @@ The directory of the cache must be one that every machine reads and writes.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jaxsft.data import prepare, shards
 from jaxsft.data.prepare import Maker, Progress, Work
@@ -18,11 +20,10 @@ def maker(options: Sequence[str]) -> Maker:
         ConfigError: apache-beam is not installed, or does not know an option.
     """
     try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        beam: Any = importlib.import_module("apache_beam")
     except ImportError:
         raise ConfigError("Apache Beam is not installed: pip install 'jaxsft[beam]'") from None
-    beam, parsed = apache_beam, PipelineOptions(list(options))
+    parsed = beam.options.pipeline_options.PipelineOptions(list(options))
 
     def make(work: Work, progress: Progress) -> None:
         del progress  # a pipeline shows its own

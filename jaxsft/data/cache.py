@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.pack import Tokens
-from jaxsft.data.tokenize import Example
 from jaxsft.errors import DataError
 
 MANIFEST = "manifest.json"  # written last: a directory that has one is whole

@@ -15,25 +15,28 @@ import numpy as np
 
 from jaxsft.config import Data, Source
 from jaxsft.data import cache as cache_files
-from jaxsft.data import facts as row_facts
-from jaxsft.data import quality, shards
-from jaxsft.data import sources as source_files
-from jaxsft.data.account import Tally
+from jaxsft.data import shards
 from jaxsft.data.cache import Cache
-from jaxsft.data.facts import Facts, Gathering
-from jaxsft.data.records import BadRow
+from jaxsft.data.encode.account import Tally
+from jaxsft.data.encode.tokenizer_files import date_written, directory_digest, file_digest
+from jaxsft.data.gate import facts as row_facts
+from jaxsft.data.gate import quality
+from jaxsft.data.gate.facts import Facts, Gathering
+from jaxsft.data.read import sources as source_files
+from jaxsft.data.read.records import BadRow
 from jaxsft.data.shards import Job, Shard
-from jaxsft.data.tokenizer_files import date_written, directory_digest, file_digest
 from jaxsft.errors import DataError
 
 # What decides nothing: where the cache lies, who makes it, and what belongs to the plan.
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
     "template_date",  # stands there as "date" where the template writes one
 )
-_NO_CODE = ("epochs", "loader", "mixture", "pack", "beam", "survey", "gate", "gate_text") + (
-    "inspect",
-    "inspect_html",
-    "template_check",
+# The code that makes a cache; the rest of data/ plans, shows or measures.
+_CODE = ("read/*.py", "render/*.py", "encode/*.py", "shards.py", "cache.py", "prepare.py") + (
+    "gate/facts.py",
+    "gate/hints.py",
+    "gate/near_duplicates.py",
+    "gate/quality.py",
 )
 _LIBRARIES = ("tokenizers", "transformers", "jinja2", "sentencepiece")
 
@@ -124,7 +127,7 @@ def fingerprint_inputs(
 ) -> dict[str, Any]:
     """All that the cache's content depends on."""
     here = Path(__file__).parent
-    code = sorted(path for path in here.glob("*.py") if path.stem not in _NO_CODE)
+    code = sorted(path for pattern in _CODE for path in here.glob(pattern))
     options = {k: v for k, v in vars(data).items() if k not in _NOT_IN_FINGERPRINT}
     return {
         "sources": [
@@ -136,7 +139,7 @@ def fingerprint_inputs(
         "template": None if data.template is None else file_digest(Path(data.template)),
         "date": date_written(tokenizer_dir, data),
         "options": options | {"vocab_size": vocab_size},
-        "code": [f"{path.name} {file_digest(path)}" for path in code],
+        "code": [f"{path.relative_to(here)} {file_digest(path)}" for path in code],
         "libraries": [importlib.metadata.version(name) for name in _LIBRARIES],
     }
 

@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxsft.config import Data, Source
-from jaxsft.data import cache, formats, sources
-from jaxsft.data.account import Outcome, Tally
-from jaxsft.data.encode import outcomes_of
-from jaxsft.data.facts import Facts, shard_facts
-from jaxsft.data.records import BadRow, RawRow, Record
-from jaxsft.data.tokenize import ChatTokenizer
-from jaxsft.data.tokenizer_files import open_tokenizer
+from jaxsft.data import cache
+from jaxsft.data.encode.account import Outcome, Tally
+from jaxsft.data.encode.outcomes import outcomes_of
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenizer_files import open_tokenizer
+from jaxsft.data.gate.facts import Facts, shard_facts
+from jaxsft.data.read import formats, sources
+from jaxsft.data.read.records import BadRow, RawRow, Record
 from jaxsft.errors import DataError
 
 SHARD_ROWS = 2048

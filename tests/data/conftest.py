@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jaxsft.data.records import Conversation, Message
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import Conversation, Message
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "

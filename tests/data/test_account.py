@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsft.data.account import COUNTS, Drop, Outcome, Tally
-from jaxsft.data.records import BadRow
-from jaxsft.data.tokenize import Example
+from jaxsft.data.encode.account import COUNTS, Drop, Outcome, Tally
+from jaxsft.data.encode.tokenize import Example
+from jaxsft.data.read.records import BadRow
 
 
 def example(num_tokens, num_supervised, left_out=0, **fields):

@@ -12,8 +12,8 @@ import pyarrow
 import pytest
 
 from jaxsft.config import Source
-from jaxsft.data.records import BadRow, Conversation
-from jaxsft.data.sources import read_source
+from jaxsft.data.read.records import BadRow, Conversation
+from jaxsft.data.read.sources import read_source
 from jaxsft.errors import DataError
 
 USER = {"role": "user", "content": "hi"}

@@ -7,10 +7,10 @@ import pytest
 from conftest import conversation, make_tokenizer
 
 from jaxsft.config import Data
-from jaxsft.data.account import Tally
-from jaxsft.data.encode import outcome_of, outcomes_of
-from jaxsft.data.records import BadRow, Conversation, Message, PlainText, Tokenized
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.account import Tally
+from jaxsft.data.encode.outcomes import outcome_of, outcomes_of
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import BadRow, Conversation, Message, PlainText, Tokenized
 
 
 def outcome(tokenizer, record, length=64, vocab_size=None, **options):

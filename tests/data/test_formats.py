@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsft.data import formats
-from jaxsft.data.records import BadRow, Conversation, Message, PlainText, RawRow
+from jaxsft.data.read import formats
+from jaxsft.data.read.records import BadRow, Conversation, Message, PlainText, RawRow
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "ho"}

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxsft.data import gate, gate_text, hints, quality
-from jaxsft.data.account import Drop, Outcome, Tally
-from jaxsft.data.records import Conversation, Message
-from jaxsft.data.tokenize import Example
+from jaxsft.data.encode.account import Drop, Outcome, Tally
+from jaxsft.data.encode.tokenize import Example
+from jaxsft.data.gate import hints, quality
+from jaxsft.data.gate import report as gate
+from jaxsft.data.gate import report_text as gate_text
+from jaxsft.data.read.records import Conversation, Message
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("n", "rs", "lt", "x")]
 

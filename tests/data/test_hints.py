@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxsft.data import hints
-from jaxsft.data.records import Conversation, Message
+from jaxsft.data.gate import hints
+from jaxsft.data.read.records import Conversation, Message
 
 LONG = "This sentence stands here so that the answer has more than twenty words. "
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from made_tokenizers import make_sentencepiece, make_unigram
 from tokenizers import AddedToken
 
-from jaxsft.data.records import Conversation, Message, RowError
-from jaxsft.data.spelling import Spelling
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.spelling import Spelling
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import Conversation, Message, RowError
 from jaxsft.errors import DataError
 
 # Every field that a template may write stands beside the end token or a bracket, with nothing

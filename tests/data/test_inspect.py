@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
-from jaxsft.data import inspect, inspect_html
-from jaxsft.data.tokenize import ChatTokenizer, Example
+from jaxsft.data.encode.tokenize import ChatTokenizer, Example
+from jaxsft.data.gate import inspect, inspect_html
 from jaxsft.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

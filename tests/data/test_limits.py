@@ -7,9 +7,9 @@ import time
 import pytest
 from conftest import CHATML, conversation
 
-from jaxsft.data import limits
-from jaxsft.data.records import RowError
-from jaxsft.data.template import ChatTemplate
+from jaxsft.data.read.records import RowError
+from jaxsft.data.render import limits
+from jaxsft.data.render.template import ChatTemplate
 from jaxsft.errors import DataError
 
 
@@ -145,7 +145,7 @@ def test_the_limits_grow_with_the_conversation():
 
 def test_both_renderings_are_limited():
     """The generation prompt is rendered without tracing."""
-    from jaxsft.data.records import Conversation
+    from jaxsft.data.read.records import Conversation
 
     source = (
         CHATML + "{% if add_generation_prompt %}{% for i in range(99999) %}"

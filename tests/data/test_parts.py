@@ -8,8 +8,8 @@ from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsft.data.records import Conversation, Message, RowError, parse_message
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import Conversation, Message, RowError, parse_message
 
 # Reasoning and calls in the manner of Qwen3, history left as it is.
 TEMPLATE = (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsft.data.provenance import (
+from jaxsft.data.render.provenance import (
     ProvenanceError,
     Traced,
     concat,

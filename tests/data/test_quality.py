@@ -2,7 +2,6 @@
 nothing."""
 
 import dataclasses
-import json
 import os
 import random
 import subprocess
@@ -12,11 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsft.data import facts as facts_lib
-from jaxsft.data import near_duplicates, quality
-from jaxsft.data.account import Outcome
-from jaxsft.data.records import BadRow, Conversation, Message, PlainText, Tokenized, parse_message
-from jaxsft.data.tokenize import Example
+from jaxsft.config import Source
+from jaxsft.data.encode.account import Outcome
+from jaxsft.data.encode.tokenize import Example
+from jaxsft.data.gate import facts as facts_lib
+from jaxsft.data.gate import near_duplicates, quality
+from jaxsft.data.read.records import (
+    BadRow,
+    Conversation,
+    Message,
+    PlainText,
+    Tokenized,
+)
+from jaxsft.data.read.sources import read_source
 from jaxsft.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -357,19 +364,9 @@ def test_the_first_examples_are_kept():
     assert [example.where for example in hint.examples] == [f"a.jsonl:{n}" for n in range(1, 6)]
 
 
-# --- on real sets
-
-
 def conversations(path: Path) -> list[Conversation]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        value = json.loads(line)
-        if "question" in value:
-            rows.append(talk(value["question"], value["answer"], row=number))
-        else:
-            messages = tuple(parse_message(message) for message in value["messages"])
-            rows.append(Conversation(messages, None, path.name, number))
-    return rows
+    rows = read_source(Source(path=str(path)))
+    return [row for row in rows if isinstance(row, Conversation)]
 
 
 @pytest.mark.parametrize(

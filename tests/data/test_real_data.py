@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from jaxsft.config import Source
-from jaxsft.data.records import BadRow, Conversation, parse_tools
-from jaxsft.data.sources import read_source
+from jaxsft.data.read.records import BadRow, Conversation, parse_tools
+from jaxsft.data.read.sources import read_source
 from jaxsft.errors import DataError
 
 SETS = {

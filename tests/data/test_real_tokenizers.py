@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_tokenizers import LLAMA2
 
-from jaxsft.data.records import Conversation, Message, RowError, parse_message
-from jaxsft.data.template import message_dict
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import Conversation, Message, RowError, parse_message
+from jaxsft.data.render.template import message_dict
 
 NAMES = ("smollm2", "qwen3", "mistral_v1", "mistral_v3")
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from jaxsft.data.records import Message, RowError, parse_message, parse_tools
+from jaxsft.data.read.records import Message, RowError, parse_message, parse_tools
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "ho"}

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_tokenizers import GEMMA, LLAMA2, make_sentencepiece
 
-from jaxsft.data.template import message_dict
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.render.template import message_dict
 
 KINDS = {
     "llama-bpe": ("LlamaTokenizer", "bpe", LLAMA2),

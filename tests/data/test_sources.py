@@ -13,8 +13,8 @@ import pytest
 from array_record.python import array_record_module
 
 from jaxsft.config import Source
-from jaxsft.data import hub, sources
-from jaxsft.data.records import BadRow, PlainText
+from jaxsft.data.read import hub, sources
+from jaxsft.data.read.records import BadRow, PlainText
 from jaxsft.errors import DataError
 
 TEXTS = ["a", "é 你好 🙂", '"\\ \n', "[1, {", "x" * 3000]
@@ -60,7 +60,7 @@ KINDS += ["lines.json", "parquet", "array_record", "JSONL"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_gives_the_same_rows(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("jaxsft.data.file_rows._BATCH_ROWS", 2)
+    monkeypatch.setattr("jaxsft.data.read.file_rows._BATCH_ROWS", 2)
     assert texts(write(tmp_path / f"train.{kind}")) == list(enumerate(TEXTS, start=1))
 
 
@@ -73,17 +73,17 @@ def test_rows_are_lines_and_blank_lines_are_no_rows(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64])
 def test_an_array_is_read_alike_wherever_its_pieces_end(tmp_path, monkeypatch, chunk):
     path = write(tmp_path / "train.json")
-    monkeypatch.setattr("jaxsft.data.file_rows._READ_BYTES", chunk)
+    monkeypatch.setattr("jaxsft.data.read.file_rows._READ_BYTES", chunk)
     assert texts(path) == list(enumerate(TEXTS, start=1))
 
 
 def test_memory_holds_a_part_of_an_array(tmp_path, monkeypatch):
     path = tmp_path / "train.json"
     path.write_text("[" + ",".join('{"text": "%s"}' % ("x" * 1000) for _ in range(1000)) + "]")
-    monkeypatch.setattr("jaxsft.data.file_rows._READ_BYTES", 400)
-    monkeypatch.setattr("jaxsft.data.strict_json.MAX_LINE_BYTES", 1100)
+    monkeypatch.setattr("jaxsft.data.read.file_rows._READ_BYTES", 400)
+    monkeypatch.setattr("jaxsft.data.read.strict_json.MAX_LINE_BYTES", 1100)
     assert len(texts(path)) == 1000
-    monkeypatch.setattr("jaxsft.data.strict_json.MAX_LINE_BYTES", 900)
+    monkeypatch.setattr("jaxsft.data.read.strict_json.MAX_LINE_BYTES", 900)
     with pytest.raises(DataError, match=r"train.json:\d: line of more than 900 bytes"):
         texts(path)
 
@@ -136,7 +136,7 @@ def test_a_table_that_is_broken_is_an_error(tmp_path, kind):
 
 
 def test_an_array_record_with_a_damaged_block_is_an_error_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxsft.data.file_rows._BATCH_ROWS", 2)
+    monkeypatch.setattr("jaxsft.data.read.file_rows._BATCH_ROWS", 2)
     path = tmp_path / "train.array_record"
     write_array_record(path, [b'{"text": "%d"}' % (n**90) for n in range(2000)])
     content = bytearray(path.read_bytes())

@@ -4,9 +4,9 @@ import numpy as np
 from conftest import make_tokenizer
 from made_tokenizers import make_unigram
 
-from jaxsft.data.spelling import Encoded, Spelling, _spell
-from jaxsft.data.template import Control
-from jaxsft.data.tokenize import _weigh
+from jaxsft.data.encode.spelling import Encoded, Spelling, _spell
+from jaxsft.data.encode.tokenize import _weigh
+from jaxsft.data.render.template import Control
 
 
 def test_the_picture_of_spelling():

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from conftest import CHATML, REWRITING
 
-from jaxsft.data.records import Conversation, RowError
-from jaxsft.data.template import ChatTemplate, message_dict
-from jaxsft.data.template_cases import CASES
-from jaxsft.data.template_check import (
+from jaxsft.data.gate.template_cases import CASES
+from jaxsft.data.gate.template_check import (
     check_template,
     compare_generation,
     control_tokens,
     special_tokens,
     twin_difference,
 )
+from jaxsft.data.read.records import Conversation, RowError
+from jaxsft.data.render.template import ChatTemplate, message_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a span ends with, after an answer and after a tool call; None: no such conversation.
@@ -184,7 +184,7 @@ def test_ids_are_those_of_transformers(tokenizer_dir):
 
 def test_a_difference_from_transformers_is_a_failure(tokenizer_dir, monkeypatch):
     """Plant: ours writes something else than transformers."""
-    from jaxsft.data import rendering
+    from jaxsft.data.render import rendering
 
     monkeypatch.setattr(rendering, "_aliased", lambda m: {**m, "content": m["content"] + "!"})
     outcome = check_template("chatml", CHATML, tokenizer_dir)

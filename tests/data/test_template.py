@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from jaxsft.data.records import Conversation, Message, RowError
-from jaxsft.data.template import TOOLS, ChatTemplate
+from jaxsft.data.read.records import Conversation, Message, RowError
+from jaxsft.data.render.template import TOOLS, ChatTemplate
 from jaxsft.errors import DataError
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")

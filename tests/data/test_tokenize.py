@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from made_tokenizers import make_sentencepiece
 
-from jaxsft.data.records import Conversation, Message, PlainText, RowError, Tokenized
-from jaxsft.data.template import message_dict
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import Conversation, Message, PlainText, RowError, Tokenized
+from jaxsft.data.render.template import message_dict
 from jaxsft.errors import DataError
 
 HARMLESS = st.text(alphabet="ab 2+\n\t.é🙂你", max_size=30)

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from jaxsft.data.formats import record_of
-from jaxsft.data.records import BadRow, RawRow, Tokenized
+from jaxsft.data.read.formats import record_of
+from jaxsft.data.read.records import BadRow, RawRow, Tokenized
 
 
 def record(row, arrow=False):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsft.config import Data
-from jaxsft.data.account import Drop, Tally
-from jaxsft.data.encode import outcome_of
-from jaxsft.data.records import Conversation, Message, RowError
-from jaxsft.data.tokenize import ChatTokenizer
+from jaxsft.data.encode.account import Drop, Tally
+from jaxsft.data.encode.outcomes import outcome_of
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import Conversation, Message, RowError
 
 STRICT = (  # as many stock templates do
     "{% if messages[0].role == 'assistant' %}{{ raise_exception('assistant first') }}{% endif %}"

@@ -3,8 +3,8 @@
 import pytest
 from conftest import conversation
 
-from jaxsft.data.records import Conversation, Message, RowError
-from jaxsft.data.template import ChatTemplate
+from jaxsft.data.read.records import Conversation, Message, RowError
+from jaxsft.data.render.template import ChatTemplate
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 

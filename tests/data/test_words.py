@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jaxsft.data.words import Words, words_of
+from jaxsft.data.encode.words import Words, words_of
 
 TEXT = "It's the cat's 1,234 apples... WE'LL see  what\n\n 'tis (not) worth: 3.14!\r\n\tEND " * 9
 LLAMA_3 = (
@@ -92,7 +92,7 @@ def test_memory_is_bounded(pair, monkeypatch):
     words, tokenizer = pair
     words._ids.clear()
     words._texts.clear()
-    monkeypatch.setattr("jaxsft.data.words._MAX_WORDS", 5)
+    monkeypatch.setattr("jaxsft.data.encode.words._MAX_WORDS", 5)
     for n in range(0, 90, 3):
         text = f"a{n} {n} (x{n})"
         assert words.encode(text)[0] == tokenizer.encode(text).ids

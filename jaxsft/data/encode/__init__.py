@@ -1,0 +1,1 @@
+"""A rendered text to ids and weights."""

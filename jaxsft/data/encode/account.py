@@ -1,0 +1,105 @@
+"""What became of every row and every token."""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from jaxsft.data.encode.tokenize import Example
+from jaxsft.data.read.records import BadRow
+
+COUNTS = (
+    "rows_in",
+    "rows_out",
+    "examples",
+    "supervised_turns",
+    "split_conversations",
+    "boundary_tokens",  # straddle a border of what is trained
+    "control_text",  # trained words that spell a control token and stay text
+    "unprompted",  # examples whose prompt at inference has more than their text
+    "truncated_examples",
+    "truncated_turns",  # supervised turns among what truncation left out
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+    """An example that is not kept: the reason counted, the full sentence and its tokens."""
+
+    kind: str
+    detail: str
+    num_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one row: examples kept and dropped, or the row itself is bad."""
+
+    file: str
+    row: int
+    kept: tuple[Example, ...] = ()
+    dropped: tuple[Drop, ...] = ()
+    bad: BadRow | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the row gives no example; None if it gives one."""
+        if self.kept:
+            return None
+        return self.bad.kind if self.bad else self.dropped[0].kind
+
+
+class Tally:
+    """Counts of rows, examples and tokens of one source."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.dropped_examples: Counter[str] = Counter()
+
+    def add(self, outcome: Outcome) -> None:
+        self.counts["rows_in"] += 1
+        if outcome.reason is None:
+            self.counts["rows_out"] += 1
+        else:
+            self.dropped[outcome.reason] += 1
+        self.counts["split_conversations"] += any(example.is_split for example in outcome.kept)
+        for example in outcome.kept:
+            self._add_example(example)
+        for drop in outcome.dropped:
+            self.dropped_examples[drop.kind] += 1
+            self.tokens["rendered"] += drop.num_tokens
+            self.tokens["dropped"] += drop.num_tokens
+
+    def _add_example(self, example: Example) -> None:
+        supervised = int(np.count_nonzero(example.weights))
+        self.counts["examples"] += 1
+        self.counts["supervised_turns"] += len(example.turns)
+        self.counts["boundary_tokens"] += example.boundary_tokens
+        self.counts["control_text"] += example.control_text
+        self.counts["unprompted"] += bool(example.unprompted)
+        self.counts["truncated_examples"] += example.truncated_tokens > 0
+        self.counts["truncated_turns"] += example.truncated_turns
+        self.tokens["rendered"] += len(example.ids) + example.truncated_tokens
+        self.tokens["supervised"] += supervised
+        self.tokens["context"] += len(example.ids) - supervised
+        self.tokens["truncated"] += example.truncated_tokens
+
+    def merge(self, other: "Tally") -> None:
+        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine.update(theirs)
+
+    def report(self) -> dict[str, Any]:
+        """The tally as report.json has it; rows and tokens are conserved."""
+        kinds = ("rendered", "supervised", "context", "truncated", "dropped")
+        tokens = {kind: self.tokens[kind] for kind in kinds}
+        assert self.counts["rows_in"] == self.counts["rows_out"] + self.dropped.total()
+        assert tokens["rendered"] == sum(tokens[kind] for kind in kinds[1:])
+        return {
+            **{name: self.counts[name] for name in COUNTS},
+            "dropped": dict(sorted(self.dropped.items())),
+            "dropped_examples": dict(sorted(self.dropped_examples.items())),
+            "tokens": tokens,
+        }

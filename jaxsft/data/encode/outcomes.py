@@ -1,0 +1,69 @@
+"""One record to its outcome: the examples that it gives, or why it gives none."""
+
+from collections.abc import Iterable
+
+from jaxsft.config import Data
+from jaxsft.data.encode.account import Drop, Outcome
+from jaxsft.data.encode.tokenize import ChatTokenizer, Example
+from jaxsft.data.encode.truncate import truncate
+from jaxsft.data.read.records import BadRow, Conversation, PlainText, Record, RowError, Tokenized
+
+
+def outcomes_of(
+    tokenizer: ChatTokenizer, records: Iterable[Record], data: Data, vocab_size: int | None
+) -> list[Outcome]:
+    return [outcome_of(tokenizer, record, data, vocab_size) for record in records]
+
+
+def outcome_of(
+    tokenizer: ChatTokenizer, record: Record, data: Data, vocab_size: int | None
+) -> Outcome:
+    """What becomes of the record: a function of its arguments alone, for any process or machine.
+
+    Args:
+        data: train_on, train_parts, sequence_length and overlong are read.
+        vocab_size: of the model; an id beyond it makes a bad row.
+    """
+    file, row = record.file, record.row
+    if isinstance(record, BadRow):
+        return Outcome(file, row, bad=record)
+    try:
+        examples = tokenizer.encode(record, data.train_on, vocab_size, data.train_parts)
+        fitted = [_fitted(tokenizer, record, e, data, vocab_size) for e in examples]
+    except RowError as error:
+        return Outcome(file, row, bad=BadRow(file, row, error.kind, str(error)))
+    kept = tuple(result for result in fitted if isinstance(result, Example))
+    dropped = tuple(result for result in fitted if isinstance(result, Drop))
+    return Outcome(file, row, kept, dropped)
+
+
+def _fitted(
+    tokenizer: ChatTokenizer,
+    record: Conversation | PlainText | Tokenized,
+    example: Example,
+    data: Data,
+    vocab_size: int | None,
+) -> Example | Drop:
+    """The example at a length that fits, by data.overlong, or why it is dropped.
+
+    A text or a tokenized row that is too long has no turns that "truncate" could leave out: that
+    makes a bad row, which data.bad_rows may skip. Cut anywhere else it would lose its end.
+    """
+    num_tokens, limit = len(example.ids), f"sequence_length={data.sequence_length}"
+    detail = f"overlong: {num_tokens} tokens > {limit}"
+    result = example
+    if num_tokens > data.sequence_length:
+        if data.overlong == "error":
+            raise RowError("overlong", detail)
+        if data.overlong == "drop":
+            return Drop(f"overlong: more than {limit} tokens", detail, num_tokens)
+        if not isinstance(record, Conversation):
+            raise RowError(
+                "overlong: no turns to leave out",
+                f"{detail}, and a row of {type(record).__name__} has no turns for "
+                "data.overlong='truncate' to leave out; shorten it or set 'drop'",
+            )
+        result = truncate(tokenizer, record, example, data, vocab_size)
+    if isinstance(result, Example) and not result.weights.any():
+        return Drop("no supervised token", "no supervised token", num_tokens)
+    return result

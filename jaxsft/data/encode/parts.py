@@ -1,0 +1,98 @@
+"""Which characters of a rendered text are trained: the chosen parts of its supervised turns.
+
+A turn, from the end of its generation prompt to its end-of-turn token, is cut by provenance:
+
+    <think> hm </think> Let me see. <tool_call> {"name": " look "} </tool_call> <|im_end|>
+    frame   r. frame    content     tool_calls                                  end_of_turn
+
+Characters that the template wrote belong to the tool calls where a call stands beside them, even
+on one side only: they are its scaffolding. The others are the frame: marks around the reasoning
+and white space. The frame is trained along with the content or the reasoning, so without
+"reasoning" the model still learns to open and to close its thinking, as it must when it is
+served, but not what to think.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from jaxsft.data.read.records import Message, RowError
+from jaxsft.data.render.template import Span, TrainingText
+
+Range = tuple[int, int, float]  # start, stop, weight
+
+_WHOLE_TURN = {"content", "reasoning", "tool_calls", "end_of_turn"}
+_OWN_PARTS = ("reasoning", "tool_calls")  # fields that are parts; any other counts as content
+# What closes reasoning that stands inside the content, in the formats of public data sets.
+_REASONING_ENDS = ("</think>", "</thinking>", "</reasoning>", "[/THINK]", "\u25c1/think\u25b7")
+
+
+def trained_ranges(
+    text: TrainingText, messages: Sequence[Message], parts: Collection[str]
+) -> list[Range]:
+    """The characters to train, in order; neighbours of one turn are one range.
+
+    A tool's result is trained, with "tool_results", where the assistant turn that reads it is.
+
+    Raises:
+        RowError: content and reasoning are to be told apart but stand in one string.
+    """
+    if _WHOLE_TURN <= set(parts):
+        ranges = [(span.start, span.stop, span.weight) for span in text.spans]
+    else:
+        if ("content" in parts) != ("reasoning" in parts):
+            for span in text.spans:
+                _refuse_inline_reasoning(messages[span.message], span.message)
+        ranges = [found for span in text.spans for found in _turn_ranges(text, span, parts)]
+    if "tool_results" in parts:
+        ranges = sorted([*ranges, *_result_ranges(text, messages)])
+    return ranges
+
+
+def _turn_ranges(text: TrainingText, span: Span, parts: Collection[str]) -> list[Range]:
+    ranges: list[Range] = []
+    for start, stop, part in _pieces(text, span):
+        is_trained = part in parts
+        if part == "frame":
+            is_trained = "content" in parts or "reasoning" in parts
+        if not is_trained or start == stop:
+            continue
+        if ranges and ranges[-1][1] == start:
+            start = ranges.pop()[0]
+        ranges.append((start, stop, span.weight))
+    return ranges
+
+
+def _pieces(text: TrainingText, span: Span) -> Iterator[tuple[int, int, str]]:
+    """The whole span as (start, stop, part), one after another."""
+    ends = [control.start for control in text.controls if control.stop == span.stop]
+    end = ends[0] if ends else span.stop
+    own = [
+        (start, stop, field if field in _OWN_PARTS else "content")
+        for start, stop, (message, field) in text.text.runs
+        if message == span.message and start >= span.start and stop <= end
+    ]
+    at, before = span.start, "frame"
+    for start, stop, part in [*own, (end, span.stop, "end_of_turn")]:
+        yield at, start, "tool_calls" if "tool_calls" in (before, part) else "frame"
+        yield start, stop, part
+        at, before = stop, part
+
+
+def _result_ranges(text: TrainingText, messages: Sequence[Message]) -> Iterator[Range]:
+    trained = {span.message for span in text.spans}
+    for start, stop, (index, field) in text.text.runs:
+        if index < 0 or field != "content" or messages[index].role != "tool":
+            continue
+        readers = (i for i in range(index, len(messages)) if messages[i].role == "assistant")
+        weight = messages[index].weight
+        if next(readers, None) in trained and weight != 0:
+            yield start, stop, 1.0 if weight is None else weight
+
+
+def _refuse_inline_reasoning(message: Message, index: int) -> None:
+    found = [mark for mark in _REASONING_ENDS if mark in message.content]
+    if found:
+        raise RowError(
+            "reasoning inside content",
+            f"messages[{index}]: its content holds {found[0]!r}: to train one of content and "
+            "reasoning alone (data.train_parts), move the reasoning to reasoning_content",
+        )

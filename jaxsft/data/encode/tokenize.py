@@ -1,0 +1,321 @@
+"""Records as token ids with a loss weight each, in one tokenization."""
+
+import bisect
+import dataclasses
+import datetime
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsft.config import Data
+from jaxsft.data.encode.parts import Range, trained_ranges
+from jaxsft.data.encode.spelling import Encoded, Spelling
+from jaxsft.data.read.records import (
+    Conversation,
+    Message,
+    PlainText,
+    RowError,
+    Tokenized,
+    parse_message,
+)
+from jaxsft.data.render.rendering import Option
+from jaxsft.data.render.template import ChatTemplate, Control, TrainingText
+from jaxsft.errors import DataError
+
+_ASSISTANT_FIELDS = ("content", "reasoning", "tool_calls")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One sequence to train on.
+
+    ids      1  9 40  2  7   the tokens
+    weights  0  0  1  1  0   of each token as a target; the first is never one
+    spans    [(2, 4)]        supervised tokens, start and stop
+    """
+
+    ids: np.ndarray  # int32
+    weights: np.ndarray  # float32
+    file: str
+    row: int
+    spans: tuple[tuple[int, int], ...]
+    boundary_tokens: int = 0  # straddle a border of what is trained, and are context therefore
+    end_of_turn_ids: frozenset[int] = frozenset()
+    is_split: bool = False  # one turn of a conversation whose history the template rewrites
+    turns: tuple[int, ...] = ()  # the supervised messages, as indices in the conversation
+    control_ids: frozenset[int] = frozenset()  # the control tokens among the ids
+    # Trained words that spell a control token and stay text: data.trusted_control_tokens.
+    control_text: int = 0
+    # What data.overlong="truncate" left out: tokens of the rendering, supervised turns.
+    truncated_tokens: int = 0
+    truncated_turns: int = 0
+    unprompted: str = ""  # the generation prompt has this, but the answer as rendered lacks it
+
+
+class ChatTokenizer:
+    """A model's tokenizer and chat template.
+
+    A conversation begins as its template begins it. The tokenizer adds no BOS or EOS to the
+    rendered text, even one that adds them to plain text, since neither does what serves the model:
+    apply_chat_template and vLLM tokenize the rendering with add_special_tokens=False.
+
+    Args:
+        directory: holds tokenizer.json or tokenizer.model and their configuration.
+        template: a .jinja file to use instead of the tokenizer's own template.
+        template_options: variables of the template.
+        trusted_control_tokens: control tokens where an assistant's words spell them.
+        today: the date that the template is told, if it asks; None: today's.
+
+    Raises:
+        DataError: the tokenizer or the template can't be used.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        template: str | None = None,
+        *,
+        template_options: Mapping[str, Option] | None = None,
+        trusted_control_tokens: Sequence[str] = (),
+        today: datetime.date | None = None,
+    ):
+        tokenizer = _load(directory)
+        self.directory = directory
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.eos_id: int | None = tokenizer.eos_token_id
+        self._spelling = Spelling(self._backend)
+        controls = self._spelling.controls
+        self._trusted = frozenset(trusted_control_tokens)
+        _check_known(trusted_control_tokens, controls, directory)
+        longest_first = sorted(controls, key=len, reverse=True)
+        self._spelt_control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        special = {key: str(token) for key, token in tokenizer.special_tokens_map.items()}
+        source = tokenizer.chat_template if template is None else _read_template(template)
+        if isinstance(source, dict):
+            source = source.get("default")
+        self._template = (
+            ChatTemplate(source, special, controls, options=template_options, today=today)
+            if source
+            else None
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id that the tokenizer gives."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that no user's text can give, with their ids."""
+        return {token: self._spelling.added_ids[token] for token in self._spelling.controls}
+
+    @property
+    def has_template(self) -> bool:
+        return self._template is not None
+
+    @property
+    def template(self) -> ChatTemplate:
+        if self._template is None:
+            raise DataError(
+                f"{self.directory}: the tokenizer has no chat template; set data.template"
+            )
+        return self._template
+
+    def encode(
+        self,
+        record: Conversation | PlainText | Tokenized,
+        train_on: str = Data.train_on,
+        vocab_size: int | None = None,
+        train_parts: Collection[str] = Data.train_parts,
+    ) -> list[Example]:
+        """The examples of one record: one, or one per turn where the template rewrites history.
+
+        Raises:
+            RowError: the record can't be rendered or encoded; says why.
+        """
+        if isinstance(record, PlainText):
+            examples = [self._encode_plain(record)]
+        elif isinstance(record, Tokenized):
+            examples = [self._whole(record.ids, record.weights, record)]
+            self._check(record.ids, self.vocab_size if vocab_size is None else vocab_size)
+        else:
+            texts, is_split = self.template.training_texts(record, train_on)
+            examples = [self._encode_text(text, record, is_split, train_parts) for text in texts]
+        for example in examples:
+            self._check(example.ids, vocab_size)
+        return examples
+
+    def encode_prompt(
+        self,
+        messages: Sequence[Message | dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        template_options: Mapping[str, Option] | None = None,
+    ) -> list[int]:
+        """The ids after which the model is to write the next assistant message.
+
+        Args:
+            template_options: of this conversation; they win over those of the tokenizer.
+        """
+        parsed = [
+            message if isinstance(message, Message) else parse_message(message, f"messages[{i}]")
+            for i, message in enumerate(messages)
+        ]
+        text = self.template.render(parsed, tools, True, template_options)
+        rendered = TrainingText(text, (), tuple(self.template.controls(text)), frozenset())
+        return self._encode_controls(rendered, parsed)[0].ids.tolist()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, control tokens included."""
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def token_text(self, token_id: int) -> str:
+        """One token as the vocabulary spells it."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def _encode_plain(self, record: PlainText) -> Example:
+        """The text as it is, control tokens that it spells included: it is all that the model
+        sees. It begins as the tokenizer begins a text (with BOS, if that is its way) and ends with
+        EOS, which is trained: a model that never saw a text end would not stop."""
+        ids = self._backend.encode(record.text).ids
+        ends = [] if self.eos_id is None else [self.eos_id]
+        if ids[-1:] != ends:
+            ids += ends
+        tokens = np.array(ids, np.int32)
+        return self._whole(tokens, np.ones(len(ids), np.float32), record, frozenset(ends))
+
+    def _whole(
+        self,
+        ids: np.ndarray,
+        weights: np.ndarray,
+        record: PlainText | Tokenized,
+        ends: frozenset[int] = frozenset(),
+    ) -> Example:
+        weights = weights.astype(np.float32)
+        weights[:1] = 0
+        borders = np.flatnonzero(np.diff(weights != 0, prepend=False, append=False))
+        return Example(
+            ids,
+            weights,
+            record.file,
+            record.row,
+            spans=tuple((int(start), int(stop)) for start, stop in borders.reshape(-1, 2)),
+            end_of_turn_ids=ends,
+            control_ids=frozenset(ids[self._spelling.is_control(ids)].tolist()),
+        )
+
+    def _encode_text(
+        self, text: TrainingText, record: Conversation, is_split: bool, parts: Collection[str]
+    ) -> Example:
+        encoded, left_as_text = self._encode_controls(text, record.messages)
+        ranges = trained_ranges(text, record.messages, parts)
+        weights, spans, boundary_tokens = _weigh(encoded, ranges)
+        return Example(
+            encoded.ids,
+            weights,
+            record.file,
+            record.row,
+            spans,
+            boundary_tokens,
+            end_of_turn_ids=frozenset(self._spelling.added_ids[t] for t in text.end_of_turn),
+            is_split=is_split,
+            turns=tuple(span.message for span in text.spans),
+            unprompted=text.unprompted,
+            control_ids=frozenset(encoded.ids[encoded.is_control].tolist()),
+            control_text=sum(a <= at < b for at in left_as_text for a, b, _ in ranges),
+        )
+
+    def _encode_controls(
+        self, text: TrainingText, messages: Sequence[Message]
+    ) -> tuple[Encoded, list[int]]:
+        """The text with the template's controls and the trusted ones of an assistant; and where
+        an assistant spells others, which stay text."""
+        plain = str.__getitem__(text.text, slice(None))
+        controls, left_as_text = list(text.controls), []
+        for start, stop, (index, field) in text.text.runs:
+            if field not in _ASSISTANT_FIELDS or messages[index].role != "assistant":
+                continue
+            for match in self._spelt_control.finditer(plain, start, stop):
+                if match.group() in self._trusted:
+                    controls.append(Control(match.start(), match.end(), match.group()))
+                else:
+                    left_as_text.append(match.start())
+        if len(controls) > len(text.controls):
+            controls.sort(key=lambda control: control.start)
+        return self._spelling.encode(plain, controls), left_as_text
+
+    def _check(self, ids: np.ndarray, vocab_size: int | None) -> None:
+        if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
+            token_id = int(ids.max())
+            raise RowError(
+                "token outside the model",
+                f"token {self.token_text(token_id)!r} has id {token_id}; "
+                f"the model's vocab_size={vocab_size}",
+            )
+        if self.bos_id is not None and len(ids) > 1 and (ids[:2] == self.bos_id).all():
+            raise RowError("two BOS tokens", f"begins with {self.token_text(self.bos_id)!r} twice")
+
+
+def _weigh(
+    encoded: Encoded, ranges: Sequence[Range]
+) -> tuple[np.ndarray, tuple[tuple[int, int], ...], int]:
+    """Weights, spans and boundary tokens: a token is trained if all of it lies in one range.
+
+    starts   0  3  5  9     of the tokens, in characters
+    stops    3  5  9 10
+    weights  0  0  1  1     for the range [4, 10): [3, 5) straddles its border and is context
+    """
+    weights = np.zeros(len(encoded.ids), np.float32)
+    tokens, spans, boundary_tokens = range(len(weights)), [], 0
+    for text_start, text_stop, weight in ranges:
+        start, stop = encoded.place(text_start), encoded.place(text_stop)
+        before = bisect.bisect_right(tokens, start, key=encoded.stop)
+        first = bisect.bisect_left(tokens, start, key=encoded.start)
+        after = bisect.bisect_left(tokens, stop, key=encoded.start)
+        last = min(after, bisect.bisect_right(tokens, stop, key=encoded.stop))
+        boundary_tokens += max(0, first - before) + max(0, after - max(first, last))
+        first = max(first, 1)
+        if first < last:
+            weights[first:last] = weight
+            spans.append((first, last))
+    return weights, tuple(spans), boundary_tokens
+
+
+def _check_known(trusted: Sequence[str], controls: Sequence[str], directory: str) -> None:
+    for token in trusted:
+        if token not in controls:
+            near = difflib.get_close_matches(token, controls, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(
+                f"data.trusted_control_tokens: {token!r} is no added token of the tokenizer "
+                f"in {directory}{hint}"
+            )
+
+
+def _load(directory: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if not Path(directory).is_dir():
+        raise DataError(f"{directory}: no such tokenizer directory")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # tokenizers raises plain Exception for a broken file
+        raise DataError(f"{directory}: the tokenizer can't be read: {error}") from None
+    if not tokenizer.is_fast:
+        raise DataError(f"{directory}: {type(tokenizer).__name__} has no tokenizer.json form")
+    return tokenizer
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.template={path}: can't be read: {error}") from None

@@ -1,0 +1,60 @@
+"""The report of the gate for prepared data and the run that is to use it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxsft.config import Data, Train
+from jaxsft.data.cache import Cache
+from jaxsft.data.epochs import Epochs, epochs_of
+from jaxsft.data.gate import quality
+from jaxsft.data.gate import report as gate
+from jaxsft.data.prepare import source_names
+
+
+def survey(
+    data: Data,
+    train: Train,
+    cache: Cache,
+    evals: Mapping[str, Cache],
+    epochs: Epochs | None = None,
+) -> dict[str, Any]:
+    """What gate.gate_report says of these caches and of the steps that `train` makes of them.
+
+    Args:
+        epochs: of the training cache, where they are planned already.
+    """
+    epochs = epochs or epochs_of(
+        cache,
+        data.train,
+        sequence_length=data.sequence_length,
+        batch_size=train.batch_size,
+        seed=train.seed,
+    )
+    facts = quality.load(cache.directory)
+    overlaps = {
+        name: quality.overlap(facts, quality.load(other.directory)) for name, other in evals.items()
+    }
+    return gate.gate_report(
+        cache.report,
+        {name: other.report for name, other in evals.items()},
+        overlaps,
+        plan_of(data, train, cache, epochs),
+    )
+
+
+def plan_of(data: Data, train: Train, cache: Cache, epochs: Epochs) -> gate.Plan:
+    """The steps of the run."""
+    steps = train.steps or epochs.steps_in(train.epochs or 0)
+    per_step = epochs.sums_of_steps(cache.supervised)
+    return gate.Plan(
+        sequence_length=data.sequence_length,
+        batch_size=train.batch_size,
+        packed_rows=epochs.num_rows,
+        fill=epochs.fill,
+        steps_per_epoch=epochs.steps_in(1),
+        steps=steps,
+        epochs=epochs.epochs_at(steps),
+        supervised_tokens_per_epoch=int(per_step.sum()),
+        examples_per_epoch=dict(zip(source_names(data.train), epochs.wanted, strict=True)),
+        fewest_supervised_tokens=int(per_step.min()),
+    )

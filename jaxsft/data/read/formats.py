@@ -1,0 +1,184 @@
+"""The common forms of a training row, each read as the conversation that it stands for.
+
+Where a row has the keys of several, the first of FORMATS wins: a conversation says more than the
+text or the tokens that were once made of it.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+from jaxsft.data.read import tokenized
+from jaxsft.data.read.dialogs import messages_of, template_options
+from jaxsft.data.read.records import (
+    NUMBER_KEYS,
+    REASONING_KEYS,
+    SWITCH_KEYS,
+    BadRow,
+    Conversation,
+    PlainText,
+    RawRow,
+    Record,
+    parse_tools,
+)
+from jaxsft.data.read.strict_json import RowError, parse_object, refuse_characters, show, too_long
+from jaxsft.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """The keys of a format: of its rows, and of the messages in them."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    of_message: tuple[str, ...] = ()
+
+    @property
+    def of_row(self) -> tuple[str, ...]:
+        return self.required + self.optional
+
+
+_BESIDE = ("system", "tools", "functions", "chat_template_kwargs")  # any conversation
+_CALLS = ("tool_calls", "tool_call_id", "name")
+_MESSAGE = ("role", "content", *_CALLS, *REASONING_KEYS, *NUMBER_KEYS, *SWITCH_KEYS)
+_SHAREGPT = ("from", "value", *REASONING_KEYS, *NUMBER_KEYS, *SWITCH_KEYS)
+_TOKENS = (*tokenized.WEIGHTS, "attention_mask", "position_ids")
+FORMATS = {
+    "messages": Keys(("messages",), _BESIDE, _MESSAGE),
+    "sharegpt": Keys(("conversations",), _BESIDE, _SHAREGPT),
+    "alpaca": Keys(("instruction", "output"), ("input", "history", *_BESIDE)),
+    "prompt_completion": Keys(("prompt", "completion"), _BESIDE, _MESSAGE),
+    "question_answer": Keys(("question", "answer"), _BESIDE),
+    "tokenized": Keys(("input_ids",), _TOKENS),
+    "text": Keys(("text",)),
+}
+
+
+class FormatError(DataError):
+    """No format fits, or `columns` doesn't fit the format."""
+
+
+def detect(keys: Collection[str], columns: Mapping[str, str]) -> str:
+    """The first format that knows all keys of `columns` and whose required keys a row has.
+
+    Raises:
+        FormatError: listing the row's keys and what each format needs.
+    """
+    for form, wanted in FORMATS.items():
+        knows = set(columns) <= {*wanted.of_row, *wanted.of_message}
+        if knows and all(columns.get(key, key) in keys for key in wanted.required):
+            return form
+    needs = [f"  {form}: {', '.join(wanted.required)}" for form, wanted in FORMATS.items()]
+    known = {key for wanted in FORMATS.values() for key in wanted.of_row + wanted.of_message}
+    hints = [_did_you_mean(key, known) for key in columns if key not in known]
+    renamed = f" and columns={dict(columns)}{''.join(hints)}" if columns else ""
+    raise FormatError(
+        f"format='auto' finds no format: the first row has the keys {sorted(keys)}{renamed}; "
+        "the formats and what they need:\n" + "\n".join(needs) + "\n"
+        "or rename keys, such as columns={'prompt': 'query', 'completion': 'response'}"
+    )
+
+
+def check_columns(form: str, columns: Mapping[str, str]) -> None:
+    """
+    Raises:
+        FormatError: `columns` maps a key that the format doesn't have.
+    """
+    known = FORMATS[form].of_row + FORMATS[form].of_message
+    for key in columns:
+        if key not in known:
+            raise FormatError(
+                f"columns={dict(columns)}: format {form!r} has no key {key!r}"
+                f"{_did_you_mean(key, known)}; its keys are {', '.join(known)}"
+            )
+
+
+def record_of(raw: RawRow, form: str, columns: Mapping[str, str]) -> Record:
+    """The row as a record; a defect becomes a BadRow."""
+    try:
+        row = _renamed(_value_of(raw), form, columns)
+        for key in FORMATS[form].required:
+            if key not in row:
+                _fail_missing(key, row, form)
+        if isinstance(raw.data, dict) and form != "tokenized":
+            row = _from_arrow(row, form)
+        if form == "text":
+            return PlainText(_string(row, "text"), raw.file, raw.row)
+        if form == "tokenized":
+            return tokenized.tokenized(row, raw.file, raw.row)
+        return _conversation(row, form, columns, raw)
+    except RowError as error:
+        return BadRow(raw.file, raw.row, error.kind, str(error))
+
+
+def _value_of(raw: RawRow) -> dict[str, Any]:
+    if raw.data is None:
+        raise too_long()
+    if isinstance(raw.data, bytes):
+        return parse_object(raw.data)
+    return raw.data
+
+
+def _renamed(row: dict[str, Any], form: str, columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row under the format's own keys; one whose value is null counts as missing."""
+    taken = {key: theirs for key, theirs in columns.items() if key in FORMATS[form].of_row}
+    result = {key: value for key, value in row.items() if key not in taken.values()}
+    for key, theirs in taken.items():
+        if theirs not in row:
+            detail = f"has no column {theirs!r}, which columns maps to {key!r}"
+            hint = _did_you_mean(theirs, row) or f"; its keys are {sorted(row)}"
+            raise RowError("missing key", f"{detail}{hint}; a null counts as having none")
+        result[key] = row[theirs]
+    return {key: value for key, value in result.items() if value is not None}
+
+
+def _from_arrow(row: dict[str, Any], form: str) -> dict[str, Any]:
+    """The format's keys of a row of Arrow, checked as JSON text would be."""
+    row = {key: _without_nulls(row[key]) for key in FORMATS[form].of_row if key in row}
+    refuse_characters(row)
+    return row
+
+
+def _without_nulls(value: Any) -> Any:
+    """The value without the keys that are null.
+
+    Arrow gives each object the keys of all the others: {"a": 1} and {"b": 2} come back as
+    {"a": 1, "b": None} and {"a": None, "b": 2}.
+    """
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _fail_missing(key: str, row: dict[str, Any], form: str) -> NoReturn:
+    hint = _did_you_mean(key, row)
+    raise RowError(
+        "missing key",
+        f"has no {key!r}, which format {form!r} needs; its keys are {sorted(row)}{hint}",
+    )
+
+
+def _did_you_mean(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _string(row: dict[str, Any], key: str) -> str:
+    if not isinstance(row[key], str):
+        raise RowError("not a string", f"{key} is {show(row[key])}; expected a string")
+    return row[key]
+
+
+def _conversation(
+    row: dict[str, Any], form: str, columns: Mapping[str, str], raw: RawRow
+) -> Conversation:
+    names = {key: theirs for key, theirs in columns.items() if key in FORMATS[form].of_message}
+    messages = messages_of(row, form, names)
+    if "tools" in row and "functions" in row:
+        raise RowError("bad tools", "has both 'tools' and 'functions'; keep 'tools'")
+    tools = parse_tools(row.get("tools", row.get("functions")))
+    options = template_options(row.get("chat_template_kwargs"))
+    return Conversation(messages, tools, raw.file, raw.row, options)
