@@ -51,6 +51,26 @@ def choose(name: str) -> tuple[str, str]:
     return name, "asked for"
 
 
+def top_k(logits_BTE: jax.Array, num_chosen: int) -> tuple[jax.Array, jax.Array]:
+    """Each token's highest logits and their experts, [B, T, X]; of equal ones the first win.
+
+    Each device looks at its own tokens; left to the compiler, it would look at everybody's.
+    """
+    local = functools.partial(jax.lax.top_k, k=num_chosen)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tuple(local(logits_BTE))
+    tokens = _token_spec(mesh, logits_BTE.shape)
+    mapped = jax.shard_map(
+        lambda logits_BTE: tuple(local(logits_BTE)),
+        mesh=mesh,
+        in_specs=tokens,
+        out_specs=(tokens, tokens),
+        check_vma=False,
+    )
+    return mapped(logits_BTE)
+
+
 def mix(
     x_BTD: jax.Array,
     chosen_BTX: jax.Array,
@@ -110,11 +130,11 @@ def _expert_specs(experts: Experts) -> Experts:
     return Experts(into, into, out, bias, bias)  # pyright: ignore  # specs in the arrays' places
 
 
-def _token_spec(mesh, shape: tuple[int, ...], summed: tuple[str, ...]) -> PartitionSpec:
-    """Tokens as they lie, but whole along the axes that split the experts, or do not divide."""
+def _token_spec(mesh, shape: tuple[int, ...], without: tuple[str, ...] = ()) -> PartitionSpec:
+    """Tokens as they lie, but whole along the mesh axes of `without` and where axes do not fit."""
 
     def over(size: int, logical: str) -> tuple[str, ...]:
-        axes = tuple(axis for axis in _axes(logical) if axis not in summed)
+        axes = tuple(axis for axis in _axes(logical) if axis not in without)
         return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
 
     return PartitionSpec(over(shape[0], "batch"), over(shape[1], "sequence"), None)

@@ -117,7 +117,7 @@ class Moe(nnx.Module):
         )
         if s.router_bias:
             logits_BTE += self.router_bias_E[None, None, :]
-        top_BTX, chosen_BTX = jax.lax.top_k(logits_BTE, s.experts_per_token)
+        top_BTX, chosen_BTX = kernel.top_k(logits_BTE, s.experts_per_token)
         among = top_BTX if s.normalised_shares else logits_BTE
         total_BT1 = jax.nn.logsumexp(among, axis=-1, keepdims=True)
         shares_BTX = jnp.exp(top_BTX - total_BT1)
