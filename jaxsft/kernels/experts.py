@@ -263,7 +263,8 @@ def _tiled_rows(x_MK, w_EKF, sizes_E, contract: int):
 
     def body(expert, first_row, _, out_MF):
         x_RK = jax.lax.dynamic_slice_in_dim(padded_MK, first_row, size)
-        out_RF = jax.lax.dot_general(x_RK, w_EKF[expert], (((1,), (contract - 1,)), ((), ())))
+        w_KF = jax.lax.dynamic_index_in_dim(w_EKF, expert, keepdims=False)
+        out_RF = jax.lax.dot_general(x_RK, w_KF, (((1,), (contract - 1,)), ((), ())))
         return jax.lax.dynamic_update_slice_in_dim(out_MF, out_RF, first_row, axis=0)
 
     width = w_EKF.shape[3 - contract]
