@@ -56,19 +56,18 @@ def top_k(logits_BTE: jax.Array, num_chosen: int) -> tuple[jax.Array, jax.Array]
 
     Each device looks at its own tokens; left to the compiler, it would look at everybody's.
     """
-    local = functools.partial(jax.lax.top_k, k=num_chosen)
+
+    def local(logits_BTE):
+        top_BTX, chosen_BTX = jax.lax.top_k(logits_BTE, num_chosen)
+        return top_BTX, chosen_BTX
+
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return tuple(local(logits_BTE))
+        return local(logits_BTE)
     tokens = _token_spec(mesh, logits_BTE.shape)
-    mapped = jax.shard_map(
-        lambda logits_BTE: tuple(local(logits_BTE)),
-        mesh=mesh,
-        in_specs=tokens,
-        out_specs=(tokens, tokens),
-        check_vma=False,
-    )
-    return mapped(logits_BTE)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=tokens, out_specs=(tokens, tokens), check_vma=False
+    )(logits_BTE)
 
 
 def mix(
@@ -282,7 +281,7 @@ def _tiled_weights(x_MK, d_out_MF, sizes_E):
         x_RK = jax.lax.dynamic_slice_in_dim(padded_MK, first_row, size)
         d_out_RF = jax.lax.dynamic_slice_in_dim(d_padded_MF, first_row, size)
         d_w_KF = jax.lax.dot_general(
-            jnp.where(inside_R1, x_RK, 0),
+            x_RK,
             jnp.where(inside_R1, d_out_RF, 0),
             (((0,), (0,)), ((), ())),
             preferred_element_type=jnp.float32,

@@ -1,6 +1,7 @@
 """Groups of rows times their matrices: values, gradients, and rows that belong to no group."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,6 +70,41 @@ def test_what_stands_in_unused_rows_goes_nowhere(value_and_gradients):
     x[90:], d_out[90:] = np.nan, np.nan
     for actual, wanted in zip(value_and_gradients(x, w, sizes, d_out), expected, strict=True):
         np.testing.assert_array_equal(actual, wanted)
+
+
+@jax.custom_vjp
+def careless(x, w, sizes):
+    """A dot that leaves anything in unused rows, as kernels may."""
+    return jnp.where(unused(x, sizes), jnp.nan, jax.lax.ragged_dot(x, w, sizes))
+
+
+def careless_backward(residuals, d_out):
+    x, w, sizes = residuals
+    d_x, d_w = jax.vjp(lambda x, w: jax.lax.ragged_dot(x, w, sizes), x, w)[1](d_out)
+    return jnp.where(unused(x, sizes), jnp.nan, d_x), d_w, None
+
+
+def unused(x, sizes):
+    return (jnp.arange(x.shape[0]) >= jnp.sum(sizes))[:, None]
+
+
+careless.defvjp(lambda x, w, sizes: (careless(x, w, sizes), (x, w, sizes)), careless_backward)
+
+
+def test_what_a_back_end_leaves_in_unused_rows_goes_nowhere(monkeypatch):
+    (x, w), sizes = inputs(), jnp.array(SIZES["unused rows"], jnp.int32)
+
+    def dot(x, w):
+        return experts.grouped_dot(x, w, sizes, "tiled")
+
+    expected, back = jax.vjp(dot, x, w)
+    d_out = np.random.default_rng(1).normal(size=(ROWS, COLUMNS)).astype(np.float32)
+    monkeypatch.setattr(experts, "_tiled_dot", careless)
+    actual, careless_back = jax.vjp(dot, x, w)
+    close = dict(rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, **close)
+    for got, wanted in zip(careless_back(d_out), back(d_out), strict=True):
+        np.testing.assert_allclose(got, wanted, **close)
 
 
 def test_tiles_are_few_for_large_groups_and_small_for_small_ones():

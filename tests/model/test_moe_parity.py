@@ -20,12 +20,6 @@ D, E, X, F, SHARED = 24, 6, 3, 20, 36
 SIZES = dict(num_experts=E, experts_per_token=X, expert_mlp_dim=F)
 SHAPE = (2, 11, D)
 COUNTS = dict(hidden_size=D, num_experts_per_tok=X)
-GPT_OSS = dict(
-    normalised_shares=True,
-    expert_biases=True,
-    router_bias=True,
-    clamped_swiglu=moe_settings.ClampedSwiGLU(alpha=1.702, limit=7.0),
-)
 
 
 def mixtral():
@@ -59,9 +53,21 @@ def olmoe():
     return modeling_olmoe.OlmoeSparseMoeBlock(config), dict(normalised_shares=False)
 
 
-def gpt_oss():
-    config = transformers.GptOssConfig(intermediate_size=F, num_local_experts=E, **COUNTS)
-    return modeling_gpt_oss.GptOssMLP(config), GPT_OSS
+def gpt_oss(alpha, limit):
+    config = transformers.GptOssConfig(
+        intermediate_size=F,
+        num_local_experts=E,
+        swiglu_alpha=alpha,
+        swiglu_limit=limit,
+        **COUNTS,
+    )
+    settings = dict(
+        normalised_shares=True,
+        expert_biases=True,
+        router_bias=True,
+        clamped_swiglu=moe_settings.ClampedSwiGLU(alpha=alpha, limit=limit),
+    )
+    return modeling_gpt_oss.GptOssMLP(config), settings
 
 
 BLOCKS = {
@@ -71,7 +77,8 @@ BLOCKS = {
     "qwen3_moe": lambda: qwen3_moe(False),
     "qwen3_moe normalised": lambda: qwen3_moe(True),
     "olmoe": olmoe,
-    "gpt_oss": gpt_oss,
+    "gpt_oss": lambda: gpt_oss(1.702, 7.0),
+    "gpt_oss far below the limit": lambda: gpt_oss(0.3, 2.0),  # 1.702 hides what is not clamped
 }
 
 
@@ -142,7 +149,7 @@ def randomise(block, scale):
 def test_outputs_and_gradients_are_those_of_transformers(family):
     block, settings = BLOCKS[family]()
     # Large enough that gpt_oss' clamps bite and that shares differ from token to token.
-    randomise(block, 1.0 if family == "gpt_oss" else 0.3)
+    randomise(block, 1.0 if family.startswith("gpt_oss") else 0.3)
     rng = np.random.default_rng(0)
     x, direction = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(2))
     expected = run_theirs(block, x, direction)
