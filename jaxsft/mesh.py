@@ -26,6 +26,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "expert": "expert",
+    "routing": None,  # a router's output, one number per expert: each device routes its own tokens
     "vocab": "tensor",
     "norm": None,
     "activation_embed": None,
