@@ -1,6 +1,6 @@
 """Grouped-query self-attention. D: embed_dim, N: heads, K: key-value heads, H: head_dim.
 
-L: layer, B: batch row, T: query position, S: cache slot.
+L: layer, B: batch row, T: query position, S: cache slot, R: rotation, X: rope.
 """
 
 import dataclasses
@@ -12,16 +12,22 @@ from flax import nnx
 from jaxsft.kernels import attention as kernel
 from jaxsft.mesh import constrain
 from jaxsft.model import parameter, rope, settings
+from jaxsft.model.norm import HeadNorm
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """Keys and values of the tokens read so far, the same slots in every row."""
+    """Keys and values of the tokens read so far, the same slots in every row.
+
+    Keys are kept as projected and turned when they are read: with some ropes a longer segment
+    turns its earlier tokens differently.
+    """
 
     k_LBSKH: jax.Array
     v_LBSKH: jax.Array
     segments_BS: jax.Array  # int32; 0 is padding and slots not yet written
+    positions_BS: jax.Array  # int32
     length: jax.Array  # int32 scalar: slots written
 
 
@@ -30,46 +36,113 @@ class Context:
     """What all layers share of one batch."""
 
     segments_BT: jax.Array
-    cos_BTh: jax.Array
-    sin_BTh: jax.Array
+    cos_XBSR: jax.Array  # of the keys: of all cache slots, or of the batch's own positions
+    sin_XBSR: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What tells a layer from the others beside its weights; int32 scalars."""
+
+    layer: jax.Array
+    rope: jax.Array | None  # index into the context's ropes; None: there is one
+    window: jax.Array | None  # None: no layer has one
 
 
 class Attention(nnx.Module):
     def __init__(self, s: settings.Decoder, *, rngs: nnx.Rngs):
         D, N, K, H, std = s.embed_dim, s.num_heads, s.num_kv_heads, s.head_dim, s.init_stddev
+        self.settings = s
         self.q_DNH = parameter.matrix(rngs, std, (D, N, H), ("embed", "heads", "head_dim"))
         self.k_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.v_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.o_NHD = parameter.matrix(rngs, std, (N, H, D), ("heads", "head_dim", "embed"))
+        if s.qkv_bias:
+            self.q_bias_NH = parameter.bias((N, H), ("heads", "head_dim"))
+            self.k_bias_KH = parameter.bias((K, H), ("kv_heads", "head_dim"))
+            self.v_bias_KH = parameter.bias((K, H), ("kv_heads", "head_dim"))
+        if s.attention_out_bias:
+            self.o_bias_D = parameter.bias((D,), ("norm",))
+        if s.qk_norm is not None:
+            self.q_norm = HeadNorm(s, N, "heads")
+            self.k_norm = HeadNorm(s, K, "kv_heads")
+        if s.attention_sinks:
+            self.sinks_bias_N = parameter.bias((N,), ("heads",))
 
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: Cache | None, layer: jax.Array
+        self, x_BTD: jax.Array, context: Context, cache: Cache | None, place: Place
     ) -> tuple[jax.Array, Cache | None]:
-        q_BTNH = self._project(x_BTD, self.q_DNH, "heads")
-        k_BTKH = self._project(x_BTD, self.k_DKH, "kv_heads")
-        v_BTKH = self._project(x_BTD, self.v_DKH, "kv_heads")
-        q_BTNH = rope.rotate(q_BTNH, context.cos_BTh, context.sin_BTh)
-        k_BTKH = rope.rotate(k_BTKH, context.cos_BTh, context.sin_BTh)
+        q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD)
         if cache is None:
-            segments = context.segments_BT
-            out_BTNH = kernel.attend(q_BTNH, k_BTKH, v_BTKH, segments, segments)
+            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+            kv_segments_BS, start = context.segments_BT, 0
         else:
-            cache = write(cache, layer, k_BTKH, v_BTKH)
-            out_BTNH = kernel.attend(
-                q_BTNH,
-                cache.k_LBSKH[layer],
-                cache.v_LBSKH[layer],
-                context.segments_BT,
-                cache.segments_BS,
-                cache.length,
-            )
+            cache = write(cache, place.layer, k_BTKH, v_BTKH)
+            k_BSKH, v_BSKH = cache.k_LBSKH[place.layer], cache.v_LBSKH[place.layer]
+            kv_segments_BS, start = cache.segments_BS, cache.length
+        q_BTNH, k_BSKH = self._turn(q_BTNH, k_BSKH, context, place, start)
+        s = self.settings
+        out_BTNH = kernel.attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            context.segments_BT,
+            kv_segments_BS,
+            start,
+            scale=s.attention_scale,
+            window=place.window,
+            soft_cap=s.attention_soft_cap,
+            sinks_N=self.sinks_bias_N[...] if s.attention_sinks else None,
+        )
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
         o_NHD = self.o_NHD[...].astype(x_BTD.dtype)
-        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD), cache
+        out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
+        if s.attention_out_bias:
+            out_BTD += self.o_bias_D[...].astype(x_BTD.dtype)[None, None]
+        return out_BTD, cache
 
-    def _project(self, x_BTD: jax.Array, weight_DNH: nnx.Param, heads: str) -> jax.Array:
-        out_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DNH[...].astype(x_BTD.dtype))
-        return constrain(out_BTNH, "batch", "sequence", heads, "head_dim")
+    def _project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values, normalised and not yet turned."""
+        s = self.settings
+        q_BTNH = _heads(x_BTD, self.q_DNH, self.q_bias_NH if s.qkv_bias else None, "heads")
+        k_BTKH = _heads(x_BTD, self.k_DKH, self.k_bias_KH if s.qkv_bias else None, "kv_heads")
+        v_BTKH = _heads(x_BTD, self.v_DKH, self.v_bias_KH if s.qkv_bias else None, "kv_heads")
+        if s.qk_norm is not None:
+            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
+        return q_BTNH, k_BTKH, v_BTKH
+
+    def _turn(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        context: Context,
+        place: Place,
+        start: jax.Array | int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys turned by their positions; query 0 stands at slot `start`."""
+        interleaved = self.settings.rope.interleaved
+        index = 0 if place.rope is None else place.rope
+        cos_BSR, sin_BSR = context.cos_XBSR[index], context.sin_XBSR[index]
+        cos_BTR, sin_BTR = cos_BSR, sin_BSR
+        if q_BTNH.shape[1] != k_BSKH.shape[1]:
+            cos_BTR, sin_BTR = (
+                jax.lax.dynamic_slice_in_dim(part, start, q_BTNH.shape[1], axis=1)
+                for part in (cos_BSR, sin_BSR)
+            )
+        return (
+            rope.rotate(q_BTNH, cos_BTR, sin_BTR, interleaved),
+            rope.rotate(k_BSKH, cos_BSR, sin_BSR, interleaved),
+        )
+
+
+def _heads(
+    x_BTD: jax.Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None, heads: str
+) -> jax.Array:
+    out_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DNH[...].astype(x_BTD.dtype))
+    if bias_NH is not None:
+        out_BTNH += bias_NH[...].astype(x_BTD.dtype)[None, None]
+    return constrain(out_BTNH, "batch", "sequence", heads, "head_dim")
 
 
 def write(cache: Cache, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> Cache:
