@@ -55,9 +55,7 @@ def _llama3(frequencies_R: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
     return (1 - keep_R) * frequencies_R / scaling.factor + keep_R * frequencies_R
 
 
-def _yarn(
-    frequencies_R: np.ndarray, scaling: YarnScaling, theta: float, dims: int
-) -> np.ndarray:
+def _yarn(frequencies_R: np.ndarray, scaling: YarnScaling, theta: float, dims: int) -> np.ndarray:
     """Source: arXiv:2309.00071 section 3.2."""
 
     def rotation_with(turns: float) -> float:

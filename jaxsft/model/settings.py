@@ -34,7 +34,7 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class YarnScaling:
-    """A ramp over dimensions from kept to divided by `factor`; longer vectors (arXiv:2309.00071)."""
+    """A ramp over rotations from kept to divided by `factor` (arXiv:2309.00071)."""
 
     factor: float
     original_max_positions: int
