@@ -43,7 +43,9 @@ _COHERE = {
     **{"logit_scale": 0.0625},
 }
 FAMILIES = {
-    "llama": Family("LlamaForCausalLM", config_readers.llama, families.LLAMA, _defaults(2048, mlp_bias=False)),
+    "llama": Family(
+        "LlamaForCausalLM", config_readers.llama, families.LLAMA, _defaults(2048, mlp_bias=False)
+    ),
     "mistral": Family(
         "MistralForCausalLM",
         config_readers.mistral,
@@ -97,7 +99,9 @@ FAMILIES = {
             4096, rms_norm_eps=1e-5, original_max_position_embeddings=4096, attention_bias=...
         ),
     ),
-    "olmo2": Family("Olmo2ForCausalLM", config_readers.olmo2, tables.OLMO2, _defaults(2048, rms_norm_eps=1e-5)),
+    "olmo2": Family(
+        "Olmo2ForCausalLM", config_readers.olmo2, tables.OLMO2, _defaults(2048, rms_norm_eps=1e-5)
+    ),
     "olmo3": Family(
         "Olmo3ForCausalLM",
         config_readers.olmo3,

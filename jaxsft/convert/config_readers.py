@@ -205,6 +205,7 @@ def cohere(fields: Fields) -> Settings:
 
 def cohere2(fields: Fields) -> Settings:
     """Layers without a window have no rope."""
+    fields.only("head_dim", fields.count("hidden_size") // fields.count("num_attention_heads"))
     rope = read_rope(fields, head_dim(fields), theta=1e4, interleaved=True)
     every = fields.maybe_count("sliding_window_pattern") or 4
     types = layer_types(fields, lambda layer: (layer + 1) % every != 0)
@@ -245,6 +246,9 @@ def starcoder2(fields: Fields) -> Settings:
 
 
 def gpt_neox(fields: Fields) -> Settings:
+    heads = fields.count("num_attention_heads")
+    fields.only("num_key_value_heads", heads)
+    fields.only("head_dim", fields.count("hidden_size") // heads)
     theta = fields.maybe_positive("rotary_emb_base") or 1e4
     share = fields.maybe_positive("rotary_pct") or 0.25
     parallel = fields.truth("use_parallel_residual")

@@ -1,4 +1,4 @@
-"""Rotary embeddings of config.json: rope_parameters (transformers 5), or rope_scaling and others."""
+"""Rotary embeddings of config.json: rope_parameters (transformers 5) or rope_scaling and others."""
 
 import math
 from typing import Any

@@ -18,16 +18,11 @@ from jaxsft.model.norm import HeadNorm
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """Keys and values of the tokens read so far, the same slots in every row.
-
-    Keys are kept as projected and turned when they are read: with some ropes a longer segment
-    turns its earlier tokens differently.
-    """
+    """Keys and values of the tokens read so far, the same slots in every row."""
 
     k_LBSKH: jax.Array
     v_LBSKH: jax.Array
     segments_BS: jax.Array  # int32; 0 is padding and slots not yet written
-    positions_BS: jax.Array  # int32
     length: jax.Array  # int32 scalar: slots written
 
 
@@ -36,8 +31,8 @@ class Context:
     """What all layers share of one batch."""
 
     segments_BT: jax.Array
-    cos_XBSR: jax.Array  # of the keys: of all cache slots, or of the batch's own positions
-    sin_XBSR: jax.Array
+    cos_XBTR: jax.Array
+    sin_XBTR: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +68,7 @@ class Attention(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: Cache | None, place: Place
     ) -> tuple[jax.Array, Cache | None]:
-        q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD)
+        q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD, context, place)
         if cache is None:
             k_BSKH, v_BSKH = k_BTKH, v_BTKH
             kv_segments_BS, start = context.segments_BT, 0
@@ -81,7 +76,6 @@ class Attention(nnx.Module):
             cache = write(cache, place.layer, k_BTKH, v_BTKH)
             k_BSKH, v_BSKH = cache.k_LBSKH[place.layer], cache.v_LBSKH[place.layer]
             kv_segments_BS, start = cache.segments_BS, cache.length
-        q_BTNH, k_BSKH = self._turn(q_BTNH, k_BSKH, context, place, start)
         s = self.settings
         out_BTNH = kernel.attend(
             q_BTNH,
@@ -102,38 +96,19 @@ class Attention(nnx.Module):
             out_BTD += self.o_bias_D[...].astype(x_BTD.dtype)[None, None]
         return out_BTD, cache
 
-    def _project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries, keys and values, normalised and not yet turned."""
+    def _project(
+        self, x_BTD: jax.Array, context: Context, place: Place
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries and keys, normalised and turned by their positions, and values."""
         s = self.settings
         q_BTNH = _heads(x_BTD, self.q_DNH, self.q_bias_NH if s.qkv_bias else None, "heads")
         k_BTKH = _heads(x_BTD, self.k_DKH, self.k_bias_KH if s.qkv_bias else None, "kv_heads")
         v_BTKH = _heads(x_BTD, self.v_DKH, self.v_bias_KH if s.qkv_bias else None, "kv_heads")
         if s.qk_norm is not None:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        return q_BTNH, k_BTKH, v_BTKH
-
-    def _turn(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        context: Context,
-        place: Place,
-        start: jax.Array | int,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys turned by their positions; query 0 stands at slot `start`."""
-        interleaved = self.settings.rope.interleaved
         index = 0 if place.rope is None else place.rope
-        cos_BSR, sin_BSR = context.cos_XBSR[index], context.sin_XBSR[index]
-        cos_BTR, sin_BTR = cos_BSR, sin_BSR
-        if q_BTNH.shape[1] != k_BSKH.shape[1]:
-            cos_BTR, sin_BTR = (
-                jax.lax.dynamic_slice_in_dim(part, start, q_BTNH.shape[1], axis=1)
-                for part in (cos_BSR, sin_BSR)
-            )
-        return (
-            rope.rotate(q_BTNH, cos_BTR, sin_BTR, interleaved),
-            rope.rotate(k_BSKH, cos_BSR, sin_BSR, interleaved),
-        )
+        turns = (context.cos_XBTR[index], context.sin_XBTR[index], s.rope.interleaved)
+        return rope.rotate(q_BTNH, *turns), rope.rotate(k_BTKH, *turns), v_BTKH
 
 
 def _heads(

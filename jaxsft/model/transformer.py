@@ -111,21 +111,22 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """Float32 logits [B, V] after the last of T new tokens, and the cache that holds them."""
         start = (0, cache.length)
-        cache = dataclasses.replace(
-            cache,
-            segments_BS=jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, start),
-            positions_BS=jax.lax.dynamic_update_slice(cache.positions_BS, positions_BT, start),
-        )
+        segments_BS = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, start)
+        cache = dataclasses.replace(cache, segments_BS=segments_BS)
         hidden_BTD, new = self._run(tokens_BT, segments_BT, positions_BT, cache)
         assert new is not None
         new = dataclasses.replace(new, length=cache.length + tokens_BT.shape[1])
         return self._logits(hidden_BTD[:, -1:])[:, 0], new
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
+        """Room for `slots` tokens; ropes that depend on the length take it for the length.
+
+        So all tokens are turned alike, also those read before others come.
+        """
         s = self.settings
         shape = (s.num_layers, batch, slots, s.num_kv_heads, s.head_dim)
-        zeros, no_slots = jnp.zeros(shape, self.dtype), jnp.zeros((batch, slots), jnp.int32)
-        return Cache(zeros, zeros, no_slots, no_slots, jnp.int32(0))
+        zeros = jnp.zeros(shape, self.dtype)
+        return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
 
     def head(self) -> jax.Array:
         """The output projection, [D, V] float32; the embedding transposed when tied."""
@@ -168,14 +169,13 @@ class Decoder(nnx.Module):
     def _context(
         self, segments_BT: jax.Array, positions_BT: jax.Array, cache: Cache | None
     ) -> Context:
-        ropes = _ropes(self.settings)
-        keys = (segments_BT, positions_BT)
-        if cache is not None:
-            keys = (cache.segments_BS, cache.positions_BS)
-        lengths_BS = None
+        ropes, lengths_BT = _ropes(self.settings), None
         if any(used is not None and rope.depends_on_length(used) for used in ropes):
-            lengths_BS = rope.segment_lengths(*keys)
-        turns = rope.rotations(ropes, self.settings.head_dim, keys[1], lengths_BS)
+            if cache is None:
+                lengths_BT = rope.segment_lengths(segments_BT, positions_BT)
+            else:
+                lengths_BT = jnp.full_like(positions_BT, cache.segments_BS.shape[1])
+        turns = rope.rotations(ropes, self.settings.head_dim, positions_BT, lengths_BT)
         return Context(segments_BT, *turns)
 
 

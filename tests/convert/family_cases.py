@@ -173,7 +173,11 @@ CASES = [
         {**ATTENTION_BIAS, "mlp_bias": True, "attention_multiplier": 0.3, **TIED},
     ),
     Case("cohere", "LayerNorm, one block, interleaved rope", LOUD),
-    Case("cohere", "query, key norms, untied", {"use_qk_norm": True, **ATTENTION_BIAS, **LOUD, **UNTIED}),
+    Case(
+        "cohere",
+        "query, key norms, untied",
+        {"use_qk_norm": True, **ATTENTION_BIAS, **LOUD, **UNTIED},
+    ),
     Case("cohere2", "windows, no rope in full layers", {**WINDOW, **LOUD, **layers("sfs")}),
     Case(
         "cohere2",
@@ -195,7 +199,9 @@ CASES = [
         "window, no biases, untied",
         {**WINDOW, "use_bias": False, **UNTIED, "hidden_act": "gelu"},
     ),
-    Case("gpt_neox", "parallel, a quarter rotated", {"num_key_value_heads": ..., "hidden_size": 64}),
+    Case(
+        "gpt_neox", "parallel, a quarter rotated", {"num_key_value_heads": ..., "hidden_size": 64}
+    ),
     Case(
         "gpt_neox",
         "one after the other, no attention biases",

