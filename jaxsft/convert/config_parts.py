@@ -31,7 +31,7 @@ def head_dim(fields: Fields) -> int:
         )
     if result % 2:
         name = "hidden_size" if fields.raw("head_dim") is None else "head_dim"
-        raise fields.refuse(name, f"gives heads of {result}: is odd; rotary embedding needs pairs")
+        raise fields.refuse(name, f"gives heads of {result}, which is odd; rotations need pairs")
     return result
 
 
@@ -97,6 +97,7 @@ def window_types(fields: Fields, slides_by_default: Callable[[int], bool]) -> li
 
 def local_rope(fields: Fields, size: int, theta: float) -> Rope:
     """The rope of sliding layers, which an outer rope_theta or rope_scaling does not touch."""
-    nested = (fields.raw("rope_parameters") or {}).get(SLIDING) or {}
-    inner = Fields({"rope_parameters": {SLIDING: nested}}, {}, fields.where)
+    alone = {name: fields.raw(name) for name in ("rope_parameters", "max_position_embeddings")}
+    alone["rope_parameters"] = alone["rope_parameters"] or {SLIDING: {}}
+    inner = Fields(alone, {}, fields.where)
     return read_rope(inner, size, theta=theta, layer_type=SLIDING)

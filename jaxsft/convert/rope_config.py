@@ -8,6 +8,7 @@ from jaxsft.errors import ConversionError
 from jaxsft.model import settings
 from jaxsft.model.settings import Rope
 
+LAYER_TYPES = {"full_attention", "sliding_attention"}
 _SPELLINGS = {"su": "longrope"}  # of the first Phi-3 checkpoints
 
 
@@ -19,25 +20,21 @@ def read_rope(
     share: float | None = None,
     interleaved: bool = False,
     layer_type: str | None = None,
-    scaled: bool = True,
 ) -> Rope:
     """The rope of a model, or of its layers of one type.
 
     Args:
         theta: where config.json has none.
         share: of head_dim that is rotated where config.json has none; None: always all of it.
-        layer_type: a key of rope_parameters, where those may be given by type of layer.
-        scaled: False: rope_scaling is not for these layers.
+        layer_type: a key of rope_parameters, where those are given by type of layer.
     """
     field = "rope_parameters" if fields.raw("rope_parameters") is not None else "rope_scaling"
-    found = fields.raw(field) or {}
-    if not isinstance(found, dict):
-        raise fields.refuse(field, "is not supported; expected an object or null")
-    name = field
+    found, name = _object(fields, field), field
     if layer_type is not None and field == "rope_parameters":
-        found, name = found.get(layer_type) or {}, f"{field}.{layer_type}"
-    elif not scaled:
-        found = {}
+        by_type = Fields(found, {}, f"{fields.where}: {field}")
+        for other in set(found) - LAYER_TYPES:
+            raise by_type.refuse(other, f"is not supported; {' and '.join(LAYER_TYPES)} are")
+        found, name = _object(by_type, layer_type), f"{field}.{layer_type}"
     defaults = {"rope_theta": fields.raw("rope_theta") or theta}
     rope = Fields(found, defaults, f"{fields.where}: {name}")
     return Rope(
@@ -46,6 +43,13 @@ def read_rope(
         share=_share(fields, rope, share),
         interleaved=interleaved,
     )
+
+
+def _object(fields: Fields, name: str) -> dict[str, Any]:
+    found = fields.raw(name)
+    if not isinstance(found, dict | None):
+        raise fields.refuse(name, "is not supported; expected an object or null")
+    return found or {}
 
 
 def _theta(fields: Fields, rope: Fields) -> float:
@@ -72,7 +76,8 @@ def _scaling(
     fields: Fields, rope: Fields, head_dim: int, share: float | None, layer_type: str | None
 ) -> settings.Scaling | None:
     kind = rope.raw("rope_type") or rope.raw("type") or "default"
-    rope.raw("type"), fields.raw("original_max_position_embeddings")
+    rope.raw("type")
+    fields.raw("original_max_position_embeddings")  # means nothing without scaling
     match _SPELLINGS.get(kind, kind):
         case "default":
             rope.only("factor", 1)

@@ -53,8 +53,8 @@ def attend(
     """
     num_kv_heads, head_dim = k_BSKH.shape[2:]
     batch, length = q_BTNH.shape[:2]
-    scale = head_dim**-0.5 if scale is None else scale
-    q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, -1, head_dim) * scale
+    q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, -1, head_dim)
+    q_BTKGH *= head_dim**-0.5 if scale is None else scale
     logits_BKGTS = jnp.einsum(
         "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
     )
