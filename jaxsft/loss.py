@@ -36,4 +36,5 @@ def loss_sums(
         model.settings.vocab_size,
         batch.sources,
         num_sources,
+        model.settings.logit_soft_cap,
     )

@@ -49,14 +49,21 @@ def training_flops(s: settings.Decoder, counts: BatchCounts, supervised_tokens: 
     """Operations that training on these tokens needs: no padding, recomputation or masked pairs.
 
     Six per weight and token (two forward, four backward), the head on supervised tokens only, and
-    attention twelve per pair, head and head_dim. Embedding look-ups cost none.
+    attention twelve per pair, head and head_dim. Embedding look-ups cost none. A layer with a
+    window has at most `window` pairs a token: a little too many where rows begin.
     """
     attention = 2 * s.embed_dim * s.num_heads * s.head_dim
     attention += 2 * s.embed_dim * s.num_kv_heads * s.head_dim
-    weights = s.num_layers * (attention + 3 * s.embed_dim * s.mlp_dim)
+    weights = s.num_layers * (attention + (3 if s.mlp_gated else 2) * s.embed_dim * s.mlp_dim)
     head = s.embed_dim * s.vocab_size
-    pairs = 12 * s.num_layers * s.num_heads * s.head_dim * counts.attention_pairs
-    return 6 * weights * counts.tokens + 6 * head * supervised_tokens + pairs
+    pairs = sum(
+        counts.attention_pairs
+        if kind.window is None
+        else min(counts.attention_pairs, kind.window * counts.tokens)
+        for kind in s.kinds()
+    )
+    attention = 12 * s.num_heads * s.head_dim * pairs
+    return 6 * weights * counts.tokens + 6 * head * supervised_tokens + attention
 
 
 def finite(value: SupportsFloat) -> float | None:

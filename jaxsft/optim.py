@@ -24,8 +24,13 @@ def make_optimizer(optim: config.Optim) -> optax.GradientTransformation:
 
 
 def decayed(params: Params) -> Params:
-    """True for the leaves that weight decay acts on: all but the norm scales."""
-    return jax.tree.map_with_path(lambda path, _: "scale" not in jax.tree_util.keystr(path), params)
+    """True for the leaves that weight decay acts on: all but the norms' scales and the biases."""
+
+    def is_matrix(path, _) -> bool:
+        name = jax.tree_util.keystr(path)
+        return "scale" not in name and "bias" not in name
+
+    return jax.tree.map_with_path(is_matrix, params)
 
 
 def make_schedule(optim: config.Optim, num_steps: int) -> Schedule:

@@ -57,6 +57,22 @@ def test_flops_by_hand():
     assert training_flops(tiny, counts([1, 2]), 2) == 6 * 66 * 3 + 6 * 14 * 2 + 4 * 72
 
 
+def test_windows_and_plain_mlps_cost_less():
+    """Of two layers one sees 4 tokens; the other model has two matrices in its MLP, not three."""
+    kinds = tuple(settings.LayerKind(window=w, rope=LLAMA_8B.rope) for w in (4, None))
+    two = dataclasses.replace(LLAMA_8B, num_layers=2)
+    mixed, plain = (
+        dataclasses.replace(two, layer_kinds=kinds),
+        dataclasses.replace(two, mlp_gated=False),
+    )
+    long, short = counts([100]), counts([3])
+    saved = training_flops(two, long, 0) - training_flops(mixed, long, 0)
+    assert saved == 12 * 32 * 128 * (5050 - 400)
+    assert training_flops(two, short, 0) == training_flops(mixed, short, 0)
+    saved = training_flops(two, long, 0) - training_flops(plain, long, 0)
+    assert saved == 6 * 2 * 4096 * 14336 * 100
+
+
 def test_packing_shortens_attention():
     packed, whole = counts([4096, 4096]), counts([8192])
     saved = training_flops(LLAMA_8B, whole, 0) - training_flops(LLAMA_8B, packed, 0)

@@ -85,7 +85,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dtypes = _dtypes(params, base, dtype)
-    digests = huggingface.write_params(params, partial, dtypes, max_shard_bytes)
+    digests = huggingface.write_params(params, base.table, partial, dtypes, max_shard_bytes)
     left_out: list[str] = []
     if first:
         left_out = _copy_files(base, tokenizer, partial)
@@ -103,7 +103,7 @@ def export(
 
 
 def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dtype]:
-    names = [weight.name for weight in families.weights(params)]
+    names = [tensor.name for tensor in families.tensors(params, base.table)]
     if dtype != "source":
         return {name: huggingface.DTYPES[dtype] for name in names}
     if base.tensors is not None:

@@ -1,6 +1,8 @@
-"""The names and layouts of each family's weights: one table, read both ways.
+"""How tensors of a Hugging Face file lie in the parameter tree: tables of rows, read both ways.
 
-D: embed_dim, N: heads, H: head_dim, F: mlp_dim, V: vocab_size, L: layer.
+The tables of all families but llama's are in tables.py.
+
+D: embed_dim, N: heads, H: head_dim, F: mlp_dim, V: vocab_size, L: layer, E: expert.
 """
 
 import dataclasses
@@ -11,10 +13,11 @@ import numpy as np
 
 
 class Layout(enum.Enum):
-    """How their matrix becomes ours: views only, no value changes, so the way back is exact."""
+    """How their array becomes ours: views only, no value changes, so the way back is exact."""
 
     SAME = enum.auto()
-    TRANSPOSED = enum.auto()  # [F, D] -> [D, F]
+    TRANSPOSED = enum.auto()  # [F, D] -> [D, F], also of each expert: [E, F, D] -> [E, D, F]
+    HEADS = enum.auto()  # [N * H] -> [N, H]
     HEADS_OUT = enum.auto()  # [N * H, D] -> [D, N, H]
     HEADS_IN = enum.auto()  # [D, N * H] -> [N, H, D]
 
@@ -23,7 +26,9 @@ class Layout(enum.Enum):
             case Layout.SAME:
                 return ours
             case Layout.TRANSPOSED:
-                return ours[::-1]
+                return (*ours[:-2], ours[-1], ours[-2])
+            case Layout.HEADS:
+                return (ours[0] * ours[1],)
             case Layout.HEADS_OUT:
                 return (ours[1] * ours[2], ours[0])
             case Layout.HEADS_IN:
@@ -35,7 +40,9 @@ class Layout(enum.Enum):
             case Layout.SAME:
                 return theirs
             case Layout.TRANSPOSED:
-                return theirs.T
+                return theirs.swapaxes(-1, -2)
+            case Layout.HEADS:
+                return theirs.reshape(shape)
             case Layout.HEADS_OUT:
                 D, N, H = shape
                 return theirs.reshape(N, H, D).transpose(2, 0, 1)
@@ -49,71 +56,170 @@ class Layout(enum.Enum):
             case Layout.SAME:
                 return ours
             case Layout.TRANSPOSED:
-                return ours.T
+                return ours.swapaxes(-1, -2)
+            case Layout.HEADS:
+                return ours.reshape(-1)
             case Layout.HEADS_OUT:
                 return ours.transpose(1, 2, 0).reshape(self.their_shape(ours.shape))
             case Layout.HEADS_IN:
                 return ours.transpose(2, 0, 1).reshape(self.their_shape(ours.shape))
 
 
+class Fusion(enum.Enum):
+    """How several of our leaves share one of their tensors, along its first dimension."""
+
+    ONE_AFTER_THE_OTHER = enum.auto()
+    BY_HEAD = enum.auto()  # the parts of head 0, then those of head 1; all parts of equal size
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
-    theirs: str  # in a Hugging Face file; {} is the layer
+    theirs: str  # in a Hugging Face file; {} is the layer, a second {} the expert
     gguf: str  # in a GGUF file
     ours: tuple[str, ...]  # path in the parameter tree
     layout: Layout = Layout.SAME
     gguf_permuted: bool = (
         False  # GGUF stores each head's rows with the rotation's halves interleaved
     )
+    fusion: Fusion | None = None  # rows of one `theirs` share that tensor, in the table's order
 
     @property
     def stacked(self) -> bool:
         return self.ours[0] == "layers"
 
+    @property
+    def num_indices(self) -> int:
+        """Leading dimensions of our leaf that their names count out: layer, expert."""
+        return self.theirs.count("{}")
 
-def _attention(letter: str, leaf: str, layout: Layout, gguf: str, permuted: bool = False) -> Row:
-    theirs = f"model.layers.{{}}.self_attn.{letter}_proj.weight"
-    path = ("layers", "attention", leaf)
-    return Row(theirs, f"blk.{{}}.{gguf}.weight", path, layout, permuted)
+
+Table = tuple[Row, ...]
 
 
-def _layer(theirs: str, gguf: str, *ours: str, layout: Layout = Layout.SAME) -> Row:
-    return Row(
-        f"model.layers.{{}}.{theirs}.weight", f"blk.{{}}.{gguf}.weight", ("layers", *ours), layout
+def layer_row(theirs: str, gguf: str, *ours: str, layout: Layout = Layout.SAME) -> Row:
+    """A row of model.layers.{}, with the name's .weight or .bias left to the caller."""
+    return Row(f"model.layers.{{}}.{theirs}", f"blk.{{}}.{gguf}", ("layers", *ours), layout)
+
+
+def attention_rows() -> Table:
+    """Separate projections, their biases, and norms of queries and keys by head."""
+    heads_out, heads = Layout.HEADS_OUT, Layout.HEADS
+    rows = []
+    for letter, leaf in (("q", "q_DNH"), ("k", "k_DKH"), ("v", "v_DKH")):
+        name, gguf = f"self_attn.{letter}_proj", f"attn_{letter}"
+        bias = f"{letter}_bias_{leaf[-2:]}"
+        weight = layer_row(f"{name}.weight", f"{gguf}.weight", "attention", leaf, layout=heads_out)
+        biases = layer_row(f"{name}.bias", f"{gguf}.bias", "attention", bias, layout=heads)
+        for row in (weight, biases):
+            rows.append(dataclasses.replace(row, gguf_permuted=letter != "v"))
+    return (*rows, *OUTPUT, *QK_NORMS)
+
+
+OUTPUT = (
+    layer_row(
+        "self_attn.o_proj.weight",
+        "attn_output.weight",
+        *("attention", "o_NHD"),
+        layout=Layout.HEADS_IN,
+    ),
+    layer_row("self_attn.o_proj.bias", "attn_output.bias", "attention", "o_bias_D"),
+)
+QK_NORMS = (
+    layer_row("self_attn.q_norm.weight", "attn_q_norm.weight", "attention", "q_norm", "scale_H"),
+    layer_row("self_attn.q_norm.weight", "attn_q_norm.weight", "attention", "q_norm", "scale_NH"),
+    layer_row("self_attn.k_norm.weight", "attn_k_norm.weight", "attention", "k_norm", "scale_H"),
+    layer_row("self_attn.k_norm.weight", "attn_k_norm.weight", "attention", "k_norm", "scale_NH"),
+)
+
+
+def linear_rows(theirs: str, gguf: str, weight: str, bias: str) -> Table:
+    """One projection of the MLP and its bias."""
+    return (
+        layer_row(f"{theirs}.weight", f"{gguf}.weight", "mlp", weight, layout=Layout.TRANSPOSED),
+        layer_row(f"{theirs}.bias", f"{gguf}.bias", "mlp", bias),
     )
 
 
-LLAMA = (
-    Row("model.embed_tokens.weight", "token_embd.weight", ("embedding_VD",)),
-    _layer("input_layernorm", "attn_norm", "attention_norm", "scale_D"),
-    _attention("q", "q_DNH", Layout.HEADS_OUT, "attn_q", permuted=True),
-    _attention("k", "k_DKH", Layout.HEADS_OUT, "attn_k", permuted=True),
-    _attention("v", "v_DKH", Layout.HEADS_OUT, "attn_v"),
-    _attention("o", "o_NHD", Layout.HEADS_IN, "attn_output"),
-    _layer("post_attention_layernorm", "ffn_norm", "mlp_norm", "scale_D"),
-    _layer("mlp.gate_proj", "ffn_gate", "mlp", "gate_DF", layout=Layout.TRANSPOSED),
-    _layer("mlp.up_proj", "ffn_up", "mlp", "up_DF", layout=Layout.TRANSPOSED),
-    _layer("mlp.down_proj", "ffn_down", "mlp", "down_FD", layout=Layout.TRANSPOSED),
-    Row("model.norm.weight", "output_norm.weight", ("final_norm", "scale_D")),
-    Row("lm_head.weight", "output.weight", ("head_DV",), Layout.TRANSPOSED),
+DOWN = linear_rows("mlp.down_proj", "ffn_down", "down_FD", "down_bias_D")
+MLP = (
+    *linear_rows("mlp.gate_proj", "ffn_gate", "gate_DF", "gate_bias_F"),
+    *linear_rows("mlp.up_proj", "ffn_up", "up_DF", "up_bias_F"),
+    *DOWN,
 )
+
+
+def norm_rows(theirs: str, gguf: str, ours: str) -> Table:
+    return (
+        layer_row(f"{theirs}.weight", f"{gguf}.weight", ours, "scale_D"),
+        layer_row(f"{theirs}.bias", f"{gguf}.bias", ours, "bias_D"),
+    )
+
+
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+FIRST = (Row(EMBEDDING, "token_embd.weight", ("embedding_VD",)),)
+LAST = (
+    Row("model.norm.weight", "output_norm.weight", ("final_norm", "scale_D")),
+    Row("model.norm.bias", "output_norm.bias", ("final_norm", "bias_D")),
+    Row(HEAD, "output.weight", ("head_DV",), Layout.TRANSPOSED),
+)
+# In the order of transformers, which decides what comes into which shard.
+LLAMA: Table = (
+    *FIRST,
+    *attention_rows(),
+    *MLP,
+    *norm_rows("input_layernorm", "attn_norm", "attention_norm"),
+    *norm_rows("post_attention_layernorm", "ffn_norm", "mlp_norm"),
+    *LAST,
+)
 # Rotary frequencies, which old checkpoints repeat in each layer; derived from config.json here.
 BUFFER = "model.layers.{}.self_attn.rotary_emb.inv_freq"
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One of their tensors, and where it lies in our tree."""
+    """What one of their tensors holds of one of our leaves: all of it, or a part."""
 
-    name: str
+    name: str  # of their tensor
     row: Row
-    layer: int | None  # index into the stacked leaf
-    shape: tuple[int, ...]  # ours, without the layer
+    index: tuple[int, ...]  # of the layer and the expert in our leaf
+    shape: tuple[int, ...]  # ours, without the index
+
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """In their layout."""
+        return self.row.layout.their_shape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One of their tensors: a weight, or several that are fused in it."""
+
+    weights: tuple[Weight, ...]
+
+    @property
+    def name(self) -> str:
+        return self.weights[0].name
 
     @property
     def their_shape(self) -> tuple[int, ...]:
-        return self.row.layout.their_shape(self.shape)
+        shapes = [weight.part_shape for weight in self.weights]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def part(self, theirs: np.ndarray, weight: Weight) -> np.ndarray:
+        """The view of their tensor that holds one of its weights; to read it or to write it."""
+        if len(self.weights) == 1:
+            return theirs
+        number = self.weights.index(weight)
+        if weight.row.fusion is Fusion.BY_HEAD:
+            head_dim = weight.shape[-1]
+            rest = theirs.shape[1:]
+            return theirs.reshape(-1, len(self.weights), head_dim, *rest)[:, number]
+        start = sum(other.part_shape[0] for other in self.weights[:number])
+        return theirs[start : start + weight.part_shape[0]]
+
+    def to_ours(self, theirs: np.ndarray, weight: Weight) -> np.ndarray:
+        part = self.part(theirs, weight).reshape(weight.part_shape)
+        return weight.row.layout.to_ours(part, weight.shape)
 
 
 def leaf(tree: dict[str, Any], path: tuple[str, ...]) -> Any:
@@ -130,34 +236,40 @@ def paths(tree: dict[str, Any], above: tuple[str, ...] = ()) -> set[tuple[str, .
     return found
 
 
-def rows(params: dict[str, Any]) -> tuple[Row, ...]:
+def rows(params: dict[str, Any], table: Table) -> Table:
     """The table's rows for a parameter tree; every leaf has exactly one."""
     found = paths(params)
-    table = tuple(row for row in LLAMA if row.ours in found)
-    assert {row.ours for row in table} == found, f"no table row for {found}"
-    return table
+    used = tuple(row for row in table if row.ours in found)
+    assert sorted(row.ours for row in used) == sorted(found), f"not one table row each: {found}"
+    return used
 
 
 def row_weights(row: Row, params: dict[str, Any]) -> list[Weight]:
-    """The tensors of one row: one, or one for each layer of a stacked leaf."""
+    """The weights of one row: one, or one for each layer or expert of a stacked leaf."""
     shape = tuple(leaf(params, row.ours).shape)
-    if not row.stacked:
-        return [Weight(row.theirs, row, None, shape)]
-    return [Weight(row.theirs.format(n), row, n, shape[1:]) for n in range(shape[0])]
+    counts, rest = shape[: row.num_indices], shape[row.num_indices :]
+    return [Weight(row.theirs.format(*i), row, i, rest) for i in np.ndindex(*counts)]
 
 
-def weights(params: dict[str, Any]) -> list[Weight]:
+def tensors(params: dict[str, Any], table: Table) -> list[Tensor]:
     """Each of their tensors, layer by layer as transformers lists them.
 
     Args:
         params: nested dictionaries of anything that has a shape.
     """
-    found = [weight for row in rows(params) for weight in row_weights(row, params)]
-    return sorted(found, key=lambda w: _position(w.row, w.layer))
+    named: dict[str, list[Weight]] = {}
+    for row in rows(params, table):
+        for weight in row_weights(row, params):
+            named.setdefault(weight.name, []).append(weight)
+    found = [Tensor(tuple(weights)) for weights in named.values()]
+    for tensor in found:
+        assert len(tensor.weights) == 1 or all(w.row.fusion for w in tensor.weights), tensor.name
+    return sorted(found, key=lambda tensor: _position(tensor.weights[0], table))
 
 
-def _position(row: Row, layer: int | None) -> tuple[int, int, int]:
-    index = LLAMA.index(row)
-    first_layer_row = next(i for i, other in enumerate(LLAMA) if other.stacked)
-    part = 1 if row.stacked else 0 if index < first_layer_row else 2
-    return (part, layer or 0, index)
+def _position(weight: Weight, table: Table) -> tuple[int, ...]:
+    first_layer_row = next(i for i, other in enumerate(table) if other.stacked)
+    place = table.index(weight.row)
+    part = 1 if weight.row.stacked else 0 if place < first_layer_row else 2
+    layer, *expert = weight.index or (0,)
+    return (part, layer, place, *expert)

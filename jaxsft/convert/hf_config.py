@@ -1,51 +1,52 @@
-"""A Hugging Face config.json of the llama family <-> the decoder's settings."""
+"""A Hugging Face config.json <-> the decoder's settings."""
 
 from typing import Any
 
+from jaxsft.convert.config_families import FAMILIES, Family
+from jaxsft.convert.config_parts import head_dim
+from jaxsft.convert.fields import Fields
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings
 
-# What transformers' LlamaConfig takes for a field that is not there.
-DEFAULTS = {
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 2048,
-    "rope_theta": 10000.0,
-    "initializer_range": 0.02,
-}
-READ = {
-    *DEFAULTS,
-    *("model_type", "architectures", "vocab_size", "hidden_size", "intermediate_size"),
-    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("rope_scaling", "rope_parameters"),
-}
-# Fields that would change the arithmetic, with the values that don't.
+# Fields that change the arithmetic where they have other values than these. A family that supports
+# other values reads the field; what it did not read is refused by name.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "hidden_act": ("silu", "swish"),
-    "pretraining_tp": (1, None),
-    "quantization_config": (None,),
-    "attention_dropout": (0, None),
-    "partial_rotary_factor": (1, None),
-    "rope_interleaved": (False, None),
-    "sliding_window": (None,),
-    "auto_map": (None,),
-    "is_encoder_decoder": (False, None),
-    "add_cross_attention": (False, None),
-    "tie_encoder_decoder": (False, None),
-    "pruned_heads": ({}, None),
+    **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias", "use_bias"), (False,)),
+    **dict.fromkeys(("hidden_act", "hidden_activation", "activation_function"), ("silu",)),
+    "pretraining_tp": (1,),
+    "partial_rotary_factor": (1,),
+    "rotary_pct": (1,),
+    "rope_interleaved": (False,),
+    "sliding_window": (),
+    "use_sliding_window": (False,),
+    "attention_chunk_size": (),
+    "no_rope_layers": (),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "query_pre_attn_scalar": (),
+    "attention_multiplier": (),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), (1,)),
+    "logit_scale": (1,),
+    **dict.fromkeys(("use_qk_norm", "qk_layernorm", "attn_temperature_tuning"), (False,)),
+    "clip_qkv": (),
+    "use_parallel_residual": (False,),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), (0, 1)),
+    "use_bidirectional_attention": (False,),
+    **dict.fromkeys(("full_attn_mod", "interpolate_factor"), (1,)),
+    "quantization_config": (),
+    **dict.fromkeys(("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"), (False,)),
+    "pruned_heads": ({},),
+}
+# They act in training only; here there is none of them.
+DROPOUTS = {
+    *("attention_dropout", "embd_pdrop", "resid_pdrop", "residual_dropout", "embedding_dropout"),
+    "hidden_dropout",
 }
 HARMLESS = {
     *("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"),
     *("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "is_decoder"),
-    *(
-        "unk_token_id",
-        "decoder_start_token_id",
-        "tokenizer_class",
-        "prefix",
-        "task_specific_params",
-    ),
+    *("unk_token_id", "decoder_start_token_id", "tokenizer_class", "prefix", "cls_token_id"),
+    *("task_specific_params", "mask_token_id"),
     *("output_attentions", "output_hidden_states", "return_dict", "return_dict_in_generate"),
     *("id2label", "label2id", "problem_type", "finetuning_task", "torchscript", "use_bfloat16"),
     *("chunk_size_feed_forward", "cross_attention_hidden_size", "_attn_implementation"),
@@ -56,7 +57,29 @@ HARMLESS = {
     *("forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens"),
     *("remove_invalid_values", "exponential_decay_length_penalty", "tf_legacy_loss"),
     *("max_sequence_length", "transformers.js_config", "unsloth_version", "unsloth_fixed"),
+    *("cache_implementation", "_sliding_window_pattern", "sliding_window_pattern"),
+    "classifier_dropout",
 }
+
+
+def family_of(config: dict[str, Any], where: str) -> Family:
+    """The family that model_type names.
+
+    Raises:
+        ConversionError: one that is not supported, or another model than its causal decoder.
+    """
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ConversionError(
+            f"{where}: model_type={name!r} is not supported; {', '.join(FAMILIES)} are"
+        )
+    family = FAMILIES[name]
+    if config.get("architectures") not in (None, [family.architecture]):
+        raise ConversionError(
+            f"{where}: architectures={config['architectures']!r}, expected"
+            f" [{family.architecture!r}]"
+        )
+    return family
 
 
 def settings_from_config(config: dict[str, Any], where: str) -> tuple[settings.Decoder, list[str]]:
@@ -65,125 +88,63 @@ def settings_from_config(config: dict[str, Any], where: str) -> tuple[settings.D
     Raises:
         ConversionError: a field that is missing, ill-typed, or asks for what isn't supported.
     """
-    _refuse_unsupported(config, where)
-    heads = _count(config, "num_attention_heads", where)
-    embed_dim = _count(config, "hidden_size", where)
-    head_dim = _head_dim(config, embed_dim, heads, where)
-    kv_heads = heads
-    if config.get("num_key_value_heads") is not None:
-        kv_heads = _count(config, "num_key_value_heads", where)
+    family = family_of(config, where)
+    fields = Fields(config, family.defaults, where)
+    decoder = settings.Decoder(**_common(fields), **family.read(fields))
+    notes = []
+    for name in fields.unread():
+        if name in NEUTRAL:
+            fields.only(name, *NEUTRAL[name])
+        elif name == "layer_types":
+            _refuse_layer_types(fields)
+        elif name == "auto_map":
+            notes.append(_standard_code(fields, family))
+        elif name in DROPOUTS:
+            if fields.raw(name):
+                notes.append(f"{where}: {name}={fields.raw(name)!r} is not applied in training")
+        elif name not in HARMLESS | family.harmless | {"model_type", "architectures"}:
+            notes.append(f"{where}: unknown field {name}={config[name]!r} has no effect")
+    return decoder, notes
+
+
+def _common(fields: Fields) -> dict[str, Any]:
+    heads = fields.count("num_attention_heads")
+    kv_heads = fields.maybe_count("num_key_value_heads") or heads
     if heads % kv_heads:
-        raise ConversionError(
-            f"{where}: num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}"
+        raise fields.refuse("num_key_value_heads", f"does not divide num_attention_heads={heads}")
+    return {
+        "vocab_size": fields.count("vocab_size"),
+        "num_layers": fields.count("num_hidden_layers"),
+        "embed_dim": fields.count("hidden_size"),
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim(fields),
+        "mlp_dim": fields.count("intermediate_size"),
+        "tied_embeddings": fields.truth("tie_word_embeddings"),
+        "max_positions": fields.count("max_position_embeddings"),
+        "init_stddev": fields.positive("initializer_range"),
+    }
+
+
+def _refuse_layer_types(fields: Fields) -> None:
+    if set(fields.raw("layer_types") or ()) - {"full_attention"}:
+        raise fields.refuse("layer_types", "is not supported; 'full_attention' in all layers is")
+
+
+def _standard_code(fields: Fields, family: Family) -> str:
+    """What to say of code that comes with a model which transformers has too.
+
+    Raises:
+        ConversionError: code of another class: it may compute anything.
+    """
+    standard = {family.architecture, family.architecture.replace("ForCausalLM", "Config")}
+    map_ = fields.raw("auto_map")
+    used = ("AutoConfig", "AutoModelForCausalLM")
+    names = {str(map_[key]).rpartition(".")[2] for key in used if key in (map_ or {})}
+    if not names <= standard:
+        raise fields.refuse(
+            "auto_map",
+            f"is not supported: code that comes with a model is not"
+            f" run, and its classes are not {' and '.join(sorted(standard))}",
         )
-    filled = {**DEFAULTS, **config}
-    decoder = settings.Decoder(
-        vocab_size=_count(config, "vocab_size", where),
-        num_layers=_count(config, "num_hidden_layers", where),
-        embed_dim=embed_dim,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        mlp_dim=_count(config, "intermediate_size", where),
-        norm_eps=_positive(filled, "rms_norm_eps", where),
-        rope=rope_from_config(config, where),
-        tied_embeddings=_truth(filled, "tie_word_embeddings", where),
-        max_positions=_count(filled, "max_position_embeddings", where),
-        init_stddev=_positive(filled, "initializer_range", where),
-    )
-    unknown = sorted(set(config) - READ - set(NEUTRAL) - HARMLESS)
-    return decoder, [f"{where}: unknown field {f}={config[f]!r} has no effect" for f in unknown]
-
-
-def rope_from_config(config: dict[str, Any], where: str) -> settings.Rope:
-    """From `rope_parameters` (transformers 5), or from `rope_theta` and `rope_scaling`."""
-    field = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
-    scaling = config.get(field) or {}
-    if not isinstance(scaling, dict):
-        raise ConversionError(f"{where}: {field}={scaling!r}, expected an object or null")
-    theta = _positive({**DEFAULTS, **config, **scaling}, "rope_theta", where)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    known = {"rope_theta", "rope_type", "type"}
-    where = f"{where}: {field}"
-    match kind:
-        case "default":
-            result = None
-            known |= {"factor"} if scaling.get("factor") == 1 else set()
-        case "linear":
-            known |= {"factor"}
-            result = settings.LinearScaling(factor=_positive(scaling, "factor", where))
-        case "llama3":
-            known |= {"factor", "low_freq_factor", "high_freq_factor"}
-            known |= {"original_max_position_embeddings"}
-            result = settings.Llama3Scaling(
-                factor=_positive(scaling, "factor", where),
-                low_freq_factor=_positive(scaling, "low_freq_factor", where),
-                high_freq_factor=_positive(scaling, "high_freq_factor", where),
-                original_max_positions=_count(scaling, "original_max_position_embeddings", where),
-            )
-        case _:
-            raise ConversionError(
-                f"{where}: rope_type={kind!r} is not supported; default, linear and llama3 are"
-            )
-    for name in sorted(set(scaling) - known):
-        if not (name == "partial_rotary_factor" and scaling[name] == 1):
-            raise ConversionError(f"{where}: {name}={scaling[name]!r} is not supported")
-    return settings.Rope(theta=theta, scaling=result)
-
-
-def _refuse_unsupported(config: dict[str, Any], where: str) -> None:
-    if config.get("model_type") != "llama":
-        raise ConversionError(
-            f"{where}: model_type={config.get('model_type')!r} is not supported; 'llama' is"
-        )
-    if config.get("architectures") not in (None, ["LlamaForCausalLM"]):
-        raise ConversionError(
-            f"{where}: architectures={config['architectures']!r}, expected ['LlamaForCausalLM']"
-        )
-    for field, neutral in NEUTRAL.items():
-        if field in config and config[field] not in neutral:
-            raise ConversionError(
-                f"{where}: {field}={config[field]!r} is not supported; {neutral[0]!r} is"
-            )
-
-
-def _head_dim(config: dict[str, Any], embed_dim: int, heads: int, where: str) -> int:
-    if config.get("head_dim") is not None:
-        head_dim = _count(config, "head_dim", where)
-    elif embed_dim % heads:
-        raise ConversionError(
-            f"{where}: num_attention_heads={heads} does not divide hidden_size={embed_dim}"
-            " and there is no head_dim"
-        )
-    else:
-        head_dim = embed_dim // heads
-    if head_dim % 2:
-        raise ConversionError(f"{where}: head_dim={head_dim} is odd; rotary embedding needs pairs")
-    return head_dim
-
-
-def _value(config: dict[str, Any], field: str, where: str) -> Any:
-    if config.get(field) is None:
-        raise ConversionError(f"{where}: has no {field}")
-    return config[field]
-
-
-def _count(config: dict[str, Any], field: str, where: str) -> int:
-    value = _value(config, field, where)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ConversionError(f"{where}: {field}={value!r}, expected a positive integer")
-    return value
-
-
-def _positive(config: dict[str, Any], field: str, where: str) -> float:
-    value = _value(config, field, where)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
-        raise ConversionError(f"{where}: {field}={value!r}, expected a positive number")
-    return float(value)
-
-
-def _truth(config: dict[str, Any], field: str, where: str) -> bool:
-    value = _value(config, field, where)
-    if not isinstance(value, bool):
-        raise ConversionError(f"{where}: {field}={value!r}, expected true or false")
-    return value
+    return f"{fields.where}: auto_map={map_!r} is not followed; the standard model is used"

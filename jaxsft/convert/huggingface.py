@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxsft.convert import families, safetensors_write
-from jaxsft.convert.families import Row, Weight
+from jaxsft.convert.families import Row, Table, Tensor, Weight
 from jaxsft.errors import ConversionError
 from jaxsft.model import rope, settings
 from jaxsft.model.state import Params
@@ -41,10 +41,13 @@ class Tensors(Protocol):
     def read(self, name: str) -> np.ndarray: ...
 
 
-def read_params(tensors: Tensors, shapes: Params, placement: Params, where: str) -> Params:
+def read_params(
+    tensors: Tensors, table: Table, shapes: Params, placement: Params, where: str
+) -> Params:
     """Float32 parameters, each placed by its sharding.
 
     Args:
+        table: of the model's family.
         shapes: the tree of `state.abstract`.
         placement: the NamedShardings of `state.shardings`.
         where: what to call the model in errors.
@@ -53,17 +56,23 @@ def read_params(tensors: Tensors, shapes: Params, placement: Params, where: str)
         ConversionError: a NaN or infinite value, by its tensor's name.
     """
     result: Params = {}
-    for row in families.rows(shapes):
+    named = {tensor.name: tensor for tensor in families.tensors(shapes, table)}
+    for row in families.rows(shapes, table):
         target = result
         for key in row.ours[:-1]:
             target = target.setdefault(key, {})
         sharding = families.leaf(placement, row.ours)
-        target[row.ours[-1]] = _read_leaf(tensors, row, shapes, sharding, where)
+        target[row.ours[-1]] = _read_leaf(tensors, named, row, shapes, sharding, where)
     return result
 
 
 def _read_leaf(
-    tensors: Tensors, row: Row, shapes: Params, sharding: jax.sharding.Sharding, where: str
+    tensors: Tensors,
+    named: Mapping[str, Tensor],
+    row: Row,
+    shapes: Params,
+    sharding: jax.sharding.Sharding,
+    where: str,
 ) -> jax.Array:
     shape = tuple(families.leaf(shapes, row.ours).shape)
     parts: dict[str, tuple[tuple[slice, ...], np.ndarray]] = {}
@@ -72,7 +81,7 @@ def _read_leaf(
         if str(index) not in parts:
             parts[str(index)] = (index, np.empty([s.stop - s.start for s in index], np.float32))
     for weight in families.row_weights(row, shapes):
-        ours = row.layout.to_ours(tensors.read(weight.name), weight.shape)
+        ours = named[weight.name].to_ours(tensors.read(weight.name), weight)
         for index, part in parts.values():
             _fill(part, index, ours, weight, where)
     return jax.make_array_from_callback(
@@ -90,49 +99,54 @@ def _fill(
     part: np.ndarray, index: tuple[slice, ...], ours: np.ndarray, weight: Weight, where: str
 ) -> None:
     """Copies into `part` what `index` takes of one tensor."""
-    if weight.layer is not None:
-        if not index[0].start <= weight.layer < index[0].stop:
+    for at in weight.index:
+        if not index[0].start <= at < index[0].stop:
             return
-        part, index = part[weight.layer - index[0].start], index[1:]
+        part, index = part[at - index[0].start], index[1:]
     part[...] = ours[index]
     if not np.isfinite(part).all():
         raise ConversionError(f"{where}: {weight.name} holds NaN or infinite values")
 
 
 def check_names(
-    tensors: Tensors, shapes: Params, decoder: settings.Decoder, where: str
+    tensors: Tensors, table: Table, shapes: Params, decoder: settings.Decoder, where: str
 ) -> list[str]:
     """Checks that each tensor is there, as config.json says; a line for those that are copies.
 
     Raises:
         ConversionError: a missing, unexpected or mis-shaped tensor; a tied head that differs.
     """
-    expected = {weight.name: weight for weight in families.weights(shapes)}
+    expected = {tensor.name: tensor for tensor in families.tensors(shapes, table)}
+    head, embedding = (_name(table, leaf) for leaf in ("head_DV", "embedding_VD"))
     there = set(tensors.names())
     notes = []
     if missing := sorted(set(expected) - there):
         _check_layers(there, decoder.num_layers, where)
         raise ConversionError(f"{where}: the weights lack {_some(missing)}")
-    if decoder.tied_embeddings and families.HEAD in there:
-        notes.append(_check_tied(tensors, where))
-        there.remove(families.HEAD)
+    if decoder.tied_embeddings and head in there:
+        notes.append(_check_tied(tensors, head, embedding, where))
+        there.remove(head)
     buffers = {name for name in there if _BUFFER.fullmatch(name)}
     if buffers:
         notes.append(_check_buffers(tensors, sorted(buffers), decoder, where))
     _check_layers(there, decoder.num_layers, where)
     if extra := sorted(there - set(expected) - buffers):
         raise ConversionError(f"{where}: the weights have unexpected {_some(extra)}")
-    for name, weight in expected.items():
-        if tensors.shape(name) != weight.their_shape:
+    for name, tensor in expected.items():
+        if tensors.shape(name) != tensor.their_shape:
             raise ConversionError(
                 f"{where}: {name} has shape {tensors.shape(name)}, config.json asks for"
-                f" {weight.their_shape}"
+                f" {tensor.their_shape}"
             )
     return notes
 
 
+def _name(table: Table, leaf: str) -> str:
+    return next(row.theirs for row in table if row.ours == (leaf,))
+
+
 def _check_layers(names: set[str], num_layers: int, where: str) -> None:
-    matches = (re.match(r"model\.layers\.(\d+)\.", name) for name in names)
+    matches = (re.match(r"\w+\.layers\.(\d+)\.", name) for name in names)
     layers = {int(match[1]) for match in matches if match}
     if layers and layers != set(range(num_layers)):
         raise ConversionError(
@@ -141,15 +155,15 @@ def _check_layers(names: set[str], num_layers: int, where: str) -> None:
         )
 
 
-def _check_tied(tensors: Tensors, where: str) -> str:
-    head, embedding = tensors.read(families.HEAD), tensors.read(families.EMBEDDING)
+def _check_tied(tensors: Tensors, head_name: str, embedding_name: str, where: str) -> str:
+    head, embedding = tensors.read(head_name), tensors.read(embedding_name)
     same = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
     if not same or safetensors_write.digest(head) != safetensors_write.digest(embedding):
         raise ConversionError(
-            f"{where}: config.json says tie_word_embeddings=true but {families.HEAD} differs from"
-            f" {families.EMBEDDING}; set it to false if the head is meant"
+            f"{where}: config.json says tie_word_embeddings=true but {head_name} differs from"
+            f" {embedding_name}; set it to false if the head is meant"
         )
-    return f"{where}: {families.HEAD} is a copy of the tied {families.EMBEDDING}; not exported"
+    return f"{where}: {head_name} is a copy of the tied {embedding_name}; not exported"
 
 
 def _check_buffers(
@@ -171,6 +185,7 @@ def _some(names: list[str]) -> str:
 
 def write_params(
     params: Params,
+    table: Table,
     directory: Path,
     dtypes: Mapping[str, np.dtype],
     max_shard_bytes: int = safetensors_write.MAX_SHARD_BYTES,
@@ -185,14 +200,14 @@ def write_params(
     Raises:
         ConversionError: a value that is not finite, or not in its dtype.
     """
-    found = {weight.name: weight for weight in families.weights(params)}
+    found = {tensor.name: tensor for tensor in families.tensors(params, table)}
     planned = [
-        safetensors_write.Planned(name, dtypes[name], weight.their_shape)
-        for name, weight in found.items()
+        safetensors_write.Planned(name, dtypes[name], tensor.their_shape)
+        for name, tensor in found.items()
     ]
 
     def produce(name: str) -> np.ndarray:
-        return _to_theirs(params, found[name], dtypes[name])
+        return to_theirs(params, found[name], dtypes[name])
 
     if jax.process_index() == 0:
         return safetensors_write.write(directory, planned, produce, max_shard_bytes)
@@ -202,9 +217,19 @@ def write_params(
     return {}
 
 
-def _to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> np.ndarray:
+def to_theirs(params: Params, tensor: Tensor, dtype: np.dtype) -> np.ndarray:
+    if len(tensor.weights) == 1:
+        return _weight_to_theirs(params, tensor.weights[0], dtype)
+    result = np.empty(tensor.their_shape, dtype)
+    for weight in tensor.weights:
+        part = tensor.part(result, weight)
+        part[...] = _weight_to_theirs(params, weight, dtype).reshape(part.shape)
+    return result
+
+
+def _weight_to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> np.ndarray:
     leaf: Any = families.leaf(params, weight.row.ours)
-    wide = _on_host(leaf if weight.layer is None else leaf[weight.layer])
+    wide = _on_host(leaf[weight.index] if weight.index else leaf)
     if not np.isfinite(wide).all():
         raise ConversionError(f"{weight.name}: holds NaN or infinite values; not exported")
     with np.errstate(over="ignore"):

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import hf_config, huggingface, source, untrusted
+from jaxsft.convert import families, hf_config, huggingface, source, untrusted
 from jaxsft.convert.safetensors_read import Directory
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings, state
@@ -20,6 +20,7 @@ class Pretrained:
     config: dict[str, Any]  # config.json; made from the metadata for a .gguf file
     generation_config: dict[str, Any]  # {} when there is none
     settings: settings.Decoder
+    table: families.Table  # of its family: names and layouts of the tensors
     tensors: huggingface.Tensors | None  # None: opened without weights
     notes: tuple[str, ...]  # what was found and has no effect: show them
 
@@ -46,11 +47,12 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
         config = untrusted.read_json(path / "config.json")
         generation = _generation_config(path)
         tensors = Directory(path) if weights else None
+    table = hf_config.family_of(config, where).table
     decoder, notes = hf_config.settings_from_config(config, where)
     if tensors is not None:
         _, shapes, _ = state.abstract(decoder, "float32", "none")
-        notes += huggingface.check_names(tensors, shapes, decoder, str(path))
-    return Pretrained(str(name), path, config, generation, decoder, tensors, tuple(notes))
+        notes += huggingface.check_names(tensors, table, shapes, decoder, str(path))
+    return Pretrained(str(name), path, config, generation, decoder, table, tensors, tuple(notes))
 
 
 def read_params(base: Pretrained, placement: Params) -> Params:
@@ -62,7 +64,7 @@ def read_params(base: Pretrained, placement: Params) -> Params:
     if base.tensors is None:
         raise ConversionError(f"{base.path}: was opened without weights")
     _, shapes, _ = state.abstract(base.settings, "float32", "none")
-    return huggingface.read_params(base.tensors, shapes, placement, str(base.path))
+    return huggingface.read_params(base.tensors, base.table, shapes, placement, str(base.path))
 
 
 def _generation_config(path: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Sums:
         return Sums(zero, zero, zero, zero, zero, by_source, by_source)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 6, 7))
 def cross_entropy(
     hidden_BTD: jax.Array,
     head_DV: jax.Array,
@@ -50,6 +50,7 @@ def cross_entropy(
     vocab_size: int,
     sources_BT: jax.Array | None = None,
     num_sources: int | None = None,
+    soft_cap: float | None = None,
 ) -> Sums:
     """Sums of the cross-entropy over all tokens of the global batch.
 
@@ -61,20 +62,28 @@ def cross_entropy(
         targets_BT: int32 in [0, vocab_size) wherever the weight isn't 0.
         weights_BT: float32, 0 for targets without loss.
         sources_BT: int32 in [0, num_sources): where given, there are sums by source too.
+        soft_cap: logits become soft_cap * tanh(logits / soft_cap).
     """
     arrays = (hidden_BTD, head_DV, targets_BT, weights_BT, sources_BT)
-    return _forward(arrays, vocab_size, num_sources, False)[0]
+    return _forward(arrays, vocab_size, num_sources, soft_cap, False)[0]
 
 
 def _forward_rule(
-    hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, sources_BT=None, num_sources=None
+    hidden_BTD,
+    head_DV,
+    targets_BT,
+    weights_BT,
+    vocab_size,
+    sources_BT=None,
+    num_sources=None,
+    soft_cap=None,
 ):
     arrays = (hidden_BTD, head_DV, targets_BT, weights_BT, sources_BT)
-    return _forward(arrays, vocab_size, num_sources, True)
+    return _forward(arrays, vocab_size, num_sources, soft_cap, True)
 
 
-def _backward_rule(vocab_size, num_sources, gradients, cotangent):
-    del vocab_size, num_sources
+def _backward_rule(vocab_size, num_sources, soft_cap, gradients, cotangent):
+    del vocab_size, num_sources, soft_cap
     hidden_BTD, head_DV = gradients
     d_hidden_BTD = cotangent.nll.astype(hidden_BTD.dtype) * hidden_BTD
     return d_hidden_BTD, cotangent.nll * head_DV, None, None, None
@@ -83,10 +92,14 @@ def _backward_rule(vocab_size, num_sources, gradients, cotangent):
 cross_entropy.defvjp(_forward_rule, _backward_rule)
 
 
-def _forward(arrays, vocab_size, num_sources, with_gradients):
+def _forward(arrays, vocab_size, num_sources, soft_cap, with_gradients):
     """Sums and gradients over the mesh in use: each device takes its share of the tokens."""
     local = functools.partial(
-        _local, vocab_size=vocab_size, num_sources=num_sources, with_gradients=with_gradients
+        _local,
+        vocab_size=vocab_size,
+        num_sources=num_sources,
+        soft_cap=soft_cap,
+        with_gradients=with_gradients,
     )
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -129,6 +142,7 @@ def _local(
     *,
     vocab_size,
     num_sources,
+    soft_cap,
     with_gradients,
 ):
     dtype = hidden_BTD.dtype
@@ -142,7 +156,6 @@ def _local(
     order = jnp.pad(order, (0, -num_tokens % chunk), constant_values=num_tokens)
     num_chunks = (num_supervised + chunk - 1) // chunk
     compute_DV = head_DV.astype(dtype)
-    is_token_V = jnp.arange(head_DV.shape[1]) < vocab_size
 
     def add_chunk(i, carry):
         sums, gradients = carry
@@ -150,18 +163,17 @@ def _local(
         hidden_CD = hidden_ND.at[index_C].get(mode="fill", fill_value=0)
         targets_C = targets_N.at[index_C].get(mode="fill", fill_value=0)
         weights_C = weights_N.at[index_C].get(mode="fill", fill_value=0)
-        logits_CV = jnp.einsum(
-            "CD,DV->CV", hidden_CD, compute_DV, preferred_element_type=jnp.float32
-        )
-        if vocab_size != head_DV.shape[1]:
-            logits_CV = jnp.where(is_token_V[None], logits_CV, -jnp.inf)
+        logits_CV, slope_CV = _chunk_logits(hidden_CD, compute_DV, vocab_size, soft_cap)
         chunk_sums, nll_C, probability_CV = _chunk_sums(logits_CV, targets_C, weights_C)
         if sources_BT is not None:
             sources_C = jnp.ravel(sources_BT).at[index_C].get(mode="fill", fill_value=0)
             chunk_sums = _with_sources(chunk_sums, nll_C, weights_C, sources_C, num_sources)
         if with_gradients:
             wanted = weights_C[:, None] * probability_CV
-            d_logits_CV = wanted.at[jnp.arange(chunk), targets_C].add(-weights_C).astype(dtype)
+            d_logits_CV = wanted.at[jnp.arange(chunk), targets_C].add(-weights_C)
+            if slope_CV is not None:
+                d_logits_CV *= slope_CV
+            d_logits_CV = d_logits_CV.astype(dtype)
             d_hidden_CD = jnp.einsum("CV,DV->CD", d_logits_CV, compute_DV)
             d_head_DV = jnp.einsum(
                 "CD,CV->DV", hidden_CD, d_logits_CV, preferred_element_type=jnp.float32
@@ -178,6 +190,19 @@ def _local(
     if with_gradients:
         gradients = (gradients[0].reshape(hidden_BTD.shape), gradients[1])
     return sums, gradients
+
+
+def _chunk_logits(hidden_CD, head_DV, vocab_size, soft_cap):
+    """Float32 logits, and their derivatives by the logits before the soft cap (None without)."""
+    logits_CV = jnp.einsum("CD,DV->CV", hidden_CD, head_DV, preferred_element_type=jnp.float32)
+    slope_CV = None
+    if soft_cap is not None:
+        tanh_CV = jnp.tanh(logits_CV / soft_cap)
+        logits_CV, slope_CV = soft_cap * tanh_CV, 1 - jnp.square(tanh_CV)
+    if vocab_size != head_DV.shape[1]:
+        is_token_V = jnp.arange(head_DV.shape[1]) < vocab_size
+        logits_CV = jnp.where(is_token_V[None], logits_CV, -jnp.inf)
+    return logits_CV, slope_CV
 
 
 def _chunk_sums(logits_CV, targets_C, weights_C):

@@ -1,6 +1,6 @@
 """Grouped-query self-attention. D: embed_dim, N: heads, K: key-value heads, H: head_dim.
 
-L: layer, B: batch row, T: query position, S: cache slot.
+L: layer, B: batch row, T: query position, S: cache slot, R: rotation, X: rope.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from flax import nnx
 from jaxsft.kernels import attention as kernel
 from jaxsft.mesh import constrain
 from jaxsft.model import parameter, rope, settings
+from jaxsft.model.norm import HeadNorm
 
 
 @jax.tree_util.register_dataclass
@@ -30,46 +31,93 @@ class Context:
     """What all layers share of one batch."""
 
     segments_BT: jax.Array
-    cos_BTh: jax.Array
-    sin_BTh: jax.Array
+    cos_XBTR: jax.Array
+    sin_XBTR: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What tells a layer from the others beside its weights; int32 scalars."""
+
+    layer: jax.Array
+    rope: jax.Array | None  # index into the context's ropes; None: there is one
+    window: jax.Array | None  # None: no layer has one
 
 
 class Attention(nnx.Module):
     def __init__(self, s: settings.Decoder, *, rngs: nnx.Rngs):
         D, N, K, H, std = s.embed_dim, s.num_heads, s.num_kv_heads, s.head_dim, s.init_stddev
+        self.settings = s
         self.q_DNH = parameter.matrix(rngs, std, (D, N, H), ("embed", "heads", "head_dim"))
         self.k_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.v_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.o_NHD = parameter.matrix(rngs, std, (N, H, D), ("heads", "head_dim", "embed"))
+        if s.qkv_bias:
+            self.q_bias_NH = parameter.bias((N, H), ("heads", "head_dim"))
+            self.k_bias_KH = parameter.bias((K, H), ("kv_heads", "head_dim"))
+            self.v_bias_KH = parameter.bias((K, H), ("kv_heads", "head_dim"))
+        if s.attention_out_bias:
+            self.o_bias_D = parameter.bias((D,), ("norm",))
+        if s.qk_norm is not None:
+            self.q_norm = HeadNorm(s, N, "heads")
+            self.k_norm = HeadNorm(s, K, "kv_heads")
+        if s.attention_sinks:
+            self.sinks_bias_N = parameter.bias((N,), ("heads",))
 
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: Cache | None, layer: jax.Array
+        self, x_BTD: jax.Array, context: Context, cache: Cache | None, place: Place
     ) -> tuple[jax.Array, Cache | None]:
-        q_BTNH = self._project(x_BTD, self.q_DNH, "heads")
-        k_BTKH = self._project(x_BTD, self.k_DKH, "kv_heads")
-        v_BTKH = self._project(x_BTD, self.v_DKH, "kv_heads")
-        q_BTNH = rope.rotate(q_BTNH, context.cos_BTh, context.sin_BTh)
-        k_BTKH = rope.rotate(k_BTKH, context.cos_BTh, context.sin_BTh)
+        q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD, context, place)
         if cache is None:
-            segments = context.segments_BT
-            out_BTNH = kernel.attend(q_BTNH, k_BTKH, v_BTKH, segments, segments)
+            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+            kv_segments_BS, start = context.segments_BT, 0
         else:
-            cache = write(cache, layer, k_BTKH, v_BTKH)
-            out_BTNH = kernel.attend(
-                q_BTNH,
-                cache.k_LBSKH[layer],
-                cache.v_LBSKH[layer],
-                context.segments_BT,
-                cache.segments_BS,
-                cache.length,
-            )
+            cache = write(cache, place.layer, k_BTKH, v_BTKH)
+            k_BSKH, v_BSKH = cache.k_LBSKH[place.layer], cache.v_LBSKH[place.layer]
+            kv_segments_BS, start = cache.segments_BS, cache.length
+        s = self.settings
+        out_BTNH = kernel.attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            context.segments_BT,
+            kv_segments_BS,
+            start,
+            scale=s.attention_scale,
+            window=place.window,
+            soft_cap=s.attention_soft_cap,
+            sinks_N=self.sinks_bias_N[...] if s.attention_sinks else None,
+        )
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
         o_NHD = self.o_NHD[...].astype(x_BTD.dtype)
-        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD), cache
+        out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
+        if s.attention_out_bias:
+            out_BTD += self.o_bias_D[...].astype(x_BTD.dtype)[None, None]
+        return out_BTD, cache
 
-    def _project(self, x_BTD: jax.Array, weight_DNH: nnx.Param, heads: str) -> jax.Array:
-        out_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DNH[...].astype(x_BTD.dtype))
-        return constrain(out_BTNH, "batch", "sequence", heads, "head_dim")
+    def _project(
+        self, x_BTD: jax.Array, context: Context, place: Place
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries and keys, normalised and turned by their positions, and values."""
+        s = self.settings
+        q_BTNH = _heads(x_BTD, self.q_DNH, self.q_bias_NH if s.qkv_bias else None, "heads")
+        k_BTKH = _heads(x_BTD, self.k_DKH, self.k_bias_KH if s.qkv_bias else None, "kv_heads")
+        v_BTKH = _heads(x_BTD, self.v_DKH, self.v_bias_KH if s.qkv_bias else None, "kv_heads")
+        if s.qk_norm is not None:
+            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
+        index = 0 if place.rope is None else place.rope
+        turns = (context.cos_XBTR[index], context.sin_XBTR[index], s.rope.interleaved)
+        return rope.rotate(q_BTNH, *turns), rope.rotate(k_BTKH, *turns), v_BTKH
+
+
+def _heads(
+    x_BTD: jax.Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None, heads: str
+) -> jax.Array:
+    out_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DNH[...].astype(x_BTD.dtype))
+    if bias_NH is not None:
+        out_BTNH += bias_NH[...].astype(x_BTD.dtype)[None, None]
+    return constrain(out_BTNH, "batch", "sequence", heads, "head_dim")
 
 
 def write(cache: Cache, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> Cache:

@@ -1,21 +1,76 @@
-"""Root-mean-square normalisation. D: embed_dim."""
+"""Normalisation of activations, of whole vectors and of queries and keys by heads.
+
+D: embed_dim, N: heads, H: head_dim, X: any leading dimensions.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsft.model import parameter
+from jaxsft.model import parameter, settings
 
 
-class RMSNorm(nnx.Module):
-    """Source: arXiv:1910.07467; in float32, the scale applied after the cast back, as in Llama."""
+class Norm(nnx.Module):
+    """Root mean square (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450), in float32."""
 
-    def __init__(self, size: int, eps: float):
-        self.scale_D = parameter.scale(size)
-        self.eps = eps
+    def __init__(self, s: settings.Decoder):
+        self.scale_D = _scale(s, (s.embed_dim,), ("norm",))
+        if s.norm.bias:
+            self.bias_D = parameter.bias((s.embed_dim,), ("norm",))
+        self.settings, self.eps = s.norm, s.norm_eps
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        wide_BTD = x_BTD.astype(jnp.float32)
-        variance_BT1 = jnp.mean(jnp.square(wide_BTD), axis=-1, keepdims=True)
-        normed_BTD = (wide_BTD * jax.lax.rsqrt(variance_BT1 + self.eps)).astype(x_BTD.dtype)
-        return normed_BTD * self.scale_D[None, None, :].astype(x_BTD.dtype)
+        bias_D = self.bias_D[...] if self.settings.bias else None
+        return normalise(x_BTD, self.scale_D[...], bias_D, self.settings, self.eps, 1)
+
+
+class HeadNorm(nnx.Module):
+    """Normalises queries or keys, [B, T, N, H]."""
+
+    def __init__(self, s: settings.Decoder, num_heads: int, heads: str):
+        assert s.qk_norm is not None
+        self.settings, self.eps = s.norm, s.norm_eps
+        self.dims = 2 if s.qk_norm is settings.QkNorm.WIDTH else 1
+        if s.qk_norm is settings.QkNorm.HEAD:
+            self.scale_H = _scale(s, (s.head_dim,), ("norm",))
+        else:
+            self.scale_NH = _scale(s, (num_heads, s.head_dim), (heads, "head_dim"))
+        self.shared = s.qk_norm is settings.QkNorm.HEAD
+
+    def __call__(self, x_BTNH: jax.Array) -> jax.Array:
+        scale = self.scale_H[...] if self.shared else self.scale_NH[...]
+        return normalise(x_BTNH, scale, None, self.settings, self.eps, self.dims)
+
+
+def normalise(
+    x_XD: jax.Array,
+    scale_D: jax.Array,
+    bias_D: jax.Array | None,
+    s: settings.Norm,
+    eps: float,
+    dims: int,
+) -> jax.Array:
+    """The last `dims` dimensions normalised together, in the dtype of x."""
+    axes = tuple(range(-dims, 0))
+    wide_XD = x_XD.astype(jnp.float32)
+    if s.centered:
+        wide_XD -= jnp.mean(wide_XD, axis=axes, keepdims=True)
+    variance_X1 = jnp.mean(jnp.square(wide_XD), axis=axes, keepdims=True)
+    normed_XD = wide_XD * jax.lax.rsqrt(variance_X1 + eps)
+    if not s.scale_in_float32:
+        normed_XD = normed_XD.astype(x_XD.dtype)
+    scale_D = (1 + scale_D if s.scale_plus_one else scale_D).astype(normed_XD.dtype)
+    normed_XD *= jnp.expand_dims(scale_D, tuple(range(x_XD.ndim - scale_D.ndim)))
+    if bias_D is not None:
+        bias_D = bias_D.astype(normed_XD.dtype)
+        normed_XD += jnp.expand_dims(bias_D, tuple(range(x_XD.ndim - bias_D.ndim)))
+    return normed_XD.astype(x_XD.dtype)
+
+
+def _scale(
+    s: settings.Decoder, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> nnx.Param[jax.Array]:
+    """A scale that changes nothing: ones, or zeros where 1 is added to it."""
+    if s.norm.scale_plus_one:
+        return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
+    return parameter.scale(shape, axes)

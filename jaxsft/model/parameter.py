@@ -15,6 +15,11 @@ def matrix(
     return nnx.Param(stddev * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
 
 
-def scale(size: int, axis: str = "norm") -> nnx.Param[jax.Array]:
-    """A float32 vector of ones."""
-    return nnx.Param(jnp.ones((size,), jnp.float32), axes=(axis,))
+def scale(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param[jax.Array]:
+    """Float32 ones; the name of a scale has `scale` in it, which spares it from weight decay."""
+    return nnx.Param(jnp.ones(shape, jnp.float32), axes=axes)
+
+
+def bias(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param[jax.Array]:
+    """Float32 zeros; the name of a bias has `bias` in it, which spares it from weight decay."""
+    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)

@@ -1,6 +1,10 @@
-"""What a decoder is made of: the settings that a Hugging Face config.json is read into."""
+"""What a decoder is made of: the settings that a Hugging Face config.json is read into.
+
+Families are combinations of these settings; no name of a family is known to the model.
+"""
 
 import dataclasses
+import enum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -8,6 +12,14 @@ class LinearScaling:
     """Positions divided by `factor`."""
 
     factor: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicScaling:
+    """A greater base for segments longer than `original_max_positions` (NTK-aware)."""
+
+    factor: float
+    original_max_positions: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +33,79 @@ class Llama3Scaling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class YarnScaling:
+    """A ramp over rotations from kept to divided by `factor` (arXiv:2309.00071)."""
+
+    factor: float
+    original_max_positions: int
+    beta_fast: float
+    beta_slow: float
+    attention_factor: float  # of the rotated queries and keys
+    whole_dimensions: bool  # the ramp starts and ends at whole dimensions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LongRopeScaling:
+    """Each frequency divided by its own factor, by another one in segments that are longer than
+    `original_max_positions` (arXiv:2402.13753).
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_max_positions: int
+    attention_factor: float
+
+
+Scaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rope:
     theta: float
-    scaling: LinearScaling | Llama3Scaling | None = None
+    scaling: Scaling | None = None
+    share: float = 1.0  # of head_dim that is rotated; the rest passes through
+    interleaved: bool = False  # pairs are neighbours 2i, 2i + 1; False: i and i + half
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerKind:
+    """What one layer's attention may do differently from the next one's."""
+
+    window: int | None  # a token sees itself and window - 1 tokens before it; None: all
+    rope: Rope | None  # None: no position information
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Norm:
+    """Root mean square by default; in float32."""
+
+    centered: bool = False  # the mean is subtracted first: LayerNorm
+    bias: bool = False
+    scale_plus_one: bool = False  # multiplies by 1 + the stored scale
+    scale_in_float32: bool = False  # before the cast back to the model's dtype, not after it
+
+
+class QkNorm(enum.Enum):
+    """Over what queries and keys are normalised, and which scale they get."""
+
+    HEAD = enum.auto()  # over each head; one scale for all heads
+    EACH_HEAD = enum.auto()  # over each head; a scale of its own
+    WIDTH = enum.auto()  # over all heads together
+
+
+class Block(enum.Enum):
+    """How attention and MLP follow each other."""
+
+    SEQUENTIAL = enum.auto()  # x + attention(norm(x)), then the same with the MLP
+    PARALLEL = enum.auto()  # x + attention(norm(x)) + mlp(other norm(x))
+    PARALLEL_ONE_NORM = enum.auto()  # x + attention(norm(x)) + mlp(the same)
+
+
+class Activation(enum.Enum):
+    SILU = enum.auto()
+    GELU = enum.auto()  # with the error function
+    GELU_TANH = enum.auto()
+    RELU = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,3 +122,28 @@ class Decoder:
     tied_embeddings: bool
     max_positions: int  # what the model was trained for; longer rows are refused at start
     init_stddev: float = 0.02  # of random weights
+    layer_kinds: tuple[LayerKind, ...] | None = None  # None: no window and `rope` in all layers
+    norm: Norm = Norm()
+    norms_before: bool = True  # of attention and MLP
+    norms_after: bool = False  # of what they add
+    block: Block = Block.SEQUENTIAL
+    qk_norm: QkNorm | None = None
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    attention_scale: float | None = None  # of query x key; None: head_dim ** -0.5
+    attention_soft_cap: float | None = None  # logits become cap * tanh(logits / cap)
+    attention_sinks: bool = False  # a learned logit for each head that takes weight from all keys
+    mlp_gated: bool = True
+    mlp_bias: bool = False
+    activation: Activation = Activation.SILU
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what attention and MLP add
+    logit_scale: float = 1.0
+    logit_soft_cap: float | None = None
+
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """One for each layer."""
+        if self.layer_kinds is None:
+            return (LayerKind(window=None, rope=self.rope),) * self.num_layers
+        assert len(self.layer_kinds) == self.num_layers, self
+        return self.layer_kinds

@@ -11,24 +11,43 @@ from flax import nnx
 
 from jaxsft.mesh import constrain
 from jaxsft.model import parameter, rope, settings
-from jaxsft.model.attention import Attention, Cache, Context
-from jaxsft.model.mlp import SwiGLU
-from jaxsft.model.norm import RMSNorm
+from jaxsft.model.attention import Attention, Cache, Context, Place
+from jaxsft.model.mlp import Mlp
+from jaxsft.model.norm import Norm
+from jaxsft.model.settings import Block
+
+_WIDER_THAN_ANY_ROW = 2**30  # the window of a layer that has none, where others have one
 
 
 class Layer(nnx.Module):
     def __init__(self, s: settings.Decoder, *, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(s.embed_dim, s.norm_eps)
+        self.settings = s
         self.attention = Attention(s, rngs=rngs)
-        self.mlp_norm = RMSNorm(s.embed_dim, s.norm_eps)
-        self.mlp = SwiGLU(s, rngs=rngs)
+        self.mlp = Mlp(s, rngs=rngs)
+        if s.norms_before:
+            self.attention_norm = Norm(s)
+            if s.block is not Block.PARALLEL_ONE_NORM:
+                self.mlp_norm = Norm(s)
+        if s.norms_after:
+            self.attention_out_norm, self.mlp_out_norm = Norm(s), Norm(s)
 
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: Cache | None, layer: jax.Array
+        self, x_BTD: jax.Array, context: Context, cache: Cache | None, place: Place
     ) -> tuple[jax.Array, Cache | None]:
-        out_BTD, cache = self.attention(self.attention_norm(x_BTD), context, cache, layer)
-        x_BTD = constrain(x_BTD + out_BTD, "batch", "sequence", "activation_embed")
-        x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        s = self.settings
+        in_BTD = self.attention_norm(x_BTD) if s.norms_before else x_BTD
+        out_BTD, cache = self.attention(in_BTD, context, cache, place)
+        if s.norms_after:
+            out_BTD = self.attention_out_norm(out_BTD)
+        between_BTD = x_BTD + s.residual_scale * out_BTD
+        between_BTD = constrain(between_BTD, "batch", "sequence", "activation_embed")
+        if s.block is not Block.PARALLEL_ONE_NORM:
+            in_BTD = between_BTD if s.block is Block.SEQUENTIAL else x_BTD
+            in_BTD = self.mlp_norm(in_BTD) if s.norms_before else in_BTD
+        out_BTD = self.mlp(in_BTD)
+        if s.norms_after:
+            out_BTD = self.mlp_out_norm(out_BTD)
+        x_BTD = between_BTD + s.residual_scale * out_BTD
         return constrain(x_BTD, "batch", "sequence", "activation_embed"), cache
 
 
@@ -53,7 +72,7 @@ class Decoder(nnx.Module):
         V, D = s.vocab_size, s.embed_dim
         self.embedding_VD = parameter.matrix(rngs, s.init_stddev, (V, D), ("vocab", "embed"))
         self.layers = _stacked_layers(s, rngs)
-        self.final_norm = RMSNorm(D, s.norm_eps)
+        self.final_norm = Norm(s)
         if not s.tied_embeddings:
             self.head_DV = parameter.matrix(rngs, s.init_stddev, (D, V), ("embed", "vocab"))
 
@@ -79,7 +98,7 @@ class Decoder(nnx.Module):
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """The final norm's output, which the head turns into logits; [B, T, D] in model dtype."""
+        """What the head turns into logits before their soft cap; [B, T, D] in model dtype."""
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
         if positions_BT is None:
@@ -100,6 +119,10 @@ class Decoder(nnx.Module):
         return self._logits(hidden_BTD[:, -1:])[:, 0], new
 
     def empty_cache(self, batch: int, slots: int) -> Cache:
+        """Room for `slots` tokens; ropes that depend on the length take it for the length.
+
+        So all tokens are turned alike, also those read before others come.
+        """
         s = self.settings
         shape = (s.num_layers, batch, slots, s.num_kv_heads, s.head_dim)
         zeros = jnp.zeros(shape, self.dtype)
@@ -113,7 +136,11 @@ class Decoder(nnx.Module):
 
     def _logits(self, hidden_BTD: jax.Array) -> jax.Array:
         head_DV = self.head().astype(self.dtype)
-        return jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32)
+        logits_BTV = jnp.einsum(
+            "BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32
+        )
+        cap = self.settings.logit_soft_cap
+        return logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
 
     def _run(
         self,
@@ -125,20 +152,48 @@ class Decoder(nnx.Module):
         s = self.settings
         # Gathered whole: a lookup in a table split over devices would move every row anyway.
         table_VD = constrain(self.embedding_VD[...].astype(self.dtype), None, None)
-        x_BTD = table_VD[tokens_BT]
+        x_BTD = s.embedding_scale * table_VD[tokens_BT]
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
-        context = Context(segments_BT, *rope.rotations(s.rope, s.head_dim, positions_BT))
+        context = self._context(segments_BT, positions_BT, cache)
         graphdef, stacked = nnx.split(self.layers)
 
         def body(carry, inputs):
-            layer_state, index = inputs
-            return nnx.merge(graphdef, layer_state)(carry[0], context, carry[1], index), None
+            layer_state, place = inputs
+            return nnx.merge(graphdef, layer_state)(carry[0], context, carry[1], place), None
 
         if self.remat == "full":
             body = jax.checkpoint(body, prevent_cse=False)
-        layers = jnp.arange(s.num_layers)
-        (x_BTD, cache), _ = jax.lax.scan(body, (x_BTD, cache), (stacked, layers))
-        return self.final_norm(x_BTD), cache
+        (x_BTD, cache), _ = jax.lax.scan(body, (x_BTD, cache), (stacked, _places(s)))
+        return s.logit_scale * self.final_norm(x_BTD), cache
+
+    def _context(
+        self, segments_BT: jax.Array, positions_BT: jax.Array, cache: Cache | None
+    ) -> Context:
+        ropes, lengths_BT = _ropes(self.settings), None
+        if any(used is not None and rope.depends_on_length(used) for used in ropes):
+            if cache is None:
+                lengths_BT = rope.segment_lengths(segments_BT, positions_BT)
+            else:
+                lengths_BT = jnp.full_like(positions_BT, cache.segments_BS.shape[1])
+        turns = rope.rotations(ropes, self.settings.head_dim, positions_BT, lengths_BT)
+        return Context(segments_BT, *turns)
+
+
+def _ropes(s: settings.Decoder) -> list[settings.Rope | None]:
+    """Each once."""
+    return list(dict.fromkeys(kind.rope for kind in s.kinds()))
+
+
+def _places(s: settings.Decoder) -> Place:
+    """Of all layers, stacked; what is the same in all of them is given once for all."""
+    windows = [kind.window for kind in s.kinds()]
+    ropes = [_ropes(s).index(kind.rope) for kind in s.kinds()]
+    window = rope_index = None
+    if any(windows):
+        window = jnp.asarray([w or _WIDER_THAN_ANY_ROW for w in windows], jnp.int32)
+    if len(set(ropes)) > 1:
+        rope_index = jnp.asarray(ropes, jnp.int32)
+    return Place(jnp.arange(s.num_layers), rope_index, window)
 
 
 def _stacked_layers(s: settings.Decoder, rngs: nnx.Rngs) -> Layer:

@@ -123,7 +123,11 @@ def test_linear_scaling_and_turn_ends_are_read(save_llama, save_gguf):
         ({"split.count": 2}, {}, "split.count=2"),
         ({"llama.vocab_size": 97}, {}, r"embed_tokens.weight has shape \(96, 32\).*\(97, 32\)"),
         ({}, {"blk.1.ffn_up.weight": ...}, "lack model.layers.1.mlp.up_proj.weight"),
-        ({}, {"blk.0.attn_q.bias": np.ones(32, np.float32)}, "unexpected blk.0.attn_q.bias"),
+        (
+            {},
+            {"blk.0.attn_q.bias": np.ones(32, np.float32)},
+            "unexpected model.layers.0.self_attn.q_proj.bias",
+        ),
         ({}, {"output_norm.weight": np.full(32, np.nan, np.float32)}, "norm.weight holds NaN"),
     ],
 )

@@ -125,8 +125,8 @@ def test_stacked_parameters_hold_each_tensor_once(save_llama):
     """q_proj [N * H, D] of layer n becomes q_DNH[n], [D, N, H]."""
     directory, reference = save_llama()
     params = nnx.to_pure_dict(nnx.state(jaxsft.load_model(directory), nnx.Param))
-    weights = families.weights(params)
-    assert sorted(w.name for w in weights) == sorted(reference.state_dict())
+    tensors = families.tensors(params, families.LLAMA)
+    assert [tensor.name for tensor in tensors] == list(reference.state_dict())
     q = reference.state_dict()["model.layers.1.self_attn.q_proj.weight"].numpy()
     ours = params["layers"]["attention"]["q_DNH"][1]
     for d, n, h in [(0, 0, 0), (5, 3, 2), (31, 1, 7)]:
@@ -221,10 +221,14 @@ def test_random_weights_need_config_json_only(save_llama, tmp_path):
 def test_values_that_do_not_fit_the_dtype_are_refused(save_llama, tmp_path):
     directory, _ = save_llama()
     params = nnx.to_pure_dict(nnx.state(jaxsft.load_model(directory), nnx.Param))
-    names = [weight.name for weight in families.weights(params)]
+    names = [tensor.name for tensor in families.tensors(params, families.LLAMA)]
     params["final_norm"]["scale_D"] = params["final_norm"]["scale_D"].at[3].set(1e5)
     with pytest.raises(ConversionError, match="model.norm.weight: 100000 does not fit in float16"):
-        huggingface.write_params(params, tmp_path, {n: np.dtype(np.float16) for n in names})
+        huggingface.write_params(
+            params, families.LLAMA, tmp_path, {n: np.dtype(np.float16) for n in names}
+        )
     params["final_norm"]["scale_D"] = params["final_norm"]["scale_D"].at[3].set(np.nan)
     with pytest.raises(ConversionError, match="model.norm.weight: holds NaN"):
-        huggingface.write_params(params, tmp_path, {n: np.dtype(np.float32) for n in names})
+        huggingface.write_params(
+            params, families.LLAMA, tmp_path, {n: np.dtype(np.float32) for n in names}
+        )

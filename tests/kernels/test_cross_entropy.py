@@ -9,9 +9,11 @@ from jaxsft import config, mesh
 from jaxsft.kernels.cross_entropy import chunk_tokens, cross_entropy
 
 
-def plain(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size):
+def plain(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, soft_cap=None):
     """Weighted negative log-likelihood with all logits in memory."""
     logits_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV)[..., :vocab_size]
+    if soft_cap is not None:
+        logits_BTV = soft_cap * jnp.tanh(logits_BTV / soft_cap)
     log_probability = jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
     label = jnp.take_along_axis(log_probability, targets_BT[..., None], axis=-1)[..., 0]
     probability = jnp.exp(log_probability)
@@ -34,26 +36,28 @@ def inputs(batch, length, dim, columns, vocab_size, share, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "columns", "vocab_size", "share"),
+    ("batch", "length", "columns", "vocab_size", "share", "soft_cap"),
     [
-        (3, 101, 37, 37, 0.4),  # nothing divides anything
-        (2, 256, 64, 50, 0.9),  # padded vocabulary columns, several chunks
-        (1, 7, 33, 33, 1.0),
-        (2, 300, 40, 40, 0.0),  # no target at all
+        (3, 101, 37, 37, 0.4, None),  # nothing divides anything
+        (2, 256, 64, 50, 0.9, None),  # padded vocabulary columns, several chunks
+        (2, 256, 64, 50, 0.9, 2.0),
+        (1, 7, 33, 33, 1.0, None),
+        (2, 300, 40, 40, 0.0, None),  # no target at all
     ],
 )
-def test_equals_the_plain_form(batch, length, columns, vocab_size, share):
+def test_equals_the_plain_form(batch, length, columns, vocab_size, share, soft_cap):
     hidden, head, targets, weights = inputs(batch, length, 16, columns, vocab_size, share)
-    sums = cross_entropy(hidden, head, targets, weights, vocab_size)
-    expected = plain(hidden, head, targets, weights, vocab_size)
+    arrays = (targets, weights, vocab_size)
+    sums = cross_entropy(hidden, head, *arrays, soft_cap=soft_cap)
+    expected = plain(hidden, head, *arrays, soft_cap)
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(sums, name), value, rtol=2e-6, atol=1e-5, err_msg=name)
 
     def ours(hidden, head):
-        return 3.0 * cross_entropy(hidden, head, targets, weights, vocab_size).nll
+        return 3.0 * cross_entropy(hidden, head, *arrays, soft_cap=soft_cap).nll
 
     def theirs(hidden, head):
-        return 3.0 * plain(hidden, head, targets, weights, vocab_size)["nll"]
+        return 3.0 * plain(hidden, head, *arrays, soft_cap)["nll"]
 
     actual, wanted = (jax.jit(jax.grad(f, argnums=(0, 1)))(hidden, head) for f in (ours, theirs))
     for got, want in zip(actual, wanted, strict=True):
