@@ -24,7 +24,7 @@ from jaxsft.data.gate.template_cases import (
     Case,
 )
 from jaxsft.data.read.records import Conversation, Message, RowError
-from jaxsft.data.render.template import ChatTemplate, TrainingText, message_dict
+from jaxsft.data.render.template import ChatTemplate, TrainingText
 
 # What a special token looks like in the templates of published models.
 _CONTROL = re.compile(
@@ -154,7 +154,7 @@ def _cases_for(template: ChatTemplate) -> Iterator[Case]:
 
 def _check_case(case: Case, chat: ChatTokenizer, reference: Any, outcome: Outcome) -> None:
     conversation = Conversation(case.messages, case.tools, case.name, 1, case.options)
-    transformers = _Transformers(reference, chat.template.source, case)
+    transformers = _Transformers(reference, chat.template, case)
     try:
         texts, is_split = chat.template.training_texts(conversation)
         examples = chat.encode(conversation)
@@ -199,13 +199,14 @@ def _note_error(error: RowError, theirs: "_Transformers", outcome: Outcome, case
 class _Transformers:
     """One case rendered by transformers."""
 
-    def __init__(self, tokenizer: Any, source: str, case: Case):
-        self._tokenizer, self._source, self._case = tokenizer, source, case
+    def __init__(self, tokenizer: Any, template: ChatTemplate, case: Case):
+        self._tokenizer, self._source, self._case = tokenizer, template.source, case
+        self._messages = template.message_dicts(case.messages, case.tools, case.options)
 
     def render(self, until: int, tokenize: bool = False, prompt: bool = False) -> Any:
         case = self._case
         return self._tokenizer.apply_chat_template(
-            [message_dict(message) for message in case.messages[:until]],
+            self._messages[:until],
             tools=None if case.tools is None else list(case.tools),
             chat_template=self._source,
             tokenize=tokenize,
@@ -252,10 +253,13 @@ def compare_generation(template: ChatTemplate, conversation: Conversation) -> li
 
     texts, is_split = template.training_texts(conversation)
     differences = []
+    messages = template.message_dicts(
+        conversation.messages, conversation.tools, conversation.template_options
+    )
     for text in texts:
         until = text.spans[-1].message + 1 if is_split else len(conversation.messages)
         rendered, spans = chat_template_utils.render_jinja_template(
-            [[message_dict(message) for message in conversation.messages[:until]]],
+            [messages[:until]],
             tools=None if conversation.tools is None else list(conversation.tools),
             chat_template=template.source,
             return_assistant_tokens_mask=True,

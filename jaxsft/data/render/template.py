@@ -220,6 +220,16 @@ class ChatTemplate:
             prefilled=prefill,
         )
 
+    def message_dicts(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None = None,
+        options: Mapping[str, Option] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The messages in the form that the template takes: the arguments of calls are objects, or
+        JSON text where it wants that."""
+        return [message_dict(m) for m in self._renderer.of(messages, tools, options).messages]
+
     def controls(self, text: Traced) -> list[Control]:
         """The control tokens that lie wholly in template characters, leftmost and longest."""
         return self._controls.find(text)
