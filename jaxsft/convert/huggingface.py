@@ -3,6 +3,7 @@
 Reading fills each device's part of a stacked leaf layer by layer, so a process reads what it holds.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,7 +170,8 @@ def _check_tied(tensors: Tensors, head_name: str, embedding_name: str, where: st
 def _check_buffers(
     tensors: Tensors, names: list[str], decoder: settings.Decoder, where: str
 ) -> str:
-    derived = rope.inverse_frequencies(settings.Rope(theta=decoder.rope.theta), decoder.head_dim)
+    unscaled = dataclasses.replace(decoder.rope, scaling=None)
+    derived = rope.inverse_frequencies(unscaled, decoder.head_dim)
     for name in names:
         stored = tensors.read(name).astype(np.float32)
         if stored.shape != derived.shape or not np.allclose(stored, derived, BUFFER_TOLERANCE, 0):

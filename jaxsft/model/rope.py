@@ -116,6 +116,7 @@ def rotations(
         ropes: all of one share of head_dim; None turns nothing, it has cosine 1 and sine 0.
         lengths_BT: of `segment_lengths`; None where `depends_on_length` says no for all ropes.
     """
+    assert len({rope.interleaved for rope in ropes if rope is not None}) <= 1, ropes
     (dims,) = {rotated_dims(rope, head_dim) for rope in ropes if rope is not None} or {head_dim}
     cosines, sines = [], []
     for rope in ropes:

@@ -232,3 +232,53 @@ def test_values_that_do_not_fit_the_dtype_are_refused(save_llama, tmp_path):
         huggingface.write_params(
             params, families.LLAMA, tmp_path, {n: np.dtype(np.float32) for n in names}
         )
+
+
+class Held:
+    """Tensors in memory."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def names(self):
+        return list(self.arrays)
+
+    def shape(self, name):
+        return self.arrays[name].shape
+
+    def dtype(self, name):
+        return self.arrays[name].dtype
+
+    def read(self, name):
+        return self.arrays[name]
+
+
+ONE_EACH = families.Row(
+    "model.layers.{}.mlp.experts.{}.up_proj.weight",
+    "",
+    ("layers", "mlp", "up_EDF"),
+    families.Layout.TRANSPOSED,
+)
+STACKED = families.Row(
+    "model.layers.{}.mlp.experts.up_proj",
+    "",
+    ("layers", "mlp", "up_EDF"),
+    families.Layout.TRANSPOSED,
+)
+
+
+@pytest.mark.parametrize("row", [ONE_EACH, STACKED])
+def test_experts_are_a_tensor_each_or_stacked_in_one(row):
+    """up_EDF [2 layers, 3 experts, 4, 5] from tensors of [5, 4] or of [3, 5, 4], and back."""
+    theirs = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+    indices = [i for i in np.ndindex(*theirs.shape[: row.num_indices])]
+    held = Held({row.theirs.format(*i): theirs[i] for i in indices})
+    shapes = {"layers": {"mlp": {"up_EDF": jax.ShapeDtypeStruct((2, 3, 4, 5), np.float32)}}}
+    over = mesh.make_mesh(config.Mesh(data=1, fsdp=2, tensor=4))
+    placement = {"layers": {"mlp": {"up_EDF": mesh.sharding(over, None, None, "embed", None)}}}
+    params = huggingface.read_params(held, (row,), shapes, placement, "made up")
+    ours = params["layers"]["mlp"]["up_EDF"]
+    np.testing.assert_array_equal(ours, theirs.swapaxes(2, 3))
+    for tensor in families.tensors(params, (row,)):
+        back = huggingface.to_theirs(params, tensor, np.dtype(np.float32))
+        np.testing.assert_array_equal(back, held.read(tensor.name), strict=True)
