@@ -1,12 +1,14 @@
-"""Writes a checkpoint of a run as a Hugging Face directory; any machine will do.
+"""Writes a checkpoint of a run as a Hugging Face directory or a .gguf file; any machine will do.
 
 python tools/export_hf.py --workdir=runs/x --output=my-model [--step=N]
+python tools/export_hf.py --workdir=runs/x --output=my-model.gguf --format=gguf --gguf_dtype=q8_0
 """
 
 import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -15,13 +17,17 @@ from jaxsft import finish, mesh
 from jaxsft import flags as jaxsft_flags
 from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config, from_dict
-from jaxsft.convert import pretrained
+from jaxsft.convert import gguf_write, pretrained
 from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.metrics import JsonLines
 from jaxsft.model import state
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run")
-_OUTPUT = flags.DEFINE_string("output", None, "directory to write")
+_OUTPUT = flags.DEFINE_string("output", None, "directory, or .gguf file, to write")
+_FORMAT = flags.DEFINE_enum("format", "safetensors", ("safetensors", "gguf"), "what to write")
+_GGUF_DTYPE = flags.DEFINE_enum(
+    "gguf_dtype", "f16", ("f32", "f16", "bf16", "q8_0"), "of the matrices in a .gguf file"
+)
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest when not set")
 
 
@@ -34,14 +40,37 @@ def main() -> None:
         config.model.source, weights=config.model.weights == "pretrained"
     )
     params = _read_params(store, step, base)
-    lines = JsonLines(workdir / "metrics.jsonl").read()
-    before, after = finish.figures(lines, 0), finish.figures(lines, step)
     trained_on = store.notes(step)["data"]
-    command = shlex.join(["python", *sys.argv])
-    about = finish.model_card(config, trained_on, before, after, command)
-    finish.export_params(config, base, trained_on, params, output, about)
     store.close()
+    if _FORMAT.value == "gguf":
+        _write_gguf(config, base, trained_on, params, output)
+    else:
+        lines = JsonLines(workdir / "metrics.jsonl").read()
+        before, after = finish.figures(lines, 0), finish.figures(lines, step)
+        command = shlex.join(["python", *sys.argv])
+        about = finish.model_card(config, trained_on, before, after, command)
+        finish.export_params(config, base, trained_on, params, output, about)
     print(f"step {step} of {workdir}: {output}")
+
+
+def _write_gguf(
+    config: Config,
+    base: pretrained.Pretrained,
+    trained_on: dict[str, Any],
+    params: state.Params,
+    output: Path,
+) -> None:
+    written = gguf_write.export_gguf(
+        params,
+        base,
+        output,
+        dtype=_GGUF_DTYPE.value,
+        template=trained_on["template"],
+        end_of_turn_ids=trained_on["end_of_turn_ids"],
+        tokenizer=Path(config.data.tokenizer) if config.data.tokenizer else None,
+    )
+    for note in written.notes:
+        print(note, file=sys.stderr)
 
 
 def _read_config(workdir: Path) -> Config:

@@ -91,7 +91,7 @@ def export(
         left_out = _copy_files(base, tokenizer, partial)
         used = _write_template(partial, template)
         _write_configs(partial, base, dtype, end_of_turn_ids)
-        text = card.render(about or card.Card(), _base_name(base), _license(base), used)
+        text = card.render(about or card.Card(), base_name(base), license_of(base), used)
         safetensors_write.write_text(partial / "README.md", text)
         _write_json(partial / MARKER, {"tensors": digests})
         _verify(partial, base, digests)
@@ -192,11 +192,17 @@ def _write_configs(
     if not generation:
         ids = ("bos_token_id", "pad_token_id")
         generation = {name: config[name] for name in ids if config.get(name) is not None}
-    ends = [*end_of_turn_ids, *_ids(generation), *_ids(config)]
-    if ends:
-        config["eos_token_id"] = generation["eos_token_id"] = list(dict.fromkeys(ends))
+    if ends := end_ids(base, end_of_turn_ids):
+        config["eos_token_id"] = generation["eos_token_id"] = ends
     _write_json(partial / "config.json", config)
     _write_json(partial / "generation_config.json", generation)
+
+
+def end_ids(base: Pretrained, end_of_turn_ids: Sequence[int]) -> list[int]:
+    """Where generation stops: the trained ends of a turn, then those that the base names."""
+    _refuse_ids(end_of_turn_ids, base)
+    ids = [*end_of_turn_ids, *_ids(base.generation_config), *_ids(base.config)]
+    return list(dict.fromkeys(ids))
 
 
 def _ids(config: dict[str, Any]) -> list[int]:
@@ -209,12 +215,12 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     safetensors_write.write_text(path, text + "\n")
 
 
-def _base_name(base: Pretrained) -> str:
+def base_name(base: Pretrained) -> str:
     """The hub id, or the name of the directory or file without the path to it."""
     return base.source if source.is_hub_id(base.source) else Path(base.source).name
 
 
-def _license(base: Pretrained) -> dict[str, str]:
+def license_of(base: Pretrained) -> dict[str, str]:
     if source.is_gguf(base.path):
         from jaxsft.convert import gguf_header
 

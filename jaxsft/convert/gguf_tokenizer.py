@@ -8,26 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import gguf_header
+from jaxsft.convert import gguf_header, gguf_splits
 from jaxsft.errors import ConversionError
 
-RECIPE = 1  # counts changes of this file that change its output: part of the cache key
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
-# Source: pre-tokenizer types of https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-_GPT2 = _BYTES | {"use_regex": True}
-_SPLITS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [_GPT2],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _GPT2],
-    "llama-bpe": [
-        {"type": "Split", "pattern": {"Regex": _LLAMA3}, "behavior": "Isolated", "invert": False},
-        _BYTES | {"use_regex": False},
-    ],
-}
+RECIPE = 2  # counts changes of this file that change its output: part of the cache key
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
@@ -71,47 +56,99 @@ def write(metadata: dict[str, Any], directory: Path, where: str) -> None:
 
 
 def tokenizer_json(metadata: dict[str, Any], where: str) -> dict[str, Any]:
-    """A byte-level BPE in the format of the tokenizers library."""
+    """The tokenizer in the format of the tokenizers library."""
     model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
-    if model != "gpt2" or pre not in _SPLITS:
+    if model not in ("gpt2", "llama") or (model == "gpt2" and pre not in gguf_splits.SPLITS):
         raise ConversionError(
             f"{where}: tokenizer.ggml.model={model!r} with tokenizer.ggml.pre={pre!r} can't be"
-            f" rebuilt ('gpt2' with {', '.join(_SPLITS)} can); name the model's Hugging Face"
-            " tokenizer directory in config.data.tokenizer"
+            f" rebuilt ('llama', and 'gpt2' with {', '.join(gguf_splits.SPLITS)} can); name the"
+            " model's Hugging Face tokenizer directory in config.data.tokenizer"
         )
-    tokens, types, merges = (
-        _list(metadata, key, where) for key in ("tokens", "token_type", "merges")
-    )
+    tokens, types = (_list(metadata, key, where) for key in ("tokens", "token_type"))
     if len(types) != len(tokens):
         raise ConversionError(f"{where}: {len(tokens)} tokens but {len(types)} token types")
     pairs = list(enumerate(zip(tokens, types, strict=True)))
-    split = _SPLITS[pre]
+    if model == "llama":
+        parts, always_bos = _sentencepiece(metadata, where), True
+    else:
+        parts, always_bos = _byte_level(metadata, where), pre == "llama-bpe"
+    vocab = {token: i for i, (token, kind) in pairs if kind != _UNUSED}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            _added(i, token, kind == _CONTROL)
+            _added(i, token, kind != _USER_DEFINED)
             for i, (token, kind) in pairs
-            if kind in (_CONTROL, _USER_DEFINED)
+            if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
         ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": split},
-        "post_processor": _post_processor(metadata, pre, where),
-        "decoder": _BYTES | {"add_prefix_space": True, "use_regex": True},
+        **parts,
+        "post_processor": _post_processor(metadata, always_bos, where),
+        "model": {"type": "BPE", "dropout": None, **parts["model"], "vocab": vocab},
+    }
+
+
+def _byte_level(metadata: dict[str, Any], where: str) -> dict[str, Any]:
+    split = gguf_splits.SPLITS[metadata["tokenizer.ggml.pre"]]
+    return {
+        "normalizer": split.normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(split.steps)},
+        "decoder": gguf_splits.BYTES | {"add_prefix_space": True, "use_regex": True},
         "model": {
-            "type": "BPE",
-            "dropout": None,
             "unk_token": None,
             "continuing_subword_prefix": "",
             "end_of_word_suffix": "",
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre == "llama-bpe",
-            "vocab": {token: i for i, (token, kind) in pairs if kind != _UNUSED},
-            "merges": [merge.split(" ", 1) for merge in merges],
+            "ignore_merges": split.ignore_merges,
+            "merges": [merge.split(" ", 1) for merge in _list(metadata, "merges", where)],
         },
     }
+
+
+def _sentencepiece(metadata: dict[str, Any], where: str) -> dict[str, Any]:
+    """Merges in the order of the scores of what they make; other characters become bytes."""
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    return {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "Prepend", "prepend": "▁"}] * prefix + [space],
+        },
+        "pre_tokenizer": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}] + [strip] * prefix,
+        },
+        "model": {
+            "unk_token": _special(metadata, "unknown", where),
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "merges": _merges(metadata, where),
+        },
+    }
+
+
+def _merges(metadata: dict[str, Any], where: str) -> list[list[str]]:
+    """Every pair of pieces that makes a piece, the piece with the highest score first."""
+    tokens, types, scores = (
+        _list(metadata, key, where) for key in ("tokens", "token_type", "scores")
+    )
+    if len(scores) != len(tokens):
+        raise ConversionError(f"{where}: {len(tokens)} tokens but {len(scores)} scores")
+    ids = {token: i for i, token in enumerate(tokens) if types[i] == _NORMAL}
+    found = [
+        (-scores[i], ids[token[:cut]], ids[token[cut:]])
+        for token, i in ids.items()
+        for cut in range(1, len(token))
+        if token[:cut] in ids and token[cut:] in ids
+    ]
+    return [[tokens[left], tokens[right]] for _, left, right in sorted(found)]
 
 
 def tokenizer_config(metadata: dict[str, Any], where: str) -> dict[str, Any]:
@@ -120,8 +157,8 @@ def tokenizer_config(metadata: dict[str, Any], where: str) -> dict[str, Any]:
     for ours, theirs in _SPECIAL.items():
         token = _special(metadata, theirs, where)
         config |= {} if token is None else {f"{ours}_token": token}
-    if "llama.context_length" in metadata:
-        config["model_max_length"] = metadata["llama.context_length"]
+    longest = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    config |= {} if longest is None else {"model_max_length": longest}
     return config | {"clean_up_tokenization_spaces": False}
 
 
@@ -147,11 +184,17 @@ def _added(index: int, token: str, special: bool) -> dict[str, Any]:
     return {"id": index, "content": token, **flags, "special": special}
 
 
-def _post_processor(metadata: dict[str, Any], pre: str, where: str) -> dict[str, Any] | None:
-    """What adds bos and eos around a text; llama.cpp adds bos for Llama 3 unless told otherwise."""
+def _post_processor(
+    metadata: dict[str, Any], always_bos: bool, where: str
+) -> dict[str, Any] | None:
+    """What adds bos and eos around a text, as llama.cpp does.
+
+    Args:
+        always_bos: llama.cpp adds bos unless the file says otherwise.
+    """
     begin = _special(metadata, "bos", where)
     end = _special(metadata, "eos", where)
-    if not metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):
+    if not metadata.get("tokenizer.ggml.add_bos_token", always_bos):
         begin = None
     if not metadata.get("tokenizer.ggml.add_eos_token", False):
         end = None

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxsft.convert import families, safetensors_write
+from jaxsft.convert import families, host_copy, safetensors_write
 from jaxsft.convert.families import Row, Table, Tensor, Weight
 from jaxsft.errors import ConversionError
 from jaxsft.model import rope, settings
@@ -80,7 +80,7 @@ def _read_leaf(
     for index in sharding.addressable_devices_indices_map(shape).values():
         index = _full(index, shape)
         if str(index) not in parts:
-            parts[str(index)] = (index, np.empty([s.stop - s.start for s in index], np.float32))
+            parts[str(index)] = (index, host_copy.zeros([s.stop - s.start for s in index]))
     for weight in families.row_weights(row, shapes):
         ours = named[weight.name].to_ours(tensors.read(weight.name), weight)
         for index, part in parts.values():
@@ -104,8 +104,7 @@ def _fill(
         if not index[0].start <= at < index[0].stop:
             return
         part, index = part[at - index[0].start], index[1:]
-    part[...] = ours[index]
-    if not np.isfinite(part).all():
+    if not host_copy.copy(part, ours[index]):
         raise ConversionError(f"{where}: {weight.name} holds NaN or infinite values")
 
 

@@ -33,15 +33,18 @@ class Entry:
 class Directory:
     """The tensors of model.safetensors, or of the files that model.safetensors.index.json names."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, single: str | None = None):
         """Reads the headers only.
+
+        Args:
+            single: the one file to read; None: as transformers finds a model's.
 
         Raises:
             ConversionError: a file that is broken or missing, a tensor missing or repeated.
         """
         self._entries: dict[str, Entry] = {}
-        weight_map = _weight_map(directory)
-        for name in dict.fromkeys(weight_map.values()) or [SINGLE]:
+        weight_map = {} if single else _weight_map(directory)
+        for name in dict.fromkeys(weight_map.values()) or [single or SINGLE]:
             for tensor, entry in read_header(directory / name).items():
                 if tensor in self._entries:
                     other = self._entries[tensor].path.name

@@ -23,13 +23,14 @@ HUB_FILES = [
 ]
 HUB_IGNORED = ["*/*"]
 PICKLES = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt", "consolidated*.pth")
+ADAPTER = "adapter_config.json"  # a LoRA adapter in PEFT's format
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 def resolve(source: str | Path) -> Path:
     """The local Hugging Face directory or .gguf file that `source` names; a hub id is downloaded.
 
-    A run directory stands for its export/.
+    A run directory stands for its export/, an adapter for its base.
 
     Raises:
         ConversionError: nothing there, or something that weights can't be read from.
@@ -71,7 +72,7 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     if chosen is not None and Path(chosen).is_dir():
         path = Path(chosen)  # holds no model, so it needs no config.json
     else:
-        path = resolve(source if chosen is None else chosen)
+        path = _with_tokenizer(source if chosen is None else chosen)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 
@@ -87,6 +88,14 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     return path
 
 
+def _with_tokenizer(source: str | Path) -> Path:
+    """Where `source` has its tokenizer: an adapter may have its own."""
+    adapter = adapter_directory(source)
+    if adapter is not None and any((adapter / name).is_file() for name in TOKENIZER_FILES):
+        return adapter
+    return resolve(source)
+
+
 def _resolve_file(path: Path) -> Path:
     if not is_gguf(path):
         raise ConversionError(
@@ -97,7 +106,34 @@ def _resolve_file(path: Path) -> Path:
     return path
 
 
+def adapter_directory(source: str | Path) -> Path | None:
+    """The directory of a LoRA adapter that `source` names, if it does."""
+    path = Path(source).expanduser()
+    if not (path / ADAPTER).is_file() or (path / "config.json").is_file():
+        return None
+    return path
+
+
+def _base_of(directory: Path) -> str:
+    """What base_model_name_or_path names: a path from the adapter's directory, or as it stands."""
+    name = untrusted.read_json(directory / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ConversionError(
+            f"{directory / ADAPTER}: base_model_name_or_path={name!r}; name the base model"
+        )
+    beside = directory / name
+    found = str(beside) if beside.exists() else name
+    if adapter_directory(found) is not None:
+        raise ConversionError(
+            f"{directory / ADAPTER}: base_model_name_or_path={name!r} is an adapter itself; merge"
+            " it first"
+        )
+    return found
+
+
 def _resolve_directory(path: Path) -> Path:
+    if adapter_directory(path) is not None:
+        return resolve(_base_of(path))
     if not (path / "config.json").is_file():
         ggufs = sorted(p.name for p in path.glob("*.gguf"))
         hint = f"; did you mean the file {ggufs[0]} in it?" if ggufs else ""

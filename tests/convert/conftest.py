@@ -49,6 +49,42 @@ def save_llama(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
     return save
 
 
+GEMMA = {"hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "head_dim": 16}
+GEMMA2 = {
+    **{"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "head_dim": 16},
+    **{"query_pre_attn_scalar": 16, "sliding_window": 16, "num_hidden_layers": 7},
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": None, "head_dim": 16},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 16},
+    "gemma": GEMMA,
+    "gemma2": GEMMA2 | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": GEMMA2,
+    "phi3": {},
+}
+
+
+@pytest.fixture
+def save_family(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
+    """Saves a random model of a family; gives its directory and the torch model, in float32."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    def save(family: str, name: str = "", **changes: Any) -> tuple[Path, Any]:
+        torch.manual_seed(0)
+        config = CONFIG_MAPPING[family](**{**CONFIG, **FAMILIES[family], **changes})
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            center = 1.0 if parameter.dim() == 1 and not family.startswith("gemma") else 0.0
+            parameter.data = center + 0.2 * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / (name or family))
+        return tmp_path / (name or family), model.eval()
+
+    return save
+
+
 @pytest.fixture
 def torch_logits() -> Callable[..., np.ndarray]:
     import torch
@@ -68,6 +104,16 @@ def edit_config() -> Callable[..., None]:
         path = directory / "config.json"
         config = json.loads(path.read_text()) | changes
         path.write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
+
+    return edit
+
+
+@pytest.fixture
+def edit_json() -> Callable[..., None]:
+    """Changes fields of a JSON file."""
+
+    def edit(path: Path, **changes: Any) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
     return edit
 

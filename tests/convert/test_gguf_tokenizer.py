@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from jaxsft.convert import gguf_tokenizer, source
+from jaxsft.convert import gguf_splits, gguf_tokenizer, gguf_vocab, source
 from jaxsft.errors import ConversionError
 
 STRINGS = [
@@ -76,14 +76,19 @@ def test_the_llama3_split_is_that_of_transformers():
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     pattern = inspect.signature(TikTokenConverter.__init__).parameters["pattern"].default
-    assert pattern == gguf_tokenizer._LLAMA3
+    assert pattern == gguf_splits.LLAMA3
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model='llama'"),
-        ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre='qwen2'"),
+        ({"tokenizer.ggml.model": "t5"}, "tokenizer.ggml.model='t5'"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.scores=None"),
+        (
+            {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [0.0]},
+            r"\d+ tokens but 1 scores",
+        ),
+        ({"tokenizer.ggml.pre": "tekken"}, "tokenizer.ggml.pre='tekken'"),
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges=None"),
         ({"tokenizer.ggml.token_type": [1]}, r"\d+ tokens but 1 token types"),
         ({"tokenizer.ggml.eos_token_id": 9999}, "eos_token_id=9999"),
@@ -110,3 +115,54 @@ def test_the_cache_is_private_written_once_and_named_by_content(
     assert second != first
     assert (second / "chat_template.jinja").read_text() == "{{ 1 }}"
     assert sorted(p.name for p in first.parent.iterdir()) == sorted([first.name, second.name])
+
+
+PUBLISHED = {"qwen3": "qwen2", "smollm2": "smollm", "stories260k": "default"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_tokenizer_survives_the_way_there_and_back(name, assets, tmp_path):
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    folder = assets / ("models" if name == "stories260k" else "tokenizers") / name
+    published = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = published.get_vocab_size()
+    metadata, notes = gguf_vocab.metadata(folder, rows + 3, [], None)
+    assert metadata["tokenizer.ggml.pre"] == PUBLISHED[name] and not notes
+    gguf_tokenizer.write(metadata, tmp_path, "m.gguf")
+    ours = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert ours.get_vocab() == published.get_vocab()
+    lines = (assets / "oasst_en" / "conversations.jsonl").read_text().splitlines()[:150]
+    texts = [m["content"] for line in lines for m in json.loads(line)["messages"]] + STRINGS
+    for text in texts:
+        assert ours.encode(text).ids == published.encode(text).ids, text
+    if name != "stories260k":
+        rebuilt, base = (AutoTokenizer.from_pretrained(d) for d in (tmp_path, folder))
+        assert rebuilt.chat_template == base.chat_template
+        assert rebuilt.eos_token == base.eos_token
+
+
+@pytest.mark.parametrize("name", ["mistral_v1", "mistral_v3"])
+def test_a_sentencepiece_model_survives_the_way_there_and_back(name, assets, tmp_path):
+    """The ids are those of sentencepiece itself.
+
+    But for runs of spaces: their pieces have equal scores, and a BPE can't prefer the leftmost.
+    """
+    import sentencepiece
+    from tokenizers import Tokenizer
+
+    folder = assets / "tokenizers" / name
+    published = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    metadata, _ = gguf_vocab.metadata(folder, published.get_piece_size(), [], None)
+    assert metadata["tokenizer.ggml.model"] == "llama"
+    gguf_tokenizer.write(metadata, tmp_path, "m.gguf")
+    ours = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    lines = (assets / "oasst_en" / "conversations.jsonl").read_text().splitlines()[:150]
+    texts = [m["content"] for line in lines for m in json.loads(line)["messages"]]
+    texts = [text for text in texts if "  " not in text]
+    assert len(texts) > 300
+    for text in [*texts, "What is 2+2? It's 1999", "naïve 你好 🙂"]:
+        wanted = [published.bos_id(), *published.encode(text)]
+        assert ours.encode(text).ids == wanted, text
+        assert ours.decode(wanted) == published.decode(published.encode(text))

@@ -1,0 +1,187 @@
+"""A config.json <-> the hyper-parameters in a .gguf file's metadata. No jax here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxsft.convert import gguf_header
+from jaxsft.convert.gguf_architectures import OUTPUT, Architecture
+from jaxsft.errors import ConversionError
+
+FREQUENCIES = "rope_freqs.weight"  # factors by which Llama 3's rotary frequencies are divided
+_ROPE = {"rope.freq_base", "rope.scaling.type", "rope.scaling.factor"}
+_ROPE |= {"rope.scaling.original_context_length"}
+# Keys that change nothing with these values; others are refused, as most change the arithmetic.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "attention.causal": (True,),
+    "rope.scaling.finetuned": (True, False),
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.freq_base_swa": (10000.0,),
+}
+_KINDS = {"none": "default", "linear": "linear", "yarn": "yarn"}  # rope.scaling.type -> rope_type
+
+
+def refuse_unknown(metadata: Mapping[str, Any], architecture: Architecture, where: str) -> None:
+    """Refuses a key of the architecture that this file doesn't read.
+
+    Raises:
+        ConversionError: with the key and its value.
+    """
+    for key, value in metadata.items():
+        name = key.removeprefix(f"{architecture.name}.")
+        known = name in architecture.keys or name in _ROPE or value in _NEUTRAL.get(name, ())
+        if name != key and not known:
+            raise ConversionError(f"{where}: {key}={value!r} is not supported")
+
+
+class Reader:
+    """Makes the config.json that transformers would have for a model."""
+
+    def __init__(self, metadata: Mapping[str, Any], architecture: Architecture, where: str):
+        self.metadata, self.architecture, self.where = metadata, architecture, where
+
+    def config(self, tensors: set[str], factors: np.ndarray | None) -> dict[str, Any]:
+        """Everything but the token ids and the dtype.
+
+        Args:
+            tensors: the GGUF names in the file.
+            factors: the tensor FREQUENCIES.
+        """
+        a = self.architecture
+        embed_dim, heads = self.get("embedding_length"), self.get("attention.head_count")
+        head_dim = self.get("attention.key_length", embed_dim // heads)
+        if self.get("attention.value_length", head_dim) != head_dim:
+            raise self._differs("attention.value_length", head_dim)
+        config: dict[str, Any] = {
+            "architectures": [a.hf_class],
+            "model_type": a.model_types[0],
+            "vocab_size": self.get("vocab_size", self._num_tokens()),
+            "hidden_size": embed_dim,
+            "intermediate_size": self.get("feed_forward_length"),
+            "num_hidden_layers": self.get("block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self.get("attention.head_count_kv", heads),
+            "rms_norm_eps": self.get("attention.layer_norm_rms_epsilon"),
+            "max_position_embeddings": self.get("context_length"),
+            "tie_word_embeddings": OUTPUT not in tensors,
+            "use_cache": True,
+        }
+        if a.states_head_dim or head_dim * heads != embed_dim:
+            config["head_dim"] = head_dim
+        config |= {field: values[0] for field, values in a.fixed.items()}
+        config |= {field: tensor in tensors for field, tensor in a.presence.items()}
+        config |= {a.keys[key]: self._optional(key) for key in a.keys if a.keys[key] not in config}
+        return config | self._layers(config, head_dim) | self._rope(config, head_dim, factors)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """One number (or text) of the architecture's keys.
+
+        Raises:
+            ConversionError: not there, or a number for each layer.
+        """
+        name = f"{self.architecture.name}.{key}"
+        value = self.metadata.get(name, default)
+        if value is None or isinstance(value, list):
+            raise ConversionError(f"{self.where}: {name}={value!r}, expected one number")
+        return value
+
+    def _optional(self, key: str) -> Any:
+        value = self.metadata.get(f"{self.architecture.name}.{key}")
+        return None if value is None else self.get(key)
+
+    def _num_tokens(self) -> int | None:
+        return len(self.metadata.get("tokenizer.ggml.tokens", [])) or None
+
+    def _differs(self, key: str, head_dim: int) -> ConversionError:
+        return ConversionError(
+            f"{self.where}: {self.architecture.name}.{key}={self.get(key)} differs from"
+            f" head_dim={head_dim}"
+        )
+
+    def _layers(self, config: dict[str, Any], head_dim: int) -> dict[str, Any]:
+        a, layers = self.architecture, config["num_hidden_layers"]
+        found: dict[str, Any] = {}
+        if a.states_query_scale:
+            found["query_pre_attn_scalar"] = a.query_scalar(
+                layers, config["hidden_size"], config["num_attention_heads"], head_dim
+            )
+        if a.full_attention_every is not None:
+            found["layer_types"] = layer_types(layers, a.full_attention_every)
+        return found
+
+    def _rope(
+        self, config: dict[str, Any], head_dim: int, factors: np.ndarray | None
+    ) -> dict[str, Any]:
+        a = self.architecture
+        theta = float(self.get("rope.freq_base", 10000.0))
+        found: dict[str, Any] = {"rope_theta": theta, "rope_scaling": self._scaling()}
+        if a.local_rope_theta is not None:
+            found["rope_local_base_freq"] = a.local_rope_theta
+        rotated = self.get("rope.dimension_count", head_dim)
+        if rotated != head_dim and not a.partial_rotary:
+            raise self._differs("rope.dimension_count", head_dim)
+        if rotated != head_dim:
+            found["partial_rotary_factor"] = rotated / head_dim
+        if factors is not None:
+            found["rope_scaling"] = llama3_scaling(factors, theta, head_dim, self.where)
+        return found
+
+    def _scaling(self) -> dict[str, Any] | None:
+        kind = self.get("rope.scaling.type", "none")
+        if kind not in _KINDS:
+            raise ConversionError(
+                f"{self.where}: {self.architecture.name}.rope.scaling.type={kind!r} is not"
+                f" supported; {', '.join(_KINDS)} are"
+            )
+        if kind == "none":
+            return None
+        scaling = {"rope_type": _KINDS[kind], "factor": float(self.get("rope.scaling.factor"))}
+        if kind == "yarn":
+            positions = self.get("rope.scaling.original_context_length")
+            scaling |= {"original_max_position_embeddings": positions}
+        return scaling
+
+
+def llama3_scaling(factors: np.ndarray, theta: float, head_dim: int, where: str) -> dict[str, Any]:
+    """The scaling behind the factors in the file, which llama.cpp doesn't store by name.
+
+    Every published Llama 3.x has low 1, high 4 and 8192 positions; the factors must agree.
+    """
+    scaling = {
+        "rope_type": "llama3",
+        "factor": gguf_header.shortest(factors.max()),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    wanted = llama3_factors(scaling, theta, head_dim)
+    if factors.shape != wanted.shape or not np.allclose(factors, wanted, 1e-4, 0):
+        raise ConversionError(
+            f"{where}: {FREQUENCIES} holds other factors than Llama 3's"
+            f" (largest {factors.max():g}); convert from the Hugging Face directory instead"
+        )
+    return scaling
+
+
+def llama3_factors(scaling: Mapping[str, Any], theta: float, head_dim: int) -> np.ndarray:
+    """What each rotary frequency is divided by, float32 [head_dim / 2].
+
+    Source: arXiv:2407.21783 section 3.4.2 and the published llama-models code, apply_scaling.
+    """
+    frequencies = theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / (kept + (1 - kept) / scaling["factor"])).astype(np.float32)
+
+
+def layer_types(layers: int, full_every: int) -> list[str]:
+    """
+    >>> layer_types(4, 2)
+    ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention']
+    """
+    kinds = ("full_attention", "sliding_attention")
+    return [kinds[bool((layer + 1) % full_every)] for layer in range(layers)]

@@ -1,0 +1,196 @@
+"""The tokenizer of a Hugging Face directory as the metadata of a .gguf file. No jax here."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsft.convert import gguf_splits, untrusted
+from jaxsft.errors import ConversionError
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_NEVER_MADE = -1e9  # the score of a piece that no merge makes
+
+
+def metadata(
+    directory: Path, vocab_size: int, end_ids: Sequence[int], template: str | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The tokenizer.* keys, and a line for each thing that they can't hold.
+
+    Args:
+        vocab_size: rows of the embedding; ids without a token are filled up.
+        end_ids: where generation stops, from generation_config.json.
+        template: the chat template; None: the directory's own.
+
+    Raises:
+        ConversionError: a tokenizer whose ids llama.cpp would not reproduce.
+    """
+    config = _optional_json(directory / "tokenizer_config.json")
+    tokenizer = _optional_json(directory / "tokenizer.json")
+    if tokenizer:
+        found = _of_tokenizer_json(tokenizer, str(directory / "tokenizer.json"))
+    else:
+        found = _of_sentencepiece(directory, config)
+    _fill(found, vocab_size, str(directory))
+    ends, notes = _ends(end_ids, found, config, str(directory))
+    found |= ends
+    for name, key in (("bos", "bos"), ("unk", "unknown"), ("pad", "padding")):
+        index = _id_of(config.get(f"{name}_token"), found)
+        found |= {} if index is None else {f"tokenizer.ggml.{key}_token_id": index}
+    if template is None:
+        template = _own_template(directory, config)
+    found |= {} if template is None else {"tokenizer.chat_template": template}
+    return found, notes
+
+
+def _of_tokenizer_json(tokenizer: dict[str, Any], where: str) -> dict[str, Any]:
+    model = tokenizer.get("model") or {}
+    if model.get("type") != "BPE":
+        raise ConversionError(f"{where}: model.type={model.get('type')!r} can't be written as GGUF")
+    by_id = {index: token for token, index in model["vocab"].items()}
+    added = {entry["id"]: entry for entry in tokenizer.get("added_tokens", ())}
+    by_id |= {index: entry["content"] for index, entry in added.items()}
+    tokens = [by_id.get(index) for index in range(max(by_id) + 1)]
+    types = [_kind(token, added.get(i), model) for i, token in enumerate(tokens)]
+    found: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
+    begins, ends = _around(tokenizer.get("post_processor") or {})
+    found |= {"tokenizer.ggml.add_bos_token": begins, "tokenizer.ggml.add_eos_token": ends}
+    merges = [m if isinstance(m, list) else m.split(" ", 1) for m in model["merges"]]
+    if model.get("byte_fallback"):
+        return found | _sentencepiece_of_bpe(tokenizer, tokens, merges, where)
+    pre = gguf_splits.name_of(tokenizer)
+    if pre is None:
+        raise ConversionError(
+            f"{where}: its normalizer and pre_tokenizer are none of those written here"
+            f" ({', '.join(gguf_splits.SPLITS)}): {tokenizer.get('pre_tokenizer')}"
+        )
+    found |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre}
+    return found | {"tokenizer.ggml.merges": [" ".join(pair) for pair in merges]}
+
+
+def _sentencepiece_of_bpe(
+    tokenizer: dict[str, Any], tokens: list[str | None], merges: list[list[str]], where: str
+) -> dict[str, Any]:
+    """Scores in the order of the merges: the first merge has the highest one."""
+    prefix = _adds_space(tokenizer, where)
+    first: dict[str, int] = {}
+    for rank, (left, right) in enumerate(merges):
+        first.setdefault(left + right, rank)
+    scores = [-float(first[t]) if t in first else _NEVER_MADE for t in tokens]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.add_space_prefix": prefix,
+        "tokenizer.ggml.scores": scores,
+    }
+
+
+def _adds_space(tokenizer: dict[str, Any], where: str) -> bool:
+    """Whether a space is put before a text; an error for what isn't sentencepiece's way."""
+    normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer") or {}
+    steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
+    kinds = [step["type"] for step in steps]
+    if kinds in (["Prepend", "Replace"], ["Replace"]):
+        return kinds[0] == "Prepend"
+    if not steps and pre.get("type") == "Metaspace":
+        return pre["prepend_scheme"] != "never"
+    raise ConversionError(
+        f"{where}: normalizer={normalizer} with pre_tokenizer={pre} can't be written as GGUF"
+    )
+
+
+def _of_sentencepiece(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    import sentencepiece
+
+    path = directory / "tokenizer.model"
+    untrusted.refuse_impostor(path)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    ids = range(model.get_piece_size())
+    scores = [float(model.get_score(i)) for i in ids]
+    if any(score != int(score) for score in scores):
+        raise ConversionError(f"{path}: is a Unigram model (scores like {min(scores)}), not BPE")
+    kinds = {i: CONTROL for i in ids if model.is_control(i)}
+    kinds |= {i: BYTE for i in ids if model.is_byte(i)} | {model.unk_id(): UNKNOWN}
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": [model.id_to_piece(i) for i in ids],
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": [kinds.get(i, NORMAL) for i in ids],
+        "tokenizer.ggml.add_bos_token": config.get("add_bos_token", True),
+        "tokenizer.ggml.add_eos_token": config.get("add_eos_token", False),
+        "tokenizer.ggml.add_space_prefix": config.get("add_prefix_space", True) is not False,
+    }
+
+
+def _kind(token: str | None, added: dict[str, Any] | None, model: dict[str, Any]) -> int:
+    if token is None:
+        return UNUSED
+    if token == model.get("unk_token"):
+        return UNKNOWN
+    if added is not None:
+        return CONTROL if added["special"] else USER_DEFINED
+    is_byte = model.get("byte_fallback") and re.fullmatch(r"<0x[0-9A-F]{2}>", token)
+    return BYTE if is_byte else NORMAL
+
+
+def _around(post_processor: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether a token is put before, and one after, a text."""
+    steps = post_processor.get("processors", [post_processor])
+    single = next((s["single"] for s in steps if s.get("type") == "TemplateProcessing"), [])
+    places = ["Sequence" in part for part in single]
+    if True not in places:
+        return False, False
+    return not places[0], not places[-1]
+
+
+def _fill(found: dict[str, Any], vocab_size: int, where: str) -> None:
+    """Gives every row of the embedding a token."""
+    tokens, types = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
+    if len(tokens) > vocab_size:
+        raise ConversionError(
+            f"{where}: has {len(tokens)} tokens, the model vocab_size={vocab_size} rows"
+        )
+    tokens += [None] * (vocab_size - len(tokens))
+    types += [UNUSED] * (vocab_size - len(types))
+    found["tokenizer.ggml.tokens"] = [
+        f"[PAD{i}]" if token is None else token for i, token in enumerate(tokens)
+    ]
+    if "tokenizer.ggml.scores" in found:
+        scores = found["tokenizer.ggml.scores"]
+        scores += [_NEVER_MADE] * (vocab_size - len(scores))
+
+
+def _ends(
+    end_ids: Sequence[int], found: dict[str, Any], config: dict[str, Any], where: str
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The tokens that stop llama.cpp: the tokenizer's eos, then the others in their order."""
+    eos = _id_of(config.get("eos_token"), found)
+    ids: list[int] = list(dict.fromkeys([*([] if eos is None else [eos]), *end_ids]))
+    keys = [f"tokenizer.ggml.{key}" for key in _EOS_KEYS]
+    left = ids[len(keys) :]
+    note = f"{where}: llama.cpp is told of {len(keys)} end tokens only; {left} are left out"
+    return dict(zip(keys, ids, strict=False)), (note,) if left else ()
+
+
+def _id_of(token: Any, found: dict[str, Any]) -> int | None:
+    """The id of a token as tokenizer_config.json names it: its text, or an object with it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    tokens = found["tokenizer.ggml.tokens"]
+    return tokens.index(text) if text in tokens else None
+
+
+def _own_template(directory: Path, config: dict[str, Any]) -> str | None:
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_bytes().decode("utf-8")
+    embedded = config.get("chat_template")
+    if isinstance(embedded, list):
+        named = {entry.get("name"): entry.get("template") for entry in embedded}
+        embedded = named.get("default")
+    return embedded if isinstance(embedded, str) else None
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return untrusted.read_json(path) if path.is_file() else {}
