@@ -33,7 +33,7 @@ from jaxsft.errors import DataError
 SHARD_ROWS = 2048
 SHARD_BYTES = 2**25  # of raw rows, so that long rows don't fill memory
 # Starting a process costs a few seconds of imports: less work than this isn't shared.
-MIN_SHARDS_PER_PROCESS = 2
+MIN_BYTES_PER_PROCESS = 2**23  # of raw rows: about 15,000 short conversations
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +62,11 @@ class Chunk:
     form: str
     columns: dict[str, str]
     rows: list[RawRow]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the rows, about."""
+        return sum(map(_num_bytes, self.rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +108,15 @@ def read_source_chunks(index: int, source: Source) -> Iterator[Chunk]:
         yield Chunk(index, number, form, source.columns, rows)
 
 
+def _num_bytes(row: RawRow) -> int:
+    return len(row.data) if isinstance(row.data, bytes) else 4096
+
+
 def _grouped(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
     group, size = [], 0
     for row in rows:
         group.append(row)
-        size += len(row.data) if isinstance(row.data, bytes) else 4096
+        size += _num_bytes(row)
         if len(group) == SHARD_ROWS or size >= SHARD_BYTES:
             yield group
             group, size = [], 0
@@ -152,10 +161,17 @@ def encode_shard(job: Job, chunk: Chunk) -> Shard:
 def encode_all(job: Job, chunks: Iterator[Chunk]) -> Iterator[Shard]:
     """The shards in order, made by data.workers processes; by this one where there is little."""
     workers = job.data.workers or len(os.sched_getaffinity(0))
-    first = list(itertools.islice(chunks, MIN_SHARDS_PER_PROCESS * workers))
-    is_little = len(first) < MIN_SHARDS_PER_PROCESS * workers and job.data.workers is None
+    first, size = [], 0
+    if job.data.workers is None:
+        for chunk in chunks:
+            first.append(chunk)
+            size += chunk.num_bytes
+            if size >= MIN_BYTES_PER_PROCESS * workers:
+                break
+        else:
+            workers = 1
     every = itertools.chain(first, chunks)
-    if workers == 1 or is_little:
+    if workers == 1:
         return (encode_shard(job, chunk) for chunk in every)
     return _in_processes(job, every, workers)
 
