@@ -1,6 +1,7 @@
 """Published templates: their text is transformers', their turns end where the model must stop."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -197,17 +198,17 @@ def test_the_program_writes_the_table(tokenizer_dir, tmp_path):
     (tmp_path / "SOURCE.txt").write_text("written by this test\n")
     program = [sys.executable, str(ROOT / "tools" / "check_templates.py")]
     arguments = [f"--templates={tmp_path}", f"--tokenizer={tokenizer_dir}"]
-    page = subprocess.run(
-        [*program, *arguments, f"--output={tmp_path}/t.md"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+
+    def run(*flags):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [*program, *flags], capture_output=True, text=True, cwd=ROOT, env=environment
+        )
+
+    page = run(*arguments, f"--output={tmp_path}/t.md")
     assert page.returncode == 0, page.stderr
     text = (tmp_path / "t.md").read_text(encoding="utf-8")
     assert "## written by this test" in text and "3 templates" in text
     assert "renders otherwise than a: " in text and "<code>&#60;&#124;im" in text
-    wrong = subprocess.run(
-        [*program, "--tokenizer=/no/such"], capture_output=True, text=True, cwd=ROOT
-    )
+    wrong = run("--tokenizer=/no/such")
     assert wrong.returncode == 64 and "--tokenizer=/no/such: no such directory" in wrong.stderr
