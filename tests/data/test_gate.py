@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxsft.data.encode.account import Drop, Outcome, Tally
 from jaxsft.data.encode.tokenize import Example
+from jaxsft.data.gate import facts as facts_lib
 from jaxsft.data.gate import hints, quality
 from jaxsft.data.gate import report as gate
 from jaxsft.data.gate import report_text as gate_text
@@ -48,7 +49,7 @@ def report_of(records, outcomes=None, **sources) -> gate.Json:
     tally = Tally()
     for each in outcomes:
         tally.add(each)
-    facts = quality.shard_facts(records, outcomes)
+    facts = facts_lib.shard_facts(records, outcomes)
     own = {**tally.report(), "quality": quality.report(facts)}
     return {**own, "bad_rows": [], "sources": sources or {"main": own}}
 
@@ -78,7 +79,7 @@ def warnings_of(train=None, evals=None, overlaps=None, its_plan=None) -> list[st
 def test_good_data_gives_no_warning():
     records, held_out = rows(100), rows(40, seed=1, file="eval.jsonl")
     overlap = quality.overlap(
-        *(quality.shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
+        *(facts_lib.shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
     )
     assert warnings_of(report_of(records), {"dev": report_of(held_out)}, {"dev": overlap}) == []
 
@@ -86,7 +87,7 @@ def test_good_data_gives_no_warning():
 def test_what_eval_shares_with_train_comes_first():
     records = rows(100)
     held_out = records[10:13] + rows(40, seed=1, file="eval.jsonl")
-    train, dev = (quality.shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
+    train, dev = (facts_lib.shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
     overlaps = {"dev": quality.overlap(train, dev)}
     made = gate.gate_report(
         report_of(records), {"dev": report_of(held_out)}, overlaps, plan(steps=3)
@@ -203,7 +204,7 @@ def everything() -> gate.Json:
     names = ("main", "a_source_with_a_long_name_and_more")
     train["sources"] = {name: copy.deepcopy(train["sources"]["main"]) for name in names}
     dev = rows(40, seed=1, file="eval.jsonl") + records[:1]
-    facts = [quality.shard_facts(r, list(map(outcome, r))) for r in (records, dev)]
+    facts = [facts_lib.shard_facts(r, list(map(outcome, r))) for r in (records, dev)]
     per_epoch = dict.fromkeys(names, 1_234_567)
     return gate.gate_report(
         train,
@@ -248,7 +249,7 @@ def test_the_report_is_json_and_reads_in_80_columns():
 
 def test_a_bar_is_as_long_as_its_rows_say():
     figures = quality.report(
-        quality.shard_facts(
+        facts_lib.shard_facts(
             [*rows(30), *rows(10, seed=1)],
             [outcome(r) for r in rows(30)] + [_short_outcome(r) for r in rows(10, seed=1)],
         )

@@ -221,6 +221,9 @@ CHANGES = {
     "overlong": lambda s: (None, {"overlong": "error"}),
     "bad_rows": lambda s: (None, {"bad_rows": "skip"}),
     "vocab_size": lambda s: (None, {"vocab_size": 5000}),
+    "train_parts": lambda s: (None, {"train_parts": ("content",)}),
+    "trusted_control_tokens": lambda s: (None, {"trusted_control_tokens": ("<think>",)}),
+    "max_bad_rows": lambda s: (None, {"max_bad_rows": 19}),
     "another template": lambda s: (None, {"template": None}),
     "a byte of the template": lambda s: (s.template.write_text(CHATML + "{#-#}"), {}),
     "tokenizer": lambda s: (s.copy_tokenizer(), {}),
@@ -246,6 +249,26 @@ def test_any_change_is_a_miss(setup, change):
     _, options = CHANGES[change](setup)
     assert setup.prepare(**(given | options)).fingerprint != first.fingerprint
     assert len(setup.caches()) == 2
+
+
+@pytest.mark.parametrize("change", [{"workers": 2}, {"template_date": "2026-01-31"}], ids=str)
+def test_what_decides_nothing_is_a_hit(setup, change):
+    """The template writes no date."""
+    setup.write(row("q", "a"))
+    assert setup.prepare(**change).fingerprint == setup.prepare().fingerprint
+    assert len(setup.caches()) == 1
+
+
+def test_a_date_that_the_template_writes_is_a_miss(setup, tmp_path):
+    template = tmp_path / "dated.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + CHATML)
+    setup.write(row("q", "a"))
+    days = [
+        setup.prepare(template=str(template), template_date=day)
+        for day in ("2026-01-31", "2026-02-01")
+    ]
+    assert days[0].fingerprint != days[1].fingerprint
+    assert days[0].examples([0])[0][0].tolist() != days[1].examples([0])[0][0].tolist()
 
 
 def test_the_code_is_part_of_the_fingerprint(setup, monkeypatch):

@@ -46,8 +46,8 @@ def kept(record) -> Outcome:
     return Outcome(record.file, record.row, (example_of(record),))
 
 
-def facts_of(*records) -> quality.Facts:
-    return quality.shard_facts(records, [kept(record) for record in records])
+def facts_of(*records) -> facts_lib.Facts:
+    return facts_lib.shard_facts(records, [kept(record) for record in records])
 
 
 def sentence(rng: random.Random, num_words: int = 60) -> str:
@@ -80,15 +80,15 @@ def many(num_rows: int, seed: int = 0) -> list[Conversation]:
     return rows
 
 
-def in_parts(records, size: int) -> quality.Facts:
+def in_parts(records, size: int) -> facts_lib.Facts:
     parts = [facts_of(*records[i : i + size]) for i in range(0, len(records), size)]
-    return quality.merge(parts)
+    return facts_lib.merge(parts)
 
 
-def same(first: quality.Facts, second: quality.Facts) -> bool:
+def same(first: facts_lib.Facts, second: facts_lib.Facts) -> bool:
     pairs = [
         (getattr(first, field.name), getattr(second, field.name))
-        for field in dataclasses.fields(quality.Facts)
+        for field in dataclasses.fields(facts_lib.Facts)
     ]
     return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
@@ -108,11 +108,11 @@ def test_the_size_of_shards_changes_nothing(size, monkeypatch):
 def test_gathering_is_merging(monkeypatch):
     monkeypatch.setattr(facts_lib, "_PARTS_AT_ONCE", 3)
     records = many(60)
-    gathering = quality.Gathering()
+    gathering = facts_lib.Gathering()
     for record in records:
         gathering.add(facts_of(record))
     assert same(gathering.merged(), facts_of(*records))
-    assert len(quality.Gathering().merged()) == 0
+    assert len(facts_lib.Gathering().merged()) == 0
 
 
 def test_a_block_of_text_ends_anywhere(monkeypatch):
@@ -125,8 +125,8 @@ def test_a_block_of_text_ends_anywhere(monkeypatch):
 def test_the_hash_seed_changes_nothing(tmp_path):
     program = (
         "import pathlib, sys; sys.path.insert(0, 'tests/data')\n"
-        "from test_quality import many, facts_of, quality\n"
-        "quality.save(pathlib.Path(sys.argv[1]), facts_of(*many(120)))"
+        "from test_quality import many, facts_of, facts_lib\n"
+        "facts_lib.save(pathlib.Path(sys.argv[1]), facts_of(*many(120)))"
     )
     for seed in ("1", "2"):
         (tmp_path / seed).mkdir()
@@ -142,15 +142,15 @@ def test_what_was_saved_is_loaded(tmp_path):
     facts = facts_of(*many(50))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        quality.save(tmp_path / name, facts)
-    assert same(quality.load(tmp_path / "one"), facts)
+        facts_lib.save(tmp_path / name, facts)
+    assert same(facts_lib.load(tmp_path / "one"), facts)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
     (tmp_path / "one" / "facts.npz").write_bytes(b"PK\3\4 half")
     with pytest.raises(DataError, match="one: facts can't be read"):
-        quality.load(tmp_path / "one")
+        facts_lib.load(tmp_path / "one")
     with pytest.raises(DataError, match="none: facts can't be read"):
-        quality.load(tmp_path / "none")
+        facts_lib.load(tmp_path / "none")
 
 
 # --- what is counted
@@ -161,7 +161,7 @@ def test_only_rows_that_are_trained_count():
     lost = talk("q", "a", row=2)
     bad = BadRow("a.jsonl", 3, "no messages", "messages=[]")
     outcomes = [kept(record), Outcome("a.jsonl", 2), Outcome("a.jsonl", 3, bad=bad)]
-    facts = quality.shard_facts([record, lost, bad], outcomes)
+    facts = facts_lib.shard_facts([record, lost, bad], outcomes)
     assert len(facts) == 1 and facts.where(0) == "a.jsonl:1"
     assert set(facts.hints) == {"empty answer"}
 
@@ -173,7 +173,7 @@ def test_lengths_and_turns():
         Outcome("a.jsonl", 2, (example_of(records[1], 9, 3), example_of(records[1], 20, 4))),
         Outcome("a.jsonl", 3, (example_of(records[2], 6, 6),)),
     ]
-    report = quality.report(quality.shard_facts(records, outcomes))
+    report = quality.report(facts_lib.shard_facts(records, outcomes))
     assert report["conversations"] == 3
     assert report["turns"]["histogram"] == [
         {"from": 0, "below": 1, "rows": 1},
@@ -188,9 +188,9 @@ def test_lengths_and_turns():
 
 
 def test_no_rows_give_a_report():
-    report = quality.report(quality.merge([]))
+    report = quality.report(facts_lib.merge([]))
     assert report["conversations"] == 0 and report["tokens"]["histogram"] == []
-    overlap = quality.overlap(quality.merge([]), facts_of(talk("q", "a")))
+    overlap = quality.overlap(facts_lib.merge([]), facts_of(talk("q", "a")))
     assert [overlap[kind]["rows"] for kind in ("exact", "same_prompt", "near")] == [0, 0, 0]
 
 

@@ -6,12 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxsft.data.gate import near_duplicates
-from jaxsft.data.gate.facts import Facts as Facts
-from jaxsft.data.gate.facts import Gathering as Gathering
-from jaxsft.data.gate.facts import load as load
-from jaxsft.data.gate.facts import merge as merge
-from jaxsft.data.gate.facts import save as save
-from jaxsft.data.gate.facts import shard_facts as shard_facts
+from jaxsft.data.gate.facts import Facts
 
 EXAMPLES = 10  # of pairs of rows
 MIN_REPEATS = 5  # of one answer before it is listed

@@ -6,7 +6,7 @@ from typing import Any
 from jaxsft.config import Data, Train
 from jaxsft.data.cache import Cache
 from jaxsft.data.epochs import Epochs, epochs_of
-from jaxsft.data.gate import quality
+from jaxsft.data.gate import facts, quality
 from jaxsft.data.gate import report as gate
 from jaxsft.data.prepare import source_names
 
@@ -30,9 +30,10 @@ def survey(
         batch_size=train.batch_size,
         seed=train.seed,
     )
-    facts = quality.load(cache.directory)
+    train_facts = facts.load(cache.directory)
     overlaps = {
-        name: quality.overlap(facts, quality.load(other.directory)) for name, other in evals.items()
+        name: quality.overlap(train_facts, facts.load(other.directory))
+        for name, other in evals.items()
     }
     return gate.gate_report(
         cache.report,
