@@ -75,12 +75,8 @@ class Fusion(enum.Enum):
 @dataclasses.dataclass(frozen=True)
 class Row:
     theirs: str  # in a Hugging Face file; {} is the layer, a second {} the expert
-    gguf: str  # in a GGUF file
     ours: tuple[str, ...]  # path in the parameter tree
     layout: Layout = Layout.SAME
-    gguf_permuted: bool = (
-        False  # GGUF stores each head's rows with the rotation's halves interleaved
-    )
     fusion: Fusion | None = None  # rows of one `theirs` share that tensor, in the table's order
 
     @property
@@ -96,9 +92,9 @@ class Row:
 Table = tuple[Row, ...]
 
 
-def layer_row(theirs: str, gguf: str, *ours: str, layout: Layout = Layout.SAME) -> Row:
+def layer_row(theirs: str, *ours: str, layout: Layout = Layout.SAME) -> Row:
     """A row of model.layers.{}, with the name's .weight or .bias left to the caller."""
-    return Row(f"model.layers.{{}}.{theirs}", f"blk.{{}}.{gguf}", ("layers", *ours), layout)
+    return Row(f"model.layers.{{}}.{theirs}", ("layers", *ours), layout)
 
 
 def attention_rows() -> Table:
@@ -106,69 +102,61 @@ def attention_rows() -> Table:
     heads_out, heads = Layout.HEADS_OUT, Layout.HEADS
     rows = []
     for letter, leaf in (("q", "q_DNH"), ("k", "k_DKH"), ("v", "v_DKH")):
-        name, gguf = f"self_attn.{letter}_proj", f"attn_{letter}"
-        bias = f"{letter}_bias_{leaf[-2:]}"
-        weight = layer_row(f"{name}.weight", f"{gguf}.weight", "attention", leaf, layout=heads_out)
-        biases = layer_row(f"{name}.bias", f"{gguf}.bias", "attention", bias, layout=heads)
-        for row in (weight, biases):
-            rows.append(dataclasses.replace(row, gguf_permuted=letter != "v"))
+        name, bias = f"self_attn.{letter}_proj", f"{letter}_bias_{leaf[-2:]}"
+        rows.append(layer_row(f"{name}.weight", "attention", leaf, layout=heads_out))
+        rows.append(layer_row(f"{name}.bias", "attention", bias, layout=heads))
     return (*rows, *OUTPUT, *QK_NORMS)
 
 
 OUTPUT = (
-    layer_row(
-        "self_attn.o_proj.weight",
-        "attn_output.weight",
-        *("attention", "o_NHD"),
-        layout=Layout.HEADS_IN,
-    ),
-    layer_row("self_attn.o_proj.bias", "attn_output.bias", "attention", "o_bias_D"),
+    layer_row("self_attn.o_proj.weight", "attention", "o_NHD", layout=Layout.HEADS_IN),
+    layer_row("self_attn.o_proj.bias", "attention", "o_bias_D"),
 )
 QK_NORMS = (
-    layer_row("self_attn.q_norm.weight", "attn_q_norm.weight", "attention", "q_norm", "scale_H"),
-    layer_row("self_attn.q_norm.weight", "attn_q_norm.weight", "attention", "q_norm", "scale_NH"),
-    layer_row("self_attn.k_norm.weight", "attn_k_norm.weight", "attention", "k_norm", "scale_H"),
-    layer_row("self_attn.k_norm.weight", "attn_k_norm.weight", "attention", "k_norm", "scale_NH"),
+    layer_row("self_attn.q_norm.weight", "attention", "q_norm", "scale_H"),
+    layer_row("self_attn.q_norm.weight", "attention", "q_norm", "scale_NH"),
+    layer_row("self_attn.k_norm.weight", "attention", "k_norm", "scale_H"),
+    layer_row("self_attn.k_norm.weight", "attention", "k_norm", "scale_NH"),
 )
 
 
-def linear_rows(theirs: str, gguf: str, weight: str, bias: str) -> Table:
+def linear_rows(theirs: str, weight: str, bias: str) -> Table:
     """One projection of the MLP and its bias."""
     return (
-        layer_row(f"{theirs}.weight", f"{gguf}.weight", "mlp", weight, layout=Layout.TRANSPOSED),
-        layer_row(f"{theirs}.bias", f"{gguf}.bias", "mlp", bias),
+        layer_row(f"{theirs}.weight", "mlp", weight, layout=Layout.TRANSPOSED),
+        layer_row(f"{theirs}.bias", "mlp", bias),
     )
 
 
-DOWN = linear_rows("mlp.down_proj", "ffn_down", "down_FD", "down_bias_D")
+DOWN = linear_rows("mlp.down_proj", "down_FD", "down_bias_D")
 MLP = (
-    *linear_rows("mlp.gate_proj", "ffn_gate", "gate_DF", "gate_bias_F"),
-    *linear_rows("mlp.up_proj", "ffn_up", "up_DF", "up_bias_F"),
+    *linear_rows("mlp.gate_proj", "gate_DF", "gate_bias_F"),
+    *linear_rows("mlp.up_proj", "up_DF", "up_bias_F"),
     *DOWN,
 )
 
 
-def norm_rows(theirs: str, gguf: str, ours: str) -> Table:
+def norm_rows(theirs: str, ours: str) -> Table:
     return (
-        layer_row(f"{theirs}.weight", f"{gguf}.weight", ours, "scale_D"),
-        layer_row(f"{theirs}.bias", f"{gguf}.bias", ours, "bias_D"),
+        layer_row(f"{theirs}.weight", ours, "scale_D"),
+        layer_row(f"{theirs}.bias", ours, "bias_D"),
     )
 
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-FIRST = (Row(EMBEDDING, "token_embd.weight", ("embedding_VD",)),)
+FIRST = (Row(EMBEDDING, ("embedding_VD",)),)
 LAST = (
-    Row("model.norm.weight", "output_norm.weight", ("final_norm", "scale_D")),
-    Row("model.norm.bias", "output_norm.bias", ("final_norm", "bias_D")),
-    Row(HEAD, "output.weight", ("head_DV",), Layout.TRANSPOSED),
+    Row("model.norm.weight", ("final_norm", "scale_D")),
+    Row("model.norm.bias", ("final_norm", "bias_D")),
+    Row(HEAD, ("head_DV",), Layout.TRANSPOSED),
 )
 # In the order of transformers, which decides what comes into which shard.
 LLAMA: Table = (
     *FIRST,
     *attention_rows(),
     *MLP,
-    *norm_rows("input_layernorm", "attn_norm", "attention_norm"),
-    *norm_rows("post_attention_layernorm", "ffn_norm", "mlp_norm"),
+    *norm_rows("input_layernorm", "attention_norm"),
+    *norm_rows("post_attention_layernorm", "mlp_norm"),
     *LAST,
 )
 # Rotary frequencies, which old checkpoints repeat in each layer; derived from config.json here.

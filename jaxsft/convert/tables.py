@@ -1,4 +1,4 @@
-"""The tables of the families whose tensors are not named as llama's; GGUF names are llama.cpp's.
+"""The tables of the families whose tensors are not named as llama's.
 
 A table holds the rows of all variants; a model uses those for which it has parameters.
 """
@@ -27,11 +27,11 @@ ONE_AFTER_THE_OTHER, BY_HEAD = Fusion.ONE_AFTER_THE_OTHER, Fusion.BY_HEAD
 
 
 def fused_rows(
-    theirs: str, gguf: str, parts: tuple[tuple[str, str], ...], layout: Layout, fusion: Fusion
+    theirs: str, parts: tuple[tuple[str, str], ...], layout: Layout, fusion: Fusion
 ) -> Table:
     """One of their tensors that holds several of our leaves."""
     return tuple(
-        dataclasses.replace(layer_row(theirs, gguf, *part, layout=layout), fusion=fusion)
+        dataclasses.replace(layer_row(theirs, *part, layout=layout), fusion=fusion)
         for part in parts
     )
 
@@ -53,35 +53,31 @@ OLMO2: Table = (
     *(row for row in attention_rows() if row not in QK_NORMS),
     *_WIDE_QK_NORMS,
     *MLP,
-    *norm_rows("post_attention_layernorm", "post_attention_norm", "attention_out_norm"),
-    *norm_rows("post_feedforward_layernorm", "post_ffw_norm", "mlp_out_norm"),
+    *norm_rows("post_attention_layernorm", "attention_out_norm"),
+    *norm_rows("post_feedforward_layernorm", "mlp_out_norm"),
     *LAST,
 )
 GEMMA2: Table = (
     *FIRST,
     *attention_rows(),
     *MLP,
-    *norm_rows("input_layernorm", "attn_norm", "attention_norm"),
-    *norm_rows("post_attention_layernorm", "post_attention_norm", "attention_out_norm"),
-    *norm_rows("pre_feedforward_layernorm", "ffn_norm", "mlp_norm"),
-    *norm_rows("post_feedforward_layernorm", "post_ffw_norm", "mlp_out_norm"),
+    *norm_rows("input_layernorm", "attention_norm"),
+    *norm_rows("post_attention_layernorm", "attention_out_norm"),
+    *norm_rows("pre_feedforward_layernorm", "mlp_norm"),
+    *norm_rows("post_feedforward_layernorm", "mlp_out_norm"),
     *LAST,
 )
 _FUSED_GATE_UP = fused_rows(
-    "mlp.gate_up_proj.weight", "ffn_up.weight", _GATE_UP, Layout.TRANSPOSED, ONE_AFTER_THE_OTHER
+    "mlp.gate_up_proj.weight", _GATE_UP, Layout.TRANSPOSED, ONE_AFTER_THE_OTHER
 )
 PHI3: Table = (
     *FIRST,
     *OUTPUT,
-    *fused_rows(
-        "self_attn.qkv_proj.weight",
-        "attn_qkv.weight",
-        *(_QKV, Layout.HEADS_OUT, ONE_AFTER_THE_OTHER),
-    ),
+    *fused_rows("self_attn.qkv_proj.weight", _QKV, Layout.HEADS_OUT, ONE_AFTER_THE_OTHER),
     *_FUSED_GATE_UP,
     *DOWN,
-    *norm_rows("input_layernorm", "attn_norm", "attention_norm"),
-    *norm_rows("post_attention_layernorm", "ffn_norm", "mlp_norm"),
+    *norm_rows("input_layernorm", "attention_norm"),
+    *norm_rows("post_attention_layernorm", "mlp_norm"),
     *LAST,
 )
 GLM4: Table = (
@@ -89,49 +85,36 @@ GLM4: Table = (
     *attention_rows(),
     *_FUSED_GATE_UP,
     *DOWN,
-    *norm_rows("input_layernorm", "attn_norm", "attention_norm"),
-    *norm_rows("post_attention_layernorm", "ffn_norm", "mlp_norm"),
-    *norm_rows("post_self_attn_layernorm", "post_attention_norm", "attention_out_norm"),
-    *norm_rows("post_mlp_layernorm", "post_ffw_norm", "mlp_out_norm"),
+    *norm_rows("input_layernorm", "attention_norm"),
+    *norm_rows("post_attention_layernorm", "mlp_norm"),
+    *norm_rows("post_self_attn_layernorm", "attention_out_norm"),
+    *norm_rows("post_mlp_layernorm", "mlp_out_norm"),
     *LAST,
 )
 STARCODER2: Table = (
     *(row for row in LLAMA if row not in MLP and row not in LAST and "norm" not in row.theirs),
-    *linear_rows("mlp.c_fc", "ffn_up", "up_DF", "up_bias_F"),
-    *linear_rows("mlp.c_proj", "ffn_down", "down_FD", "down_bias_D"),
-    *norm_rows("input_layernorm", "attn_norm", "attention_norm"),
-    *norm_rows("post_attention_layernorm", "ffn_norm", "mlp_norm"),
+    *linear_rows("mlp.c_fc", "up_DF", "up_bias_F"),
+    *linear_rows("mlp.c_proj", "down_FD", "down_bias_D"),
+    *norm_rows("input_layernorm", "attention_norm"),
+    *norm_rows("post_attention_layernorm", "mlp_norm"),
     *LAST,
 )
 GPT_NEOX: Table = (
-    Row("gpt_neox.embed_in.weight", "token_embd.weight", ("embedding_VD",)),
+    Row("gpt_neox.embed_in.weight", ("embedding_VD",)),
     *(
         dataclasses.replace(row, theirs=row.theirs.replace("model.", "gpt_neox.", 1))
         for row in (
-            *norm_rows("input_layernorm", "attn_norm", "attention_norm"),
-            *norm_rows("post_attention_layernorm", "ffn_norm", "mlp_norm"),
-            *fused_rows(
-                "attention.query_key_value.weight",
-                "attn_qkv.weight",
-                *(_QKV, Layout.HEADS_OUT, BY_HEAD),
-            ),
-            *fused_rows(
-                "attention.query_key_value.bias",
-                "attn_qkv.bias",
-                *(_QKV_BIAS, Layout.HEADS, BY_HEAD),
-            ),
-            layer_row(
-                "attention.dense.weight",
-                "attn_output.weight",
-                *("attention", "o_NHD"),
-                layout=Layout.HEADS_IN,
-            ),
-            layer_row("attention.dense.bias", "attn_output.bias", "attention", "o_bias_D"),
-            *linear_rows("mlp.dense_h_to_4h", "ffn_up", "up_DF", "up_bias_F"),
-            *linear_rows("mlp.dense_4h_to_h", "ffn_down", "down_FD", "down_bias_D"),
+            *norm_rows("input_layernorm", "attention_norm"),
+            *norm_rows("post_attention_layernorm", "mlp_norm"),
+            *fused_rows("attention.query_key_value.weight", _QKV, Layout.HEADS_OUT, BY_HEAD),
+            *fused_rows("attention.query_key_value.bias", _QKV_BIAS, Layout.HEADS, BY_HEAD),
+            layer_row("attention.dense.weight", "attention", "o_NHD", layout=Layout.HEADS_IN),
+            layer_row("attention.dense.bias", "attention", "o_bias_D"),
+            *linear_rows("mlp.dense_h_to_4h", "up_DF", "up_bias_F"),
+            *linear_rows("mlp.dense_4h_to_h", "down_FD", "down_bias_D"),
         )
     ),
-    Row("gpt_neox.final_layer_norm.weight", "output_norm.weight", ("final_norm", "scale_D")),
-    Row("gpt_neox.final_layer_norm.bias", "output_norm.bias", ("final_norm", "bias_D")),
-    Row("embed_out.weight", "output.weight", ("head_DV",), Layout.TRANSPOSED),
+    Row("gpt_neox.final_layer_norm.weight", ("final_norm", "scale_D")),
+    Row("gpt_neox.final_layer_norm.bias", ("final_norm", "bias_D")),
+    Row("embed_out.weight", ("head_DV",), Layout.TRANSPOSED),
 )

@@ -255,13 +255,11 @@ class Held:
 
 ONE_EACH = families.Row(
     "model.layers.{}.mlp.experts.{}.up_proj.weight",
-    "",
     ("layers", "mlp", "up_EDF"),
     families.Layout.TRANSPOSED,
 )
 STACKED = families.Row(
     "model.layers.{}.mlp.experts.up_proj",
-    "",
     ("layers", "mlp", "up_EDF"),
     families.Layout.TRANSPOSED,
 )
