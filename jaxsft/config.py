@@ -19,10 +19,23 @@ class Model:
     source: str  # Hugging Face directory, hub id (org/name), .gguf file or run directory
     # "random" reads config.json only and seeds the weights with train.seed.
     weights: Literal["pretrained", "random"] = "pretrained"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; parameters are float32
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
+    # Of the parameters as they are kept; bfloat16 rounds updates below 1/512 of a weight away.
+    parameter_dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xla"] = "auto"  # back end
     # "full" keeps each layer's input only and recomputes the rest.
     remat: Literal["none", "full"] = "none"
+    # Control tokens that the tokenizer lacks, such as those of a ChatML template; they get the ids
+    # after its last one, and rows in the embedding and the head.
+    new_tokens: tuple[str, ...] = ()
+    # Their rows: the mean of the trained ones; "normal" adds noise with the trained rows' spread.
+    new_token_init: Literal["mean", "normal"] = "mean"
+    # Rows fill up to a multiple of this with padding, which is never predicted; in an export it is
+    # rows like any other, at the mean of all, which is never the likeliest.
+    pad_vocab_to: int = 1
+    # Tokens that the template writes but that were never trained; "repair" sets their rows to the
+    # mean of the trained ones with a little noise.
+    dead_rows: Literal["warn", "repair"] = "warn"
 
 
 Format = Literal[
@@ -117,7 +130,9 @@ class Checkpoint:
     save_every_steps: int | None = None  # None: only at the end and on a termination signal
     keep: int = 2  # newest checkpoints kept
     export: bool = True  # write <workdir>/export when training ends
-    export_dtype: Literal["source", "float32", "bfloat16"] = "source"  # of the exported weights
+    # Of the exported weights; "source": each as in the base.
+    export_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
+    check_export: bool = False  # compare its logits with transformers'; needs torch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +173,7 @@ def validate(config: Config) -> None:
     """
     _check_types(config, "config")
     _check_positive(config)
+    _check_new_tokens(config.model.new_tokens)
     _check_train(config.train)
     _check_optim(config.optim)
     _check_mesh(config.mesh)
@@ -172,6 +188,7 @@ def validate(config: Config) -> None:
 
 def _check_positive(config: Config) -> None:
     positive = {
+        "model.pad_vocab_to": config.model.pad_vocab_to,
         "train.epochs": config.train.epochs,
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,
@@ -193,6 +210,13 @@ def _check_positive(config: Config) -> None:
     for name, value in positive.items():
         if value is not None and not 0 < value < math.inf:  # also false for nan
             raise ConfigError(f"config.{name}={value}: must be finite and greater than 0")
+
+
+def _check_new_tokens(tokens: tuple[str, ...]) -> None:
+    if len(set(tokens)) != len(tokens) or not all(token.strip() for token in tokens):
+        raise ConfigError(
+            f"config.model.new_tokens={tokens}: each must be there once, and be more than space"
+        )
 
 
 def _check_train(train: Train) -> None:

@@ -15,15 +15,16 @@ import jax
 import jaxsft
 from jaxsft.config import Config
 from jaxsft.console import Console
+from jaxsft.convert import check_export
 from jaxsft.convert.card import Card, Metric
-from jaxsft.convert.export import export
+from jaxsft.convert.export import ExportDtype, export
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
 from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs
 from jaxsft.report import write_report
-from jaxsft.setup import Data, Setup
+from jaxsft.setup import Data, Setup, tokenizer_directory
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 
@@ -47,6 +48,8 @@ def finish(
         export_params(config, base, data.train.manifest, params, directory, about)
     if jax.process_index():
         return
+    if config.checkpoint.export and config.checkpoint.check_export:
+        out.console.say("export", said_difference(check_export.compare_logits(directory)))
     summary = {
         "model": config.model.source,
         "parameters": plan.num_parameters,
@@ -73,6 +76,10 @@ def finish(
     _show(summary, out.workdir, report, out.console)
 
 
+def said_difference(difference: float) -> str:
+    return f"logits within {difference:.2g} of transformers' on the same tokens"
+
+
 def figures(lines: list[dict[str, Any]], step: int) -> dict[str, float]:
     """The evaluation figures taken at a step."""
     return {
@@ -91,22 +98,24 @@ def export_params(
     params: Params,
     directory: Path,
     about: Card,
+    dtype: ExportDtype | None = None,
 ) -> None:
     """The parameters as a Hugging Face directory.
 
     Args:
         trained_on: template and end_of_turn_ids of the training data, from a cache's manifest or a
             checkpoint's notes.
+        dtype: of the weights; None: config.checkpoint.export_dtype.
     """
     export(
         params,
         base,
         directory,
-        dtype=config.checkpoint.export_dtype,
+        dtype=dtype or config.checkpoint.export_dtype,
         template=trained_on["template"],
         end_of_turn_ids=trained_on["end_of_turn_ids"],
         about=about,
-        tokenizer=Path(config.data.tokenizer) if config.data.tokenizer else None,
+        tokenizer=tokenizer_directory(config),
     )
 
 
@@ -122,7 +131,7 @@ def model_card(
         data_fingerprint=trained_on["fingerprint"],
         mask_policy=(
             f"assistant messages ({config.data.train_on}), from the end of the generation prompt"
-            " to the end-of-turn token inclusive"
+            f" to the end-of-turn token inclusive; of these: {', '.join(config.data.train_parts)}"
         ),
         metrics=tuple(
             Metric(name=name, before=before.get(name), after=after.get(name))

@@ -80,7 +80,7 @@ def _decode(graphdef, max_new_tokens, stop_ids, params, tokens_BT, segments_BT):
 
     def add_token(state):
         index, logits_BV, cache, ended_B, answers_BS = state
-        token_B = jnp.argmax(logits_BV[:, : model.settings.vocab_size], axis=-1).astype(jnp.int32)
+        token_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         answers_BS = answers_BS.at[:, index].set(token_B)
         ended_B = ended_B | jnp.any(token_B[:, None] == stops[None, :], axis=1)
         positions_B1 = (num_prompt_B + index)[:, None]

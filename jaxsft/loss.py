@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from jaxsft.kernels.cross_entropy import Sums, cross_entropy
+from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params
 
 
@@ -26,15 +27,23 @@ def loss_sums(
     graphdef: nnx.GraphDef, params: Params, batch: Batch, num_sources: int | None = None
 ) -> Sums:
     """Weighted sums over the batch's targets, not divided by anything."""
+    return loss_and_routing(graphdef, params, batch, num_sources)[0]
+
+
+def loss_and_routing(
+    graphdef: nnx.GraphDef, params: Params, batch: Batch, num_sources: int | None = None
+) -> tuple[Sums, RouterStats | None]:
+    """`loss_sums`, and what the routers of a mixture of experts did with the batch's tokens."""
     model = nnx.merge(graphdef, params)
-    hidden_BTD = model.hidden(batch.tokens, batch.segments, batch.positions)
-    return cross_entropy(
+    hidden_BTD, routing = model.hidden_and_routing(batch.tokens, batch.segments, batch.positions)
+    sums: Sums = cross_entropy(
         hidden_BTD,
         model.head(),
         batch.targets,
         batch.weights,
-        model.settings.vocab_size,
+        model.settings.num_tokens,
         batch.sources,
         num_sources,
         model.settings.logit_soft_cap,
     )
+    return sums, routing

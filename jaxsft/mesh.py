@@ -96,9 +96,10 @@ def check_divisible(
         parts = math.prod(mesh.shape[part] for part in names)
         if size % parts:
             fitting = [n for n in range(parts, 0, -1) if size % n == 0]
+            padding = f", or config.model.pad_vocab_to={parts}" if axis == "vocab" else ""
             raise ConfigError(
                 f"config.mesh.{names[0]}={parts}: does not divide the {size} of axis {axis!r} of"
-                f" {name} {shape}; at most {fitting[0]} would"
+                f" {name} {shape}; at most {fitting[0]} would{padding}"
             )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from jaxsft.model import settings
+from jaxsft.model import moe_settings, settings
 
 # Dense bfloat16 peak of one device, FLOP/s. Source: data sheets of NVIDIA and cloud.google.com/tpu.
 PEAK_FLOPS = {
@@ -49,12 +49,17 @@ def training_flops(s: settings.Decoder, counts: BatchCounts, supervised_tokens: 
     """Operations that training on these tokens needs: no padding, recomputation or masked pairs.
 
     Six per weight and token (two forward, four backward), the head on supervised tokens only, and
-    attention twelve per pair, head and head_dim. Embedding look-ups cost none. A layer with a
-    window has at most `window` pairs a token: a little too many where rows begin.
+    attention twelve per pair, head and head_dim. Of experts, those that a token uses. Embedding
+    look-ups cost none. A layer with a window has at most `window` pairs a token: a little too many
+    where rows begin.
     """
     attention = 2 * s.embed_dim * s.num_heads * s.head_dim
     attention += 2 * s.embed_dim * s.num_kv_heads * s.head_dim
-    weights = s.num_layers * (attention + (3 if s.mlp_gated else 2) * s.embed_dim * s.mlp_dim)
+    if s.moe is None:
+        mlp = (3 if s.mlp_gated else 2) * s.embed_dim * s.mlp_dim
+    else:
+        mlp = moe_settings.active_parameters(s.moe, s.embed_dim)
+    weights = s.num_layers * (attention + mlp)
     head = s.embed_dim * s.vocab_size
     pairs = sum(
         counts.attention_pairs

@@ -37,7 +37,7 @@ def run(config: Config, workdir: Path, command: str) -> None:
         plan = setup.set_up(config, base, data)
         report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
         console.show(lambda terminal: gate_text.print_report(report, terminal))
-        _announce(config, plan, console)
+        _announce(config, plan, setup.precision_notes(config, base), console)
         out = open_outputs(config, workdir, console)
         notes = setup.notes(config, data.train)
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
@@ -45,8 +45,7 @@ def run(config: Config, workdir: Path, command: str) -> None:
             state = setup.resume(out.store, plan, notes, console.say)
             write_inputs(config, report, workdir)  # not before resume has found nothing against it
             if state is None:
-                state = setup.first_state(config, base, plan)
-                setup.flag_dead_rows(state.params, data, console.say)
+                state = setup.first_state(config, base, plan, data, console.say)
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, plan, state, out, notes, measurer, termination)
@@ -57,16 +56,18 @@ def run(config: Config, workdir: Path, command: str) -> None:
         out.store.close()
 
 
-def _announce(config: Config, plan: Setup, console: Console) -> None:
+def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -> None:
     """What is about to happen, before anything is computed."""
-    s, epochs = plan.settings, plan.batches.epochs
+    s, model, epochs = plan.settings, config.model, plan.batches.epochs
     device = jax.devices()[0].device_kind
-    weights = "" if config.model.weights == "pretrained" else ", random weights"
+    weights = "" if model.weights == "pretrained" else ", random weights"
     console.say(
         "model",
-        f"{config.model.source}: {plan.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
-        f" layers{weights}; float32 parameters, {config.model.dtype} compute",
+        f"{model.source}: {plan.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
+        f" layers{weights}; {model.parameter_dtype} parameters, {model.dtype} compute",
     )
+    for note in notes:
+        console.say("model", note)
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.mesh)}")
     for what, which, why in plan.choices:
         console.say(what, f"{which} ({why})")

@@ -1,7 +1,9 @@
 """From a config to all that the training loop needs: caches, mesh, compiled steps, first state."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,18 +13,17 @@ from jax.sharding import Mesh
 
 from jaxsft import checkpoint, optim, step
 from jaxsft import mesh as mesh_lib
-from jaxsft.config import Config, Source
+from jaxsft.config import Config, Model, Source
 from jaxsft.console import Console
-from jaxsft.convert import pretrained, source
+from jaxsft.convert import new_tokenizer, new_tokens, pretrained, source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache import Cache
 from jaxsft.data.loader import Batches
-from jaxsft.data.prepare import Maker, prepare, source_names
+from jaxsft.data.prepare import Maker, cache_root, prepare, source_names
 from jaxsft.errors import CheckpointError, ConfigError
-from jaxsft.kernels import attention
+from jaxsft.kernels import attention, experts
 from jaxsft.loss import Batch
-from jaxsft.model import settings, state
-from jaxsft.model.dead_rows import dead_rows
+from jaxsft.model import dead_rows, settings, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.step import Recipe, StepMetrics, TrainState
 
@@ -73,7 +74,36 @@ def open_model(config: Config, say: Say, weights: bool = True) -> Pretrained:
             f"config.data.sequence_length={config.data.sequence_length}: {config.model.source} was"
             f" made for at most {longest} positions"
         )
-    return base
+    return _with_new_rows(config, base, say)
+
+
+def _with_new_rows(config: Config, base: Pretrained, say: Say) -> Pretrained:
+    """The model with a row for each of config.model.new_tokens, and with padding."""
+    model, rows = config.model, base.settings.vocab_size
+    own = None
+    if model.new_tokens:
+        own = source.tokenizer_directory(model.source, config.data.tokenizer)
+    planned = new_tokens.plan(own, model.new_tokens, rows, model.pad_vocab_to)
+    if not planned.ids and planned.rows == rows:
+        return base
+    if planned.ids:
+        added = ", ".join(f"{token!r} is {index}" for token, index in planned.ids.items())
+        say("model", f"new tokens: {added}")
+    padding = planned.rows - planned.num_tokens
+    say("model", f"vocabulary: {rows} rows before, {planned.rows} now, {padding} of them padding")
+    return new_tokens.extended(base, planned, model.new_token_init, config.train.seed)
+
+
+def tokenizer_directory(config: Config) -> Path:
+    """The tokenizer trained with: the chosen one or the model's own, with config.model.new_tokens.
+
+    Each program finds the same directory.
+    """
+    directory = source.tokenizer_directory(config.model.source, config.data.tokenizer)
+    if not config.model.new_tokens:
+        return directory
+    parent = cache_root(config.data.cache_dir) / "tokenizers"
+    return new_tokenizer.cached(directory, config.model.new_tokens, parent)
 
 
 def prepare_data(
@@ -85,11 +115,11 @@ def prepare_data(
         make: makes what is missing; None: processes of this machine do.
     """
     data = config.data
-    directory = str(source.tokenizer_directory(config.model.source, data.tokenizer))
+    directory = str(tokenizer_directory(config))
 
     def cache_of(sources: tuple[Source, ...], name: str) -> Cache:
         with console.counting(f"preparing {name}") as count:
-            return prepare(sources, data, directory, count, base.settings.vocab_size, make)
+            return prepare(sources, data, directory, count, base.settings.num_tokens, make)
 
     names = source_names(data.eval)
     train = cache_of(data.train, "train")
@@ -108,8 +138,11 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     step.check_batch(mesh, train.batch_size, train.microbatches, length)
     eval_rows = config.eval.batch_size or train.batch_size
     step.check_batch(mesh, eval_rows, 1, length)
-    back_end, reason = attention.choose(config.model.attention)
-    graphdef, shapes, axes = state.abstract(base.settings, config.model.dtype, config.model.remat)
+    model = config.model
+    decoder, choices = choose_back_ends(model, base.settings, mesh)
+    graphdef, shapes, axes = state.abstract(
+        decoder, model.dtype, model.remat, model.parameter_dtype
+    )
     placement = state.shardings(shapes, axes, mesh)
 
     def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
@@ -135,7 +168,7 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     )
     state_placement = step.state_shardings(recipe, shapes, placement, mesh)
     return Setup(
-        settings=base.settings,
+        settings=decoder,
         mesh=mesh,
         recipe=recipe,
         shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
@@ -146,31 +179,79 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
         sources=tuple(sources),
         train_step=step.compile_train_step(recipe, state_placement, mesh),
         eval_step=step.compile_eval_step(graphdef, placement, mesh),
-        choices=(("attention", back_end, reason), ("loss", "chunked", "the only back end yet")),
+        choices=choices,
     )
 
 
-def first_state(config: Config, base: Pretrained, setup: Setup) -> TrainState:
+def choose_back_ends(
+    model: Model, decoder: settings.Decoder, mesh: Mesh
+) -> tuple[settings.Decoder, tuple[tuple[str, str, str], ...]]:
+    """The decoder with its back ends for the mesh's devices, which may be others than ours."""
+    choices = [
+        ("attention", *attention.choose(model.attention)),
+        ("loss", "chunked", "the only back end yet"),
+    ]
+    if decoder.moe is not None:
+        name, reason = experts.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
+        decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
+        choices.append(("experts", name, reason))
+    return decoder, tuple(choices)
+
+
+def first_state(config: Config, base: Pretrained, setup: Setup, data: Data, say: Say) -> TrainState:
     """The state before step 0: pretrained or random parameters, fresh optimizer."""
-    placement = setup.placement.params
+    placement, kept = setup.placement.params, config.model.parameter_dtype
     if config.model.weights == "random":
-        params = state.random_params(base.settings, config.train.seed, placement)
+        params = state.random_params(base.settings, config.train.seed, placement, kept)
     else:
-        params = pretrained.read_params(base, placement)
-    init = jax.jit(setup.recipe.optimizer.init, out_shardings=setup.placement.opt_state)
-    return TrainState(_scalar(setup), params, init(params), _scalar(setup))
+        params = pretrained.read_params(base, placement, kept)
+        params = _without_dead_rows(config, base, params, data, say)
+    init = functools.partial(step.init_opt_state, setup.recipe)
+    opt_state = jax.jit(init, out_shardings=setup.placement.opt_state)(params)
+    return TrainState(_scalar(setup), params, opt_state, _scalar(setup))
 
 
-def flag_dead_rows(params: Params, data: Data, say: Say) -> None:
-    """Warns of control tokens that the template writes but whose embedding was never trained."""
-    ids = data.train.manifest["control_ids"]
-    for token, reason in dead_rows(params["embedding_VD"], ids).items():
-        say(
-            "model",
-            f"warning: the template writes token {token}, whose embedding was never trained:"
-            f" {reason}; inspect_data shows it. Use the template and tokenizer of an instruct model"
-            " of this family, or a template without it",
-        )
+def precision_notes(config: Config, base: Pretrained) -> list[str]:
+    """What bfloat16 parameters lose, at load and in training."""
+    kept, rate = config.model.parameter_dtype, config.optim.peak_lr
+    if kept == "float32":
+        return []
+    # Of 8 bits: half a step is 2**-9 to 2**-8 of the number.
+    return [
+        *(f"note: {note}" for note in pretrained.rounding_notes(base, kept)),
+        f"hint: config.model.parameter_dtype={kept} has 8 bits, so an update below 1/512 of its"
+        f" weight is lost. Adam's are about config.optim.peak_lr={rate:g}: weights above"
+        f" {512 * rate:.2g} will hardly move; float32 loses none",
+    ]
+
+
+def _without_dead_rows(
+    config: Config, base: Pretrained, params: Params, data: Data, say: Say
+) -> Params:
+    """Repairs rows of control tokens that the template writes but that were never trained, or
+    warns of them, as config.model.dead_rows says."""
+    ids = [i for i in data.train.manifest["control_ids"] if i not in base.new_ids]
+    if config.model.dead_rows == "warn":
+        for token, reason in dead_rows.dead_rows(params, ids, vocabulary.EMBEDDING).items():
+            say(
+                "model",
+                f"warning: the template writes token {token}, whose embedding was never trained:"
+                f" {reason}; inspect_data shows it. Use the template and tokenizer of an instruct"
+                " model of this family, a template without it, or"
+                " config.model.dead_rows='repair'",
+            )
+        return params
+    for leaf in vocabulary.leaves(params):
+        dead = dead_rows.dead_rows(params, ids, leaf)
+        if dead:
+            params = dead_rows.repaired(params, leaf, list(dead), config.train.seed)
+        for token, reason in dead.items():
+            say(
+                "model",
+                f"token {token}: its row of {leaf} was never trained: {reason}; it is the mean of"
+                " the trained rows now, with a little noise",
+            )
+    return params
 
 
 def _scalar(setup: Setup) -> jax.Array:
@@ -220,13 +301,20 @@ def notes(config: Config, train: Cache) -> dict[str, Any]:
 
 def identity(config: Config, train: Cache) -> dict[str, Any]:
     """What must stay the same for a resumed run to be the same run."""
-    kept = {"model": ("source", "weights"), "train": ("batch_size", "epochs", "steps", "seed")}
+    kept = {
+        "model": (
+            *("source", "weights", "parameter_dtype"),
+            *("new_token_init", "pad_vocab_to", "dead_rows"),
+        ),
+        "train": ("batch_size", "epochs", "steps", "seed"),
+    }
     values = {
         f"config.{section}.{field}": getattr(getattr(config, section), field)
         for section, fields in kept.items()
         for field in fields
     }
     values |= {f"config.optim.{k}": v for k, v in dataclasses.asdict(config.optim).items()}
+    values["config.model.new_tokens"] = list(config.model.new_tokens)
     values["config.data.sequence_length"] = config.data.sequence_length
     values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
     values["prepared training data"] = train.manifest["fingerprint"]
@@ -234,7 +322,12 @@ def identity(config: Config, train: Cache) -> dict[str, Any]:
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises CheckpointError naming each value that differs from when the run began."""
+    """Raises CheckpointError naming each value that differs from when the run began.
+
+    A field of Model that the checkpoint doesn't know came later: it had its default then.
+    """
+    defaults = {f"config.model.{field.name}": field.default for field in dataclasses.fields(Model)}
+    before = defaults | {"config.model.new_tokens": []} | before
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
         for name, value in now.items()

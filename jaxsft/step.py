@@ -17,9 +17,12 @@ from jax.sharding import Mesh
 from jaxsft import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.kernels.cross_entropy import Sums
-from jaxsft.loss import Batch, loss_sums
+from jaxsft.loss import Batch, loss_and_routing, loss_sums
+from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params
 from jaxsft.optim import Schedule
+
+Totals = tuple[Sums, RouterStats | None]
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +40,7 @@ class TrainState:
 @dataclasses.dataclass(frozen=True)
 class StepMetrics:
     sums: Sums
+    routing: RouterStats | None  # by layer; None: no mixture of experts
     grad_norm: jax.Array  # before clipping
     learning_rate: jax.Array
     skipped_steps: jax.Array
@@ -55,7 +59,17 @@ class Recipe:
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
-    return TrainState(jnp.int32(0), params, recipe.optimizer.init(params), jnp.int32(0))
+    return TrainState(jnp.int32(0), params, init_opt_state(recipe, params), jnp.int32(0))
+
+
+def init_opt_state(recipe: Recipe, params: Params) -> Any:
+    """Moments of float32, whatever the parameters' dtype."""
+    return recipe.optimizer.init(_wide(params))
+
+
+def _wide(params: Params) -> Params:
+    """In float32, in which updates are made: a bfloat16 moment would round its changes away."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -64,15 +78,18 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     The update is left out, bit for bit, where loss or gradients are not finite or no target has
     weight; `step` counts on, so that data and schedule go their way.
     """
-    sums, grads = gradient_sums(recipe, state.params, batch)
+    (sums, routing), grads = gradient_sums(recipe, state.params, batch)
     grads = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1.0), grads)
     grad_norm = optax.tree.norm(grads)
     if recipe.max_grad_norm is not None:
         factor = jnp.minimum(1.0, recipe.max_grad_norm / (grad_norm + 1e-6))
         grads = jax.tree.map(lambda g: factor * g, grads)
-    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    wide = _wide(state.params)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, wide)
     rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    params = jax.tree.map(
+        lambda p, u, kept: (p - rate * u).astype(kept.dtype), wide, updates, state.params
+    )
 
     usable = jnp.isfinite(sums.nll) & jnp.isfinite(grad_norm) & (sums.weight > 0)
     keep = functools.partial(jax.tree.map, functools.partial(jnp.where, usable))
@@ -80,25 +97,33 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     new_state = TrainState(
         state.step + 1, keep(params, state.params), keep(opt_state, state.opt_state), skipped
     )
-    return new_state, StepMetrics(sums, grad_norm, rate, skipped)
+    return new_state, StepMetrics(sums, routing, grad_norm, rate, skipped)
 
 
-def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Sums, Params]:
-    """Loss sums and the gradient of `nll`, summed over micro-batches and divided by nothing."""
+def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals, Params]:
+    """What `loss_and_routing` sums, and the gradient of `nll`, over micro-batches; not divided.
 
-    def nll(params: Params, part: Batch) -> tuple[jax.Array, Sums]:
-        sums = loss_sums(recipe.graphdef, params, part, recipe.num_sources)
-        return sums.nll, sums
+    The gradient is float32.
 
-    def add_part(carry: tuple[Sums, Params], part: Batch):
-        (_, sums), grads = jax.value_and_grad(nll, has_aux=True)(params, part)
-        return jax.tree.map(jnp.add, carry, (sums, grads)), None
+    There is no auxiliary loss of routers: as a product of two means it would not add up over
+    micro-batches, and SFT in transformers leaves it off too unless config.json asks for it.
+    """
+
+    def nll(params: Params, part: Batch) -> tuple[jax.Array, Totals]:
+        totals = loss_and_routing(recipe.graphdef, params, part, recipe.num_sources)
+        return totals[0].nll, totals
+
+    def add_part(carry: tuple[Totals, Params], part: Batch):
+        (_, totals), grads = jax.value_and_grad(nll, has_aux=True)(params, part)
+        return jax.tree.map(jnp.add, carry, (totals, grads)), None
 
     parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    zero = Sums.zero(recipe.num_sources)
-    (sums, grads), _ = jax.lax.scan(add_part, (zero, zeros), parts)
-    return sums, grads
+    totals = jax.eval_shape(nll, params, jax.tree.map(lambda rows: rows[0], parts))[1]
+    zeros = (
+        jax.tree.map(jnp.zeros_like, totals),
+        jax.tree.map(functools.partial(jnp.zeros_like, dtype=jnp.float32), params),
+    )
+    return jax.lax.scan(add_part, zeros, parts)[0]
 
 
 def _split_rows(microbatches: int, rows_BT: jax.Array) -> jax.Array:

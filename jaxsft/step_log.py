@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxsft.metrics import BatchCounts, finite, training_flops
 from jaxsft.model import settings
+from jaxsft.model.moe import load_balancing_loss
 from jaxsft.step import StepMetrics
 
 
@@ -97,7 +98,7 @@ class StepLog:
             "data_wait_seconds": float(np.mean([entry.data_wait_seconds for entry in entries])),
             "skipped_steps": int(last.skipped_steps),
         }
-        return line | self._source_losses(values)
+        return line | self._source_losses(values) | self._expert_balance(values)
 
     def _source_losses(self, values: list[StepMetrics]) -> dict[str, float | None]:
         """`loss/<source>` of each source; None where the steps had no target of it."""
@@ -111,6 +112,20 @@ class StepLog:
             f"loss/{name}": finite(n / w) if w else None
             for name, n, w in zip(self._sources, nll, weight, strict=True)
         }
+
+    def _expert_balance(self, values: list[StepMetrics]) -> dict[str, float | None]:
+        """The load-balancing loss over its value for even use, mean of all layers.
+
+        1: every expert gets as many tokens; num_experts / experts_per_token: always the same few.
+        By layer, since the third expert of one layer has nothing to do with that of the next.
+        """
+        if self._model.moe is None:
+            return {}
+        total = jax.tree.map(lambda *parts: sum(parts), *(value.routing for value in values))
+        if not total.tokens.all():
+            return {"expert_balance": None}
+        even = self._model.moe.experts_per_token
+        return {"expert_balance": finite(load_balancing_loss(total).mean() / even)}
 
 
 def _mean(sums: dict[str, float], name: str) -> float | None:

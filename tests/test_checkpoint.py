@@ -1,6 +1,7 @@
 """Checkpoints: what is read is what was saved, or an error says why."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,29 @@ def test_parameters_alone_can_be_read(store):
     tiny.assert_trees_equal(part, state.params)
     with pytest.raises(CheckpointError, match=r"params\.a\.w_AB was saved"):
         store.restore_part(3, "params", {"b": abstract(state).params["a"]})
+
+
+def test_parameters_alone_leave_the_moments_on_disk(store):
+    """Moments are twice the parameters; counted are the bytes that this process reads."""
+    state, rng = make_state(width=2**17), np.random.default_rng(0)
+    noise = jax.tree.map(  # which can't be compressed
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), state.opt_state
+    )
+    state = dataclasses.replace(state, opt_state=noise)
+    store.save(3, state, {})
+    store.wait()
+
+    def bytes_read() -> int:
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
+
+    before = bytes_read()
+    store.restore_part(3, "params", abstract(state).params)
+    between = bytes_read()
+    store.restore(3, abstract(state))
+    part, whole = between - before, bytes_read() - between
+    num_bytes = state.params["a"]["w_AB"].nbytes
+    assert 0.8 * num_bytes < part < 1.3 * num_bytes < 2 * num_bytes < whole
 
 
 @pytest.mark.parametrize(

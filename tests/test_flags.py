@@ -109,6 +109,7 @@ def test_override_changes_one_field():
         ("train.steps", "12", 12),
         ("model.source", "a=b", "a=b"),
         ("data.train_parts", '["content"]', ("content",)),
+        ("model.new_tokens", '["<|im_start|>","<|im_end|>"]', ("<|im_start|>", "<|im_end|>")),
         ("data.template_options", '{"enable_thinking": false}', {"enable_thinking": False}),
     ],
 )
@@ -175,6 +176,9 @@ def test_override_refuses(path, text, message):
         ({"data": make_data(train_parts=())}, "train_parts=(): must name at least one part"),
         ({"data": make_data(train_parts=("content",) * 2)}, "'content'): must name at least"),
         ({"data": make_data(workers=0)}, "config.data.workers=0: must be"),
+        ({"model": Model(source="m", new_tokens=("<|a|>",) * 2)}, "'<|a|>'): each must be there"),
+        ({"model": Model(source="m", new_tokens=(" ",))}, "new_tokens=(' ',): each must be"),
+        ({"model": Model(source="m", pad_vocab_to=0)}, "model.pad_vocab_to=0: must be finite"),
         ({"mesh": Mesh(context=2)}, "mesh.context=2: this axis is not supported yet"),
         ({"mesh": Mesh(tensor=0)}, "mesh.tensor=0: must be finite and greater than 0"),
         ({"eval": Eval(prompts=4)}, "eval.prompts=4: data.eval is empty"),

@@ -1,5 +1,6 @@
 """The whole program as a user runs it: configs/debug.py, stopped, started again, exported."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -54,7 +55,11 @@ def without_clock(lines):
 
 
 def weights(workdir):
-    with safe_open(workdir / "export" / "model.safetensors", "np") as file:
+    return weights_in(workdir / "export")
+
+
+def weights_in(directory):
+    with safe_open(directory / "model.safetensors", "np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}
 
 
@@ -178,7 +183,24 @@ def test_the_export_loads_in_transformers_with_equal_logits(run):
     base = ROOT / "configs" / "debug_model"
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (directory / name).read_bytes() == (base / name).read_bytes()
-    assert "chat template" in (directory / "README.md").read_text().lower()
+
+
+def test_the_card_says_how_the_model_was_made(run):
+    workdir, done = run
+    card = (workdir / "export" / "README.md").read_text()
+    data = json.loads((workdir / "summary.json").read_text())
+    template = (ROOT / "configs" / "debug_model" / "chat_template.jinja").read_bytes()
+    for said in (
+        "- Base model: debug_model",
+        "- Training data (fingerprint): ",
+        f"- Chat template (SHA-256): {hashlib.sha256(template).hexdigest()}",
+        "- Tokens that carried loss: assistant messages (all_turns), ",
+        "of these: content, reasoning, tool_calls, end_of_turn",
+        f"| eval/heldout/loss | {data['before']['eval/heldout/loss']:.4g} |",
+        "--config=",
+        f"jax {data['versions']['jax']}",
+    ):
+        assert said in card, said
 
 
 def test_any_checkpoint_can_be_exported(run, tmp_path):
@@ -193,8 +215,10 @@ def test_any_checkpoint_can_be_exported(run, tmp_path):
 
     done = export(f"--output={tmp_path / 'last'}")
     assert done.returncode == 0, done.stderr
-    done = export(f"--output={tmp_path / 'tenth'}", "--step=10")
+    done = export(f"--output={tmp_path / 'tenth'}", "--step=10", "--dtype=float16", "--check")
     assert done.returncode == 0, done.stderr
+    assert "of transformers' on the same tokens" in done.stdout
+    assert weights_in(tmp_path / "tenth")["model.norm.weight"].dtype == np.float16
     name = "model.safetensors"
     last = (tmp_path / "last" / name).read_bytes()
     assert last == (run[0] / "export" / name).read_bytes()
@@ -202,6 +226,24 @@ def test_any_checkpoint_can_be_exported(run, tmp_path):
     refused = export(f"--output={tmp_path / 'none'}", "--step=11")
     assert refused.returncode == 66
     assert "--step=11" in refused.stderr and "[10, 20]" in refused.stderr
+    assert_exports_gguf(export, tmp_path)
+
+
+def assert_exports_gguf(export, tmp_path):
+    """Step 10 of 20 as a .gguf file has the values of its float16 safetensors; norms are wider."""
+    from jaxsft.convert import pretrained
+
+    output = tmp_path / "tenth.gguf"
+    done = export(f"--output={output}", "--format=gguf", "--gguf_dtype=f16", "--step=10")
+    assert done.returncode == 0, done.stderr
+    written, tenth = (pretrained.open_pretrained(path) for path in (output, tmp_path / "tenth"))
+    assert set(written.tensors.names()) == set(tenth.tensors.names())
+    for name in tenth.tensors.names():
+        wanted, found = (base.tensors.read(name) for base in (tenth, written))
+        assert found.dtype == ("float16" if wanted.ndim > 1 else "float32"), name
+        np.testing.assert_array_equal(found.astype("float16"), wanted, strict=True, err_msg=name)
+    ends = [set(base.generation_config["eos_token_id"]) for base in (written, tenth)]
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize(

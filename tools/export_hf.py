@@ -1,6 +1,6 @@
 """Writes a checkpoint of a run as a Hugging Face directory or a .gguf file; any machine will do.
 
-python tools/export_hf.py --workdir=runs/x --output=my-model [--step=N]
+python tools/export_hf.py --workdir=runs/x --output=my-model [--step=N] [--check]
 python tools/export_hf.py --workdir=runs/x --output=my-model.gguf --format=gguf --gguf_dtype=q8_0
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import jax
 from absl import flags
 
-from jaxsft import finish, mesh
+from jaxsft import finish, mesh, setup
 from jaxsft import flags as jaxsft_flags
 from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config, from_dict
-from jaxsft.convert import gguf_write, pretrained
+from jaxsft.convert import check_export, gguf_write, pretrained
 from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.metrics import JsonLines
 from jaxsft.model import state
@@ -28,6 +28,13 @@ _FORMAT = flags.DEFINE_enum("format", "safetensors", ("safetensors", "gguf"), "w
 _GGUF_DTYPE = flags.DEFINE_enum(
     "gguf_dtype", "f16", ("f32", "f16", "bf16", "q8_0"), "of the matrices in a .gguf file"
 )
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ("source", "float32", "bfloat16", "float16"),
+    "of the weights in a directory; as in config.checkpoint.export_dtype when not set",
+)
+_CHECK = flags.DEFINE_bool("check", False, "compare logits with transformers'; needs torch")
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest when not set")
 
 
@@ -36,10 +43,8 @@ def main() -> None:
     config = _read_config(workdir)
     store = CheckpointStore(workdir / "checkpoints", config.checkpoint.keep)
     step = _chosen_step(store)
-    base = pretrained.open_pretrained(
-        config.model.source, weights=config.model.weights == "pretrained"
-    )
-    params = _read_params(store, step, base)
+    base = setup.open_model(config, lambda topic, text: None)
+    params = _read_params(store, step, base, config.model.parameter_dtype)
     trained_on = store.notes(step)["data"]
     store.close()
     if _FORMAT.value == "gguf":
@@ -49,7 +54,9 @@ def main() -> None:
         before, after = finish.figures(lines, 0), finish.figures(lines, step)
         command = shlex.join(["python", *sys.argv])
         about = finish.model_card(config, trained_on, before, after, command)
-        finish.export_params(config, base, trained_on, params, output, about)
+        finish.export_params(config, base, trained_on, params, output, about, _DTYPE.value)
+        if _CHECK.value:
+            print(finish.said_difference(check_export.compare_logits(output)))
     print(f"step {step} of {workdir}: {output}")
 
 
@@ -67,7 +74,7 @@ def _write_gguf(
         dtype=_GGUF_DTYPE.value,
         template=trained_on["template"],
         end_of_turn_ids=trained_on["end_of_turn_ids"],
-        tokenizer=Path(config.data.tokenizer) if config.data.tokenizer else None,
+        tokenizer=setup.tokenizer_directory(config),
     )
     for note in written.notes:
         print(note, file=sys.stderr)
@@ -89,9 +96,11 @@ def _chosen_step(store: CheckpointStore) -> int:
     return steps[-1] if _STEP.value is None else _STEP.value
 
 
-def _read_params(store: CheckpointStore, step: int, base: pretrained.Pretrained) -> state.Params:
+def _read_params(
+    store: CheckpointStore, step: int, base: pretrained.Pretrained, parameter_dtype: str
+) -> state.Params:
     """The parameters alone: the optimizer's state, twice their size, stays on disk."""
-    _, shapes, axes = state.abstract(base.settings, "float32", "none")
+    _, shapes, axes = state.abstract(base.settings, "float32", "none", parameter_dtype)
     placement = state.shardings(shapes, axes, mesh.single_device_mesh())
     wanted = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),

@@ -14,8 +14,8 @@ from absl import flags
 from rich.console import Console
 
 from jaxsft import flags as jaxsft_flags
+from jaxsft import setup
 from jaxsft.config import Config
-from jaxsft.convert import pretrained, source
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.gate import inspect, inspect_html
 from jaxsft.errors import ConfigError
@@ -41,14 +41,13 @@ def main(config: Config) -> None:
     sources = config.data.train if _SPLIT.value == "train" else config.data.eval
     if not sources:
         raise ConfigError(f"--split={_SPLIT.value}: config.data.{_SPLIT.value} is empty")
-    model = pretrained.open_pretrained(config.model.source, weights=False)
-    directory = str(source.tokenizer_directory(config.model.source, config.data.tokenizer))
-    tokenizer = open_tokenizer(directory, config.data)
+    model = setup.open_model(config, lambda topic, text: None, weights=False)
+    tokenizer = open_tokenizer(str(setup.tokenizer_directory(config)), config.data)
     limit = _LIMIT.value
     if limit is None and _FORMAT.value == "html":
         limit = inspect_html.DEFAULT_ROWS
-    vocab_size = model.settings.vocab_size
-    rows = inspect.Rows(sources, config.data, tokenizer, vocab_size, _SOURCE.value, limit)
+    num_tokens = model.settings.num_tokens
+    rows = inspect.Rows(sources, config.data, tokenizer, num_tokens, _SOURCE.value, limit)
     with _opened(_OUTPUT.value) as output:
         if _FORMAT.value == "jsonl":
             inspect.write_jsonl(rows, tokenizer, output)

@@ -30,6 +30,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_bdlora": (False, None),
     "arrow_config": (None,),
     "monteclora_config": (None,),
+    "revision": (None, "main"),
+}
+# Read here, or without effect once trained. PEFT itself ignores fan_in_fan_out of linear layers.
+_KNOWN = {
+    *("base_model_name_or_path", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "modules_to_save", "init_lora_weights", "bias", "fan_in_fan_out"),
+    *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "auto_mapping"),
+    *("inference_mode", "megatron_config", "megatron_core", "loftq_config", "eva_config"),
+    *("corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying", "peft_version"),
 }
 # These ways to begin change the base too, which the files of the base don't know.
 _CHANGED_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga", re.IGNORECASE)
@@ -75,8 +84,10 @@ class Merged:
             weight = self._base.read(name)
         if name not in self._factors:
             return weight
-        delta = self._product(name) * np.float32(self._scale(name))
-        return weight.astype(np.float32) + delta
+        merged = self._product(name)  # in place from here: no third array of this size
+        merged *= np.float32(self._scale(name))
+        merged += weight
+        return merged
 
     def _product(self, name: str) -> np.ndarray:
         factors = self._factors[name]
@@ -179,7 +190,13 @@ class Merged:
 
     def _notes(self) -> tuple[str, ...]:
         merged, replaced = len(self._factors), len(self._replaced)
-        return (f"{self._where}: {merged} matrices merged, {replaced} tensors replaced",)
+        unknown = [
+            f"{self._where}: unknown field {name}={value!r} of {source.ADAPTER} has no effect"
+            for name, value in self._config.items()
+            if value and name not in _KNOWN | _NEUTRAL.keys()
+        ]
+        told = f"{self._where}: {merged} matrices merged, {replaced} tensors replaced"
+        return (told, *unknown)
 
 
 def _ends(target: str, module: str) -> bool:

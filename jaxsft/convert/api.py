@@ -19,23 +19,26 @@ def load_model(
     source: str | Path,
     mesh: Mesh | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    parameter_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Decoder:
-    """The pretrained decoder, with float32 parameters; `model(tokens)` gives float32 logits.
+    """The pretrained decoder; `model(tokens)` gives float32 logits.
 
     Args:
         source: Hugging Face directory, hub id, .gguf file or run directory.
         mesh: None: one local device.
         dtype: of the computation.
+        parameter_dtype: of the parameters; bfloat16 takes half the memory.
 
     Raises:
         ConversionError: a model that can't be read exactly.
     """
     base = pretrained.open_pretrained(source)
-    for note in base.notes:
+    for note in [*base.notes, *pretrained.rounding_notes(base, parameter_dtype)]:
         warnings.warn(note, stacklevel=2)
-    graphdef, shapes, axes = state.abstract(base.settings, dtype, "none")
+    graphdef, shapes, axes = state.abstract(base.settings, dtype, "none", parameter_dtype)
     placement = state.shardings(shapes, axes, mesh or mesh_lib.single_device_mesh())
-    model: Decoder = nnx.merge(graphdef, pretrained.read_params(base, placement))
+    params = pretrained.read_params(base, placement, parameter_dtype)
+    model: Decoder = nnx.merge(graphdef, params)
     model.source = str(source)
     return model
 
@@ -43,7 +46,7 @@ def load_model(
 def save_model(
     model: Decoder,
     directory: str | Path,
-    dtype: Literal["source", "float32", "bfloat16"] = "source",
+    dtype: Literal["source", "float32", "bfloat16", "float16"] = "source",
 ) -> Exported:
     """Writes a Hugging Face directory: the model, and all that its source has beside the weights.
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxsft.convert import config_readers, families, tables
+from jaxsft.convert import config_moe, config_readers, families, tables, tables_moe
 from jaxsft.convert.config_parts import Settings
 from jaxsft.convert.fields import Fields
 
@@ -188,5 +188,71 @@ FAMILIES = {
             use_parallel_residual=True,
             rms_norm_eps=...,
         ),
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        config_moe.mixtral,
+        tables_moe.MIXTRAL,
+        _defaults(
+            131072,
+            num_key_value_heads=8,
+            num_experts_per_tok=2,
+            rms_norm_eps=1e-5,
+            attention_bias=...,
+        ),
+    ),
+    "qwen2_moe": Family(
+        "Qwen2MoeForCausalLM",
+        config_moe.qwen2_moe,
+        tables_moe.QWEN_MOE,
+        _defaults(
+            32768,
+            num_key_value_heads=16,
+            num_experts_per_tok=4,
+            norm_topk_prob=False,
+            qkv_bias=True,
+            moe_intermediate_size=1408,
+            shared_expert_intermediate_size=5632,
+            attention_bias=...,
+            **_QWEN,
+        ),
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        config_moe.qwen3_moe,
+        tables_moe.QWEN_MOE,
+        _defaults(
+            32768,
+            num_key_value_heads=4,
+            num_experts_per_tok=8,
+            norm_topk_prob=False,
+            moe_intermediate_size=768,
+            sliding_window=4096,
+            use_sliding_window=False,
+        ),
+        frozenset({"max_window_layers"}),
+    ),
+    "olmoe": Family(
+        "OlmoeForCausalLM",
+        config_moe.olmoe,
+        tables_moe.OLMOE,
+        _defaults(4096, num_experts_per_tok=8, norm_topk_prob=False, rms_norm_eps=1e-5),
+    ),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        config_moe.gpt_oss,
+        tables_moe.GPT_OSS,
+        _defaults(
+            131072,
+            num_key_value_heads=8,
+            head_dim=64,
+            num_experts_per_tok=4,
+            rms_norm_eps=1e-5,
+            attention_bias=True,
+            sliding_window=128,
+            swiglu_alpha=1.702,
+            swiglu_limit=7.0,
+        ),
+        frozenset({"initial_context_length"}),
     ),
 }

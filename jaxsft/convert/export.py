@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from jaxsft.convert import (
     card,
+    check_tokenizer,
     families,
     hf_config,
     huggingface,
@@ -22,10 +23,12 @@ from jaxsft.convert import (
     source,
     untrusted,
 )
+from jaxsft.convert.new_tokens import settle_padding
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.errors import ConversionError
 from jaxsft.model.state import Params
 
+ExportDtype = Literal["source", "float32", "bfloat16", "float16"]
 MARKER = (
     "jaxsft_export.json"  # digests of the tensors; without it a directory is not ours to replace
 )
@@ -34,10 +37,6 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 _WRITTEN = {"config.json", "generation_config.json", MARKER}
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|ot|npz)(\.index\.json)?"
-)
-_TOKENIZER = re.compile(
-    r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
-    r"|.*\.model|.*\.tiktoken|.*\.jinja"
 )
 
 
@@ -55,7 +54,7 @@ def export(
     base: Pretrained,
     directory: Path | str,
     *,
-    dtype: Literal["source", "float32", "bfloat16"] = "source",
+    dtype: ExportDtype = "source",
     template: str | None = None,
     end_of_turn_ids: Sequence[int] = (),
     about: card.Card | None = None,
@@ -79,6 +78,7 @@ def export(
     directory = Path(directory)
     _refuse_foreign(directory)
     _refuse_ids(end_of_turn_ids, base)
+    params = settle_padding(params, base.settings)
     partial = directory.with_name(f".{directory.name}.partial")
     first = jax.process_index() == 0
     if first:
@@ -95,6 +95,7 @@ def export(
         safetensors_write.write_text(partial / "README.md", text)
         _write_json(partial / MARKER, {"tensors": digests})
         _verify(partial, base, digests)
+        check_tokenizer.check_token_ids(tokenizer or _tokenizer_of(base), partial)
         _publish(partial, directory)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {directory}")
@@ -137,13 +138,13 @@ def _copy_files(base: Pretrained, tokenizer: Path | None, partial: Path) -> list
     """Copies byte for byte what is not made anew; returns the names of what is neither."""
     left_out = []
     if source.is_gguf(base.path):
-        tokenizer = tokenizer or source.tokenizer_directory(base.path)
+        tokenizer = tokenizer or _tokenizer_of(base)
         found = [p for p in base.path.parent.iterdir() if p.name.startswith(("LICENSE", "NOTICE"))]
     else:
         found = [p for p in base.path.iterdir() if not p.name.startswith(".")]
         if tokenizer is not None:
-            found = [p for p in found if not _TOKENIZER.fullmatch(p.name)]
-    found += [] if tokenizer is None else _tokenizer_files(tokenizer)
+            found = [p for p in found if not source.is_tokenizer_file(p)]
+    found += [] if tokenizer is None else source.tokenizer_files(tokenizer)
     for path in sorted(found):
         if path.name in _WRITTEN or path.name.startswith("model") and _WEIGHTS.fullmatch(path.name):
             continue
@@ -155,8 +156,8 @@ def _copy_files(base: Pretrained, tokenizer: Path | None, partial: Path) -> list
     return left_out
 
 
-def _tokenizer_files(directory: Path) -> list[Path]:
-    return [path for path in directory.iterdir() if _TOKENIZER.fullmatch(path.name)]
+def _tokenizer_of(base: Pretrained) -> Path:
+    return source.tokenizer_directory(base.path) if source.is_gguf(base.path) else base.path
 
 
 def _write_template(partial: Path, template: str | None) -> str | None:
@@ -240,7 +241,8 @@ def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:
     where = str(partial / "config.json")
     config = untrusted.read_json(partial / "config.json")
     decoder, _ = hf_config.settings_from_config(config, where)
-    assert decoder == base.settings, f"{where}: {decoder} instead of {base.settings}"
+    expected = dataclasses.replace(base.settings, num_padding=0)  # tokens to other programs
+    assert decoder == expected, f"{where}: {decoder} instead of {expected}"
 
 
 def _publish(partial: Path, directory: Path) -> None:

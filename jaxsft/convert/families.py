@@ -1,6 +1,6 @@
 """How tensors of a Hugging Face file lie in the parameter tree: tables of rows, read both ways.
 
-The tables of all families but llama's are in tables.py.
+The tables of all families but llama's are in tables.py and tables_moe.py.
 
 D: embed_dim, N: heads, H: head_dim, F: mlp_dim, V: vocab_size, L: layer, E: expert.
 """
@@ -66,10 +66,13 @@ class Layout(enum.Enum):
 
 
 class Fusion(enum.Enum):
-    """How several of our leaves share one of their tensors, along its first dimension."""
+    """How several of our leaves share one of their tensors, along its first dimension but where it
+    says another.
+    """
 
     ONE_AFTER_THE_OTHER = enum.auto()
     BY_HEAD = enum.auto()  # the parts of head 0, then those of head 1; all parts of equal size
+    ALTERNATING = enum.auto()  # in the last dimension: element 0 of each part, then element 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +162,6 @@ LLAMA: Table = (
     *norm_rows("post_attention_layernorm", "mlp_norm"),
     *LAST,
 )
-# Rotary frequencies, which old checkpoints repeat in each layer; derived from config.json here.
-BUFFER = "model.layers.{}.self_attn.rotary_emb.inv_freq"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +190,16 @@ class Tensor:
         return self.weights[0].name
 
     @property
+    def block(self) -> str:
+        """The same for all experts, which transformers holds as one tensor; else ""."""
+        (layer, *expert), row = self.weights[0].index or (0,), self.weights[0].row
+        return row.theirs.format(layer, "*") if expert else ""
+
+    @property
     def their_shape(self) -> tuple[int, ...]:
         shapes = [weight.part_shape for weight in self.weights]
+        if self.weights[0].row.fusion is Fusion.ALTERNATING:
+            return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def part(self, theirs: np.ndarray, weight: Weight) -> np.ndarray:
@@ -198,6 +207,8 @@ class Tensor:
         if len(self.weights) == 1:
             return theirs
         number = self.weights.index(weight)
+        if weight.row.fusion is Fusion.ALTERNATING:
+            return theirs[..., number :: len(self.weights)]
         if weight.row.fusion is Fusion.BY_HEAD:
             head_dim = weight.shape[-1]
             rest = theirs.shape[1:]
@@ -253,6 +264,11 @@ def tensors(params: dict[str, Any], table: Table) -> list[Tensor]:
     for tensor in found:
         assert len(tensor.weights) == 1 or all(w.row.fusion for w in tensor.weights), tensor.name
     return sorted(found, key=lambda tensor: _position(tensor.weights[0], table))
+
+
+def tensor_name(table: Table, leaf: str) -> str:
+    """Their name of a leaf that is in no layer."""
+    return next(row.theirs for row in table if row.ours == (leaf,))
 
 
 def _position(weight: Weight, table: Table) -> tuple[int, ...]:

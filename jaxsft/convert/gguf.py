@@ -36,7 +36,8 @@ class File:
         _refuse_unsupported(header.metadata, path)
         gguf_config.refuse_unknown(header.metadata, self.architecture, str(path))
         self._check_extents(header.tensors)
-        self._frequencies = header.tensors.pop(gguf_config.FREQUENCIES, None)
+        factors = (gguf_config.FREQUENCIES, gguf_config.LONG, gguf_config.SHORT)
+        self._factors = {n: header.tensors.pop(n) for n in factors if n in header.tensors}
         names = self.architecture.tensors
         self._ours = {their_name(ours, names): ours for ours in header.tensors}
         self._infos = {theirs: header.tensors[ours] for theirs, ours in self._ours.items()}
@@ -63,9 +64,7 @@ class File:
     def hf_config(self) -> dict[str, Any]:
         """The config.json that transformers would have for this model."""
         reader = gguf_config.Reader(self.metadata, self.architecture, str(self._path))
-        factors = None
-        if self._frequencies is not None:
-            factors = self._dequantise(self._frequencies).reshape(-1)
+        factors = {n: self._dequantise(info).reshape(-1) for n, info in self._factors.items()}
         config = reader.config(set(self._ours.values()), factors)
         return config | {"torch_dtype": self._torch_dtype()} | self.generation_config()
 

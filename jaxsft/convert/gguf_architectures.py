@@ -82,9 +82,12 @@ class Architecture:
     presence: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> its tensor
     permuted: bool = False  # each head's query and key rows lie 0 h 1 h+1 ..., h: half of head_dim
     norm_offset: float = 0.0  # what the file adds to the weights of norms
-    states_head_dim: bool = True  # config.json has head_dim
-    full_attention_every: int | None = None  # the other layers have the sliding window
+    states_head_dim: bool = True  # config.json has head_dim; False: hidden_size / heads, always
+    full_attention_every: int | None = None  # the other layers have the window; None: no layer has
+    # What llama.cpp takes where a key is missing, if it is not what null in config.json means.
+    absent: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial_rotary: bool = False  # config.json may have partial_rotary_factor
+    long_factors: bool = False  # config.json may have longrope
     local_rope_theta: float | None = None  # of layers with the window, where it is another
     # Query scale: head_dim ** -0.5, but (hidden_size / heads) ** -0.5 at this number of layers.
     wide_scale_layers: int | None = None
@@ -139,6 +142,11 @@ GEMMA2 = Architecture(
     fixed={**_GELU, **_NO_BIASES, **_CAUSAL},
     norm_offset=1.0,
     full_attention_every=2,
+    absent={
+        "attention.sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
     wide_scale_layers=46,
 )
 GEMMA3 = Architecture(
@@ -177,6 +185,7 @@ PHI3 = Architecture(
     fixed=_SILU,
     states_head_dim=False,
     partial_rotary=True,
+    long_factors=True,
 )
 ARCHITECTURES = (LLAMA, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, PHI3)
 

@@ -9,19 +9,22 @@ from jaxsft.convert import gguf_header
 from jaxsft.convert.gguf_architectures import OUTPUT, Architecture
 from jaxsft.errors import ConversionError
 
-FREQUENCIES = "rope_freqs.weight"  # factors by which Llama 3's rotary frequencies are divided
+# What rotary frequencies are divided by: Llama 3's, and those of longrope.
+FREQUENCIES = "rope_freqs.weight"
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+ATTENTION_FACTOR = "rope.scaling.attn_factor"
 _ROPE = {"rope.freq_base", "rope.scaling.type", "rope.scaling.factor"}
-_ROPE |= {"rope.scaling.original_context_length"}
+_ROPE |= {"rope.scaling.original_context_length", ATTENTION_FACTOR}
 # Keys that change nothing with these values; others are refused, as most change the arithmetic.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
     "attention.causal": (True,),
     "rope.scaling.finetuned": (True, False),
-    "rope.scaling.attn_factor": (1.0,),
     "rope.freq_base_swa": (10000.0,),
 }
 _KINDS = {"none": "default", "linear": "linear", "yarn": "yarn"}  # rope.scaling.type -> rope_type
+_LONGROPE = "longrope"  # the files of Phi-3 have no rope.scaling.type, only the factors
 
 
 def refuse_unknown(metadata: Mapping[str, Any], architecture: Architecture, where: str) -> None:
@@ -43,12 +46,12 @@ class Reader:
     def __init__(self, metadata: Mapping[str, Any], architecture: Architecture, where: str):
         self.metadata, self.architecture, self.where = metadata, architecture, where
 
-    def config(self, tensors: set[str], factors: np.ndarray | None) -> dict[str, Any]:
+    def config(self, tensors: set[str], factors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Everything but the token ids and the dtype.
 
         Args:
-            tensors: the GGUF names in the file.
-            factors: the tensor FREQUENCIES.
+            tensors: the GGUF names of the weights in the file.
+            factors: those of FREQUENCIES, LONG and SHORT that are there.
         """
         a = self.architecture
         embed_dim, heads = self.get("embedding_length"), self.get("attention.head_count")
@@ -89,8 +92,11 @@ class Reader:
         return value
 
     def _optional(self, key: str) -> Any:
-        value = self.metadata.get(f"{self.architecture.name}.{key}")
-        return None if value is None else self.get(key)
+        absent = self.architecture.absent.get(key)
+        if self.metadata.get(f"{self.architecture.name}.{key}", absent) is None:
+            return None
+        value = self.get(key, absent)
+        return None if (key, value) == ("attention.sliding_window", 0) else value
 
     def _num_tokens(self) -> int | None:
         return len(self.metadata.get("tokenizer.ggml.tokens", [])) or None
@@ -113,11 +119,13 @@ class Reader:
         return found
 
     def _rope(
-        self, config: dict[str, Any], head_dim: int, factors: np.ndarray | None
+        self, config: dict[str, Any], head_dim: int, factors: Mapping[str, np.ndarray]
     ) -> dict[str, Any]:
         a = self.architecture
         theta = float(self.get("rope.freq_base", 10000.0))
-        found: dict[str, Any] = {"rope_theta": theta, "rope_scaling": self._scaling()}
+        long = a.long_factors and {LONG, SHORT} <= factors.keys()
+        found: dict[str, Any] = {"rope_theta": theta}
+        found |= self._longrope(factors) if long else {"rope_scaling": self._scaling(factors)}
         if a.local_rope_theta is not None:
             found["rope_local_base_freq"] = a.local_rope_theta
         rotated = self.get("rope.dimension_count", head_dim)
@@ -125,17 +133,36 @@ class Reader:
             raise self._differs("rope.dimension_count", head_dim)
         if rotated != head_dim:
             found["partial_rotary_factor"] = rotated / head_dim
-        if factors is not None:
-            found["rope_scaling"] = llama3_scaling(factors, theta, head_dim, self.where)
+        if FREQUENCIES in factors:
+            scaling = llama3_scaling(factors[FREQUENCIES], theta, head_dim, self.where)
+            found["rope_scaling"] = scaling
         return found
 
-    def _scaling(self) -> dict[str, Any] | None:
+    def _longrope(self, factors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        kind = self.get("rope.scaling.type", _LONGROPE)
+        if kind != _LONGROPE:
+            raise self._refuse_scaling(kind)
+        original = self.get("rope.scaling.original_context_length")
+        long, short = ([gguf_header.shortest(f) for f in factors[name]] for name in (LONG, SHORT))
+        scaling = {"rope_type": _LONGROPE, "long_factor": long, "short_factor": short}
+        if (size := self._optional(ATTENTION_FACTOR)) is not None:
+            scaling["attention_factor"] = size
+        return {"rope_scaling": scaling, "original_max_position_embeddings": original}
+
+    def _scaling(self, factors: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+        for name in (LONG, SHORT):
+            if name in factors:
+                raise ConversionError(
+                    f"{self.where}: {name} alone, or in {self.architecture.name}, is not supported"
+                )
+        if (size := self.get(ATTENTION_FACTOR, 1.0)) != 1.0:
+            raise ConversionError(
+                f"{self.where}: {self.architecture.name}.{ATTENTION_FACTOR}={size} is supported"
+                " with longrope's factors only"
+            )
         kind = self.get("rope.scaling.type", "none")
         if kind not in _KINDS:
-            raise ConversionError(
-                f"{self.where}: {self.architecture.name}.rope.scaling.type={kind!r} is not"
-                f" supported; {', '.join(_KINDS)} are"
-            )
+            raise self._refuse_scaling(kind)
         if kind == "none":
             return None
         scaling = {"rope_type": _KINDS[kind], "factor": float(self.get("rope.scaling.factor"))}
@@ -143,6 +170,12 @@ class Reader:
             positions = self.get("rope.scaling.original_context_length")
             scaling |= {"original_max_position_embeddings": positions}
         return scaling
+
+    def _refuse_scaling(self, kind: str) -> ConversionError:
+        return ConversionError(
+            f"{self.where}: {self.architecture.name}.rope.scaling.type={kind!r} is not"
+            f" supported; {', '.join(_KINDS)} are"
+        )
 
 
 def llama3_scaling(factors: np.ndarray, theta: float, head_dim: int, where: str) -> dict[str, Any]:

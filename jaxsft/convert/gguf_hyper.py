@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft.convert import gguf_architectures, gguf_config
+from jaxsft.convert import gguf_architectures, gguf_config, rope_config
 from jaxsft.convert.gguf_architectures import Architecture
 from jaxsft.errors import ConversionError
 
@@ -34,20 +34,27 @@ def from_config(config: Mapping[str, Any], where: str) -> Hyper:
     full = _with_defaults(config, where)
     _refuse_other_values(full, architecture, where)
     _refuse_other_layers(full, architecture, where)
-    head_dim = full["head_dim"]
+    _refuse_other_heads(full, architecture, where)
     values: dict[str, Any] = {}
     for key, field in architecture.keys.items():
         if full.get(field) is not None:
             values[key] = float(full[field]) if field in _FLOATS else full[field]
     notes = []
     window = full.get("sliding_window")
-    if "sliding_window" not in architecture.keys.values() and _has_window(full):
-        values["context_length"] = min(values["context_length"], window)
+    ignored = architecture.full_attention_every is None and _has_window(full)
+    if ignored and window < values["context_length"]:
+        values["context_length"] = window
         notes.append(
             f"{where}: sliding_window={window} can't be told to llama.cpp; the file's context is"
-            f" {values['context_length']} tokens, within which it changes nothing"
+            f" {window} tokens, within which it changes nothing"
         )
-    rope, tensors = _rope(full, architecture, head_dim, where)
+    rope, tensors = _rope(full, architecture, where)
+    if gguf_config.LONG in tensors:
+        original = rope["rope.scaling.original_context_length"]
+        notes.append(
+            f"{where}: llama.cpp takes long_factor where its context is longer than {original}"
+            " tokens, for short texts too"
+        )
     metadata = {f"{architecture.name}.{key}": value for key, value in (values | rope).items()}
     return Hyper(architecture, metadata, tensors, tuple(notes))
 
@@ -76,12 +83,24 @@ def _refuse_other_values(full: dict[str, Any], a: Architecture, where: str) -> N
             full["head_dim"],
         )
         fixed["query_pre_attn_scalar"] = (scalar,)
+    for key, value in a.absent.items():  # None can't be said: the key would be missing
+        if full.get(a.keys[key]) is None:
+            fixed[a.keys[key]] = (value,)
     for field, values in fixed.items():
         if full.get(field) not in values:
             raise ConversionError(
                 f"{where}: {field}={full.get(field)!r} can't be written as GGUF: llama.cpp's"
                 f" {a.name} has {values[0]!r}"
             )
+
+
+def _refuse_other_heads(full: dict[str, Any], a: Architecture, where: str) -> None:
+    heads, embed_dim = full["num_attention_heads"], full["hidden_size"]
+    if not a.states_head_dim and full["head_dim"] * heads != embed_dim:
+        raise ConversionError(
+            f"{where}: head_dim={full['head_dim']} can't be written as GGUF: llama.cpp's {a.name}"
+            f" has hidden_size / num_attention_heads = {embed_dim / heads:g}"
+        )
 
 
 def _has_window(full: dict[str, Any]) -> bool:
@@ -104,10 +123,10 @@ def _refuse_other_layers(full: dict[str, Any], a: Architecture, where: str) -> N
 
 
 def _rope(
-    full: dict[str, Any], a: Architecture, head_dim: int, where: str
+    full: dict[str, Any], a: Architecture, where: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The keys of the rotary embedding, and Llama 3's factors as a tensor."""
-    rope = full["rope_parameters"]
+    """The keys of the rotary embedding, and the factors of its frequencies as tensors."""
+    rope, head_dim = full["rope_parameters"], full["head_dim"]
     if a.local_rope_theta is not None:
         rope, local = rope["full_attention"], rope["sliding_attention"]
         if local != {"rope_type": "default", "rope_theta": a.local_rope_theta}:
@@ -120,7 +139,8 @@ def _rope(
         raise ConversionError(f"{where}: partial_rotary_factor={partial} can't be written as GGUF")
     found: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
     found["rope.dimension_count"] = int(head_dim * partial)
-    scaling = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
+    others = ("rope_theta", "partial_rotary_factor", "type")  # the last: an old spelling
+    scaling = {k: v for k, v in rope.items() if k not in others}
     kind = scaling.pop("rope_type", "default")
     match kind, sorted(scaling):
         case "default", _:
@@ -134,6 +154,9 @@ def _rope(
             positions = scaling["original_max_position_embeddings"]
             original = {"rope.scaling.original_context_length": positions}
             return found | _scaling(kind, scaling) | original, {}
+        case "longrope", _ if a.long_factors:
+            keys, tensors = _longrope(scaling, full["max_position_embeddings"])
+            return found | keys, tensors
         case _:
             raise ConversionError(
                 f"{where}: rope_type={kind!r} with {scaling} can't be written as GGUF"
@@ -142,3 +165,17 @@ def _rope(
 
 def _scaling(kind: str, scaling: dict[str, Any]) -> dict[str, Any]:
     return {"rope.scaling.type": kind, "rope.scaling.factor": float(scaling["factor"])}
+
+
+def _longrope(
+    scaling: dict[str, Any], max_positions: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    original = scaling["original_max_position_embeddings"]
+    factor = scaling.get("factor") or max_positions / original
+    size = scaling.get("attention_factor") or rope_config.longrope_size(factor, original)
+    keys = {
+        gguf_config.ATTENTION_FACTOR: float(size),
+        "rope.scaling.original_context_length": original,
+    }
+    factors = {gguf_config.LONG: "long_factor", gguf_config.SHORT: "short_factor"}
+    return keys, {name: np.array(scaling[key], np.float32) for name, key in factors.items()}

@@ -3,12 +3,10 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import gguf_header, gguf_splits
+from jaxsft.convert import gguf_header, gguf_splits, made_once
 from jaxsft.errors import ConversionError
 
 RECIPE = 2  # counts changes of this file that change its output: part of the cache key
@@ -21,21 +19,11 @@ def cached_directory(path: Path) -> Path:
     header = gguf_header.read(path)
     key = hashlib.sha256(f"{RECIPE} {header.sha256}".encode()).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    parent = Path(home) / "jaxsft" / "tokenizers"
-    directory = parent / key[:32]
-    if directory.is_dir():
-        return directory
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = Path(tempfile.mkdtemp(dir=parent))  # mode 0700
-    try:
-        write(header.metadata, partial, str(path))
-        partial.rename(directory)
-    except OSError:
-        if not directory.is_dir():  # otherwise another process was first
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return directory
+    return made_once.directory(
+        Path(home) / "jaxsft" / "tokenizers",
+        key[:32],
+        lambda directory: write(header.metadata, directory, str(path)),
+    )
 
 
 def write(metadata: dict[str, Any], directory: Path, where: str) -> None:

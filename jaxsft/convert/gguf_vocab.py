@@ -10,6 +10,9 @@ from jaxsft.errors import ConversionError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_PREFIX = "tokenizer.ggml.add_space_prefix"
+_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+_BEFORE = {"type": "Prepend", "prepend": "▁"}
 _NEVER_MADE = -1e9  # the score of a piece that no merge makes
 
 
@@ -35,6 +38,11 @@ def metadata(
     _fill(found, vocab_size, str(directory))
     ends, notes = _ends(end_ids, found, config, str(directory))
     found |= ends
+    if found.get(_PREFIX) and _only_at_the_start(tokenizer, config):
+        notes += (
+            f"{directory}: puts a space before a text, llama.cpp after each control token too:"
+            " its ids of prompts differ there",
+        )
     for name, key in (("bos", "bos"), ("unk", "unknown"), ("pad", "padding")):
         index = _id_of(config.get(f"{name}_token"), found)
         found |= {} if index is None else {f"tokenizer.ggml.{key}_token_id": index}
@@ -81,7 +89,7 @@ def _sentencepiece_of_bpe(
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.add_space_prefix": prefix,
+        _PREFIX: prefix,
         "tokenizer.ggml.scores": scores,
     }
 
@@ -90,11 +98,12 @@ def _adds_space(tokenizer: dict[str, Any], where: str) -> bool:
     """Whether a space is put before a text; an error for what isn't sentencepiece's way."""
     normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer") or {}
     steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
-    kinds = [step["type"] for step in steps]
-    if kinds in (["Prepend", "Replace"], ["Replace"]):
-        return kinds[0] == "Prepend"
-    if not steps and pre.get("type") == "Metaspace":
-        return pre["prepend_scheme"] != "never"
+    idle = not pre or (pre.get("type"), pre.get("pattern")) == ("Split", {"String": " "})
+    if idle and steps in ([_BEFORE, _SPACE], [_SPACE]):  # no space is left to be split at
+        return steps[0] == _BEFORE
+    if not steps and (pre.get("type"), pre.get("replacement")) == ("Metaspace", "▁"):
+        if pre.get("split") is False and "prepend_scheme" in pre:
+            return pre["prepend_scheme"] != "never"
     raise ConversionError(
         f"{where}: normalizer={normalizer} with pre_tokenizer={pre} can't be written as GGUF"
     )
@@ -108,8 +117,14 @@ def _of_sentencepiece(directory: Path, config: dict[str, Any]) -> dict[str, Any]
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     ids = range(model.get_piece_size())
     scores = [float(model.get_score(i)) for i in ids]
+    prefix = config.get("add_prefix_space")
     if any(score != int(score) for score in scores):
         raise ConversionError(f"{path}: is a Unigram model (scores like {min(scores)}), not BPE")
+    normal = model.normalize("a  \ufb01 ")
+    if normal.removeprefix("▁") != "a▁▁\ufb01▁":
+        raise ConversionError(
+            f"{path}: makes {normal!r} of 'a  \ufb01 '; llama.cpp normalises nothing"
+        )
     kinds = {i: CONTROL for i in ids if model.is_control(i)}
     kinds |= {i: BYTE for i in ids if model.is_byte(i)} | {model.unk_id(): UNKNOWN}
     return {
@@ -120,8 +135,15 @@ def _of_sentencepiece(directory: Path, config: dict[str, Any]) -> dict[str, Any]
         "tokenizer.ggml.token_type": [kinds.get(i, NORMAL) for i in ids],
         "tokenizer.ggml.add_bos_token": config.get("add_bos_token", True),
         "tokenizer.ggml.add_eos_token": config.get("add_eos_token", False),
-        "tokenizer.ggml.add_space_prefix": config.get("add_prefix_space", True) is not False,
+        _PREFIX: normal.startswith("▁") if prefix is None else prefix,
     }
+
+
+def _only_at_the_start(tokenizer: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether transformers puts the space before the whole text only."""
+    if tokenizer:
+        return (tokenizer.get("pre_tokenizer") or {}).get("prepend_scheme") == "first"
+    return config.get("legacy") is False
 
 
 def _kind(token: str | None, added: dict[str, Any] | None, model: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxsft.convert import card, families, gguf, gguf_hyper, gguf_vocab, huggingface, source
 from jaxsft.convert.export import base_name, end_ids, license_of
+from jaxsft.convert.new_tokens import settle_padding
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.errors import ConversionError
 from jaxsft.model.state import Params
@@ -61,7 +62,7 @@ def export_gguf(
     """
     path = Path(path)
     ends = end_ids(base, end_of_turn_ids)
-    tensors = Trained(params, base.table)
+    tensors = Trained(settle_padding(params, base.settings), base.table)
     if jax.process_index():
         for name in tensors.names():  # the collectives of the first process
             tensors.read(name)

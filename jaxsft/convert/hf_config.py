@@ -31,6 +31,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "clip_qkv": (),
     "use_parallel_residual": (False,),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), (0, 1)),
+    **{"mlp_only_layers": ([],), "decoder_sparse_step": (1,), "router_jitter_noise": (0,)},
     "use_bidirectional_attention": (False,),
     **dict.fromkeys(("full_attn_mod", "interpolate_factor"), (1,)),
     "quantization_config": (),
@@ -38,9 +39,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "pruned_heads": ({},),
 }
 # They act in training only; here there is none of them.
-DROPOUTS = {
+TRAINING_ONLY = {
     *("attention_dropout", "embd_pdrop", "resid_pdrop", "residual_dropout", "embedding_dropout"),
-    "hidden_dropout",
+    *("hidden_dropout", "output_router_logits"),
 }
 HARMLESS = {
     *("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"),
@@ -59,6 +60,7 @@ HARMLESS = {
     *("max_sequence_length", "transformers.js_config", "unsloth_version", "unsloth_fixed"),
     *("cache_implementation", "_sliding_window_pattern", "sliding_window_pattern"),
     "classifier_dropout",
+    "router_aux_loss_coef",  # of the loss that output_router_logits switches on
 }
 
 
@@ -99,7 +101,7 @@ def settings_from_config(config: dict[str, Any], where: str) -> tuple[settings.D
             _refuse_layer_types(fields)
         elif name == "auto_map":
             notes.append(_standard_code(fields, family))
-        elif name in DROPOUTS:
+        elif name in TRAINING_ONLY:
             if fields.raw(name):
                 notes.append(f"{where}: {name}={fields.raw(name)!r} is not applied in training")
         elif name not in HARMLESS | family.harmless | {"model_type", "architectures"}:

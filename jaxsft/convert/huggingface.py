@@ -4,8 +4,10 @@ Reading fills each device's part of a stacked leaf layer by layer, so a process 
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +19,7 @@ from jax.experimental import multihost_utils
 from jaxsft.convert import families, host_copy, safetensors_write
 from jaxsft.convert.families import Row, Table, Tensor, Weight
 from jaxsft.errors import ConversionError
-from jaxsft.model import rope, settings
+from jaxsft.model import settings
 from jaxsft.model.state import Params
 
 DTYPES = {
@@ -25,9 +27,7 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-# Old checkpoints keep the rotary frequencies in float16 or bfloat16: 8 bits of mantissa.
-BUFFER_TOLERANCE = 1e-2
-_BUFFER = re.compile(re.escape(families.BUFFER).replace(r"\{\}", r"\d+"))
+Index = tuple[slice, ...]  # of what a device holds of a leaf
 
 
 class Tensors(Protocol):
@@ -39,13 +39,15 @@ class Tensors(Protocol):
 
     def dtype(self, name: str) -> np.dtype: ...
 
-    def read(self, name: str) -> np.ndarray: ...
+    def read(self, name: str) -> np.ndarray: ...  # or what np.asarray makes one, once it is sliced
 
 
 def read_params(
     tensors: Tensors, table: Table, shapes: Params, placement: Params, where: str
 ) -> Params:
-    """Float32 parameters, each placed by its sharding.
+    """Parameters in the dtypes of `shapes`, each placed by its sharding.
+
+    Beside them stay a block for each thread, and one tensor where `tensors` makes it anew.
 
     Args:
         table: of the model's family.
@@ -58,67 +60,77 @@ def read_params(
     """
     result: Params = {}
     named = {tensor.name: tensor for tensor in families.tensors(shapes, table)}
-    for row in families.rows(shapes, table):
-        target = result
-        for key in row.ours[:-1]:
-            target = target.setdefault(key, {})
-        sharding = families.leaf(placement, row.ours)
-        target[row.ours[-1]] = _read_leaf(tensors, named, row, shapes, sharding, where)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        reader = _Reader(tensors, named, where, threads)
+        for row in families.rows(shapes, table):
+            target = result
+            for key in row.ours[:-1]:
+                target = target.setdefault(key, {})
+            sharding = families.leaf(placement, row.ours)
+            target[row.ours[-1]] = reader.read_leaf(row, shapes, sharding)
     return result
 
 
-def _read_leaf(
-    tensors: Tensors,
-    named: Mapping[str, Tensor],
-    row: Row,
-    shapes: Params,
-    sharding: jax.sharding.Sharding,
-    where: str,
-) -> jax.Array:
-    shape = tuple(families.leaf(shapes, row.ours).shape)
-    parts: dict[str, tuple[tuple[slice, ...], np.ndarray]] = {}
-    for index in sharding.addressable_devices_indices_map(shape).values():
-        index = _full(index, shape)
-        if str(index) not in parts:
-            parts[str(index)] = (index, host_copy.zeros([s.stop - s.start for s in index]))
-    for weight in families.row_weights(row, shapes):
-        ours = named[weight.name].to_ours(tensors.read(weight.name), weight)
-        for index, part in parts.values():
-            _fill(part, index, ours, weight, where)
-    return jax.make_array_from_callback(
-        shape, sharding, lambda index: parts[str(_full(index, shape))][1]
-    )
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    tensors: Tensors
+    named: Mapping[str, Tensor]
+    where: str
+    threads: Executor
+
+    def read_leaf(self, row: Row, shapes: Params, sharding: jax.sharding.Sharding) -> jax.Array:
+        leaf = families.leaf(shapes, row.ours)
+        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+        parts: dict[str, tuple[Index, np.ndarray]] = {}
+        for index in sharding.addressable_devices_indices_map(shape).values():
+            index = _full(index, shape)
+            if str(index) not in parts:
+                sizes = [s.stop - s.start for s in index]
+                parts[str(index)] = (index, host_copy.zeros(sizes, dtype))
+        for weight in families.row_weights(row, shapes):
+            ours = self.named[weight.name].to_ours(self.tensors.read(weight.name), weight)
+            for index, part in parts.values():
+                self._fill(part, index, ours, weight)
+        return jax.make_array_from_callback(
+            shape, sharding, lambda index: parts[str(_full(index, shape))][1]
+        )
+
+    def _fill(self, part: np.ndarray, index: Index, ours: np.ndarray, weight: Weight) -> None:
+        """Copies into `part` what `index` takes of one tensor."""
+        for at in weight.index:
+            if not index[0].start <= at < index[0].stop:
+                return
+            part, index = part[at - index[0].start], index[1:]
+        if not host_copy.copy(part, np.asarray(ours[index]), self.threads):
+            fits = "" if part.dtype == np.float32 else f", or too large for {part.dtype}"
+            raise ConversionError(f"{self.where}: {weight.name} holds NaN or infinite values{fits}")
 
 
-def _full(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
+def _full(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Index:
     """The index with its open slices closed: one spelling for each part of the array."""
     assert index is not None
     return tuple(slice(*s.indices(size)[:2]) for s, size in zip(index, shape, strict=True))
 
 
-def _fill(
-    part: np.ndarray, index: tuple[slice, ...], ours: np.ndarray, weight: Weight, where: str
-) -> None:
-    """Copies into `part` what `index` takes of one tensor."""
-    for at in weight.index:
-        if not index[0].start <= at < index[0].stop:
-            return
-        part, index = part[at - index[0].start], index[1:]
-    if not host_copy.copy(part, ours[index]):
-        raise ConversionError(f"{where}: {weight.name} holds NaN or infinite values")
-
-
 def check_names(
-    tensors: Tensors, table: Table, shapes: Params, decoder: settings.Decoder, where: str
+    tensors: Tensors,
+    constants: set[str],
+    table: Table,
+    shapes: Params,
+    decoder: settings.Decoder,
+    where: str,
 ) -> list[str]:
     """Checks that each tensor is there, as config.json says; a line for those that are copies.
+
+    Args:
+        constants: names that `buffers.check` knows.
 
     Raises:
         ConversionError: a missing, unexpected or mis-shaped tensor; a tied head that differs.
     """
     expected = {tensor.name: tensor for tensor in families.tensors(shapes, table)}
-    head, embedding = (_name(table, leaf) for leaf in ("head_DV", "embedding_VD"))
-    there = set(tensors.names())
+    head, embedding = (families.tensor_name(table, leaf) for leaf in ("head_DV", "embedding_VD"))
+    there = set(tensors.names()) - constants
     notes = []
     if missing := sorted(set(expected) - there):
         _check_layers(there, decoder.num_layers, where)
@@ -126,11 +138,8 @@ def check_names(
     if decoder.tied_embeddings and head in there:
         notes.append(_check_tied(tensors, head, embedding, where))
         there.remove(head)
-    buffers = {name for name in there if _BUFFER.fullmatch(name)}
-    if buffers:
-        notes.append(_check_buffers(tensors, sorted(buffers), decoder, where))
     _check_layers(there, decoder.num_layers, where)
-    if extra := sorted(there - set(expected) - buffers):
+    if extra := sorted(there - set(expected)):
         raise ConversionError(f"{where}: the weights have unexpected {_some(extra)}")
     for name, tensor in expected.items():
         if tensors.shape(name) != tensor.their_shape:
@@ -139,10 +148,6 @@ def check_names(
                 f" {tensor.their_shape}"
             )
     return notes
-
-
-def _name(table: Table, leaf: str) -> str:
-    return next(row.theirs for row in table if row.ours == (leaf,))
 
 
 def _check_layers(names: set[str], num_layers: int, where: str) -> None:
@@ -164,20 +169,6 @@ def _check_tied(tensors: Tensors, head_name: str, embedding_name: str, where: st
             f" {embedding_name}; set it to false if the head is meant"
         )
     return f"{where}: {head_name} is a copy of the tied {embedding_name}; not exported"
-
-
-def _check_buffers(
-    tensors: Tensors, names: list[str], decoder: settings.Decoder, where: str
-) -> str:
-    unscaled = dataclasses.replace(decoder.rope, scaling=None)
-    derived = rope.inverse_frequencies(unscaled, decoder.head_dim)
-    for name in names:
-        stored = tensors.read(name).astype(np.float32)
-        if stored.shape != derived.shape or not np.allclose(stored, derived, BUFFER_TOLERANCE, 0):
-            raise ConversionError(
-                f"{where}: {name} differs from rope_theta={decoder.rope.theta:g} of config.json"
-            )
-    return f"{where}: {len(names)} rotary_emb.inv_freq follow from rope_theta; not exported"
 
 
 def _some(names: list[str]) -> str:
@@ -203,7 +194,7 @@ def write_params(
     """
     found = {tensor.name: tensor for tensor in families.tensors(params, table)}
     planned = [
-        safetensors_write.Planned(name, dtypes[name], tensor.their_shape)
+        safetensors_write.Planned(name, dtypes[name], tensor.their_shape, tensor.block)
         for name, tensor in found.items()
     ]
 
@@ -230,11 +221,12 @@ def to_theirs(params: Params, tensor: Tensor, dtype: np.dtype) -> np.ndarray:
 
 def _weight_to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> np.ndarray:
     leaf: Any = families.leaf(params, weight.row.ours)
-    wide = _on_host(leaf[weight.index] if weight.index else leaf)
+    wide = on_host(leaf[weight.index] if weight.index else leaf)
     if not np.isfinite(wide).all():
         raise ConversionError(f"{weight.name}: holds NaN or infinite values; not exported")
     with np.errstate(over="ignore"):
-        array = weight.row.layout.to_theirs(wide).astype(dtype)
+        # In the file's order at once: a transposed copy would be copied again to be written.
+        array = weight.row.layout.to_theirs(wide).astype(dtype, order="C", copy=False)
     if not np.isfinite(array).all():
         raise ConversionError(
             f"{weight.name}: {np.abs(wide).max():g} does not fit in {dtype}; export as bfloat16"
@@ -242,7 +234,8 @@ def _weight_to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> np.nda
     return array
 
 
-def _on_host(array: jax.Array) -> np.ndarray:
+def on_host(array: jax.Array) -> np.ndarray:
+    """The whole array; every process of a multi-host run takes part."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

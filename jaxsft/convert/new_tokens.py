@@ -1,164 +1,181 @@
-"""Special tokens that a model did not have: explicit ids in the tokenizer, rows in the model.
+"""Rows for tokens that a model did not have, and rows of padding behind them.
 
-V: rows of the embedding, D: embed_dim, N: new tokens.
+V: rows of the embedding, D: embed_dim, N: new rows.
 """
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxsft.convert import untrusted
+from jaxsft.convert import families, huggingface, new_tokenizer
 from jaxsft.convert.pretrained import Pretrained
-from jaxsft.errors import ConversionError
+from jaxsft.model import settings, vocabulary
 from jaxsft.model.state import Params
 
-EMBEDDING, HEAD = "embedding_VD", "head_DV"
 Initial = Literal["mean", "normal"]
+_BLOCK_ROWS = 4096  # widened to float64 at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where the new tokens go."""
+    """What the rows of the embedding are to be.
 
-    ids: dict[str, int]
-    first_free: int  # tokens of the tokenizer before: rows from here on were never used
-    rows: int  # of the embedding afterwards
+    base     tokens of the tokenizer | spare rows
+    planned  the same                | new tokens, where spare rows are used first | padding
+    """
+
+    ids: dict[str, int]  # of the new tokens
+    trained_rows: int  # rows of the base that have a token of its tokenizer
+    base_rows: int
+    rows: int
 
     @property
     def num_tokens(self) -> int:
-        """Rows that have a token; the others are padding."""
-        return self.first_free + len(self.ids)
+        """Rows that may be predicted; the others are padding. The base's own spare rows count as
+        tokens: it was trained with them, and transformers takes them for tokens too."""
+        return max([self.base_rows, *(index + 1 for index in self.ids.values())])
+
+    @property
+    def new_rows(self) -> range:
+        """Rows of tokens that the base has no trained row for."""
+        if not self.ids:
+            return range(0)
+        return range(self.trained_rows, max(self.ids.values()) + 1)
 
 
-def plan(tokenizer: Path, tokens: Sequence[str], rows: int, multiple: int = 1) -> Plan:
+def plan(tokenizer: Path | None, tokens: Sequence[str], rows: int, multiple: int = 1) -> Plan:
     """The ids after the last one of the tokenizer; rows are added only where these run out.
 
     Args:
+        tokenizer: its directory; not read where there are no new tokens.
         rows: of the embedding now: often more than the tokenizer has tokens.
-        multiple: rows that are added fill up to a multiple of this.
+        multiple: padding fills the rows up to a multiple of this.
 
     Raises:
         ConversionError: a token that is there already, or a tokenizer without tokenizer.json.
     """
-    there = _ids(tokenizer)
-    if len(set(tokens)) != len(tokens) or "" in tokens:
-        raise ConversionError(f"new tokens {list(tokens)}: each must be there once, and not empty")
-    for token in tokens:
-        if token in there:
-            raise ConversionError(f"{tokenizer}: {token!r} is a token already, id {there[token]}")
-    first = max(there.values()) + 1
-    needed = first + len(tokens)
-    if needed > rows:
-        rows = -(-needed // multiple) * multiple
-    return Plan({token: first + n for n, token in enumerate(tokens)}, first, rows)
+    ids: dict[str, int] = {}
+    trained = rows
+    if tokens:
+        assert tokenizer is not None
+        ids = new_tokenizer.new_ids(tokenizer, tokens)
+        trained = min(rows, min(ids.values()))
+    planned = Plan(ids, trained, rows, rows)
+    return dataclasses.replace(planned, rows=-(-planned.num_tokens // multiple) * multiple)
 
 
-def grow(params: Params, planned: Plan, initial: Initial = "mean", seed: int = 0) -> Params:
-    """The parameters with a row for each new token, and padding rows that can't win.
+def extended(base: Pretrained, planned: Plan, initial: Initial, seed: int) -> Pretrained:
+    """The model with the new number of rows: its description, and its weights as they are read.
 
-    New rows are the mean of the used ones. Padding rows always are: the logit of a mean of rows
-    is the mean of their logits, so it is never the largest. Tied stays tied: there is no head to
+    New rows and padding are the mean of the trained ones. Tied stays tied: there is no head to
     grow.
 
     Args:
-        initial: "normal" adds noise with the trained rows' spread in each dimension.
+        initial: "normal" gives new rows noise with the trained rows' spread in each dimension.
     """
-    grown = dict(params)
-    grown[EMBEDDING] = _grow(params[EMBEDDING], planned, initial, seed)
-    if HEAD in params:
-        grown[HEAD] = _grow(params[HEAD].T, planned, initial, seed + 1).T
-    return grown
+    num_padding = planned.rows - planned.num_tokens
+    decoder = dataclasses.replace(base.settings, vocab_size=planned.rows, num_padding=num_padding)
+    tensors = base.tensors
+    if tensors is not None:
+        leaves = [vocabulary.EMBEDDING] + [vocabulary.HEAD] * (not decoder.tied_embeddings)
+        names = [families.tensor_name(base.table, leaf) for leaf in leaves]
+        tensors = _Extended(tensors, names, planned, initial, seed)
+    return dataclasses.replace(
+        base,
+        settings=decoder,
+        config=base.config | {"vocab_size": planned.rows},
+        tensors=tensors,
+        new_ids=frozenset(planned.ids.values()),
+    )
 
 
-def settle_padding(params: Params, num_tokens: int) -> Params:
-    """The parameters with padding rows at the mean of the others again: to be called at export.
+class _Extended:
+    """The tensors of a base with rows added to embedding and head.
 
-    Training moves them: the optimizer's decay, and the loss, which sees their logits.
+    Rows are added as a tensor is read, so each process fills its devices' parts as it does for any
+    model: the mesh need not divide the rows that the base has.
     """
-    settled = dict(params)
-    settled[EMBEDDING] = _with_mean(params[EMBEDDING], num_tokens, num_tokens)
-    if HEAD in params:
-        settled[HEAD] = _with_mean(params[HEAD].T, num_tokens, num_tokens).T
-    return settled
+
+    def __init__(
+        self,
+        base: huggingface.Tensors,
+        names: Sequence[str],
+        planned: Plan,
+        initial: Initial,
+        seed: int,
+    ):
+        self._base, self._grown = base, list(names)
+        self._planned = planned
+        self._initial: Initial = initial
+        self._seed = seed
+
+    def names(self) -> list[str]:
+        return self._base.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        shape = self._base.shape(name)
+        return (self._planned.rows, *shape[1:]) if name in self._grown else shape
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._base.dtype(name)
+
+    def read(self, name: str) -> np.ndarray:
+        table = self._base.read(name)
+        if name not in self._grown:
+            return table
+        random = np.random.default_rng([self._seed, self._grown.index(name)])
+        return _grow(table, self._planned, self._initial, random)
 
 
-def mask_padding(logits_BTV: jax.Array, num_tokens: int) -> jax.Array:
-    """The logits with minus infinity where no token is."""
-    is_token_V = jnp.arange(logits_BTV.shape[-1]) < num_tokens
-    return jnp.where(is_token_V, logits_BTV, -jnp.inf)
+def _grow(
+    table_VD: np.ndarray, planned: Plan, initial: Initial, random: np.random.Generator
+) -> np.ndarray:
+    mean_D, spread_D = _moments(table_VD[: planned.trained_rows])
+    grown_VD = np.empty((planned.rows, table_VD.shape[1]), table_VD.dtype)
+    grown_VD[: planned.base_rows] = table_VD
+    grown_VD[planned.num_tokens :] = mean_D
+    new = planned.new_rows
+    rows_ND = np.broadcast_to(mean_D, (len(new), len(mean_D)))
+    if initial == "normal":
+        rows_ND = rows_ND + spread_D * random.standard_normal(rows_ND.shape)
+    grown_VD[new.start : new.stop] = rows_ND
+    return grown_VD
 
 
-def extended(base: Pretrained, planned: Plan) -> Pretrained:
-    """The model's description with the new number of rows, for placement and export."""
-    settings = dataclasses.replace(base.settings, vocab_size=planned.rows)
-    config = base.config | {"vocab_size": planned.rows}
-    return dataclasses.replace(base, settings=settings, config=config)
+def _moments(table_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, float64."""
+    sum_D, squares_D = np.zeros((2, table_VD.shape[1]))
+    for start in range(0, len(table_VD), _BLOCK_ROWS):
+        block = table_VD[start : start + _BLOCK_ROWS].astype(np.float64)
+        sum_D += block.sum(0)
+        squares_D += np.square(block).sum(0)
+    mean_D = sum_D / len(table_VD)
+    return mean_D, np.sqrt(np.maximum(squares_D / len(table_VD) - np.square(mean_D), 0))
 
 
-def write_tokenizer(source: Path, planned: Plan, directory: Path) -> None:
-    """Copies a tokenizer directory and gives the new tokens their ids in it.
+def settle_padding(params: Params, decoder: settings.Decoder) -> Params:
+    """The parameters with padding rows at the mean of the others, as they are to be exported.
 
-    Only tokenizer.json changes, and tokenizer_config.json where that lists the added tokens.
+    Other programs see no padding but tokens. The logit of a mean of rows is the mean of their
+    logits, so it is never the largest.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.is_file():
-            shutil.copyfile(path, directory / path.name)
-    tokenizer = untrusted.read_json(source / "tokenizer.json")
-    tokenizer["added_tokens"] += [
-        {"id": index, "content": token, **_FLAGS} for token, index in planned.ids.items()
-    ]
-    _write(directory / "tokenizer.json", tokenizer)
-    config_path = source / "tokenizer_config.json"
-    config = untrusted.read_json(config_path) if config_path.is_file() else {}
-    if "added_tokens_decoder" in config:
-        for token, index in planned.ids.items():
-            config["added_tokens_decoder"][str(index)] = {"content": token, **_FLAGS}
-        _write(directory / "tokenizer_config.json", config)
+    if not decoder.num_padding:
+        return params
+
+    return params | {
+        leaf: _settled(leaf, params[leaf], decoder.num_tokens) for leaf in vocabulary.leaves(params)
+    }
 
 
-_FLAGS = {
-    "single_word": False,
-    "lstrip": False,
-    "rstrip": False,
-    "normalized": False,
-    "special": True,
-}
-
-
-def _ids(tokenizer: Path) -> dict[str, int]:
-    path = tokenizer / "tokenizer.json"
-    if not path.is_file():
-        raise ConversionError(f"{tokenizer}: has no tokenizer.json to add tokens to")
-    data = untrusted.read_json(path)
-    added = {entry["content"]: entry["id"] for entry in data["added_tokens"]}
-    return data["model"]["vocab"] | added
-
-
-def _grow(table_VD: jax.Array, planned: Plan, initial: Initial, seed: int) -> jax.Array:
-    missing = planned.rows - table_VD.shape[0]
-    table_VD = jnp.pad(table_VD, ((0, missing), (0, 0)))
-    table_VD = _with_mean(table_VD, planned.first_free, planned.first_free)
-    if initial == "mean":
-        return table_VD
-    used_VD = table_VD[: planned.first_free]
-    shape = (len(planned.ids), table_VD.shape[1])
-    noise_ND = used_VD.std(0)[None] * jax.random.normal(jax.random.key(seed), shape)
-    return table_VD.at[planned.first_free : planned.num_tokens].add(noise_ND.astype(table_VD.dtype))
-
-
-def _with_mean(table_VD: jax.Array, used: int, start: int) -> jax.Array:
-    """The table with the mean of the first `used` rows in each row from `start` on."""
-    mean_D = table_VD[:used].astype(jnp.float32).mean(0).astype(table_VD.dtype)
-    return table_VD.at[start:].set(mean_D[None])
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8", newline="")
+def _settled(leaf: str, table: jax.Array, num_tokens: int) -> jax.Array:
+    # On the host, so that the same parameters give the same bits whatever mesh they lie on.
+    used_VD = huggingface.on_host(vocabulary.rows(leaf, table)[:num_tokens])
+    mean_D = jnp.asarray(_moments(used_VD)[0], table.dtype)
+    return vocabulary.changed_rows(
+        leaf, table, lambda rows_VD: rows_VD.at[num_tokens:].set(mean_D[None])
+    )

@@ -4,7 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import adapter, families, hf_config, huggingface, source, untrusted
+from jaxsft.convert import (
+    adapter,
+    buffers,
+    families,
+    hf_config,
+    huggingface,
+    mxfp4,
+    source,
+    untrusted,
+)
 from jaxsft.convert.safetensors_read import Directory
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings, state
@@ -23,6 +32,7 @@ class Pretrained:
     table: families.Table  # of its family: names and layouts of the tensors
     tensors: huggingface.Tensors | None  # None: opened without weights
     notes: tuple[str, ...]  # what was found and has no effect: show them
+    new_ids: frozenset[int] = frozenset()  # tokens that were added: the files have no rows of them
 
 
 def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
@@ -35,7 +45,7 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
         ConversionError: not there, not understood, or its parts contradict each other.
     """
     path = source.resolve(name)
-    template_notes: list[str] = []
+    found: list[str] = []
     tensors: huggingface.Tensors | None = None
     if source.is_gguf(path):
         from jaxsft.convert.gguf import File
@@ -47,30 +57,53 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
         where = str(path / "config.json")
         config = untrusted.read_json(path / "config.json")
         generation = _generation_config(path)
-        template_notes = _template_notes(path)
-        tensors = Directory(path) if weights else None
+        found = _template_notes(path)
+        if packed := mxfp4.is_used(config):
+            del config["quantization_config"]
+            found.append(
+                f"{where}: the mxfp4 weights are dequantised; an export has them in bfloat16, and"
+                " no quantization_config"
+            )
+        if weights:
+            tensors = mxfp4.Dequantised(path) if packed else Directory(path)
     table = hf_config.family_of(config, where).table
     decoder, notes = hf_config.settings_from_config(config, where)
-    notes += template_notes
+    notes += found
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:
             tensors = adapter.Merged(tensors, adapter_directory)
             notes += tensors.notes
+        constants, told = buffers.check(tensors, decoder, str(path))
         _, shapes, _ = state.abstract(decoder, "float32", "none")
-        notes += huggingface.check_names(tensors, table, shapes, decoder, str(path))
+        notes += huggingface.check_names(tensors, constants, table, shapes, decoder, str(path))
+        notes += told
     return Pretrained(str(name), path, config, generation, decoder, table, tensors, tuple(notes))
 
 
-def read_params(base: Pretrained, placement: Params) -> Params:
-    """The model's float32 parameters, placed by `state.shardings`.
+def read_params(base: Pretrained, placement: Params, parameter_dtype: str = "float32") -> Params:
+    """The model's parameters, placed by `state.shardings`.
 
     Raises:
         ConversionError: a NaN or infinite value, by its tensor's name.
     """
     if base.tensors is None:
         raise ConversionError(f"{base.path}: was opened without weights")
-    _, shapes, _ = state.abstract(base.settings, "float32", "none")
+    _, shapes, _ = state.abstract(base.settings, "float32", "none", parameter_dtype)
     return huggingface.read_params(base.tensors, base.table, shapes, placement, str(base.path))
+
+
+def rounding_notes(base: Pretrained, parameter_dtype: str) -> list[str]:
+    """A line where parameters hold less than the file does: show it."""
+    if base.tensors is None or parameter_dtype == "float32":
+        return []
+    dtypes = [str(base.tensors.dtype(name)) for name in base.tensors.names()]
+    wider = [dtype for dtype in dtypes if dtype != parameter_dtype]
+    if not wider:
+        return []
+    return [
+        f"{base.path}: {len(wider)} of {len(dtypes)} tensors are rounded from"
+        f" {' and '.join(sorted(set(wider)))} to {parameter_dtype} parameters"
+    ]
 
 
 def _generation_config(path: Path) -> dict[str, Any]:

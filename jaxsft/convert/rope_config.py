@@ -147,10 +147,17 @@ def _yarn_size(factor: float, scale: Any) -> float:
 def _longrope(fields: Fields, rope: Fields, num_rotations: int) -> settings.LongRopeScaling:
     original = _original(fields, rope)
     factor = rope.maybe_positive("factor") or fields.count("max_position_embeddings") / original
-    usual = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     return settings.LongRopeScaling(
         short_factors=rope.numbers("short_factor", num_rotations),
         long_factors=rope.numbers("long_factor", num_rotations),
         original_max_positions=original,
-        attention_factor=rope.maybe_positive("attention_factor") or usual,
+        attention_factor=rope.maybe_positive("attention_factor") or longrope_size(factor, original),
     )
+
+
+def longrope_size(factor: float, original: int) -> float:
+    """What queries and keys are multiplied by where config.json has no attention_factor.
+
+    Source: arXiv:2402.13753, in the form of Phi-3's published code.
+    """
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+PACKED = {**DTYPES, "U8": np.dtype(np.uint8)}  # where weights may be quantised
+# Of the causal masks that the oldest GPT-NeoX checkpoints keep: no weight is of these types.
+MASK_DTYPES = {"BOOL": np.dtype(np.bool_), "U8": np.dtype(np.uint8)}
+MASK = ".attention.bias"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -33,11 +38,14 @@ class Entry:
 class Directory:
     """The tensors of model.safetensors, or of the files that model.safetensors.index.json names."""
 
-    def __init__(self, directory: Path, single: str | None = None):
+    def __init__(
+        self, directory: Path, single: str | None = None, dtypes: Mapping[str, np.dtype] = DTYPES
+    ):
         """Reads the headers only.
 
         Args:
             single: the one file to read; None: as transformers finds a model's.
+            dtypes: that tensors may have.
 
         Raises:
             ConversionError: a file that is broken or missing, a tensor missing or repeated.
@@ -45,7 +53,7 @@ class Directory:
         self._entries: dict[str, Entry] = {}
         weight_map = {} if single else _weight_map(directory)
         for name in dict.fromkeys(weight_map.values()) or [single or SINGLE]:
-            for tensor, entry in read_header(directory / name).items():
+            for tensor, entry in read_header(directory / name, dtypes).items():
                 if tensor in self._entries:
                     other = self._entries[tensor].path.name
                     raise ConversionError(f"{directory}: {tensor} is in both {other} and {name}")
@@ -104,11 +112,11 @@ def _weight_map(directory: Path) -> dict[str, str]:
     return weight_map
 
 
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path, dtypes: Mapping[str, np.dtype]) -> dict[str, Entry]:
     """The tensors of one file, its header checked by the safetensors library.
 
     Raises:
-        ConversionError: not a safetensors file, cut short, or with another dtype than floats.
+        ConversionError: not a safetensors file, cut short, or with another dtype than `dtypes`.
     """
     untrusted.refuse_impostor(path)
     size = path.stat().st_size
@@ -131,7 +139,8 @@ def read_header(path: Path) -> dict[str, Entry]:
             pass
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ConversionError(f"{path}: {error}") from None
-    return {name: _entry(path, 8 + length, name, value) for name, value in header.items()}
+    start = 8 + length
+    return {name: _entry(path, start, name, value, dtypes) for name, value in header.items()}
 
 
 def _end(entry: Any) -> int:
@@ -141,10 +150,13 @@ def _end(entry: Any) -> int:
     return offsets[-1] if well_formed and offsets else 0
 
 
-def _entry(path: Path, data_start: int, name: str, value: dict[str, Any]) -> Entry:
-    if value["dtype"] not in DTYPES:
+def _entry(
+    path: Path, data_start: int, name: str, value: dict[str, Any], dtypes: Mapping[str, np.dtype]
+) -> Entry:
+    allowed = {**dtypes, **MASK_DTYPES} if name.endswith(MASK) else dtypes
+    if value["dtype"] not in allowed:
         raise ConversionError(
-            f"{path}: {name} has dtype {value['dtype']}; {', '.join(DTYPES)} are supported"
+            f"{path}: {name} has dtype {value['dtype']}; {', '.join(dtypes)} are supported"
         )
     start = data_start + value["data_offsets"][0]
-    return Entry(path, DTYPES[value["dtype"]], tuple(value["shape"]), start)
+    return Entry(path, allowed[value["dtype"]], tuple(value["shape"]), start)

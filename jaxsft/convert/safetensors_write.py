@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import struct
@@ -23,6 +24,7 @@ class Planned:
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
+    block: str = ""  # of neighbours that come into one shard; "": the tensor is by itself
 
     @property
     def num_bytes(self) -> int:
@@ -56,16 +58,28 @@ def write(
 
 
 def plan_shards(tensors: Sequence[Planned], max_bytes: int) -> list[list[Planned]]:
-    """The tensors in order, a new shard begun where one would grow past max_bytes.
+    """The blocks in order, a new shard begun where one would grow past max_bytes.
 
-    Within a shard wider dtypes come first, which keeps every tensor aligned to its items.
+    One that is larger gets a shard of its own, before the one that has been begun. Within a shard
+    wider dtypes come first, which keeps every tensor aligned to its items.
     """
-    shards: list[list[Planned]] = [[]]
-    for tensor in tensors:
-        if shards[-1] and sum(t.num_bytes for t in shards[-1]) + tensor.num_bytes > max_bytes:
-            shards.append([])
-        shards[-1].append(tensor)
-    return [sorted(shard, key=lambda t: -t.dtype.itemsize) for shard in shards]
+    shards: list[list[Planned]] = []
+    begun: list[Planned] = []
+    for _, group in itertools.groupby(tensors, lambda tensor: tensor.block or tensor.name):
+        block = list(group)
+        if _num_bytes(block) > max_bytes:
+            shards.append(block)
+            continue
+        if _num_bytes(begun) + _num_bytes(block) > max_bytes:
+            shards.append(begun)
+            begun = []
+        begun += block
+    shards += [begun] if begun else []
+    return [sorted(shard, key=lambda tensor: -tensor.dtype.itemsize) for shard in shards]
+
+
+def _num_bytes(tensors: Sequence[Planned]) -> int:
+    return sum(tensor.num_bytes for tensor in tensors)
 
 
 def file_names(count: int) -> list[str]:

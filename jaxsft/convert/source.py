@@ -24,7 +24,13 @@ HUB_FILES = [
 HUB_IGNORED = ["*/*"]
 PICKLES = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt", "consolidated*.pth")
 ADAPTER = "adapter_config.json"  # a LoRA adapter in PEFT's format
+_TOKENIZER_FILE = re.compile(
+    r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
+    r"|.*\.model|.*\.tiktoken|.*\.jinja"
+)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+# Read with them by transformers: a web page under one of these names would become a prompt.
+TOKENIZER_EXTRAS = ("chat_template.jinja", "merges.txt", "added_tokens.json")
 
 
 def resolve(source: str | Path) -> Path:
@@ -83,9 +89,19 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
             f"{path}: has no tokenizer (none of {', '.join(TOKENIZER_FILES)});"
             " name a directory that has one in config.data.tokenizer"
         )
+    found += [name for name in TOKENIZER_EXTRAS if (path / name).is_file()]
     for name in found:
         untrusted.refuse_impostor(path / name)
     return path
+
+
+def is_tokenizer_file(path: Path) -> bool:
+    """Whether a file of a model's directory belongs to its tokenizer, by its name."""
+    return bool(_TOKENIZER_FILE.fullmatch(path.name))
+
+
+def tokenizer_files(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.is_file() and is_tokenizer_file(path)]
 
 
 def _with_tokenizer(source: str | Path) -> Path:

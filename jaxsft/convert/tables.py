@@ -45,13 +45,13 @@ _QKV_BIAS = (
 _GATE_UP = (("mlp", "gate_DF"), ("mlp", "up_DF"))
 
 # Query and key norms over all heads together have one long scale.
-_WIDE_QK_NORMS = tuple(
+WIDE_QK_NORMS = tuple(
     dataclasses.replace(row, layout=Layout.HEADS) for row in QK_NORMS if row.ours[-1] == "scale_NH"
 )
 OLMO2: Table = (
     *FIRST,
     *(row for row in attention_rows() if row not in QK_NORMS),
-    *_WIDE_QK_NORMS,
+    *WIDE_QK_NORMS,
     *MLP,
     *norm_rows("post_attention_layernorm", "attention_out_norm"),
     *norm_rows("post_feedforward_layernorm", "mlp_out_norm"),

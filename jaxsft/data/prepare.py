@@ -221,6 +221,10 @@ def _write_report(
     whole = row_facts.merge(facts)
     report = total.report() | {"quality": quality.report(whole)}
     report["bad_rows"] = [str(row) for row in bad]
+    # A model's own template knows what it writes as plain text.
+    foreign = work.job.data.template is not None
+    template = shards.tokenizer_of(work.job).template if foreign else None
+    report["unknown_controls"] = [] if template is None else template.unknown_controls
     report["sources"] = {
         name: tally.report() | {"quality": quality.report(part)}
         for name, tally, part in zip(source_names(work.sources), tallies, facts, strict=True)

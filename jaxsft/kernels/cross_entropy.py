@@ -58,7 +58,7 @@ def cross_entropy(
 
     Args:
         hidden_BTD: any float dtype; the matmuls run in it, logits and log-sum-exp in float32.
-        head_DV: float32; columns from vocab_size on are padding and never win.
+        head_DV: any float dtype; columns from vocab_size on are padding and never win.
         targets_BT: int32 in [0, vocab_size) wherever the weight isn't 0.
         weights_BT: float32, 0 for targets without loss.
         sources_BT: int32 in [0, num_sources): where given, there are sums by source too.
@@ -79,14 +79,16 @@ def _forward_rule(
     soft_cap=None,
 ):
     arrays = (hidden_BTD, head_DV, targets_BT, weights_BT, sources_BT)
-    return _forward(arrays, vocab_size, num_sources, soft_cap, True)
+    sums, (d_hidden_BTD, d_head_DV) = _forward(arrays, vocab_size, num_sources, soft_cap, True)
+    return sums, (d_hidden_BTD, d_head_DV.astype(head_DV.dtype))
 
 
 def _backward_rule(vocab_size, num_sources, soft_cap, gradients, cotangent):
     del vocab_size, num_sources, soft_cap
     hidden_BTD, head_DV = gradients
     d_hidden_BTD = cotangent.nll.astype(hidden_BTD.dtype) * hidden_BTD
-    return d_hidden_BTD, cotangent.nll * head_DV, None, None, None
+    d_head_DV = cotangent.nll.astype(head_DV.dtype) * head_DV
+    return d_hidden_BTD, d_head_DV, None, None, None
 
 
 cross_entropy.defvjp(_forward_rule, _backward_rule)

@@ -36,14 +36,14 @@ class Experts:
     up_bias_EF: jax.Array | None = None
 
 
-def choose(name: str) -> tuple[str, str]:
-    """The back end that `name` stands for on this hardware, and why.
+def choose(name: str, platform: str) -> tuple[str, str]:
+    """The back end that `name` stands for on a device's platform, and why.
 
     Raises:
         ConfigError: a back end that is not there.
     """
     if name == "auto":
-        if jax.default_backend() == "tpu":
+        if platform == "tpu":
             return "ragged", "ragged_dot is a kernel on TPU"
         return "tiled", "ragged_dot would run every expert on every row here"
     if name not in BACK_ENDS:

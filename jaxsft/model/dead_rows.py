@@ -14,23 +14,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import mesh as mesh_lib
+from jaxsft.model import vocabulary
+from jaxsft.model.state import Params
 
 _SMALL = 0.01  # of the median norm of all rows; trained rows lie within a few times of it
+_NOISE = 0.1  # of the spread of the trained rows: tells repaired rows apart
 
 
-def dead_rows(embedding_VD: jax.Array, ids: Sequence[int]) -> dict[int, str]:
-    """What is wrong with the embedding of each of these tokens; nothing is said of healthy ones."""
+def dead_rows(params: Params, ids: Sequence[int], leaf: str) -> dict[int, str]:
+    """What is wrong with the row of each of these tokens; nothing is said of healthy ones.
+
+    Args:
+        leaf: which table: one of vocabulary.leaves.
+    """
     if not ids:
         return {}
-    mesh = getattr(embedding_VD.sharding, "mesh", None)
+    mesh = getattr(params[leaf].sharding, "mesh", None)
     everywhere = None if mesh is None else mesh_lib.sharding(mesh)
     wanted = jnp.asarray(ids)
 
-    def look(embedding_VD):
-        norms_V = jnp.linalg.norm(embedding_VD.astype(jnp.float32), axis=-1)
-        return jnp.median(norms_V), norms_V[wanted], embedding_VD[wanted]
+    def look(table):
+        rows_VD = vocabulary.rows(leaf, table)
+        norms_V = jnp.linalg.norm(rows_VD, axis=-1)
+        return jnp.median(norms_V), norms_V[wanted], rows_VD[wanted]
 
-    found = jax.jit(look, out_shardings=everywhere)(embedding_VD)
+    found = jax.jit(look, out_shardings=everywhere)(params[leaf])
     median, norms_C, rows_CD = (np.asarray(array) for array in found)
     wrong = {}
     for place, token in enumerate(ids):
@@ -40,3 +48,20 @@ def dead_rows(embedding_VD: jax.Array, ids: Sequence[int]) -> dict[int, str]:
         elif twins:
             wrong[token] = f"it is equal to that of token {twins[0]}"
     return wrong
+
+
+def repaired(params: Params, leaf: str, ids: Sequence[int], seed: int) -> Params:
+    """The parameters with the rows of these tokens at the mean of the trained ones, with a little
+    noise of their own."""
+
+    def repair(rows_VD: jax.Array) -> jax.Array:
+        norms_V = jnp.linalg.norm(rows_VD, axis=-1)
+        trained_V1 = (norms_V >= _SMALL * jnp.median(norms_V))[:, None]
+        mean_D = jnp.mean(rows_VD, axis=0, where=trained_V1)
+        spread_D = jnp.std(rows_VD, axis=0, where=trained_V1)
+        key = jax.random.fold_in(jax.random.key(seed), leaf == vocabulary.HEAD)
+        noise_CD = jax.random.normal(key, (len(ids), rows_VD.shape[1]))
+        new_CD = mean_D[None] + _NOISE * spread_D[None] * noise_CD
+        return rows_VD.at[jnp.asarray(ids)].set(new_CD)
+
+    return params | {leaf: vocabulary.changed_rows(leaf, params[leaf], repair)}

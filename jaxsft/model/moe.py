@@ -17,7 +17,10 @@ from jaxsft.model import moe_settings, parameter
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RouterStats:
-    """Sums over real tokens, float32; those of several layers or batches may be added."""
+    """Sums over real tokens, float32; those of several layers or batches may be added.
+
+    Of layers that are scanned, each leaf has a leading dimension L.
+    """
 
     assignments_E: jax.Array  # tokens that chose each expert
     probability_E: jax.Array  # softmax over all experts
@@ -28,14 +31,14 @@ class RouterStats:
 
 
 def load_balancing_loss(stats: RouterStats) -> jax.Array:
-    """num_experts x sum of (share of tokens x mean probability); its least value is X.
+    """num_experts x sum of (share of tokens x mean probability); X where all are used evenly.
 
-    Over several layers, of the sum of their stats. Source: arXiv:2101.03961 eq. 4 to 6, with all X
-    choices of a token counted.
+    One number for each layer where the stats are of layers. Source: arXiv:2101.03961 eq. 4 to 6,
+    with all X choices of a token counted.
     """
-    share_E = stats.assignments_E / stats.tokens
-    mean_E = stats.probability_E / stats.tokens
-    return share_E.size * jnp.sum(share_E * mean_E)
+    share_E = stats.assignments_E / stats.tokens[..., None]
+    mean_E = stats.probability_E / stats.tokens[..., None]
+    return share_E.shape[-1] * (share_E * mean_E).sum(axis=-1)
 
 
 class SharedExpert(nnx.Module):
@@ -90,7 +93,7 @@ class Moe(nnx.Module):
             shares_BTX,
             self._weights(x_BTD.dtype),
             self._activate,
-            kernel.choose(self.settings.back_end)[0],
+            kernel.choose(self.settings.back_end, jax.default_backend())[0],
         )
         if self.settings.expert_biases:
             shares_BTE = kernel.spread(chosen_BTX, shares_BTX, self.settings.num_experts)

@@ -59,7 +59,9 @@ def normalise(
     normed_XD = wide_XD * jax.lax.rsqrt(variance_X1 + eps)
     if not s.scale_in_float32:
         normed_XD = normed_XD.astype(x_XD.dtype)
-    scale_D = (1 + scale_D if s.scale_plus_one else scale_D).astype(normed_XD.dtype)
+    if s.scale_plus_one:
+        scale_D = 1 + scale_D.astype(jnp.float32)
+    scale_D = scale_D.astype(normed_XD.dtype)
     normed_XD *= jnp.expand_dims(scale_D, tuple(range(x_XD.ndim - scale_D.ndim)))
     if bias_D is not None:
         bias_D = bias_D.astype(normed_XD.dtype)

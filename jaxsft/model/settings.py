@@ -6,6 +6,8 @@ Families are combinations of these settings; no name of a family is known to the
 import dataclasses
 import enum
 
+from jaxsft.model.moe_settings import Moe
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearScaling:
@@ -110,13 +112,13 @@ class Activation(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    vocab_size: int
+    vocab_size: int  # rows of the embedding
     num_layers: int
     embed_dim: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    mlp_dim: int
+    mlp_dim: int  # of a dense MLP
     norm_eps: float
     rope: Rope
     tied_embeddings: bool
@@ -136,10 +138,17 @@ class Decoder:
     mlp_gated: bool = True
     mlp_bias: bool = False
     activation: Activation = Activation.SILU
+    moe: Moe | None = None  # in place of the MLP, whose settings then mean nothing
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what attention and MLP add
     logit_scale: float = 1.0
     logit_soft_cap: float | None = None
+    num_padding: int = 0  # of the vocabulary's rows, the last ones: never predicted
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the vocabulary that may be predicted."""
+        return self.vocab_size - self.num_padding
 
     def kinds(self) -> tuple[LayerKind, ...]:
         """One for each layer."""

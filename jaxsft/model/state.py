@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -13,10 +14,16 @@ from jaxsft.model.transformer import Decoder
 Params = dict[str, Any]  # nested; the leaves are arrays
 
 
-def abstract(s: settings.Decoder, dtype: str, remat: str) -> tuple[nnx.GraphDef, Params, Params]:
+def abstract(
+    s: settings.Decoder, dtype: str, remat: str, parameter_dtype: str = "float32"
+) -> tuple[nnx.GraphDef, Params, Params]:
     """The decoder's graph definition, its parameters' shapes, and their logical axes.
 
     Nothing is allocated. `nnx.merge(graphdef, params)` is the model for any params of this shape.
+
+    Args:
+        dtype: of the computation.
+        parameter_dtype: of the shapes.
     """
     model = nnx.eval_shape(lambda: Decoder(s, rngs=nnx.Rngs(0), dtype=dtype, remat=remat))
     graphdef, state = nnx.split(model, nnx.Param, ...)[:2]
@@ -24,7 +31,11 @@ def abstract(s: settings.Decoder, dtype: str, remat: str) -> tuple[nnx.GraphDef,
         path: (("layer",) if path[0] == "layers" else ()) + variable.get_metadata()["axes"]
         for path, variable in nnx.to_flat_state(state)
     }
-    return graphdef, nnx.to_pure_dict(state), nnx.traversals.unflatten_mapping(axes)
+    kept = jnp.dtype(parameter_dtype)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kept), nnx.to_pure_dict(state)
+    )
+    return graphdef, shapes, nnx.traversals.unflatten_mapping(axes)
 
 
 def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
@@ -41,11 +52,14 @@ def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
     return jax.tree.map_with_path(place, shapes, axes)
 
 
-def random_params(s: settings.Decoder, seed: int, placement: Params) -> Params:
-    """Random float32 parameters, made where they belong; the same on any mesh but for rounding."""
+def random_params(
+    s: settings.Decoder, seed: int, placement: Params, parameter_dtype: str = "float32"
+) -> Params:
+    """Random parameters, made where they belong; the same on any mesh but for rounding."""
 
     def init(key):
         model = Decoder(s, rngs=nnx.Rngs(params=key))
-        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return jax.tree.map(lambda leaf: leaf.astype(parameter_dtype), params)
 
     return jax.jit(init, out_shardings=placement)(jax.random.key(seed))

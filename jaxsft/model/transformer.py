@@ -13,6 +13,7 @@ from jaxsft.mesh import constrain
 from jaxsft.model import parameter, rope, settings
 from jaxsft.model.attention import Attention, Cache, Context, Place
 from jaxsft.model.mlp import Mlp
+from jaxsft.model.moe import Moe, RouterStats
 from jaxsft.model.norm import Norm
 from jaxsft.model.settings import Block
 
@@ -23,7 +24,10 @@ class Layer(nnx.Module):
     def __init__(self, s: settings.Decoder, *, rngs: nnx.Rngs):
         self.settings = s
         self.attention = Attention(s, rngs=rngs)
-        self.mlp = Mlp(s, rngs=rngs)
+        if s.moe is None:
+            self.mlp = Mlp(s, rngs=rngs)
+        else:
+            self.moe = Moe(s.moe, s.embed_dim, rngs=rngs)
         if s.norms_before:
             self.attention_norm = Norm(s)
             if s.block is not Block.PARALLEL_ONE_NORM:
@@ -33,7 +37,7 @@ class Layer(nnx.Module):
 
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: Cache | None, place: Place
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache | None, RouterStats | None]:
         s = self.settings
         in_BTD = self.attention_norm(x_BTD) if s.norms_before else x_BTD
         out_BTD, cache = self.attention(in_BTD, context, cache, place)
@@ -44,11 +48,15 @@ class Layer(nnx.Module):
         if s.block is not Block.PARALLEL_ONE_NORM:
             in_BTD = between_BTD if s.block is Block.SEQUENTIAL else x_BTD
             in_BTD = self.mlp_norm(in_BTD) if s.norms_before else in_BTD
-        out_BTD = self.mlp(in_BTD)
+        routed = None
+        if s.moe is None:
+            out_BTD = self.mlp(in_BTD)
+        else:
+            out_BTD, routed = self.moe(in_BTD, context.segments_BT)
         if s.norms_after:
             out_BTD = self.mlp_out_norm(out_BTD)
         x_BTD = between_BTD + s.residual_scale * out_BTD
-        return constrain(x_BTD, "batch", "sequence", "activation_embed"), cache
+        return constrain(x_BTD, "batch", "sequence", "activation_embed"), cache, routed
 
 
 class Decoder(nnx.Module):
@@ -99,12 +107,21 @@ class Decoder(nnx.Module):
         positions_BT: jax.Array | None = None,
     ) -> jax.Array:
         """What the head turns into logits before their soft cap; [B, T, D] in model dtype."""
+        return self.hidden_and_routing(tokens_BT, segments_BT, positions_BT)[0]
+
+    def hidden_and_routing(
+        self,
+        tokens_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+    ) -> tuple[jax.Array, RouterStats | None]:
+        """`hidden`, and what the routers did, by layer; None for a model without experts."""
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        hidden_BTD, _ = self._run(tokens_BT, segments_BT, positions_BT, None)
-        return hidden_BTD
+        hidden_BTD, _, routed = self._run(tokens_BT, segments_BT, positions_BT, None)
+        return hidden_BTD, routed
 
     def extend(
         self, tokens_BT: jax.Array, segments_BT: jax.Array, positions_BT: jax.Array, cache: Cache
@@ -113,7 +130,7 @@ class Decoder(nnx.Module):
         start = (0, cache.length)
         segments_BS = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, start)
         cache = dataclasses.replace(cache, segments_BS=segments_BS)
-        hidden_BTD, new = self._run(tokens_BT, segments_BT, positions_BT, cache)
+        hidden_BTD, new, _ = self._run(tokens_BT, segments_BT, positions_BT, cache)
         assert new is not None
         new = dataclasses.replace(new, length=cache.length + tokens_BT.shape[1])
         return self._logits(hidden_BTD[:, -1:])[:, 0], new
@@ -129,7 +146,7 @@ class Decoder(nnx.Module):
         return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
 
     def head(self) -> jax.Array:
-        """The output projection, [D, V] float32; the embedding transposed when tied."""
+        """The output projection, [D, V] in its own dtype; the embedding transposed when tied."""
         if self.settings.tied_embeddings:
             return self.embedding_VD[...].T
         return self.head_DV[...]
@@ -140,7 +157,11 @@ class Decoder(nnx.Module):
             "BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32
         )
         cap = self.settings.logit_soft_cap
-        return logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
+        logits_BTV = logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
+        if not self.settings.num_padding:
+            return logits_BTV
+        is_token_V = jnp.arange(logits_BTV.shape[-1]) < self.settings.num_tokens
+        return jnp.where(is_token_V[None, None], logits_BTV, -jnp.inf)
 
     def _run(
         self,
@@ -148,7 +169,7 @@ class Decoder(nnx.Module):
         segments_BT: jax.Array,
         positions_BT: jax.Array,
         cache: Cache | None,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache | None, RouterStats | None]:
         s = self.settings
         # Gathered whole: a lookup in a table split over devices would move every row anyway.
         table_VD = constrain(self.embedding_VD[...].astype(self.dtype), None, None)
@@ -159,12 +180,14 @@ class Decoder(nnx.Module):
 
         def body(carry, inputs):
             layer_state, place = inputs
-            return nnx.merge(graphdef, layer_state)(carry[0], context, carry[1], place), None
+            layer = nnx.merge(graphdef, layer_state)
+            x_BTD, cache, routed = layer(carry[0], context, carry[1], place)
+            return (x_BTD, cache), routed
 
         if self.remat == "full":
             body = jax.checkpoint(body, prevent_cse=False)
-        (x_BTD, cache), _ = jax.lax.scan(body, (x_BTD, cache), (stacked, _places(s)))
-        return s.logit_scale * self.final_norm(x_BTD), cache
+        (x_BTD, cache), routed = jax.lax.scan(body, (x_BTD, cache), (stacked, _places(s)))
+        return s.logit_scale * self.final_norm(x_BTD), cache, routed
 
     def _context(
         self, segments_BT: jax.Array, positions_BT: jax.Array, cache: Cache | None

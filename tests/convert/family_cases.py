@@ -78,6 +78,10 @@ class Case:
 LOUD = {"logit_scale": 1.5}  # the usual 0.0625 would hide differences
 WINDOW = {"sliding_window": 7}
 QWEN_WINDOW = {**WINDOW, "use_sliding_window": True, "num_hidden_layers": 3}
+ROUTING = {"num_experts_per_tok": 2, "num_experts": 6}
+EXPERTS = {**ROUTING, "moe_intermediate_size": 20}
+SHARED = {**EXPERTS, "shared_expert_intermediate_size": 28}
+LOCAL = {"num_experts_per_tok": 3, "num_local_experts": 5, "intermediate_size": 20}
 CASES = [
     Case("llama", "grouped heads, llama3 rope, tied", {**LLAMA3, **TIED}),
     Case("llama", "biases, head_dim, linear rope", {**ATTENTION_BIAS, "mlp_bias": True, **LINEAR}),
@@ -208,6 +212,70 @@ CASES = [
         {
             **{"num_key_value_heads": ..., "use_parallel_residual": False, "attention_bias": False},
             **rope(partial_rotary_factor=1.0),
+        },
+    ),
+    Case("mixtral", "3 of 5 experts", LOCAL),
+    Case(
+        "mixtral",
+        "all experts, window, head_dim, tied",
+        {**LOCAL, "num_experts_per_tok": 5, **WINDOW, **WIDE_HEADS, **TIED},
+    ),
+    Case("qwen2_moe", "shared expert, biases", SHARED),
+    Case(
+        "qwen2_moe",
+        "normalised shares, windows, no biases, tied",
+        {
+            **{**SHARED, "norm_topk_prob": True, "qkv_bias": False, **TIED},
+            **{**QWEN_WINDOW, "max_window_layers": 2},
+        },
+    ),
+    Case(
+        "qwen2_moe",
+        "12 experts, layer_types",
+        {**{**SHARED, "num_experts": 12, **QWEN_WINDOW, **layers("sfs")}},
+    ),
+    Case("qwen3_moe", "query, key norms, head_dim", {**EXPERTS, **WIDE_HEADS}),
+    Case(
+        "qwen3_moe",
+        "normalised shares, windows, biases, yarn rope, tied",
+        {
+            **{**EXPERTS, "norm_topk_prob": True, **ATTENTION_BIAS, "head_dim": 8, **TIED},
+            **{**QWEN_WINDOW, **YARN},
+        },
+    ),
+    Case("olmoe", "query, key norms over the width", {**ROUTING, "intermediate_size": 20}),
+    Case(
+        "olmoe",
+        "normalised shares, one key-value head, biases, tied",
+        {
+            **{**ROUTING, "intermediate_size": 20, "norm_topk_prob": True},
+            **{**ONE_KV_HEAD, **ATTENTION_BIAS, **TIED},
+        },
+    ),
+    Case(
+        "olmoe",
+        "all experts",
+        {"num_experts_per_tok": 4, "num_experts": 4, "intermediate_size": 20},
+    ),
+    Case(
+        "gpt_oss",
+        "sinks, alternating windows, yarn rope",
+        {**LOCAL, **WINDOW, "head_dim": 8, "num_hidden_layers": 3, "rope_parameters": SHARP_YARN},
+    ),
+    Case(
+        "gpt_oss",
+        "12 experts, no attention biases, low limit, other alpha, tied",
+        {
+            **{
+                **LOCAL,
+                "num_local_experts": 12,
+                **layers("fs"),
+                **WINDOW,
+                **WIDE_HEADS,
+                **rope(),
+                "attention_bias": False,
+            },
+            **{"swiglu_limit": 0.5, "swiglu_alpha": 0.9, **TIED},
         },
     ),
 ]

@@ -50,6 +50,7 @@ def spans() -> list[tuple[int, slice]]:
 def theirs(model: Any) -> Computed:
     """Each segment by itself, in torch; gradients of the summed loss."""
     import torch
+    from transformers.core_model_loading import revert_weight_conversion
 
     batch, total, logits = rows(), 0, {}
     # The shortest first: a dynamic rope there keeps the frequencies of the longest row so far.
@@ -62,8 +63,9 @@ def theirs(model: Any) -> Computed:
         total = total + (nll * torch.tensor(batch.weights[row, span])).sum()
     model.zero_grad()
     total.backward()
-    in_files = {"lm_head.weight": "embed_out.weight"} if hasattr(model, "gpt_neox") else {}
-    gradients = {in_files.get(n, n): p.grad.numpy() for n, p in model.named_parameters()}
+    # As a saved model has them: renamed, the experts one by one.
+    saved = revert_weight_conversion(model, {n: p.grad for n, p in model.named_parameters()})
+    gradients = {name: gradient.numpy() for name, gradient in saved.items()}
     return Computed([logits[row, span.start] for row, span in spans()], gradients)
 
 

@@ -93,6 +93,7 @@ def assert_loads_as(directory, expected, tmp_path):
     ("changes", "ranks", "scale"),
     [
         ({}, {}, lambda module, rank: 6 / 4),
+        ({"fan_in_fan_out": True}, {}, lambda module, rank: 6 / 4),  # as PEFT, for linear layers
         ({"use_rslora": True}, {}, lambda module, rank: 6 / 2),
         (
             {"rank_pattern": {"layers.1.self_attn.q_proj": 2}},
@@ -159,6 +160,8 @@ def test_the_base_is_found_and_said(save_adapter, save_tokenizer, tmp_path, monk
     [
         ({"use_dora": True}, "use_dora=True is not supported; False is"),
         ({"peft_type": "IA3"}, "peft_type='IA3'"),
+        ({"lora_bias": True}, "lora_bias=True is not supported"),
+        ({"revision": "v2"}, "revision='v2' is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4' changes"),
         ({"r": ...}, "r=None, expected a number"),
         ({"r": 8}, r"_proj.weight has factors \(4, .*\) and \(32, 4\), expected \(8, "),
@@ -179,6 +182,14 @@ def test_what_does_not_fit_is_named(arguments, message, save_adapter):
     directory, _, _ = save_adapter(**arguments)
     with pytest.raises(ConversionError, match=message):
         pretrained.open_pretrained(directory)
+
+
+def test_fields_that_are_not_known_are_told(save_adapter):
+    directory, _, _ = save_adapter(flux=88, new_and_off=False, lora_dropout=0.1)
+    notes = pretrained.open_pretrained(directory).notes
+    assert [note for note in notes if "unknown field" in note] == [
+        f"{directory}: unknown field flux=88 of adapter_config.json has no effect"
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*matrices merged")

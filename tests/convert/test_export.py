@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import jaxsft
 from jaxsft import mesh
 from jaxsft.convert import card, families, pretrained, safetensors_write
+from jaxsft.convert import export as export_module
 from jaxsft.convert.export import MARKER, export
 from jaxsft.errors import ConversionError
 from jaxsft.model import state
@@ -66,6 +67,25 @@ def test_export_of_import_is_the_same_model_bit_for_bit(
     assert sharded == (max_shard_size == "20KB")
     again = pretrained.open_pretrained(result.directory)
     assert (again.settings, again.notes) == (base.settings, ())
+
+
+def test_a_bfloat16_file_kept_in_bfloat16_comes_back_bit_for_bit(save_llama, tmp_path):
+    directory, _ = save_llama(dtype="bfloat16", max_shard_size="20KB")
+    model = jaxsft.load_model(directory, parameter_dtype="bfloat16")
+    kept = jax.tree.leaves(nnx.state(model, nnx.Param))
+    assert {str(leaf.dtype) for leaf in kept} == {"bfloat16"}
+    jaxsft.save_model(model, tmp_path / "export")
+    assert_same_bits(read_all(tmp_path / "export"), read_all(directory))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_file_rounded_to_bfloat16_is_said_to_be(dtype, save_llama):
+    directory, reference = save_llama(dtype=dtype)
+    said = rf"model: 21 of 21 tensors are rounded from {dtype} to bfloat16 parameters"
+    with pytest.warns(UserWarning, match=said):
+        model = jaxsft.load_model(directory, parameter_dtype="bfloat16")
+    norm = reference.model.norm.weight.bfloat16().float().detach().numpy()
+    np.testing.assert_array_equal(model.final_norm.scale_D[...].astype(np.float32), norm)
 
 
 def test_dtypes_that_differ_within_a_model_are_kept(save_llama, tmp_path):
@@ -193,9 +213,9 @@ def test_another_tokenizer_replaces_the_one_of_the_base(save_llama, save_tokeniz
     assert (result.directory / "NOTICE").read_text() == "kept"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_dtype_asked_for_is_in_the_file_and_the_config(dtype, save_llama, tmp_path):
-    directory, _ = save_llama(dtype="float16")
+    directory, _ = save_llama(dtype="bfloat16" if dtype == "float16" else "float16")
     base, params = load(directory)
     export(params, base, tmp_path / "export", dtype=dtype)
     written = read_all(tmp_path / "export")
@@ -203,6 +223,27 @@ def test_the_dtype_asked_for_is_in_the_file_and_the_config(dtype, save_llama, tm
     assert json.loads((tmp_path / "export" / "config.json").read_text())["dtype"] == dtype
     norm = params["final_norm"]["scale_D"].astype(dtype)
     assert written["model.norm.weight"].tobytes() == np.asarray(norm).tobytes()
+
+
+def test_a_probe_that_the_exported_tokenizer_reads_differently_stops_the_export(
+    save_llama, save_tokenizer, tmp_path, monkeypatch
+):
+    directory, _ = save_llama()
+    save_tokenizer(directory)
+    base, params = load(directory)
+    real = export_module._copy_files
+
+    def forgetful(base, tokenizer, partial):
+        left_out = real(base, tokenizer, partial)
+        rules = json.loads((partial / "tokenizer.json").read_text())
+        del rules["pre_tokenizer"]["pretokenizers"][0]
+        (partial / "tokenizer.json").write_text(json.dumps(rules))
+        return left_out
+
+    monkeypatch.setattr(export_module, "_copy_files", forgetful)
+    with pytest.raises(ConversionError, match="its tokenizer makes .* of .What is 2"):
+        export(params, base, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
 
 
 def test_random_weights_are_exported_in_the_dtype_of_the_config(save_llama, tmp_path):

@@ -114,6 +114,12 @@ def test_linear_scaling_and_turn_ends_are_read(save_llama, save_gguf):
     ("metadata", "arrays", "message"),
     [
         ({"llama.rope.scaling.type": "longrope"}, {}, "llama.rope.scaling.type='longrope'"),
+        ({"llama.rope.scaling.attn_factor": 1.2}, {}, "llama.rope.scaling.attn_factor=1.2 is"),
+        (
+            {},
+            {"rope_factors_long.weight": np.ones(4, np.float32)},
+            "rope_factors_long.* in llama, is not",
+        ),
         ({"llama.expert_count": 8}, {}, "llama.expert_count=8"),
         ({"llama.logit_scale": 0.5}, {}, "llama.logit_scale=0.5"),
         ({"llama.rope.dimension_count": 4}, {}, "llama.rope.dimension_count=4 differs"),

@@ -14,6 +14,18 @@ STRINGS = [
     "  two  spaces\n\n\ttab 你好 🙂 naïve <|im_end|> </s>",
     "<|im_start|>user\nHi<think>hm</think><|im_end|>\n",
     "",
+    " ",
+    *("x" + " " * n + "y" for n in (2, 3, 7, 16)),
+    "a\n \n\r\n\t b\r\x0b\x0c\u00a0\u2003\u3000c\u200b\u200d",
+    "3.14159 1,234,567 ٣٤٥ Ⅻ ² 0x7f 1e-10 -5",
+    "I'LL we've it’s DON'T 'tis o'clock's 'S 're",
+    "你好，世界。こんにちは 안녕하세요 สวัสดี नमस्ते שלום مرحبا",
+    "👩‍👩‍👧‍👦🏳️‍🌈👍🏽 e\u0301 é ﬁ Å ㍿ \U0001d54f",
+    "CamelCase snake_case kebab-case ALLCAPS http://a.b/c?d=e&f=%20#g",
+    "def f(x):\n    return {'a': [1, 2.5e3]}  # \t done\n\n\n",
+    "<|im_end|><|im_end|> <|im_start|><|im_start|>system\n <s></s><unk>[INST] [/INST]",
+    "<|endoftext|>x<tool_call>\n{}\n</tool_call>< |im_end|><0x0A> ▁ Ġ",
+    "\x00\x01\x7f\ufeff\ufffd",
 ]
 
 
@@ -67,8 +79,9 @@ def test_bos_and_eos_are_added_only_where_the_file_says_so(metadata, tokenizer, 
     ours = rebuilt(metadata, tmp_path / "both")
     assert ours("Hi").input_ids == [1, *plain, 2]
     assert ours("Hi", add_special_tokens=False).input_ids == plain
-    metadata["tokenizer.ggml.pre"] = "llama-bpe"
     del metadata["tokenizer.ggml.add_bos_token"], metadata["tokenizer.ggml.add_eos_token"]
+    assert rebuilt(metadata, tmp_path / "silent")("Hi").input_ids == plain
+    metadata["tokenizer.ggml.pre"] = "llama-bpe"
     assert rebuilt(metadata, tmp_path / "llama")("Hi").input_ids[0] == 1
 
 
@@ -162,7 +175,63 @@ def test_a_sentencepiece_model_survives_the_way_there_and_back(name, assets, tmp
     texts = [m["content"] for line in lines for m in json.loads(line)["messages"]]
     texts = [text for text in texts if "  " not in text]
     assert len(texts) > 300
-    for text in [*texts, "What is 2+2? It's 1999", "naïve 你好 🙂"]:
+    plain = [text for text in STRINGS if text and "  " not in text and not set("<[") & set(text)]
+    assert len(plain) > 5
+    for text in [*texts, *plain]:
         wanted = [published.bos_id(), *published.encode(text)]
         assert ours.encode(text).ids == wanted, text
         assert ours.decode(wanted) == published.decode(published.encode(text))
+
+
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+
+
+@pytest.mark.parametrize(("scheme", "prefix", "told"), [("first", 1, 1), ("always", 1, 0)])
+def test_a_space_at_the_start_only_is_told(scheme, prefix, told, tokenizer, edit_json, tmp_path):
+    """llama.cpp puts one after each control token too: [INST] hi is [INST] ▁ ▁hi there."""
+    edit_json(
+        (path := tmp_path / "tokenizer" / "tokenizer.json"),
+        pre_tokenizer=METASPACE | {"prepend_scheme": scheme},
+        model=json.loads(path.read_text())["model"] | {"byte_fallback": True},
+    )
+    metadata, notes = gguf_vocab.metadata(path.parent, 400, [], None)
+    assert metadata["tokenizer.ggml.add_space_prefix"] == prefix
+    assert ["after each control token" in note for note in notes] == [True] * told
+
+
+def train_sentencepiece(directory, **options):
+    import sentencepiece
+
+    (directory / "text.txt").write_text("a few words of text, and more of them\n" * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(directory / "text.txt"),
+        model_prefix=str(directory / "tokenizer"),
+        minloglevel=2,
+        **{"normalization_rule_name": "identity", "model_type": "bpe", "vocab_size": 40, **options},
+    )
+
+
+def test_the_first_space_is_that_of_the_sentencepiece_model(tmp_path, edit_json):
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    for prefix in (True, False):
+        spaces = {"add_dummy_prefix": prefix, "remove_extra_whitespaces": False}
+        train_sentencepiece(tmp_path, **spaces)
+        metadata, notes = gguf_vocab.metadata(tmp_path, 40, [], None)
+        assert metadata["tokenizer.ggml.add_space_prefix"] is prefix and not notes
+    edit_json(tmp_path / "tokenizer_config.json", add_prefix_space=True, legacy=False)
+    metadata, (note,) = gguf_vocab.metadata(tmp_path, 40, [], None)
+    assert metadata["tokenizer.ggml.add_space_prefix"] and "after each control token" in note
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"remove_extra_whitespaces": True}, "makes '▁a▁ﬁ' of .*normalises nothing"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "makes '▁a▁▁fi▁' of"),
+        ({"model_type": "unigram", "vocab_size": 20}, "is a Unigram model"),
+    ],
+)
+def test_a_sentencepiece_model_that_llama_cpp_does_not_have_is_refused(options, message, tmp_path):
+    train_sentencepiece(tmp_path, **{"remove_extra_whitespaces": False, **options})
+    with pytest.raises(ConversionError, match=message):
+        gguf_vocab.metadata(tmp_path, 40, [], None)

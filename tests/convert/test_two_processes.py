@@ -7,13 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import jaxsft
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
 ROOT = PROGRAM.parent.parent.parent
 
 
-def test_two_processes_export_what_one_does(save_llama, tmp_path):
+@pytest.mark.parametrize(
+    ("fsdp", "part"),  # of q_LDNH [2, 32, 4, 8]
+    [(2, [2, 16, 2, 8]), (4, [2, 8, 4, 8])],
+)
+def test_two_processes_read_half_each_and_export_what_one_does(fsdp, part, save_llama, tmp_path):
     directory, _ = save_llama(num_key_value_heads=2)
     alone = jaxsft.save_model(jaxsft.load_model(directory), tmp_path / "alone").directory
     with socket.socket() as probe:
@@ -23,7 +29,7 @@ def test_two_processes_export_what_one_does(save_llama, tmp_path):
     together = tmp_path / "together"
     processes = [
         subprocess.Popen(
-            [sys.executable, PROGRAM, address, str(index), directory, together],
+            [sys.executable, PROGRAM, address, str(index), directory, together, str(fsdp)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -34,7 +40,9 @@ def test_two_processes_export_what_one_does(save_llama, tmp_path):
     for process in processes:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        line = next(line for line in out.splitlines() if line.startswith("[["))
-        assert json.loads(line) == [[2, 16, 2, 8]] * 2  # of q_LDNH [2, 32, 4, 8]
+        line = next(line for line in out.splitlines() if line.startswith("[[["))
+        parts, read, there = json.loads(line)
+        assert parts == [part] * 2
+        assert read == there // 2
     for name in ("model.safetensors", "config.json", "README.md"):
         assert (together / name).read_bytes() == (alone / name).read_bytes()

@@ -1,6 +1,8 @@
 """One of two processes that load a model over a shared mesh and export it; run by a test.
 
-Arguments: coordinator address, process index, model directory, export directory.
+Arguments: coordinator address, process index, model directory, export directory, devices along
+fsdp. Prints the shapes of its parts of one leaf, the bytes that it read of all matrices, and all
+there are.
 """
 
 import json
@@ -9,19 +11,44 @@ import sys
 import jax
 
 from jaxsft import config, mesh
-from jaxsft.convert import export, families, pretrained
+from jaxsft.convert import export, families, host_copy, pretrained
 from jaxsft.model import state
 
 
-def main(address: str, index: str, source: str, target: str) -> None:
+def over(fsdp: int) -> jax.sharding.Mesh:
+    return mesh.make_mesh(config.Mesh(fsdp=fsdp, tensor=4 // fsdp))
+
+
+def is_matrix(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and shape != (2, 32)  # the norms of two layers lie on every device
+
+
+def count_reads() -> list[int]:
+    """The bytes of each part of a matrix that is copied out of the file from now on."""
+    read: list[int] = []
+    real = host_copy.copy
+
+    def copy(target, source, threads):
+        if source.ndim > 1:
+            read.append(source.nbytes)
+        return real(target, source, threads)
+
+    host_copy.copy = copy
+    return read
+
+
+def main(address: str, index: str, source: str, target: str, fsdp: str) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(address, 2, int(index))
     base = pretrained.open_pretrained(source)
     _, shapes, axes = state.abstract(base.settings, "float32", "none")
-    placement = state.shardings(shapes, axes, mesh.make_mesh(config.Mesh(fsdp=2, tensor=2)))
+    placement = state.shardings(shapes, axes, over(int(fsdp)))
+    read = count_reads()
     params = pretrained.read_params(base, placement)
     q_LDNH = families.leaf(params, ("layers", "attention", "q_DNH"))
-    print(json.dumps([shard.data.shape for shard in q_LDNH.addressable_shards]), flush=True)
+    there = sum(leaf.nbytes for leaf in jax.tree.leaves(params) if is_matrix(leaf.shape))
+    parts = [shard.data.shape for shard in q_LDNH.addressable_shards]
+    print(json.dumps([parts, sum(read), there]), flush=True)
     export.export(params, base, target)
 
 

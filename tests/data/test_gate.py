@@ -51,7 +51,8 @@ def report_of(records, outcomes=None, **sources) -> gate.Json:
         tally.add(each)
     facts = facts_lib.shard_facts(records, outcomes)
     own = {**tally.report(), "quality": quality.report(facts)}
-    return {**own, "bad_rows": [], "sources": sources or {"main": own}}
+    rest = {"bad_rows": [], "unknown_controls": [], "sources": sources or {"main": own}}
+    return own | rest
 
 
 def plan(**changes) -> gate.Plan:
@@ -181,6 +182,15 @@ def test_control_text_and_a_small_eval():
     first, second = warnings_of(train, {"dev": report_of(rows(9, seed=1))})
     assert first.startswith("train: 4 trained words spell a control token")
     assert second == "eval dev: 9 rows"
+
+
+def test_a_template_with_control_tokens_that_the_tokenizer_lacks():
+    train = report_of(rows(100)) | {"unknown_controls": ["<|im_end|>", "<|tool|>"]}
+    (warning,) = gate.gate_report(train, {}, {}, None)["warnings"]
+    assert warning["text"] == (
+        "data.template has '<|im_end|>', '<|tool|>', no tokens of the tokenizer"
+    )
+    assert "config.model.new_tokens" in warning["advice"]
 
 
 def test_every_hint_has_advice():

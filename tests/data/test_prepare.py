@@ -191,6 +191,17 @@ def test_a_template_error_is_a_bad_row(setup, tmp_path):
     setup.prepare()
 
 
+def test_control_tokens_that_a_chosen_template_has_but_not_the_tokenizer_are_reported(
+    setup, tmp_path
+):
+    template = tmp_path / "other.jinja"
+    template.write_text(CHATML + "{% if tools %}<|tool|><think>{{ tools }}<|tool|>{% endif %}")
+    setup.write(row("q", "a"))
+    assert setup.prepare().report["unknown_controls"] == []
+    report = setup.prepare(template=str(template)).report
+    assert report["unknown_controls"] == ["<|tool|>"]
+
+
 def test_an_id_outside_the_model_is_a_bad_row(setup):
     setup.write(row("q", "a"))
     with pytest.raises(DataError, match="train.jsonl:1: token .* vocab_size=10"):

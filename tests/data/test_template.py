@@ -253,7 +253,12 @@ FAILURES = [
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{{ 'assistant: ' if add_generation_prompt }}",
         {},
-        r"messages\[1\]: no control token",
+        r"messages\[1\]: no control token of the tokenizer follows its text; so the end",
+    ),
+    (
+        CHATML.replace("<|im_", "<|my_"),
+        {},
+        r"follows its text; \[.<\|my_start\|>., .<\|my_end\|>.\] look like control tokens",
     ),
     ("{{ raise_exception('users must alternate') }}", {}, "refused: users must alternate"),
     ("{{ messages[9].content.x }}", {}, "refused: UndefinedError"),

@@ -117,9 +117,10 @@ def test_a_back_end_that_is_not_there_is_refused():
     with pytest.raises(
         ConfigError, match="back_end=raged: expected auto, tiled or ragged or dense"
     ):
-        experts.choose("raged")
+        experts.choose("raged", "tpu")
 
 
 def test_ragged_dot_is_not_chosen_where_it_has_no_kernel():
-    assert experts.choose("auto")[0] == "tiled"
-    assert experts.choose("ragged") == ("ragged", "asked for")
+    chosen = {platform: experts.choose("auto", platform)[0] for platform in ("cpu", "gpu", "tpu")}
+    assert chosen == {"cpu": "tiled", "gpu": "tiled", "tpu": "ragged"}
+    assert experts.choose("ragged", "cpu") == ("ragged", "asked for")

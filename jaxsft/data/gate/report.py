@@ -92,7 +92,7 @@ def gate_report(
         *_overlap_warnings(overlaps),
         *_account_warnings("train", train),
         *(warning for name in evals for warning in _account_warnings(f"eval {name}", evals[name])),
-        *_unprompted_warnings(train),
+        *_template_warnings(train),
         *_quality_warnings(train),
         *(_plan_warnings(plan, train) if plan else ()),
         *_eval_warnings(evals),
@@ -172,7 +172,14 @@ def _account_warnings(name: str, report: Json) -> Warnings:
         )
 
 
-def _unprompted_warnings(train: Json) -> Warnings:
+def _template_warnings(train: Json) -> Warnings:
+    if train["unknown_controls"]:
+        yield _warning(
+            f"data.template has {', '.join(map(repr, train['unknown_controls']))}, no tokens of"
+            " the tokenizer",
+            "Each is spelt in several tokens, which a user's text can spell too: name those that"
+            " are meant as control tokens in config.model.new_tokens.",
+        )
     if train["unprompted"]:
         yield _warning(
             f"{_of(train['unprompted'], train['examples'])} examples are not trained as they will"

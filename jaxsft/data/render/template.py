@@ -230,6 +230,11 @@ class ChatTemplate:
         JSON text where it wants that."""
         return [message_dict(m) for m in self._renderer.of(messages, tools, options).messages]
 
+    @property
+    def unknown_controls(self) -> list[str]:
+        """What its source writes that looks like a control token but is none of the tokenizer."""
+        return self._controls.unknown(Traced(self.source))
+
     def controls(self, text: Traced) -> list[Control]:
         """The control tokens that lie wholly in template characters, leftmost and longest."""
         return self._controls.find(text)

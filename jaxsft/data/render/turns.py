@@ -11,6 +11,10 @@ from jaxsft.data.render.provenance import Traced
 from jaxsft.data.render.rendering import Rendering
 
 _PROBE = "ok"
+# What control tokens of the common chat formats look like: <|im_end|>, <|end_of_text|>...
+_LOOKS_LIKE_CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>"
+)
 _LONG_TAIL = 200  # characters; one that long is seen once
 
 
@@ -33,12 +37,21 @@ class ControlTokens:
 
     def find(self, text: Traced) -> list[Control]:
         """Those wholly in template characters, leftmost and longest, in the order of the text."""
-        found, at = [], 0
-        for start, stop, _ in (*text.runs, (len(text), len(text), None)):
-            for match in self._pattern.finditer(text, at, start):
-                found.append(Control(match.start(), match.end(), match.group()))
-            at = stop
-        return found
+        matches = _in_template(self._pattern, text)
+        return [Control(match.start(), match.end(), match.group()) for match in matches]
+
+    def unknown(self, text: Traced) -> list[str]:
+        """What looks like a control token in template characters but is none of these; each
+        once."""
+        found = dict.fromkeys(match.group() for match in _in_template(_LOOKS_LIKE_CONTROL, text))
+        return [token for token in found if not self._pattern.fullmatch(token)]
+
+
+def _in_template(pattern: re.Pattern[str], text: Traced) -> Iterator[re.Match[str]]:
+    at = 0
+    for start, stop, _ in (*text.runs, (len(text), len(text), None)):
+        yield from pattern.finditer(text, at, start)
+        at = stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +135,10 @@ class TurnEndings:
                 known = [header for header in headers if header is not None]
                 tokens = tuple(self._controls.find(header)[-1].token for header in known)
                 return Ending(tokens, appended=headers[0])
-        self._fail(turn, "no control token of the tokenizer follows its text")
+        reason = "no control token of the tokenizer follows its text"
+        if unknown := self._controls.unknown(text):
+            reason += f"; {unknown} look like control tokens: name those in config.model.new_tokens"
+        self._fail(turn, reason)
 
     def _following(self, rendering: Rendering, turn: int) -> Iterator[Traced]:
         """What stands between the turn's own text and that of one more message, for each kind of

@@ -1,0 +1,71 @@
+"""Whether transformers computes from an export what we do."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxsft import mesh
+from jaxsft.convert import api
+from jaxsft.convert.check_tokenizer import PROBES, open_tokenizer
+from jaxsft.convert.safetensors_read import Directory
+from jaxsft.errors import ConversionError
+
+TOLERANCE = 1e-4  # of the largest logit, or of 1: float32 sums in another order
+MAX_PARAMETERS = 2 * 10**9  # two models in float32: 16 GB
+_MAX_TOKENS = 128
+
+
+def compare_logits(directory: Path, max_parameters: int = MAX_PARAMETERS) -> float:
+    """The largest difference between our logits and those of transformers, both in float32.
+
+    Needs torch, which nothing else here does.
+
+    Raises:
+        ConversionError: no torch, a model too large to hold twice, or another model for others.
+    """
+    tensors = Directory(directory)
+    size = sum(int(np.prod(tensors.shape(name))) for name in tensors.names())
+    if size > max_parameters:
+        raise ConversionError(
+            f"{directory}: {size} parameters are more than max_parameters={max_parameters}; its"
+            " logits can't be compared here"
+        )
+    tokens_BT = _rows(directory)
+    theirs_BTV = _their_logits(directory, tokens_BT)
+    with jax.set_mesh(mesh.single_device_mesh()):
+        model = api.load_model(directory)
+        ours_BTV = np.asarray(nnx.jit(lambda model, tokens: model(tokens))(model, tokens_BT))
+    difference = float(np.abs(ours_BTV - theirs_BTV).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(theirs_BTV).max()))
+    if not difference <= allowed:  # NaN too
+        raise ConversionError(
+            f"{directory}: logits differ by {difference:.3g} from those of transformers, more than"
+            f" {allowed:.3g}; please report this model"
+        )
+    return difference
+
+
+def _rows(directory: Path) -> np.ndarray:
+    """The probes in both orders, as token ids."""
+    tokenizer = open_tokenizer(directory)
+    rows = [tokenizer(" ".join(texts)).input_ids for texts in (PROBES, PROBES[::-1])]
+    length = min(_MAX_TOKENS, *map(len, rows))
+    return np.asarray([row[:length] for row in rows], np.int32)
+
+
+def _their_logits(directory: Path, tokens_BT: np.ndarray) -> np.ndarray:
+    try:
+        import torch
+    except ImportError:
+        raise ConversionError(
+            f"{directory}: comparing logits needs torch; pip install 'jaxsft[test]'"
+        ) from None
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
+    with torch.no_grad():
+        return model(torch.tensor(tokens_BT, dtype=torch.long)).logits.numpy()

@@ -1,0 +1,42 @@
+"""Whether a written tokenizer makes the token ids of the one that it stands for."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxsft.errors import ConversionError
+
+PROBES = (
+    "What is 2+2? It's 4, isn't it?",
+    " two  spaces\n\n\tand a tab; 1234567 10.5%",
+    "naïve café, 你好, Привет, emoji 🙂",
+    "def f(x):\n    return {'a': [x ** 2]}",
+)
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def check_token_ids(expected: Path, exported: Path) -> None:
+    """Compares two tokenizers as transformers opens them, its choice of a class included.
+
+    Raises:
+        ConversionError: one can't be opened, or they differ on a probe.
+    """
+    if not any((expected / name).is_file() for name in _VOCABULARIES):
+        return  # a model without a tokenizer is exported without one
+    theirs_from, ours_from = open_tokenizer(expected), open_tokenizer(exported)
+    for text in PROBES:
+        theirs, ours = theirs_from(text).input_ids, ours_from(text).input_ids
+        if theirs != ours:
+            raise ConversionError(
+                f"{exported}: its tokenizer makes {ours} of {text!r}, that of {expected} {theirs}"
+            )
+
+
+def open_tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises no narrower one
+        raise ConversionError(f"{directory}: transformers can't open its tokenizer: {error}") from (
+            None
+        )

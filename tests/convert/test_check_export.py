@@ -1,0 +1,73 @@
+"""What is wrong with an export is found by reading it as others do."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from jaxsft.convert import check_export, check_tokenizer
+from jaxsft.errors import ConversionError
+
+
+def test_logits_equal_those_of_transformers(save_llama, save_tokenizer):
+    directory, _ = save_llama(vocab_size=320)
+    save_tokenizer(directory)
+    assert 0 < check_export.compare_logits(directory) < 1e-4
+
+
+def test_a_model_that_differs_for_others_is_found(save_llama, save_tokenizer, monkeypatch):
+    """Read with another norm than transformers': as a table with a wrong row would have it."""
+    directory, _ = save_llama(vocab_size=320)
+    save_tokenizer(directory)
+    real = check_export._their_logits
+    other = directory.with_name("other")
+
+    def of_another(_, tokens_BT):
+        other.mkdir()
+        for path in directory.iterdir():
+            (other / path.name).write_bytes(path.read_bytes())
+        tensors = load_file(directory / "model.safetensors")
+        tensors["model.layers.1.input_layernorm.weight"] *= np.float32(1.001)
+        save_file(tensors, other / "model.safetensors", {"format": "pt"})
+        return real(other, tokens_BT)
+
+    monkeypatch.setattr(check_export, "_their_logits", of_another)
+    with pytest.raises(ConversionError, match="model: logits differ by .* more than 0.000"):
+        check_export.compare_logits(directory)
+
+
+def test_a_model_too_large_to_hold_twice_is_refused(save_llama):
+    directory, _ = save_llama()
+    with pytest.raises(ConversionError, match="parameters are more than max_parameters=1000;"):
+        check_export.compare_logits(directory, max_parameters=1000)
+
+
+def test_without_torch_the_check_says_so(save_llama, save_tokenizer, monkeypatch):
+    directory, _ = save_llama(vocab_size=320)
+    save_tokenizer(directory)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConversionError, match="model: comparing logits needs torch"):
+        check_export._their_logits(directory, np.zeros((1, 2), np.int32))
+
+
+def test_a_tokenizer_that_lost_a_rule_is_found(save_llama, save_tokenizer, tmp_path):
+    directory, _ = save_llama(vocab_size=320)
+    save_tokenizer(directory)
+    save_tokenizer(tmp_path / "exported")
+    check_tokenizer.check_token_ids(directory, tmp_path / "exported")
+    file = tmp_path / "exported" / "tokenizer.json"
+    rules = json.loads(file.read_text())
+    del rules["pre_tokenizer"]["pretokenizers"][0]  # digits are no longer taken one by one
+    file.write_text(json.dumps(rules))
+    with pytest.raises(ConversionError, match="exported: its tokenizer makes .* of .What is 2"):
+        check_tokenizer.check_token_ids(directory, tmp_path / "exported")
+
+
+def test_a_tokenizer_that_can_not_be_opened_is_named(save_tokenizer, tmp_path):
+    save_tokenizer(tmp_path / "base")
+    save_tokenizer(tmp_path / "exported")
+    (tmp_path / "exported" / "tokenizer.json").write_text('{"model": 5}')
+    with pytest.raises(ConversionError, match="exported: transformers can't open its tokenizer"):
+        check_tokenizer.check_token_ids(tmp_path / "base", tmp_path / "exported")
