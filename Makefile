@@ -55,9 +55,11 @@ $(RUN_READY): pyproject.toml
 	@touch $@
 
 # trl holds published chat templates, which the tests read as files; it is never imported.
+# libtpu stays off the path, where jax would look for a TPU at every start; one test compiles with it.
 # torch comes alone and pinned, so that pip takes a CPU-only file of that version where it is offered one.
 $(TEST_READY): $(RUN_READY)
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[gguf,test]'
 	$(PIP) --no-deps trl==1.16.0
+	$(PIP) --no-deps --target .venv/libtpu "$$($(BIN)/python tests/plan/libtpu_of_jax.py)"
 	@touch $@

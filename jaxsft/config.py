@@ -93,13 +93,16 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Devices along each mesh axis; one axis may be None: all devices that the others leave."""
+    """Devices along each mesh axis; None: what the other axes leave.
 
-    data: int | None = 1  # replicas of the parameters
+    With `data` and `fsdp` both None, each slice (or box) has a replica, over its own devices.
+    """
+
+    data: int | None = None  # replicas of the parameters; the only axis that crosses a network well
     fsdp: int | None = None  # parameters, optimizer state and batch are split
-    context: int | None = 1  # positions of a row
-    expert: int | None = 1
-    tensor: int | None = 1  # heads and MLP columns
+    context: int = 1  # positions of a row
+    expert: int = 1  # experts of a mixture, and the batch of all that is no expert
+    tensor: int = 1  # heads and MLP columns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +179,6 @@ def validate(config: Config) -> None:
     _check_new_tokens(config.model.new_tokens)
     _check_train(config.train)
     _check_optim(config.optim)
-    _check_mesh(config.mesh)
     _check_data(config.data)
     if config.eval.prompts < 0:
         raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
@@ -280,14 +282,6 @@ def _is_date(text: str) -> bool:
         return datetime.date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
-
-
-def _check_mesh(mesh: Mesh) -> None:
-    for axis, size in (("context", mesh.context), ("expert", mesh.expert)):
-        if size not in (None, 1):
-            raise ConfigError(
-                f"config.mesh.{axis}={size}: this axis is not supported yet; must be 1"
-            )
 
 
 def _check_types(value: Any, name: str) -> None:

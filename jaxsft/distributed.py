@@ -1,54 +1,229 @@
-"""Termination signals: when to stop at once, and when to finish the step and save."""
+"""How the processes of a run find each other, and agree on what they do.
+
+P: process.
+"""
 
 import contextlib
-import signal
-from collections.abc import Iterator
-from types import FrameType
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsft.errors import Stopped
+from jaxsft import errors
+from jaxsft.config import Config
+from jaxsft.errors import ConfigError, PeerError, UserError
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Result = TypeVar("Result")
+Say = Callable[[str], None]
+SAY_EVERY_SECONDS = 10
+# jax has no public way to ask whether there is a cluster: without one, `initialize` says this.
+_ALONE = "coordinator_address should be defined"
 
 
-class Termination:
-    """SIGTERM and SIGINT while `listening`: an exception, or a note while `deferred`.
+def connect(
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_seconds: int,
+    say: Say,
+) -> None:
+    """Joins the other processes of this run, or returns at once where there are none.
 
-    A second signal always raises, so that a user is never held up.
+    Where the three arguments are None, jax looks for a TPU slice, Slurm, Open MPI or Kubernetes.
+
+    Args:
+        say: is told every ten seconds who is being waited for.
+
+    Raises:
+        ConfigError: flags that don't fit each other, or a cluster that tells too little.
     """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._deferred = False
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+    address = coordinator_address
+    given = (address, num_processes, process_id)
+    _check(*given)
+    # Its handler would take the signals that `Termination` is for, and the step's vote is ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    who = f"the {num_processes} processes" if num_processes else "the other processes"
+    where = f" at {address}" if address else ""
+    me = "" if process_id is None else f"; this is process {process_id}"
+    with _saying(f"waiting for {who} of this run{where}{me}", timeout_seconds, say):
         try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            jax.distributed.initialize(
+                *given,
+                initialization_timeout=2 * timeout_seconds,
+                # Else Slurm would leave a process that was told its number only one of its GPUs.
+                cluster_detection_method=None if address is None else "deactivate",
+            )
+        except ValueError as error:
+            if given == (None, None, None) and _ALONE in str(error):
+                return
+            raise ConfigError(f"--coordinator_address, --num_processes: {error}") from None
+        except RuntimeError as error:
+            raise PeerError(f"this process could not join the others: {error}") from error
 
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Inside, the first signal sets `requested` and the work goes on to the next safe point."""
-        self._deferred = True
+
+def _check(address: str | None, num_processes: int | None, process_id: int | None) -> None:
+    given = {
+        "coordinator_address": address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ConfigError(
+            f"{' and '.join(missing)} missing; give all of --coordinator_address, --num_processes"
+            " and --process_id, or none of them where the cluster tells"
+        )
+    if address is not None and not address.rpartition(":")[2].isdigit():
+        raise ConfigError(f"--coordinator_address={address}: expected host:port of process 0")
+    if num_processes is not None and process_id is not None:
+        if not 0 <= process_id < num_processes:
+            raise ConfigError(
+                f"--process_id={process_id}: must lie in [0, {num_processes}), as there are"
+                f" --num_processes={num_processes}"
+            )
+
+
+@contextlib.contextmanager
+def _saying(what: str, timeout_seconds: int, say: Say) -> Iterator[None]:
+    """Repeats what is waited for, and ends the process when it waited too long.
+
+    jax aborts a process whose peers don't come, with a stack dump and no word on why.
+    """
+    done = threading.Event()
+
+    def repeat() -> None:
+        for waited in range(SAY_EVERY_SECONDS, timeout_seconds, SAY_EVERY_SECONDS):
+            if done.wait(SAY_EVERY_SECONDS):
+                return
+            say(f"{what} ({waited} s of at most {timeout_seconds} s)")
+        if done.wait(1 + (timeout_seconds - 1) % SAY_EVERY_SECONDS):
+            return
+        say(
+            f"error: {what}: they did not come within {timeout_seconds} s. Was the program started"
+            " on every host, and can they reach the first one's port?"
+        )
+        os._exit(errors.LOST_PEER)
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Vote:
+    """A yes or no of each process, counted on the devices while the program goes on."""
+
+    def __init__(self, yes: bool):
+        mesh = Mesh(np.asarray(jax.devices()), "device")
+        local = np.full(len(jax.local_devices()), yes, np.int32)
+        split = NamedSharding(mesh, PartitionSpec("device"))
+        self._result = _most(mesh)(jax.make_array_from_process_local_data(split, local))
+
+    def any(self) -> bool:
+        """Whether a process said yes; the same answer on all of them."""
+        return bool(self._result)
+
+
+@functools.cache
+def _most(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def first_then_others(work: Callable[[], Result]) -> Result:
+    """The result of `work`, done by the first process and then by the others, which find its files.
+
+    Raises:
+        UserError: of the first process, on all of them.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result, failed = None, None
+    if jax.process_index() == 0:
         try:
-            yield
-        finally:
-            self._deferred = False
+            result = work()
+        except UserError as error:
+            failed = error
+    told = gather({"failed": None if failed is None else [failed.exit_code, str(failed)]})[0]
+    if failed is not None:
+        raise failed
+    if told["failed"] is not None:
+        code, message = told["failed"]
+        raise errors.of_code(code)(message)
+    return work() if jax.process_index() else result  # type: ignore[return-value]
 
-    def agreed(self, step: int) -> bool:
-        """Whether to stop after this step; the same answer on every process."""
-        if jax.process_count() == 1:
-            return self.requested
-        return multihost_utils.reached_preemption_sync_point(step)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        again, self.requested = self.requested, True
-        if again or not self._deferred:
-            raise Stopped(f"stopped by {signal.Signals(number).name}; start the same command again")
+def gather(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each process has to say, in JSON, by process."""
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths_P = np.ravel(multihost_utils.process_allgather(np.int32(len(text))))
+    padded = np.zeros(int(lengths_P.max()), np.uint8)
+    padded[: len(text)] = text
+    texts = np.reshape(multihost_utils.process_allgather(padded), (len(lengths_P), -1))
+    pairs = zip(texts, lengths_P, strict=True)
+    return [json.loads(row[:length].tobytes()) for row, length in pairs]
+
+
+def refuse_differences(facts: Mapping[str, Any]) -> None:
+    """Compares what must be the same on all processes.
+
+    Raises:
+        ConfigError: naming each difference and the processes that have it.
+    """
+    if jax.process_count() == 1:
+        return
+    everyone = gather(facts)
+    first = everyone[0]
+    lines = [
+        f"process {number} has {name}={theirs.get(name)!r}, process 0 has {first.get(name)!r}"
+        for number, theirs in enumerate(everyone)
+        for name in sorted(first.keys() | theirs.keys())
+        if theirs.get(name) != first.get(name)
+    ]
+    if lines:
+        more = f"\nand {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise ConfigError(
+            "the processes of this run were started differently:\n" + "\n".join(lines[:10]) + more
+        )
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What two processes of one run must have in common."""
+    fields = _flat(dataclasses.asdict(config), "config")
+    return fields | {"the code of jaxsft": _code_digest(), "jax": jax.__version__}
+
+
+def _code_digest() -> str:
+    """Of all Python files of this package."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    """Nested dictionaries and tuples as one dictionary of dotted names."""
+    if isinstance(value, dict):
+        items = [(f"{name}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {name: value}
+    found: dict[str, Any] = {name: len(items)} if isinstance(value, list | tuple) else {}
+    for inner, item in items:
+        found |= _flat(item, inner)
+    return found

@@ -19,6 +19,10 @@ class ConfigError(UserError):
     """A flag or a config field that can't be honoured."""
 
 
+class MeshError(ConfigError):
+    """A mesh that the devices, the model or the batch don't fit."""
+
+
 class DataError(UserError):
     """A row, file or cache that can't be trained on."""
 
@@ -35,6 +39,18 @@ class CheckpointError(UserError):
     """A checkpoint that can't be restored as asked."""
 
     exit_code = BAD_MODEL
+
+
+class PeerError(UserError):
+    """Another process of the run is lost or never came."""
+
+    exit_code = LOST_PEER
+
+
+def of_code(exit_code: int) -> type[UserError]:
+    """The kind of error that ends a program with this code."""
+    kinds = (ConfigError, DataError, ConversionError, PeerError)
+    return next(kind for kind in kinds if kind.exit_code == exit_code)
 
 
 class Stopped(Exception):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxsft import mesh
 from jaxsft.config import Config, Source
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
@@ -69,7 +70,7 @@ class Measurer:
         self._say = say
 
     def losses(self, params: Params) -> dict[str, float | None]:
-        return mean_losses(self._plan.eval_step, params, self._plan.eval_batches)
+        return mean_losses(self._plan.program.eval_step, params, self._plan.eval_batches)
 
     def measure(self, params: Params, phase: Literal["before", "after"]) -> dict[str, float | None]:
         """Losses, and the share of held-out prompts answered as the reference does.
@@ -104,12 +105,12 @@ class Measurer:
         tokenizer = self._tokenizer
         stop_ids = set(self._data.train.manifest["end_of_turn_ids"]) | {tokenizer.eos_id}
         answers = generate(
-            self._plan.recipe.graphdef,
+            self._plan.program.recipe.graphdef,
             params,
             [tokenizer.encode_prompt(p.messages, p.tools, p.template_options) for p in prompts],
             max_new_tokens=self._config.eval.max_new_tokens,
             stop_ids=sorted(id for id in stop_ids if id is not None),
-            rows_multiple_of=self._plan.mesh.shape["data"] * self._plan.mesh.shape["fsdp"],
+            rows_multiple_of=mesh.parts("batch", self._plan.program.mesh.shape),
         )
         samples = []
         for prompt, ids in zip(prompts, answers, strict=True):

@@ -52,9 +52,9 @@ def finish(
         out.console.say("export", said_difference(check_export.compare_logits(directory)))
     summary = {
         "model": config.model.source,
-        "parameters": plan.num_parameters,
+        "parameters": plan.program.num_parameters,
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "mesh": describe(plan.mesh),
+        "mesh": describe(plan.program.mesh),
         "steps": plan.num_steps,
         "epochs": plan.batches.epochs.epochs_at(plan.num_steps),
         "wall_seconds": time.monotonic() - started,
@@ -66,7 +66,7 @@ def finish(
         "export": str(directory) if config.checkpoint.export else None,
         "command": command,
         "versions": versions(),
-        "choices": plan.choices,
+        "choices": plan.program.choices,
         "example": _example(config, data),
     }
     (out.workdir / "summary.json").write_text(

@@ -33,6 +33,25 @@ def define_config() -> None:
     )
 
 
+def define_peers() -> None:
+    """Defines how a process of several finds the others; call it where define_config is called."""
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0; found on a cluster")
+    flags.DEFINE_integer("num_processes", None, "processes of this run; found on a cluster")
+    flags.DEFINE_integer("process_id", None, "of this process, from 0; found on a cluster")
+    flags.DEFINE_integer("connect_seconds", 600, "how long to wait for the other processes", 1)
+
+
+def peers() -> tuple[str | None, int | None, int | None, int]:
+    """What distributed.connect takes."""
+    given = flags.FLAGS
+    return (
+        given.coordinator_address,
+        given.num_processes,
+        given.process_id,
+        given.connect_seconds,
+    )
+
+
 def run_program(
     main: Callable[[Config], int | None],
     argv: Sequence[str] | None = None,

@@ -5,61 +5,88 @@ Logical axes are declared with each parameter; nothing else in the code names a 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsft import config
-from jaxsft.errors import ConfigError
+from jaxsft.errors import MeshError
 
 AXES = ("data", "fsdp", "context", "expert", "tensor")
 
-# Logical axis -> mesh axes. A logical axis that is not sharded maps to None.
-RULES: dict[str, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "sequence": "context",
-    "layer": None,
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "expert": "expert",
-    "routing": None,  # a router's output, one number per expert: each device routes its own tokens
-    "vocab": "tensor",
-    "norm": None,
-    "activation_embed": None,
+# Logical axis -> mesh axes. A logical axis that is not sharded maps to none.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp", "expert"),
+    "sequence": ("context",),
+    "layer": (),
+    "embed": ("fsdp", "context", "expert"),  # parameters lie on all devices that share a replica
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+    "expert": ("expert",),
+    "expert_embed": ("fsdp", "context"),
+    "routing": (),  # a router's output, one number per expert: each device routes its own tokens
+    "vocab": ("tensor",),
+    "norm": (),
+    "activation_embed": (),
 }
+# Where a mesh axis does not divide these, each device of it has them whole: few heads of keys and
+# values serve many of queries.
+WHOLE_IF_UNEVEN = frozenset({"kv_heads"})
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over all devices, the open (None) axis filled with what the others leave.
+    """A mesh over all devices, with the open (None) axes filled.
+
+    Devices of several slices are ordered so that `data` alone crosses the network between them,
+    where `data` is a multiple of their number.
 
     Raises:
-        ConfigError: the sizes don't multiply to the number of devices.
+        MeshError: the sizes don't multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    wanted = dataclasses.asdict(sizes)
-    open_axes = [axis for axis, size in wanted.items() if size is None]
-    known = math.prod(size for size in wanted.values() if size is not None)
-    if len(open_axes) > 1:
-        raise ConfigError(
-            f"config.mesh: {' and '.join(open_axes)} are None; leave at most one axis open"
-        )
-    if len(devices) % known or (not open_axes and known != len(devices)):
-        shown = ", ".join(f"{axis}={size}" for axis, size in wanted.items())
-        raise ConfigError(
-            f"config.mesh: {shown} needs {'a multiple of ' if open_axes else ''}{known} devices,"
-            f" here are {len(devices)}; config.mesh.fsdp=None takes what the others leave"
-        )
-    for axis in open_axes:
-        wanted[axis] = len(devices) // known
+    slices = num_slices(devices)
+    wanted = fill(sizes, len(devices), slices)
     shape = tuple(wanted[axis] for axis in AXES)
-    return jax.make_mesh(
-        shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices
-    )
+    # An axis may take a part of a side of the slice, such as 2 of 4x4 chips.
+    if slices == 1 or wanted["data"] % slices:
+        ordered = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        inside = (wanted["data"] // slices, *shape[1:])
+        across = (slices, *(1 for _ in shape[1:]))
+        ordered = mesh_utils.create_hybrid_device_mesh(
+            inside, across, devices, allow_split_physical_axes=True
+        )
+    return Mesh(ordered, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def num_slices(devices: Sequence[Any]) -> int:
+    """Slices of a TPU, or boxes of GPUs, that talk over a network."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def fill(sizes: config.Mesh, num_devices: int, slices: int = 1) -> dict[str, int]:
+    """The size of each axis, open ones filled.
+
+    Raises:
+        MeshError: the sizes don't multiply to the number of devices.
+    """
+    wanted = dataclasses.asdict(sizes)
+    if wanted["data"] is None and wanted["fsdp"] is None:
+        wanted["data"] = slices
+    known = math.prod(size for size in wanted.values() if size is not None)
+    open_axes = [axis for axis, size in wanted.items() if size is None]
+    if num_devices % known or (not open_axes and known != num_devices):
+        shown = ", ".join(f"{axis}={size}" for axis, size in wanted.items())
+        raise MeshError(
+            f"config.mesh: {shown} needs {'a multiple of ' if open_axes else ''}{known} devices,"
+            f" here are {num_devices}; config.mesh.fsdp=None takes what the others leave"
+        )
+    return wanted | {axis: num_devices // known for axis in open_axes}
 
 
 def single_device_mesh() -> Mesh:
@@ -69,37 +96,58 @@ def single_device_mesh() -> Mesh:
 
 def spec(*logical_axes: str | None) -> PartitionSpec:
     """The PartitionSpec of an array whose dimensions carry these logical axes."""
-    return PartitionSpec(*(None if axis is None else RULES[axis] for axis in logical_axes))
+    return PartitionSpec(*(_over(axis) or None for axis in logical_axes))
+
+
+def _over(logical: str | None) -> tuple[str, ...]:
+    return () if logical is None else RULES[logical]
 
 
 def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(*logical_axes))
 
 
+def fitted(
+    shape: tuple[int, ...], logical_axes: tuple[str | None, ...], sizes: Mapping[str, int]
+) -> tuple[str | None, ...]:
+    """The logical axes without those that may stay whole and don't split evenly."""
+    return tuple(
+        None if axis in WHOLE_IF_UNEVEN and size % parts(axis, sizes) else axis
+        for size, axis in zip(shape, logical_axes, strict=True)
+    )
+
+
+def parts(logical: str | None, sizes: Mapping[str, int]) -> int:
+    """Into how many parts a mesh of these sizes splits a logical axis."""
+    return math.prod(sizes[axis] for axis in _over(logical))
+
+
 def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
     """The array, laid out over the mesh in use (`jax.set_mesh`); itself without one."""
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return array
-    return jax.lax.with_sharding_constraint(array, spec(*logical_axes))
+    axes = fitted(array.shape, logical_axes, mesh.shape)
+    return jax.lax.with_sharding_constraint(array, spec(*axes))
 
 
 def check_divisible(
-    name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh
+    name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], sizes: Mapping[str, int]
 ) -> None:
-    """Refuses a parameter that a mesh axis can't split evenly.
+    """Refuses a parameter that the axes of a mesh can't split evenly.
 
     Raises:
-        ConfigError: naming the parameter, the dimension and the mesh axis.
+        MeshError: naming the parameter, the dimension and the mesh axes.
     """
-    for size, axis, over in zip(shape, axes, spec(*axes), strict=True):
-        names = [over] if isinstance(over, str) else list(over or ())
-        parts = math.prod(mesh.shape[part] for part in names)
-        if size % parts:
-            fitting = [n for n in range(parts, 0, -1) if size % n == 0]
-            padding = f", or config.model.pad_vocab_to={parts}" if axis == "vocab" else ""
-            raise ConfigError(
-                f"config.mesh.{names[0]}={parts}: does not divide the {size} of axis {axis!r} of"
-                f" {name} {shape}; at most {fitting[0]} would{padding}"
+    for size, axis in zip(shape, fitted(shape, axes, sizes), strict=True):
+        count = parts(axis, sizes)
+        if size % count:
+            over = " x ".join(f"{one}={sizes[one]}" for one in _over(axis) if sizes[one] > 1)
+            fitting = next(n for n in range(count, 0, -1) if size % n == 0)
+            padding = f", or config.model.pad_vocab_to={count}" if axis == "vocab" else ""
+            raise MeshError(
+                f"config.mesh.{over}: does not divide the {size} of axis {axis!r} of {name}"
+                f" {shape}; at most {fitting} would{padding}"
             )
 
 

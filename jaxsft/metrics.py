@@ -9,27 +9,6 @@ from typing import Any, SupportsFloat
 
 from jaxsft.model import moe_settings, settings
 
-# Dense bfloat16 peak of one device, FLOP/s. Source: data sheets of NVIDIA and cloud.google.com/tpu.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """FLOP/s of one device, or None where no peak is known; the longest name that fits wins."""
-    fitting = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
-    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
-
 
 @dataclasses.dataclass(frozen=True)
 class BatchCounts:

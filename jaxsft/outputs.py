@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxsft import distributed
 from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.console import Console
@@ -46,7 +47,7 @@ def with_date(config: Config, workdir: Path) -> Config:
         return config
     saved = workdir / CONFIG
     date = json.loads(saved.read_text())["data"].get("template_date") if saved.is_file() else None
-    date = date or datetime.date.today().isoformat()
+    date = distributed.gather({"date": date or datetime.date.today().isoformat()})[0]["date"]
     return dataclasses.replace(config, data=dataclasses.replace(config.data, template_date=date))
 
 

@@ -6,18 +6,20 @@ from typing import Any
 
 import jax
 
-from jaxsft import evaluate, finish, mesh, setup
+from jaxsft import distributed, evaluate, finish, mesh, program, setup
+from jaxsft.chips import chip_of
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.data.gate import report_text as gate_text
 from jaxsft.data.gate.survey import survey
-from jaxsft.distributed import Termination
 from jaxsft.errors import Stopped
-from jaxsft.metrics import peak_flops
 from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
+from jaxsft.plan import memory
+from jaxsft.program import TrainStep
 from jaxsft.setup import Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
+from jaxsft.termination import Termination
 
 
 def run(config: Config, workdir: Path, command: str) -> None:
@@ -28,12 +30,13 @@ def run(config: Config, workdir: Path, command: str) -> None:
         Stopped: a termination signal arrived; the state is saved.
     """
     started = time.monotonic()
+    distributed.refuse_differences(distributed.facts(config) | {"--workdir": str(workdir)})
     config = with_date(config, workdir)
     console = Console(speaks=jax.process_index() == 0)
     termination = Termination()
     with termination.listening():
         base = setup.open_model(config, console.say)
-        data = setup.prepare_data(config, base, console)
+        data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
         plan = setup.set_up(config, base, data)
         report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
         console.show(lambda terminal: gate_text.print_report(report, terminal))
@@ -41,14 +44,16 @@ def run(config: Config, workdir: Path, command: str) -> None:
         out = open_outputs(config, workdir, console)
         notes = setup.notes(config, data.train)
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
-        with jax.set_mesh(plan.mesh):
+        with jax.set_mesh(plan.program.mesh):
+            train_step = _compile(config, plan, console)  # before a weight is loaded
             state = setup.resume(out.store, plan, notes, console.say)
+            distributed.refuse_differences({"step": None if state is None else int(state.step)})
             write_inputs(config, report, workdir)  # not before resume has found nothing against it
             if state is None:
                 state = setup.first_state(config, base, plan, data, console.say)
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
-            state = train(config, plan, state, out, notes, measurer, termination)
+            state = train(config, plan, train_step, state, out, notes, measurer, termination)
             out.metrics.keep(lambda line: line["step"] < plan.num_steps or "loss" in line)
             after = measurer.measure(state.params, "after")
             out.metrics.append({"step": plan.num_steps} | after)
@@ -58,18 +63,18 @@ def run(config: Config, workdir: Path, command: str) -> None:
 
 def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -> None:
     """What is about to happen, before anything is computed."""
-    s, model, epochs = plan.settings, config.model, plan.batches.epochs
+    s, model, epochs = plan.program.settings, config.model, plan.batches.epochs
     device = jax.devices()[0].device_kind
     weights = "" if model.weights == "pretrained" else ", random weights"
     console.say(
         "model",
-        f"{model.source}: {plan.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
+        f"{model.source}: {plan.program.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
         f" layers{weights}; {model.parameter_dtype} parameters, {model.dtype} compute",
     )
     for note in notes:
         console.say("model", note)
-    console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.mesh)}")
-    for what, which, why in plan.choices:
+    console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.program.mesh)}")
+    for what, which, why in plan.program.choices:
         console.say(what, f"{which} ({why})")
     console.say(
         "plan",
@@ -79,9 +84,22 @@ def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -
     )
 
 
+def _compile(config: Config, plan: Setup, console: Console) -> TrainStep:
+    """The training step, which must fit the devices' memory."""
+    started = time.monotonic()
+    compiled = program.compile_train_step(plan.program, config)
+    needed = memory.of(compiled, memory.limit_here())
+    seconds, size = time.monotonic() - started, needed.needed_bytes / memory.GIB
+    console.say("step", f"compiled in {seconds:.0f} s; needs {size:.2f} GiB on each device")
+    train, model = config.train, config.model
+    memory.refuse_too_large(needed, train.microbatches, model.remat, plan.program.mesh.size)
+    return compiled
+
+
 def train(
     config: Config,
     plan: Setup,
+    train_step: TrainStep,
     state: TrainState,
     out: Outputs,
     notes: dict[str, Any],
@@ -92,10 +110,10 @@ def train(
     first, total = int(state.step), plan.num_steps
     out.metrics.keep(lambda line: line["step"] <= first)
     log = StepLog(
-        plan.settings,
+        plan.program.settings,
         every_steps=config.log.every_steps,
         epochs_at=plan.batches.epochs.epochs_at,
-        sources=plan.sources,
+        sources=plan.program.sources,
         peak_flops=_total_peak_flops(),
     )
     batches = plan.batches.stream(first, total)
@@ -104,10 +122,10 @@ def train(
             waiting = time.monotonic()
             batch, counts = next(batches)
             waited = time.monotonic() - waiting
-            state, metrics = plan.train_step(state, batch)
+            state, metrics = train_step(state, batch)
             log.add(done, metrics, counts, waited)
 
-            stop = termination.agreed(done)
+            stop = termination.agreed()
             evaluates = _due(config.eval.every_steps, done) and done < total
             saves = _due(config.checkpoint.save_every_steps, done) or done == total or stop
             for line in log.lines(flush=evaluates or saves):
@@ -136,5 +154,5 @@ def _due(every_steps: int | None, done: int) -> bool:
 
 def _total_peak_flops() -> float | None:
     devices = jax.devices()
-    peak = peak_flops(devices[0].device_kind)
-    return peak * len(devices) if peak else None
+    chip = chip_of(devices[0].device_kind)
+    return chip.bf16_flops * len(devices) if chip else None

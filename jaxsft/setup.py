@@ -8,11 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
-from jaxsft import checkpoint, optim, step
-from jaxsft import mesh as mesh_lib
+from jaxsft import checkpoint, program, step
 from jaxsft.config import Config, Model, Source
 from jaxsft.console import Console
 from jaxsft.convert import new_tokenizer, new_tokens, pretrained, source
@@ -21,11 +18,9 @@ from jaxsft.data.cache import Cache
 from jaxsft.data.loader import Batches
 from jaxsft.data.prepare import Maker, cache_root, prepare, source_names
 from jaxsft.errors import CheckpointError, ConfigError
-from jaxsft.kernels import attention, experts
-from jaxsft.loss import Batch
-from jaxsft.model import dead_rows, settings, state, vocabulary
+from jaxsft.model import dead_rows, state, vocabulary
 from jaxsft.model.state import Params
-from jaxsft.step import Recipe, StepMetrics, TrainState
+from jaxsft.step import TrainState
 
 Say = Callable[[str, str], None]
 
@@ -39,22 +34,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    settings: settings.Decoder
-    mesh: Mesh
-    recipe: Recipe
-    shapes: TrainState
-    placement: TrainState  # a NamedSharding for each leaf
+    program: program.Program
     batches: Batches
     eval_batches: dict[str, Batches]
     num_steps: int
-    sources: tuple[str, ...]  # whose training losses are kept apart; none where there is but one
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-    eval_step: Callable[[Params, Batch], Any]
-    choices: tuple[tuple[str, str, str], ...]  # what, which, why
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
 
 
 def open_model(config: Config, say: Say, weights: bool = True) -> Pretrained:
@@ -133,23 +116,14 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     Raises:
         ConfigError: model, mesh, batch and schedule don't fit each other.
     """
-    train, length = config.train, config.data.sequence_length
-    mesh = mesh_lib.make_mesh(config.mesh)
-    step.check_batch(mesh, train.batch_size, train.microbatches, length)
-    eval_rows = config.eval.batch_size or train.batch_size
-    step.check_batch(mesh, eval_rows, 1, length)
-    model = config.model
-    decoder, choices = choose_back_ends(model, base.settings, mesh)
-    graphdef, shapes, axes = state.abstract(
-        decoder, model.dtype, model.remat, model.parameter_dtype
-    )
-    placement = state.shardings(shapes, axes, mesh)
+    train = config.train
+    mesh = program.checked_mesh(config, base.settings)
 
     def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
         return Batches(
             cache,
             sources=sources,
-            sequence_length=length,
+            sequence_length=config.data.sequence_length,
             batch_size=rows,
             seed=train.seed,
             sharding=step.batch_sharding(mesh),
@@ -157,57 +131,25 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
 
     train_batches = batches(data.train, train.batch_size, config.data.train)
     num_steps = train.steps or train_batches.epochs.steps_in(train.epochs or 0)
-    sources = source_names(config.data.train) if len(config.data.train) > 1 else []
-    recipe = Recipe(
-        graphdef,
-        optim.make_optimizer(config.optim),
-        optim.make_schedule(config.optim, num_steps),
-        train.microbatches,
-        config.optim.max_grad_norm,
-        len(sources) or None,
-    )
-    state_placement = step.state_shardings(recipe, shapes, placement, mesh)
+    eval_rows = config.eval.batch_size or train.batch_size
     return Setup(
-        settings=decoder,
-        mesh=mesh,
-        recipe=recipe,
-        shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
-        placement=state_placement,
+        program=program.build(config, base.settings, num_steps, mesh),
         batches=train_batches,
         eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
         num_steps=num_steps,
-        sources=tuple(sources),
-        train_step=step.compile_train_step(recipe, state_placement, mesh),
-        eval_step=step.compile_eval_step(graphdef, placement, mesh),
-        choices=choices,
     )
-
-
-def choose_back_ends(
-    model: Model, decoder: settings.Decoder, mesh: Mesh
-) -> tuple[settings.Decoder, tuple[tuple[str, str, str], ...]]:
-    """The decoder with its back ends for the mesh's devices, which may be others than ours."""
-    choices = [
-        ("attention", *attention.choose(model.attention)),
-        ("loss", "chunked", "the only back end yet"),
-    ]
-    if decoder.moe is not None:
-        name, reason = experts.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
-        decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
-        choices.append(("experts", name, reason))
-    return decoder, tuple(choices)
 
 
 def first_state(config: Config, base: Pretrained, setup: Setup, data: Data, say: Say) -> TrainState:
     """The state before step 0: pretrained or random parameters, fresh optimizer."""
-    placement, kept = setup.placement.params, config.model.parameter_dtype
+    placement, kept = setup.program.placement.params, config.model.parameter_dtype
     if config.model.weights == "random":
         params = state.random_params(base.settings, config.train.seed, placement, kept)
     else:
         params = pretrained.read_params(base, placement, kept)
         params = _without_dead_rows(config, base, params, data, say)
-    init = functools.partial(step.init_opt_state, setup.recipe)
-    opt_state = jax.jit(init, out_shardings=setup.placement.opt_state)(params)
+    init = functools.partial(step.init_opt_state, setup.program.recipe)
+    opt_state = jax.jit(init, out_shardings=setup.program.placement.opt_state)(params)
     return TrainState(_scalar(setup), params, opt_state, _scalar(setup))
 
 
@@ -255,7 +197,7 @@ def _without_dead_rows(
 
 
 def _scalar(setup: Setup) -> jax.Array:
-    return jax.device_put(jnp.int32(0), setup.placement.step)
+    return jax.device_put(jnp.int32(0), setup.program.placement.step)
 
 
 def resume(
@@ -266,11 +208,7 @@ def resume(
     Raises:
         CheckpointError: what decides the result has changed since, or no checkpoint can be read.
     """
-    abstract = jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        setup.shapes,
-        setup.placement,
-    )
+    abstract = program.abstract_state(setup.program)
     steps = store.steps()
     for number in reversed(steps):
         try:

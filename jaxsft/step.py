@@ -5,7 +5,7 @@ A: micro-batch, B: batch row, T: position.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxsft import mesh as mesh_lib
-from jaxsft.errors import ConfigError
+from jaxsft.errors import MeshError
 from jaxsft.kernels.cross_entropy import Sums
 from jaxsft.loss import Batch, loss_and_routing, loss_sums
 from jaxsft.model.moe import RouterStats
@@ -157,22 +157,25 @@ def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
     return mesh_lib.sharding(mesh, "batch", "sequence")
 
 
-def check_batch(mesh: Mesh, batch_size: int, microbatches: int, sequence_length: int) -> None:
+def check_batch(
+    sizes: Mapping[str, int], batch_size: int, microbatches: int, sequence_length: int
+) -> None:
     """Refuses a batch that the mesh can't split evenly.
 
     Raises:
-        ConfigError: naming batch_size, microbatches and the devices that share rows.
+        MeshError: naming batch_size, microbatches and the devices that share rows.
     """
-    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    shares = mesh_lib.parts("batch", sizes)
     if batch_size % (shares * microbatches):
-        raise ConfigError(
+        over = " x ".join(mesh_lib.RULES["batch"])
+        raise MeshError(
             f"config.train.batch_size={batch_size}: {microbatches} micro-batches over {shares}"
-            f" devices (data x fsdp) need a multiple of {shares * microbatches}"
+            f" devices ({over}) need a multiple of {shares * microbatches}"
         )
-    if sequence_length % mesh.shape["context"]:
-        raise ConfigError(
+    if sequence_length % mesh_lib.parts("sequence", sizes):
+        raise MeshError(
             f"config.data.sequence_length={sequence_length}: config.mesh.context="
-            f"{mesh.shape['context']} does not divide it"
+            f"{sizes['context']} does not divide it"
         )
 
 

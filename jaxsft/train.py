@@ -19,6 +19,7 @@ from jaxsft.config import Config
 
 jaxsft_flags.define_config()
 flags.DEFINE_string("workdir", None, "directory of this run; started again, the run goes on there")
+jaxsft_flags.define_peers()
 
 
 def main(config: Config) -> None:
@@ -30,8 +31,12 @@ def main(config: Config) -> None:
     error_file = workdir / "error.json"
     error_file.unlink(missing_ok=True)
     # jax, flax and transformers take seconds to import: not before the command line is known good.
+    from jaxsft import distributed
     from jaxsft.run import run
 
+    distributed.connect(
+        *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
+    )
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
     try:
         run(config, workdir, shlex.join(command))

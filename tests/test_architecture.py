@@ -19,7 +19,7 @@ KERNELS = MESH | {"kernels"}
 NUMERIC = KERNELS | {"model", "loss", "optim"}
 STEP = NUMERIC | {"step"}
 AROUND_STEP = STEP | {"convert", "checkpoint", "generate", "metrics"}
-RUN = AROUND_STEP | {"data", "setup"}
+RUN = AROUND_STEP | {"data", "setup", "program"}
 ALLOWED = {
     "__init__": {"convert"},
     "errors": set(),
@@ -38,14 +38,22 @@ ALLOWED = {
     "convert": AROUND_STEP,
     "checkpoint": AROUND_STEP,
     "generate": AROUND_STEP,
+    "chips": set(),
     "metrics": AROUND_STEP,
     "step_log": AROUND_STEP,
+    "selfcheck": RUN,
+    "plan": RUN | {"chips", "console", "mesh_fit"},
     "report": {"figures"},
-    "setup": AROUND_STEP | {"data", "console"},
+    "mesh_fit": STEP,
+    "program": AROUND_STEP | {"data", "mesh_fit"},
+    "setup": AROUND_STEP | {"data", "console", "program"},
     "evaluate": RUN,
-    "outputs": AROUND_STEP | {"console"},
+    "termination": FIRST | {"distributed"},
+    "outputs": AROUND_STEP | {"console", "distributed"},
     "finish": RUN | {"console", "outputs", "report"},
-    "run": RUN | {"console", "distributed", "evaluate", "finish", "outputs", "step_log"},
+    "run": RUN
+    | {"chips", "console", "distributed", "evaluate", "finish", "outputs"}
+    | {"plan", "step_log", "termination"},
     "train": CONFIG | {"flags", "distributed", "run"},
 }
 # The one file of data that knows jax: it makes device batches.

@@ -1,27 +1,135 @@
-"""Termination signals: deferred while a step runs, at once elsewhere and on the second."""
+"""Several processes of one run: the same result as one, the same moment to stop, one message."""
 
+import json
+import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from jaxsft.distributed import Termination
-from jaxsft.errors import STOPPED, Stopped
+from jaxsft import distributed
+from jaxsft.errors import BAD_CONFIG, LOST_PEER, STOPPED, ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_DEVICES = 4
 
 
-def test_a_deferred_signal_waits_for_the_step_and_a_second_one_does_not():
-    termination = Termination()
-    with termination.deferred():
-        assert not termination.agreed(1)
-        termination._receive(signal.SIGTERM, None)
-        assert termination.agreed(2)
-        with pytest.raises(Stopped, match="SIGINT"):
-            termination._receive(signal.SIGINT, None)
+def start(workdir: Path, count: int, *flags: str, own: tuple[str, ...] = ()) -> list:
+    """The processes of one run over NUM_DEVICES devices; `own` are flags of the last process."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES // count}",
+    }
+    together = [f"--coordinator_address=localhost:{port}", f"--num_processes={count}"]
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jaxsft.train", f"--workdir={workdir}"),
+                *(f"--config={ROOT}/configs/debug.py", "--config.eval.prompts=0", *flags),
+                *((*together, f"--process_id={number}") if count > 1 else ()),
+                *(own if number == count - 1 else ()),
+            ],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
 
 
-def test_a_signal_outside_the_steps_stops_at_once():
-    termination = Termination()
-    with termination.deferred():
-        pass
-    with pytest.raises(Stopped, match="SIGTERM") as stopped:
-        termination._receive(signal.SIGTERM, None)
-    assert stopped.value.exit_code == STOPPED == 75
+def finish(processes: list) -> list[tuple[int, str, str]]:
+    """Exit code and what was said, by process."""
+    said = [process.communicate(timeout=240) for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, said, strict=True)]
+
+
+def metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir: Path) -> list[float]:
+    return [line[name] for line in metrics(workdir) for name in line if name.endswith("loss")]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone")
+    done = finish(start(workdir, 1, "--config.train.steps=4"))
+    assert done[0][0] == 0, done
+    return workdir
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_as_one_does(count, alone, tmp_path):
+    done = finish(start(tmp_path, count, "--config.train.steps=4"))
+    assert [code for code, _, _ in done] == [0] * count, done
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-6)
+    counted = ("supervised_tokens", "tokens")
+    assert [[line.get(name) for name in counted] for line in metrics(tmp_path)] == [
+        [line.get(name) for name in counted] for line in metrics(alone)
+    ]
+    assert (tmp_path / "export" / "model.safetensors").is_file()
+    for _, said, _ in done[1:]:
+        lines = [line for line in said.splitlines() if "[Gloo]" not in line]
+        assert lines == []  # the first process speaks for all
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+    processes = start(tmp_path, 2, "--config.train.steps=2000", "--config.eval.every_steps=None")
+    file, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and not (file.is_file() and len(metrics(tmp_path)) > 3):
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    done = finish(processes)
+    assert [code for code, _, _ in done] == [STOPPED] * 2, done
+    said = {error.splitlines()[-1] for _, _, error in done}
+    assert len(said) == 1 and "which is saved" in said.pop()
+
+
+def test_processes_that_were_started_differently_refuse_to_run(tmp_path):
+    done = finish(start(tmp_path, 2, own=("--config.optim.peak_lr=1e-3",)))
+    for code, _, error in done:
+        assert code == BAD_CONFIG
+        assert "process 1 has config.optim.peak_lr=0.001, process 0 has 0.003" in error
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_an_error_of_the_first_process_ends_all_with_its_message(tmp_path):
+    done = finish(start(tmp_path, 2, "--config.data.train[0].path=nowhere.jsonl"))
+    assert {code for code, _, _ in done} == {65}
+    for _, _, error in done:
+        assert "nowhere.jsonl" in error
+
+
+def test_a_process_whose_peers_do_not_come_says_so_and_ends(tmp_path):
+    first, second = start(tmp_path, 2, "--connect_seconds=12")
+    second.kill()
+    second.communicate()
+    (code, _, error), *_ = finish([first])
+    assert code == LOST_PEER
+    assert "waiting for the 2 processes of this run" in error and "(10 s of at most 12 s)" in error
+    assert "did not come within 12 s" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (("host:1", None, 0), "--num_processes missing"),
+        (("host:1", None, None), "--num_processes and --process_id missing"),
+        (("host", 2, 0), "--coordinator_address=host: expected host:port"),
+        (("host:1", 2, 2), r"--process_id=2: must lie in \[0, 2\)"),
+    ],
+    ids=str,
+)
+def test_flags_that_do_not_fit_each_other_are_refused(given, match):
+    with pytest.raises(ConfigError, match=match):
+        distributed.connect(*given, 1, print)

@@ -179,7 +179,6 @@ def test_override_refuses(path, text, message):
         ({"model": Model(source="m", new_tokens=("<|a|>",) * 2)}, "'<|a|>'): each must be there"),
         ({"model": Model(source="m", new_tokens=(" ",))}, "new_tokens=(' ',): each must be"),
         ({"model": Model(source="m", pad_vocab_to=0)}, "model.pad_vocab_to=0: must be finite"),
-        ({"mesh": Mesh(context=2)}, "mesh.context=2: this axis is not supported yet"),
         ({"mesh": Mesh(tensor=0)}, "mesh.tensor=0: must be finite and greater than 0"),
         ({"eval": Eval(prompts=4)}, "eval.prompts=4: data.eval is empty"),
         ({"eval": Eval(prompts=-4)}, "eval.prompts=-4: must be 0 or more"),

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxsft.metrics import BatchCounts, JsonLines, finite, peak_flops, training_flops
+from jaxsft.metrics import BatchCounts, JsonLines, finite, training_flops
 from jaxsft.model import settings
 
 LLAMA_8B = settings.Decoder(
@@ -77,13 +77,6 @@ def test_packing_shortens_attention():
     packed, whole = counts([4096, 4096]), counts([8192])
     saved = training_flops(LLAMA_8B, whole, 0) - training_flops(LLAMA_8B, packed, 0)
     assert saved == 12 * 32 * 32 * 128 * 4096 * 4096
-
-
-def test_peak_of_the_longest_fitting_name():
-    assert peak_flops("TPU v5 lite") == 197e12
-    assert peak_flops("TPU v5") == 459e12
-    assert peak_flops("NVIDIA H200") == 989e12
-    assert peak_flops("cpu") is None
 
 
 def test_counts_add_up():

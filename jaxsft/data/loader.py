@@ -79,13 +79,17 @@ class Batches:
             yield self._place(local), counts
 
     def _place(self, local: dict[str, np.ndarray]) -> Batch:
+        return Batch(**{name: self._global(array) for name, array in local.items()})
+
+    def _global(self, local_BT: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            """What one device holds: whole rows, or some positions of them."""
+            assert index is not None
+            rows = np.arange(*index[0].indices(self._batch_size))
+            return local_BT[np.searchsorted(self._local_rows, rows), index[1]]
+
         shape = (self._batch_size, self._sequence_length)
-        return Batch(
-            **{
-                name: jax.make_array_from_process_local_data(self._sharding, array, shape)
-                for name, array in local.items()
-            }
-        )
+        return jax.make_array_from_callback(shape, self._sharding, part)
 
 
 def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:

@@ -128,11 +128,9 @@ def _forward(arrays, vocab_size, num_sources, soft_cap, with_gradients):
 
 def _token_axes(mesh, shape) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     """Mesh axes that rows and positions are split over; tensor devices share the positions too."""
-    batch = RULES["batch"]
-    assert isinstance(batch, tuple)
-    positions = ("context", "tensor")
+    positions = (*RULES["sequence"], "tensor")
     parts = math.prod(mesh.shape[axis] for axis in positions)
-    return batch, positions if shape[1] % parts == 0 else None
+    return RULES["batch"], positions if shape[1] % parts == 0 else None
 
 
 def _local(

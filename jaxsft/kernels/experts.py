@@ -94,11 +94,11 @@ def mix(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return local(x_BTD, chosen_BTX, shares_BTX, experts, first_expert=0)
-    summed = _axes("expert") + _axes("mlp")
+    summed = RULES["expert"] + RULES["mlp"]
     tokens = _token_spec(mesh, x_BTD.shape, summed)
 
     def on_device(x_BTD, chosen_BTX, shares_BTX, experts):
-        first_expert = jax.lax.axis_index(_axes("expert")) * experts.gate_EDF.shape[0]
+        first_expert = jax.lax.axis_index(RULES["expert"]) * experts.gate_EDF.shape[0]
         return local(x_BTD, chosen_BTX, shares_BTX, experts, first_expert=first_expert)[None]
 
     # The parts come out side by side, so that their sum's gradient needs no collective.
@@ -118,11 +118,6 @@ def spread(chosen_BTX: jax.Array, shares_BTX: jax.Array, num_experts: int) -> ja
     return jnp.einsum("BTXE,BTX->BTE", one_BTXE, shares_BTX)
 
 
-def _axes(logical: str) -> tuple[str, ...]:
-    over = RULES[logical]
-    return (over,) if isinstance(over, str) else tuple(over or ())
-
-
 def _expert_specs(experts: Experts) -> Experts:
     bias = None if experts.gate_bias_EF is None else spec("expert", "mlp")
     into, out = spec("expert", None, "mlp"), spec("expert", "mlp", None)
@@ -133,7 +128,7 @@ def _token_spec(mesh, shape: tuple[int, ...], without: tuple[str, ...] = ()) -> 
     """Tokens as they lie, but whole along the mesh axes of `without` and where axes do not fit."""
 
     def over(size: int, logical: str) -> tuple[str, ...]:
-        axes = tuple(axis for axis in _axes(logical) if axis not in without)
+        axes = tuple(axis for axis in RULES[logical] if axis not in without)
         return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
 
     return PartitionSpec(over(shape[0], "batch"), over(shape[1], "sequence"), None)

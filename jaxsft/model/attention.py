@@ -70,7 +70,9 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD, context, place)
         if cache is None:
-            k_BSKH, v_BSKH = k_BTKH, v_BTKH
+            # Whole rows: a device's queries see the keys of all positions before them.
+            k_BSKH = constrain(k_BTKH, "batch", None, "kv_heads", "head_dim")
+            v_BSKH = constrain(v_BTKH, "batch", None, "kv_heads", "head_dim")
             kv_segments_BS, start = context.segments_BT, 0
         else:
             cache = write(cache, place.layer, k_BTKH, v_BTKH)

@@ -65,15 +65,15 @@ class Moe(nnx.Module):
         self.settings = s
         D, E, F, std = embed_dim, s.num_experts, s.expert_mlp_dim, s.init_stddev
         self.router_DE = parameter.matrix(rngs, std, (D, E), ("embed", "routing"))
-        self.gate_EDF = parameter.matrix(rngs, std, (E, D, F), ("expert", "embed", "mlp"))
-        self.up_EDF = parameter.matrix(rngs, std, (E, D, F), ("expert", "embed", "mlp"))
-        self.down_EFD = parameter.matrix(rngs, std, (E, F, D), ("expert", "mlp", "embed"))
+        self.gate_EDF = parameter.matrix(rngs, std, (E, D, F), ("expert", "expert_embed", "mlp"))
+        self.up_EDF = parameter.matrix(rngs, std, (E, D, F), ("expert", "expert_embed", "mlp"))
+        self.down_EFD = parameter.matrix(rngs, std, (E, F, D), ("expert", "mlp", "expert_embed"))
         if s.router_bias:
             self.router_bias_E = parameter.matrix(rngs, 0.0, (E,), ("routing",))
         if s.expert_biases:
             self.gate_bias_EF = parameter.matrix(rngs, 0.0, (E, F), ("expert", "mlp"))
             self.up_bias_EF = parameter.matrix(rngs, 0.0, (E, F), ("expert", "mlp"))
-            self.down_bias_ED = parameter.matrix(rngs, 0.0, (E, D), ("expert", "embed"))
+            self.down_bias_ED = parameter.matrix(rngs, 0.0, (E, D), ("expert", "expert_embed"))
         if s.shared_mlp_dim is not None:
             self.shared = SharedExpert(D, s.shared_mlp_dim, std, rngs=rngs)
 

@@ -46,8 +46,8 @@ def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
     """
 
     def place(path, shape, leaf_axes):
-        mesh_lib.check_divisible(jax.tree_util.keystr(path), shape.shape, leaf_axes, mesh)
-        return mesh_lib.sharding(mesh, *leaf_axes)
+        mesh_lib.check_divisible(jax.tree_util.keystr(path), shape.shape, leaf_axes, mesh.shape)
+        return mesh_lib.sharding(mesh, *mesh_lib.fitted(shape.shape, leaf_axes, mesh.shape))
 
     return jax.tree.map_with_path(place, shapes, axes)
 

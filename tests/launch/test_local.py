@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LAUNCHER = Path(__file__).resolve().parent.parent / "launch" / "local.sh"
+LAUNCHER = Path(__file__).resolve().parents[2] / "launch" / "local.sh"
 
 # Ends with the codes of codes.txt, one for each start; "wait" ends with 75 on a termination signal.
 FAKE_PYTHON = """#!/usr/bin/env bash

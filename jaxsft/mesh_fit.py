@@ -1,0 +1,99 @@
+"""Which meshes fit a model, a batch and a number of devices."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from jaxsft import mesh as mesh_lib
+from jaxsft import step
+from jaxsft.config import Config, Mesh
+from jaxsft.errors import MeshError
+from jaxsft.model import settings, state
+
+Leaf = tuple[str, tuple[int, ...], tuple[str, ...]]  # name, shape, logical axes
+
+
+def check(config: Config, model: settings.Decoder, sizes: Mapping[str, int]) -> None:
+    """Refuses a mesh that can't split the model or its batches evenly.
+
+    Raises:
+        MeshError: naming what does not split.
+    """
+    _check(config, model, _leaves(model), sizes)
+
+
+def fitting(
+    config: Config, model: settings.Decoder, num_devices: int, slices: int = 1
+) -> list[Mesh]:
+    """All meshes of these devices that split model and batches evenly, the plainest first.
+
+    Plain: little beside data and fsdp, then few replicas.
+    """
+    leaves = _leaves(model)
+
+    def fits(sizes: Mesh) -> bool:
+        counts = {axis: size or 1 for axis, size in dataclasses.asdict(sizes).items()}
+        try:
+            _check(config, model, leaves, counts)
+        except MeshError:
+            return False
+        return counts["data"] % slices == 0
+
+    def plainness(sizes: Mesh) -> tuple[int, int]:
+        return sizes.context * sizes.expert * sizes.tensor, sizes.data or 1
+
+    return sorted((one for one in _all(num_devices) if fits(one)), key=plainness)
+
+
+def _leaves(model: settings.Decoder) -> list[Leaf]:
+    _, shapes, axes = state.abstract(model, "float32", "none")
+    found = jax.tree.leaves_with_path(shapes)
+    names = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    return [
+        (jax.tree_util.keystr(path), leaf.shape, one)
+        for (path, leaf), one in zip(found, names, strict=True)
+    ]
+
+
+def _check(
+    config: Config, model: settings.Decoder, leaves: list[Leaf], sizes: Mapping[str, int]
+) -> None:
+    train, length = config.train, config.data.sequence_length
+    if sizes["expert"] > 1 and model.moe is None:
+        raise MeshError(f"config.mesh.expert={sizes['expert']}: the model has no experts")
+    step.check_batch(sizes, train.batch_size, train.microbatches, length)
+    step.check_batch(sizes, config.eval.batch_size or train.batch_size, 1, length)
+    for name, shape, axes in leaves:
+        mesh_lib.check_divisible(name, shape, axes, sizes)
+
+
+def _all(num_devices: int) -> Iterator[Mesh]:
+    divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    for context, expert, tensor in itertools.product(divisors, repeat=3):
+        rest, left = divmod(num_devices, context * expert * tensor)
+        for data in (n for n in divisors if not left and rest % n == 0):
+            yield Mesh(data=data, fsdp=rest // data, context=context, expert=expert, tensor=tensor)
+
+
+def proposal(config: Config, model: settings.Decoder, num_devices: int, slices: int = 1) -> str:
+    """Up to three meshes that fit, in words; the nearest to what was asked for first."""
+    asked = dataclasses.asdict(config.mesh)
+
+    def changes(sizes: Mesh) -> int:
+        given = dataclasses.asdict(sizes).items()
+        return sum(asked[axis] not in (None, size) for axis, size in given)
+
+    near = sorted(fitting(config, model, num_devices, slices), key=changes)[:3]
+    if not near:
+        return (
+            f"no mesh of {num_devices} devices fits this model with config.train.batch_size="
+            f"{config.train.batch_size}; change the batch size too"
+        )
+    return "config.mesh that would fit: " + "; or ".join(words(sizes) for sizes in near)
+
+
+def words(sizes: Mesh) -> str:
+    given = dataclasses.asdict(sizes).items()
+    return ", ".join(f"{axis}={size}" for axis, size in given if size != 1) or "one device"

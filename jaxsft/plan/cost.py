@@ -1,0 +1,260 @@
+"""What one call of a compiled program computes, moves and sends, per device.
+
+Counted from its text, loops included, since XLA's own analysis counts a loop's body once.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from jaxsft.plan import hlo
+from jaxsft.plan.hlo import Computation, Instruction, Program
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_NOT_MOVED = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
+    *("while", "conditional", "call", "partition-id", "replica-id", "add-dependency"),
+    *("opt-barrier", "copy-done", "send", "recv", "send-done", "recv-done"),
+}
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_NAMED = re.compile(
+    r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
+)
+_SLICES = ("dynamic-slice", "slice", "gather")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of communication over one set of device groups."""
+
+    kind: str
+    groups: tuple[tuple[int, ...], ...]  # of devices, by their place in the mesh; () is all
+    across_slices: bool  # over the network, between like devices of the slices
+    bytes: float  # that a device sends at least, in one call of the program
+    count: float  # of operations
+
+
+def matmul_flops(program: Program) -> float:
+    """Of all matrix products, wherever they stand; two for each product of two numbers."""
+    total = 0.0
+    for computation, times in program.running():
+        total += times * _dots(program, computation)
+    return total
+
+
+def _dots(program: Program, computation: Computation) -> float:
+    """Of one computation and the fusions in it."""
+    total = 0.0
+    for one in computation.instructions.values():
+        if one.op == "fusion":
+            total += sum(_dots(program, program.computations[name]) for name in one.called)
+        elif one.op == "dot":
+            lhs = computation.instructions[one.operands[0]].arrays[0]
+            axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+            assert axes, one
+            contracted = math.prod(lhs.shape[int(axis)] for axis in axes[1].split(",") if axis)
+            total += 2.0 * one.arrays[0].size * contracted
+        elif one.op == "convolution":
+            total += _convolution(one, computation)
+        elif one.op == "custom-call" and "matmul" in one.attributes:
+            total += _library_matmul(one, computation)
+    return total
+
+
+def _convolution(one: Instruction, computation: Computation) -> float:
+    """The TPU's way to spell a matrix product: padding and gaps of its windows cost nothing."""
+    lhs, rhs = (computation.instructions[name].arrays[0] for name in one.operands[:2])
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    assert labels, one
+    left, right, out = (dict(zip(label, count())) for label in labels.groups())
+    products = one.arrays[0].shape[out["b"]] * one.arrays[0].shape[out["f"]] * rhs.shape[right["i"]]
+    window = re.search(r"window=\{(.*?)\}", one.attributes)
+    for axis in (name for name in out if name.isdigit()):
+        products *= _pairs(
+            lhs.shape[left[axis]],
+            rhs.shape[right[axis]],
+            one.arrays[0].shape[out[axis]],
+            {} if window is None else _window(window[1], int(axis)),
+        )
+    return 2.0 * products
+
+
+def _window(text: str, axis: int) -> dict[str, int]:
+    """`size=8x4 pad=0_0x3_3` as the values of one axis; of a pad, its lower side."""
+    parts = (part.split("=") for part in text.split())
+    values = {name: value.split("x")[axis] for name, value in parts}
+    return {name: int(value.partition("_")[0]) for name, value in values.items()}
+
+
+def _pairs(inputs: int, kernel: int, outputs: int, window: dict[str, int]) -> int:
+    """How many (output, kernel) places meet an input, along one axis of a convolution."""
+    gap = window.get("lhs_dilate", 1)
+    starts = np.arange(outputs)[:, None] * window.get("stride", 1) - window.get("pad", 0)
+    places = starts + np.arange(kernel)[None] * window.get("rhs_dilate", 1)
+    return int(np.sum((places >= 0) & (places <= (inputs - 1) * gap) & (places % gap == 0)))
+
+
+def _library_matmul(one: Instruction, computation: Computation) -> float:
+    """cuBLAS and oneDNN calls: [.., M, K] x [.., K, N] or either transposed; K from the sizes."""
+    lhs, rhs = (computation.instructions[name].arrays[0] for name in one.operands[:2])
+    out = one.arrays[0]
+    # lhs = B M K, rhs = B K N, out = B M N: their product over out squared is B K ** 2 / B.
+    batch = math.prod(out.shape[:-2])
+    return 2.0 * out.size * math.sqrt(lhs.size * rhs.size / out.size / max(batch, 1))
+
+
+def bytes_moved(program: Program) -> float:
+    """Read from and written to memory, if every operation that is not fused moves its arrays."""
+    total = 0.0
+    for computation, times in program.running():
+        for one in computation.instructions.values():
+            if one.op not in _NOT_MOVED and _kind(one) is None:
+                total += times * _moved(program, computation, one)
+    return total
+
+
+def _moved(program: Program, computation: Computation, one: Instruction) -> float:
+    inside = program.computations.get(one.called[0]) if one.op == "fusion" and one.called else None
+    if one.op in _SLICES:
+        return 2 * one.bytes
+    if one.op == "dynamic-update-slice":
+        return 2 * computation.instructions[one.operands[1]].bytes
+    written = _written(inside, one)
+    read = 0.0
+    for place, name in enumerate(one.operands):
+        whole = computation.instructions[name].bytes if name in computation.instructions else 0.0
+        read += min(whole, _read(inside, place)) if inside else whole
+    return read + written
+
+
+def _written(inside: Computation | None, one: Instruction) -> float:
+    """A fusion that ends in a slice put into a larger array writes that slice alone."""
+    if inside is None or inside.root.op != "dynamic-update-slice":
+        return one.bytes
+    return inside.instructions[inside.root.operands[1]].bytes
+
+
+def _read(inside: Computation, place: int) -> float:
+    """What a fusion reads of an operand: slices, where it takes nothing else of it."""
+    parameter = next(
+        other.name
+        for other in inside.instructions.values()
+        if other.op == "parameter" and other.number == place
+    )
+    users = [one for one in inside.instructions.values() if parameter in one.operands]
+    if users and all(user.op in _SLICES for user in users):
+        return sum(user.bytes for user in users)
+    updated = [user for user in users if user.op == "dynamic-update-slice"]
+    if users and len(updated) == len(users):
+        return 0.0 if all(user.operands[0] == parameter for user in updated) else math.inf
+    return math.inf
+
+
+def collectives(program: Program) -> list[Collective]:
+    """All communication of one call, alike ones together, the greatest first."""
+    found: dict[tuple[Any, ...], Collective] = {}
+    for name, computation, times in _with_fusions(program):
+        for one in computation.instructions.values():
+            kind = _kind(one)
+            if kind is None:
+                continue
+            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"  # the TPU's way to spell one
+            slices = _slices(one)
+            groups = () if slices else device_groups(one.attributes)
+            size = slices or (len(groups[0]) if groups else 2)
+            sent = times * _sent(kind, one, computation, size)
+            key = (kind, groups, slices > 0)
+            before = found.get(key, Collective(*key, 0.0, 0.0))
+            found[key] = Collective(*key, before.bytes + sent, before.count + times)
+    return sorted(found.values(), key=lambda one: -one.bytes)
+
+
+def _slices(one: Instruction) -> int:
+    """How many slices an instruction of the TPU's network runtime joins; 0 for any other."""
+    target = re.search(r'_xla_megascale_target="\{([\d,:]+)\}', one.attributes)
+    if target is None:
+        return 0
+    ends = [part.split(":") for part in target[1].split(",")]
+    return sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
+
+
+def _with_fusions(program: Program) -> Iterator[tuple[str, Computation, float]]:
+    for computation, times in program.running():
+        yield computation.name, computation, times
+        for one in computation.instructions.values():
+            if one.op == "fusion":
+                for name in one.called:
+                    yield name, program.computations[name], times
+
+
+def _kind(one: Instruction) -> str | None:
+    """The communication that an instruction is or begins."""
+    op = one.op.removesuffix("-start")
+    if op == "send" and (found := re.search(r'_megascale_transfer_type="(\w+)"', one.attributes)):
+        op = found[1].lower().replace("_", "-")
+    return op if op in KINDS else None
+
+
+def _sent(kind: str, one: Instruction, computation: Computation, size: int) -> float:
+    """Bytes that a device of a ring sends at least. Source: ring algorithms of NCCL's manual."""
+    operands = sum(
+        array.size * hlo.BYTES.get(array.dtype, 0.0)
+        for name in one.operands
+        if name in computation.instructions
+        for array in computation.instructions[name].arrays
+    )
+    share = (size - 1) / size
+    match kind:
+        case "all-gather":
+            return operands * (size - 1)
+        case "all-reduce":
+            return 2 * operands * share
+        case "reduce-scatter" | "all-to-all":
+            return operands * share
+        case _:
+            return operands
+
+
+def device_groups(attributes: str) -> tuple[tuple[int, ...], ...]:
+    """Which devices talk to each other: lists of ids, or one of XLA's short forms."""
+    if pairs := re.search(r"source_target_pairs=\{\{(.*?)\}\}", attributes):
+        return tuple(_ints(pair) for pair in pairs[1].split("},{"))
+    found = re.search(r"replica_groups=\{\{(.*?)\}\}", attributes)
+    if found:
+        return tuple(_ints(group) for group in found[1].split("},{"))
+    if found := _IOTA.search(attributes):
+        shape, dims = _ints(found[1]), _ints(found[2])
+        order = _ints(found[3]) if found[3] else tuple(range(len(dims)))
+        return _cut(_transposed(dims, order), shape[-1])
+    if found := _NAMED.search(attributes):
+        axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
+        chosen = re.findall(r"'([^']+)'", found[4])
+        ids = np.arange(math.prod(axes.values()))
+        if found[2]:
+            dims = _ints(found[2])
+            ids = ids.reshape(dims).transpose(_ints(found[3] or "") or tuple(range(len(dims))))
+        names = list(axes)
+        order = [names.index(n) for n in names if n not in chosen]
+        order += [names.index(n) for n in names if n in chosen]
+        ids = ids.reshape(tuple(axes.values())).transpose(order).ravel().tolist()
+        return _cut(ids, math.prod(axes[n] for n in chosen))
+    return ()
+
+
+def _ints(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(",") if number)
+
+
+def _transposed(dims: tuple[int, ...], order: tuple[int, ...]) -> list[int]:
+    """0, 1, 2... in an array of these dimensions, read in another order of its axes."""
+    return np.arange(math.prod(dims)).reshape(dims).transpose(order).ravel().tolist()
+
+
+def _cut(ids: list[int], size: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(ids[i : i + size]) for i in range(0, len(ids), size))

@@ -1,0 +1,73 @@
+"""What a compiled step needs of each device's memory, as the compiler gives it."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+
+from jaxsft.errors import ConfigError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on each device."""
+
+    arguments_bytes: int  # parameters, optimizer state, batch
+    output_bytes: int  # new state and metrics
+    donated_bytes: int  # of the output that takes the place of arguments
+    temporaries_bytes: int  # gradients, activations, gathered weights
+    limit_bytes: int | None  # that a program may use; None: not known
+
+    @property
+    def needed_bytes(self) -> int:
+        kept = self.output_bytes - self.donated_bytes
+        return self.arguments_bytes + self.temporaries_bytes + kept
+
+    @property
+    def fits(self) -> bool:
+        return self.limit_bytes is None or self.needed_bytes <= self.limit_bytes
+
+
+def of(compiled: Any, limit_bytes: int | None) -> Memory:
+    """From `jitted.lower(...).compile()`."""
+    found = compiled.memory_analysis()
+    return Memory(
+        arguments_bytes=found.argument_size_in_bytes,
+        output_bytes=found.output_size_in_bytes,
+        donated_bytes=found.alias_size_in_bytes,
+        temporaries_bytes=found.temp_size_in_bytes,
+        limit_bytes=limit_bytes,
+    )
+
+
+def limit_here() -> int | None:
+    """What a program may use of a device of this machine; the CPU's devices share its memory."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return physical // len(jax.local_devices())
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def refuse_too_large(memory: Memory, microbatches: int, remat: str, num_devices: int) -> None:
+    """Refuses a step that can't run, before a weight is loaded.
+
+    Raises:
+        ConfigError: what it needs, what there is, and what would make it smaller.
+    """
+    if memory.fits:
+        return
+    assert memory.limit_bytes is not None
+    changes = [f"config.train.microbatches={2 * microbatches} (smaller micro-batches)"]
+    if remat != "full":
+        changes.append("config.model.remat=full (recomputes activations)")
+    changes.append(f"more devices than {num_devices} along config.mesh.fsdp")
+    changes.append("config.data.sequence_length, if your conversations are shorter")
+    raise ConfigError(
+        f"the training step needs {memory.needed_bytes / GIB:.1f} GiB on each device, of which"
+        f" {memory.arguments_bytes / GIB:.1f} are parameters, optimizer state and batch; it may use"
+        f" {memory.limit_bytes / GIB:.1f}. Change {'; or '.join(changes)}"
+    )

@@ -1,0 +1,172 @@
+"""Devices that aren't there: a named slice or box, for which XLA compiles all the same."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from jaxsft.chips import CHIPS, Chip
+from jaxsft.errors import ConfigError
+
+# Name on the command line -> name in CHIPS; libtpu and XLA know the former.
+_TPUS = {"v4": "TPU v4", "v5e": "TPU v5e", "v5p": "TPU v5p", "v6e": "TPU v6e"}
+_GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
+_EXAMPLES = "v5p:2x2x2, v6e:8x8, h200:8, h100:8x4 (4 boxes of 8) or cpu:8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    name: str
+    devices: list[Any]  # of jax; they compile and do not run
+    chip: Chip | None  # None: a CPU, of which nothing is known
+    num_slices: int  # that talk over a network, not over links between chips
+
+    @property
+    def num_chips(self) -> int:
+        return len(self.devices)
+
+
+def open_topology(name: str, num_slices: int = 1) -> Topology:
+    """The devices of a topology.
+
+    Raises:
+        ConfigError: a name that is not known, or the package that compiles for it is missing.
+    """
+    kind, _, shape = name.partition(":")
+    if not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise ConfigError(f"--topology={name}: expected a kind and a shape such as {_EXAMPLES}")
+    sizes = [int(size) for size in shape.split("x")]
+    if kind == "cpu":
+        return _cpu(name, sizes)
+    if kind in _TPUS:
+        return Topology(name, _tpu_devices(name, num_slices), CHIPS[_TPUS[kind]], num_slices)
+    if kind in _GPUS:
+        return _gpu(name, kind, sizes, num_slices)
+    known = ", ".join([*_TPUS, *_GPUS, "cpu"])
+    raise ConfigError(f"--topology={name}: {kind!r} is not known; {known} are, as in {_EXAMPLES}")
+
+
+def _cpu(name: str, sizes: list[int]) -> Topology:
+    devices = jax.devices("cpu")
+    if len(sizes) != 1 or sizes[0] > len(devices):
+        raise ConfigError(
+            f"--topology={name}: this process has {len(devices)} CPU devices;"
+            " XLA_FLAGS=--xla_force_host_platform_device_count=N makes more"
+        )
+    return Topology(name, devices[: sizes[0]], None, 1)
+
+
+def _tpu_devices(name: str, num_slices: int) -> list[Any]:
+    _need("libtpu", name, "plan")
+    # Else libtpu asks the metadata server of a cloud that is not there.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")  # any will do
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip to be held by one process
+    slices = {} if num_slices == 1 else {"num_slices": num_slices}
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=name, **slices)
+    except Exception as error:  # libtpu's own kinds differ from version to version
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--topology={name}: libtpu can't compile for it: {first}") from None
+    return list(described.devices)
+
+
+def _need(module: str, topology: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(
+            f"--topology={topology}: needs the package {module}; pip install 'jaxsft[{extra}]'"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Gpu:
+    """What XLA wants to know of a GPU beyond the rates. Source: NVIDIA's tuning guides."""
+
+    description: str
+    capability: tuple[int, int]
+    cores: int
+    fpus_per_core: int
+    shared_memory_per_core: int
+    shared_memory_of_block: int
+    l2_bytes: int
+    clock_ghz: float
+
+
+_HOPPER = _Gpu(
+    description="NVIDIA H100",
+    capability=(9, 0),
+    cores=132,
+    fpus_per_core=128,
+    shared_memory_per_core=233472,
+    shared_memory_of_block=232448,
+    l2_bytes=52428800,
+    clock_ghz=1.98,
+)
+_GPU_FACTS = {
+    "h100": _HOPPER,
+    "h200": dataclasses.replace(_HOPPER, description="NVIDIA H200"),
+    "a100": _Gpu(
+        description="NVIDIA A100",
+        capability=(8, 0),
+        cores=108,
+        fpus_per_core=64,
+        shared_memory_per_core=167936,
+        shared_memory_of_block=166912,
+        l2_bytes=41943040,
+        clock_ghz=1.41,
+    ),
+}
+
+
+def _gpu(name: str, kind: str, sizes: list[int], num_slices: int) -> Topology:
+    _need("jax_cuda12_plugin", name, "plan-gpu")
+    if len(sizes) > 2:
+        raise ConfigError(f"--topology={name}: expected GPUs, or GPUs x boxes, as in h100:8x4")
+    per_box, boxes = sizes[0], sizes[1] if len(sizes) == 2 else 1
+    try:
+        described = topologies.get_topology_desc(
+            platform="cuda",
+            topology_name=kind,
+            target_config=_target(kind),
+            topology=f"{num_slices}x{boxes}x{per_box}",
+        )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--topology={name}: XLA can't compile for it here: {first}") from None
+    return Topology(name, list(described.devices), CHIPS[_GPUS[kind]], num_slices * boxes)
+
+
+def _target(kind: str) -> str:
+    """A GpuTargetConfigProto in text form."""
+    gpu, chip = _GPU_FACTS[kind], CHIPS[_GPUS[kind]]
+    device = {
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "shared_memory_per_block": 49152,
+        "shared_memory_per_core": gpu.shared_memory_per_core,
+        "threads_per_core_limit": 2048,
+        "core_count": gpu.cores,
+        "fpus_per_core": gpu.fpus_per_core,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 65535,
+        "block_dim_limit_z": 65535,
+        "memory_bandwidth": int(chip.memory_bandwidth),
+        "l2_cache_size": gpu.l2_bytes,
+        "clock_rate_ghz": gpu.clock_ghz,
+        "device_memory_size": int(chip.memory_bytes),
+        "shared_memory_per_block_optin": gpu.shared_memory_of_block,
+        "registers_per_core_limit": 65536,
+        "registers_per_block_limit": 65536,
+    }
+    lines = " ".join(f"{field}: {value}" for field, value in device.items())
+    major, minor = gpu.capability
+    return (
+        f"gpu_device_info {{ {lines} cuda_compute_capability {{ major: {major} minor: {minor} }} }}"
+        ' platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 patch: 0 }'
+        f' device_description_str: "{gpu.description}"'
+    )

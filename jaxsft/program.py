@@ -1,0 +1,142 @@
+"""What is compiled for a run, from its config and the model's settings alone: no data, no weights.
+
+`train` runs it; the plan compiles it for devices that aren't there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxsft import mesh as mesh_lib
+from jaxsft import mesh_fit, optim, step
+from jaxsft.config import Config, Model
+from jaxsft.data.prepare import source_names
+from jaxsft.errors import MeshError
+from jaxsft.kernels import attention, experts
+from jaxsft.loss import Batch
+from jaxsft.model import settings, state
+from jaxsft.model.state import Params
+from jaxsft.step import Recipe, StepMetrics, TrainState
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    settings: settings.Decoder
+    mesh: Mesh
+    recipe: Recipe
+    shapes: TrainState
+    placement: TrainState  # a NamedSharding for each leaf
+    sources: tuple[str, ...]  # whose training losses are kept apart; none where there is but one
+    train_step: TrainStep  # under jit; compile_train_step compiles it
+    eval_step: Callable[[Params, Batch], Any]
+    choices: tuple[tuple[str, str, str], ...]  # what, which, why
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
+
+
+def checked_mesh(
+    config: Config, base: settings.Decoder, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """The mesh of a run.
+
+    Args:
+        devices: None: those of this machine.
+
+    Raises:
+        MeshError: devices, model or batch don't fit it; with meshes that they fit.
+    """
+    devices = jax.devices() if devices is None else devices
+    try:
+        mesh = mesh_lib.make_mesh(config.mesh, devices)
+        mesh_fit.check(config, base, mesh.shape)
+    except MeshError as error:
+        found = mesh_fit.proposal(config, base, len(devices), mesh_lib.num_slices(devices))
+        raise MeshError(f"{error}; {found}") from None
+    return mesh
+
+
+def build(config: Config, base: settings.Decoder, num_steps: int, mesh: Mesh) -> Program:
+    """The program of a run over a `checked_mesh`; nothing here allocates a parameter.
+
+    Raises:
+        ConfigError: the schedule does not fit the run.
+    """
+    model = config.model
+    decoder, choices = choose_back_ends(model, base, mesh)
+    graphdef, shapes, axes = state.abstract(
+        decoder, model.dtype, model.remat, model.parameter_dtype
+    )
+    placement = state.shardings(shapes, axes, mesh)
+    sources = source_names(config.data.train) if len(config.data.train) > 1 else []
+    recipe = Recipe(
+        graphdef,
+        optim.make_optimizer(config.optim),
+        optim.make_schedule(config.optim, num_steps),
+        config.train.microbatches,
+        config.optim.max_grad_norm,
+        len(sources) or None,
+    )
+    state_placement = step.state_shardings(recipe, shapes, placement, mesh)
+    return Program(
+        settings=decoder,
+        mesh=mesh,
+        recipe=recipe,
+        shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
+        placement=state_placement,
+        sources=tuple(sources),
+        train_step=step.compile_train_step(recipe, state_placement, mesh),
+        eval_step=step.compile_eval_step(graphdef, placement, mesh),
+        choices=choices,
+    )
+
+
+def choose_back_ends(
+    model: Model, decoder: settings.Decoder, mesh: Mesh
+) -> tuple[settings.Decoder, tuple[tuple[str, str, str], ...]]:
+    """The decoder with its back ends for the mesh's devices, which may be others than ours."""
+    choices = [
+        ("attention", *attention.choose(model.attention)),
+        ("loss", "chunked", "the only back end yet"),
+    ]
+    if decoder.moe is not None:
+        name, reason = experts.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
+        decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
+        choices.append(("experts", name, reason))
+    return decoder, tuple(choices)
+
+
+def abstract_state(program: Program) -> TrainState:
+    """The state's shapes and where each leaf lies."""
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        program.shapes,
+        program.placement,
+    )
+
+
+def compile_train_step(program: Program, config: Config) -> Any:
+    """The step as an executable, for batches of this config; nothing is allocated."""
+    batch = abstract_batch(program, config.train.batch_size, config.data.sequence_length)
+    with jax.set_mesh(program.mesh):
+        return program.train_step.lower(abstract_state(program), batch).compile()  # pyright: ignore
+
+
+def abstract_batch(program: Program, batch_size: int, sequence_length: int) -> Batch:
+    """The shapes of a batch of packed rows."""
+    rows = step.batch_sharding(program.mesh)
+
+    def array(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, sequence_length), dtype, sharding=rows)
+
+    whole = {name: array(jnp.int32) for name in ("tokens", "targets", "segments", "positions")}
+    sources: Any = array(jnp.int32) if program.sources else None
+    return Batch(**whole, weights=array(jnp.float32), sources=sources)  # pyright: ignore # shapes

@@ -1,0 +1,133 @@
+"""What is read off compiled programs against what their matrices say, counted by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxsft.plan import cost, hlo
+
+F32 = 4
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    axes = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((4, 2), ("a", "b"), axis_types=axes)
+
+
+def compiled(function, *arguments, open_trips=1.0, **options):
+    return hlo.parse(jax.jit(function, **options).lower(*arguments).compile().as_text(), open_trips)
+
+
+def array(*shape, sharding=None):
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+
+def test_matrix_products_in_loops_count_as_often_as_they_run():
+    def twice(x, w_L):
+        def body(x, w):
+            inner = jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x @ w), x)
+            return inner, None
+
+        return jax.lax.scan(body, x, w_L)[0]
+
+    program = compiled(twice, array(16, 32), array(5, 32, 32))
+    assert cost.matmul_flops(program) == 5 * 3 * 2 * 16 * 32 * 32
+
+
+def test_a_loop_whose_length_the_data_decide_takes_what_the_caller_says():
+    def until(x, w, n):
+        return jax.lax.fori_loop(0, n, lambda _, x: jnp.tanh(x @ w), x)
+
+    arguments = (array(16, 32), array(32, 32), jax.ShapeDtypeStruct((), jnp.int32))
+    for trips in (1.0, 7.0):
+        program = compiled(until, *arguments, open_trips=trips)
+        assert cost.matmul_flops(program) == trips * 2 * 16 * 32 * 32
+
+
+def test_batched_products_count_each_product_once():
+    program = compiled(
+        functools.partial(jnp.einsum, "BTKH,BSKH->BKTS"), array(2, 16, 4, 8), array(2, 24, 4, 8)
+    )
+    assert cost.matmul_flops(program) == 2 * 2 * 4 * 16 * 24 * 8
+
+
+def test_bytes_are_those_of_the_arrays():
+    program = compiled(lambda x, y: jnp.tanh(x) + y, array(1000, 10), array(1000, 10))
+    assert cost.bytes_moved(program) == 3 * 1000 * 10 * F32
+
+
+def test_a_scanned_stack_is_read_once_and_not_once_a_layer():
+    def run(x, w_L):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x + w), None), x, w_L)[0]
+
+    moved = cost.bytes_moved(compiled(run, array(1000), array(64, 1000)))
+    once = 64 * 1000 * F32
+    assert once < moved < 6 * once  # the stack, and the carry read and written by each layer
+
+
+@pytest.mark.parametrize(
+    ("put", "out", "kind", "groups", "sent"),
+    [
+        # Each device of a pair sends its half of x to the other one.
+        (P("a", "b"), P("a", None), "all-gather", "b", 64 * 16 / 8 * F32),
+        (P(None, "a"), P(None, None), "all-gather", "a", 3 * 64 * 16 / 4 * F32),
+    ],
+)
+def test_gathered_bytes_and_the_axis_that_they_travel_over(mesh, put, out, kind, groups, sent):
+    x = array(64, 16, sharding=NamedSharding(mesh, put))
+    program = compiled(lambda x: x * 1.0, x, out_shardings=NamedSharding(mesh, out))
+    (found,) = cost.collectives(program)
+    ids = np.arange(8).reshape(4, 2)
+    expected = ids if groups == "b" else ids.T
+    assert (found.kind, found.count) == (kind, 1)
+    assert {tuple(sorted(group)) for group in found.groups} == set(map(tuple, expected.tolist()))
+    assert found.bytes == sent
+
+
+def test_a_sum_over_an_axis_sends_twice_what_a_ring_needs(mesh):
+    """A contraction over a split axis; in a loop, as often as it runs."""
+
+    def run(x, w_L):
+        return jax.lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, w_L)[0]
+
+    x = array(16, 32, sharding=NamedSharding(mesh, P(None, None)))
+    w_L = array(5, 32, 32, sharding=NamedSharding(mesh, P(None, "a", None)))
+    program = compiled(run, x, w_L, out_shardings=NamedSharding(mesh, P()))
+    (found,) = (one for one in cost.collectives(program) if one.kind == "all-reduce")
+    assert (found.count, len(found.groups[0])) == (5, 4)
+    assert found.bytes == 5 * 2 * (3 / 4) * 16 * 32 * F32
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("replica_groups={{0,1},{2,3}}", ((0, 1), (2, 3))),
+        ("replica_groups=[2,2]<=[4]", ((0, 1), (2, 3))),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", ((0, 2), (1, 3))),
+        ("replica_groups=mesh['x'=2,'y'=2] {'x'}", ((0, 2), (1, 3))),
+        ("replica_groups=mesh['x'=2,'y'=2] {'x','y'}", ((0, 1, 2, 3),)),
+        ("replica_groups=mesh['x'=2,'y'=2], device_ids=([2,2]T(1,0)) {'x'}", ((0, 1), (2, 3))),
+        ("source_target_pairs={{0,1},{1,0}}", ((0, 1), (1, 0))),
+        ("replica_groups={}", ()),
+    ],
+)
+def test_every_spelling_of_device_groups(text, groups):
+    assert cost.device_groups(text + ", more") == groups
+
+
+def test_padding_and_gaps_of_a_convolution_cost_nothing():
+    """How the TPU spells x_TD w_DNH: N = 8 is a window over an input of one."""
+    text = """
+ENTRY %main (a: f32[16,4,1], b: f32[4,8,6]) -> f32[16,8,6] {
+  %a = f32[16,4,1]{2,1,0} parameter(0)
+  %b = f32[4,8,6]{2,1,0} parameter(1)
+  ROOT %c = f32[16,8,6]{2,1,0} convolution(%a, %b), WINDOW, dim_labels=bf0_i0o->b0f
+}
+""".replace("WINDOW", "window={size=8 pad=7_7 rhs_reversal=1}")
+    assert cost.matmul_flops(hlo.parse(text)) == 2 * 16 * 4 * 8 * 6

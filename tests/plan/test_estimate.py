@@ -1,0 +1,201 @@
+"""The plan compiles the step that training runs: the same memory, and work that adds up."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from rich.console import Console
+
+from jaxsft import program
+from jaxsft.config import Config, Data, Mesh, Model, Optim, Source, Train
+from jaxsft.errors import ConfigError
+from jaxsft.plan import estimate, memory, prepared, search, text, topology
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = estimate.Rows(tokens=1.0, supervised=1.0, segment_length=32.0)
+FREE = Mesh()
+
+
+def config(sizes: Mesh = FREE, remat="none", **train) -> Config:
+    return Config(
+        model=Model(source="none", dtype="float32", remat=remat),
+        data=Data(train=(Source(path="none.jsonl"),), sequence_length=32),
+        mesh=sizes,
+        optim=Optim(peak_lr=1e-3),
+        train=Train(**({"batch_size": 16, "steps": 1} | train)),
+    )
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return topology.open_topology("cpu:8")
+
+
+@pytest.fixture(scope="module")
+def sharded(eight):
+    return estimate.make(config(Mesh(fsdp=4, tensor=2)), tiny.SETTINGS, eight, ROWS)
+
+
+def test_memory_is_what_the_run_allocates(sharded, eight):
+    """The arguments by the arrays that a run places, the rest by the program that it runs."""
+    asked = config(Mesh(fsdp=4, tensor=2))
+    built = program.build(
+        asked, tiny.SETTINGS, 1, program.checked_mesh(asked, tiny.SETTINGS, eight.devices)
+    )
+    with jax.set_mesh(built.mesh):
+        zeros = jax.jit(
+            lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), built.shapes),
+            out_shardings=built.placement,
+        )()
+        batch = jax.device_put(tiny.uneven_batch(), program.step.batch_sharding(built.mesh))
+        ran = built.train_step.lower(zeros, batch).compile()
+    first = jax.devices()[0]
+    held = sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves((zeros, batch))
+        for shard in leaf.addressable_shards
+        if shard.device == first
+    )
+    assert sharded.memory.arguments_bytes == held
+    assert sharded.memory == memory.of(ran, sharded.memory.limit_bytes)
+    state = sharded.state_bytes
+    assert state["optimizer"] == 2 * state["parameters"] + 4  # and a counter
+    assert sharded.memory.donated_bytes >= 3 * state["parameters"]
+
+
+def test_matrix_products_are_those_of_the_formula(eight):
+    """6 per weight and token of full rows; plain attention computes what its mask hides, too."""
+    made = estimate.make(config(Mesh(fsdp=8)), tiny.SETTINGS, eight, ROWS)
+    s, tokens = tiny.SETTINGS, 16 * 32 / 8
+    square = 12 * s.num_layers * s.num_heads * s.head_dim * 32 * tokens
+    needed = made.flops + square - square * (32 + 1) / (2 * 32)
+    # The head's loop runs over whole chunks: 128 tokens here, and 64 there are.
+    head = 6 * s.embed_dim * s.vocab_size * tokens
+    assert made.matmul_flops == pytest.approx(needed + head, rel=0.02)
+    again = estimate.make(config(Mesh(fsdp=8), remat="full"), tiny.SETTINGS, eight, ROWS)
+    assert made.matmul_flops * 1.15 < again.matmul_flops < made.matmul_flops * 4 / 3
+    assert again.flops == made.flops
+
+
+def test_communication_is_named_by_the_axis_it_travels_over(sharded):
+    axes = {one.axis for one in sharded.collectives}
+    assert {"fsdp", "tensor"} <= axes
+    gathered = [one for one in sharded.collectives if one.kind == "all-gather"]
+    assert any(one.axis == "fsdp" for one in gathered)
+
+
+def test_an_axis_is_found_for_every_kind_of_group():
+    mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    numbers = np.arange(8).reshape(2, 2, 2)
+    for name, groups in {
+        "c": numbers.reshape(-1, 2),
+        "a": numbers.transpose(1, 2, 0).reshape(-1, 2),
+        "a x c": numbers.transpose(1, 0, 2).reshape(-1, 4),
+        "a x b x c": numbers.reshape(1, 8),
+    }.items():
+        assert estimate.axis_of(tuple(map(tuple, groups.tolist())), mesh) == name
+    assert estimate.axis_of(((0, 2), (2, 0)), mesh) == "b"  # a permutation
+    assert estimate.axis_of((), mesh) == "a x b x c"
+
+
+def test_a_step_too_large_is_refused_with_what_would_help():
+    large = memory.Memory(
+        arguments_bytes=6 * memory.GIB,
+        output_bytes=5 * memory.GIB,
+        donated_bytes=5 * memory.GIB,
+        temporaries_bytes=3 * memory.GIB,
+        limit_bytes=8 * memory.GIB,
+    )
+    with pytest.raises(ConfigError, match=r"needs 9.0 GiB .* it may use 8.0. Change .*batches=4 "):
+        memory.refuse_too_large(large, 2, "none", 8)
+    memory.refuse_too_large(dataclasses.replace(large, temporaries_bytes=memory.GIB), 2, "none", 8)
+    with pytest.raises(ConfigError) as refused:
+        memory.refuse_too_large(large, 2, "full", 8)
+    assert "remat" not in str(refused.value)
+
+
+def test_search_prefers_what_needs_no_help_and_keeps_what_fits(eight, monkeypatch):
+    said = []
+    found = search.search(config(), tiny.SETTINGS, eight, ROWS, 3, said.append)
+    assert [one.remat for one in found] == ["none"] * 3 and len(said) == 3
+    assert len({one.mesh for one in found}) == 3
+    need = found[0].estimate.memory.needed_bytes
+    monkeypatch.setattr(memory, "limit_here", lambda: need // 2)
+    assert not search.search(config(), tiny.SETTINGS, eight, ROWS, 1, said.append)
+    assert "too much" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("v5p", "--topology=v5p: expected a kind and a shape"),
+        ("v9:2x2", "'v9' is not known"),
+        ("cpu:99", "cpu:99: this process has 8 CPU devices"),
+        ("cpu:2x2", "cpu:2x2: this process has"),
+    ],
+)
+def test_topologies_that_are_not_there_are_refused(name, match):
+    with pytest.raises(ConfigError, match=match):
+        topology.open_topology(name)
+
+
+def test_text_and_json_agree(sharded, eight):
+    run = prepared.Run(rows=ROWS, num_steps=10, where_from="a test")
+    terminal = Console(record=True, width=120, file=open(os.devnull, "w"))
+    with terminal.file:
+        text.show(sharded, eight, run, terminal)
+    shown = terminal.export_text()
+    assert "mesh fsdp=4, tensor=2" in shown and "all-gather" in shown
+    value = json.loads(json.dumps(text.as_json(sharded, eight, run)))
+    assert value["memory"]["fits"] and value["collectives"][0]["bytes"] > 0
+    assert set(value) >= {"flops", "step_seconds", "num_chips", "mfu", "tokens_per_second"}
+
+
+def plan(*flags, path=str(ROOT)):
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "plan.py", f"--config={ROOT}/configs/debug.py", *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_program_plans_the_debug_run():
+    value = json.loads(plan("--topology=cpu:4", "--config.mesh.tensor=2", "--json"))
+    assert value["mesh"] == {"data": 1, "fsdp": 2, "context": 1, "expert": 1, "tensor": 2}
+    assert value["num_steps"] == 20 and value["memory"]["fits"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "slices", "tensor"),
+    [("2x2", 1, 1), ("2x2", 2, 1), ("4x4", 1, 2)],  # the last splits a side of the slice
+)
+def test_a_slice_that_is_not_there_is_compiled_for(shape, slices, tensor):
+    libtpu = Path(sys.prefix) / "libtpu"
+    if not libtpu.is_dir() and importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu, in the environment that `make test` makes")
+    value = json.loads(
+        plan(
+            *(f"--topology=v5e:{shape}", f"--slices={slices}", "--json"),
+            *("--config.model.remat=full", f"--config.mesh.tensor={tensor}"),
+            path=f"{ROOT}:{libtpu}",
+        )
+    )
+    chips = {"2x2": 4, "4x4": 16}[shape]
+    assert value["mesh"]["data"] == slices and value["mesh"]["fsdp"] * tensor == chips
+    assert value["num_chips"] == chips * slices and value["memory"]["fits"]
+    assert value["memory"]["limit_bytes"] == int(15.75 * memory.GIB)
+    assert 0 < value["mfu"] < 1 and value["step_seconds"]["estimate"] > 0
+    axes = {one["axis"] for one in value["collectives"] if one["bytes"] > 1000}
+    assert "fsdp" in axes
+    assert any("data" in axis for axis in axes) == (slices > 1)

@@ -1,0 +1,88 @@
+"""A mesh that doesn't fit is refused together with meshes that do."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import pytest
+import tiny
+
+from jaxsft import mesh, mesh_fit, program
+from jaxsft.config import Config, Data, Mesh, Model, Optim, Source, Train
+from jaxsft.errors import MeshError
+from jaxsft.model.moe_settings import Moe
+
+EXPERTS = dataclasses.replace(
+    tiny.SETTINGS,
+    moe=Moe(num_experts=4, experts_per_token=2, expert_mlp_dim=32, normalised_shares=True),
+)
+
+FREE = Mesh()
+
+
+def config(sizes: Mesh = FREE, **train) -> Config:
+    return Config(
+        model=Model(source="none"),
+        data=Data(train=(Source(path="none.jsonl"),), sequence_length=32),
+        mesh=sizes,
+        optim=Optim(peak_lr=1e-3),
+        train=Train(**({"batch_size": 8, "steps": 1} | train)),
+    )
+
+
+def test_every_mesh_that_is_found_splits_the_model_and_the_batch():
+    found = mesh_fit.fitting(config(), tiny.SETTINGS, 8)
+    assert found[0] == Mesh(data=1, fsdp=8, context=1, expert=1, tensor=1)  # the plainest
+    assert Mesh(data=1, fsdp=2, context=1, expert=1, tensor=4) in found  # 2 heads of keys, whole
+    assert not any(one.tensor == 8 or one.expert > 1 for one in found)  # 4 heads, no experts
+    for one in found:
+        made = mesh.make_mesh(one)
+        mesh_fit.check(config(one), tiny.SETTINGS, made.shape)
+        assert program.checked_mesh(config(one), tiny.SETTINGS).shape == made.shape
+
+
+def test_experts_and_slices_count():
+    found = mesh_fit.fitting(config(), EXPERTS, 8)
+    assert {one.expert for one in found} == {1, 2, 4}
+    found = mesh_fit.fitting(config(), EXPERTS, 8, slices=4)
+    assert {one.data for one in found} == {4, 8}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "train", "match"),
+    [
+        (Mesh(tensor=8), {}, r"tensor=8: does not divide the 4 .*: fsdp=8; or data=2, fsdp=4; or"),
+        (Mesh(data=1, fsdp=4), {}, "needs 4 devices, here are 8; .*fit: fsdp=8"),
+        (Mesh(expert=2), {}, "expert=2: the model has no experts; .*fit: fsdp=8"),
+        (
+            Mesh(fsdp=8),
+            {"batch_size": 4},
+            "batch_size=4: .* a multiple of 8; .*fit: fsdp=4, tensor=2; or fsdp=4, context=2; or",
+        ),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused_with_what_would(sizes, train, match):
+    assert len(jax.devices()) == 8
+    with pytest.raises(MeshError, match=match):
+        program.checked_mesh(config(sizes, **train), tiny.SETTINGS)
+
+
+def test_where_nothing_fits_the_batch_must_change():
+    odd = config(batch_size=3)
+    odd = dataclasses.replace(odd, data=dataclasses.replace(odd.data, sequence_length=33))
+    with pytest.raises(MeshError, match="batch_size=3: .* no mesh of 8 devices .* the batch size"):
+        program.checked_mesh(odd, tiny.SETTINGS)
+
+
+def test_the_table_of_axes_names_all_that_the_model_declares():
+    model = Path(mesh.__file__).parent / "model"
+    declared = {
+        word
+        for file in model.glob("*.py")
+        for line in file.read_text().splitlines()
+        if "parameter." in line and '("' in line
+        for word in line.rpartition('("')[2].rstrip(")").replace('"', "").split(", ")
+        if word
+    }
+    assert {word.strip(",() ") for word in declared} - {""} <= set(mesh.RULES)

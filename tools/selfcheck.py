@@ -1,0 +1,44 @@
+"""Measures the laws of training with a run's model shape and mesh on this hardware.
+
+python tools/selfcheck.py --config=F.py [--config.mesh.tensor=2 ...]
+
+Random weights, few layers, made-up rows: neither the weights nor the data are read. Exit status 70
+where a law does not hold. On several hosts it is started on each of them, like the training itself.
+"""
+
+import sys
+
+from jaxsft import errors
+from jaxsft import flags as jaxsft_flags
+from jaxsft.config import Config
+
+jaxsft_flags.define_config()
+jaxsft_flags.define_peers()
+
+
+def main(config: Config) -> int:
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxsft import distributed, selfcheck, setup
+
+    distributed.connect(
+        *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    base = setup.open_model(config, lambda topic, line: None, weights=False)
+    table = Table("law", "difference", "allowed", "")
+    failed = 0
+    for check in selfcheck.run(config, base.settings):
+        failed += not check.passed
+        verdict = "passed" if check.passed else "FAILED"
+        table.add_row(check.law, f"{check.difference:.1e}", f"{check.allowed:.0e}", verdict)
+    if jax.process_index() == 0:
+        kind = jax.devices()[0].device_kind
+        print(f"{config.model.source} on {len(jax.devices())} x {kind}:")
+        Console().print(table)
+    return errors.INTERNAL if failed else errors.DONE
+
+
+if __name__ == "__main__":
+    jaxsft_flags.run_program(main)
