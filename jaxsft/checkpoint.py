@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from jaxsft.errors import CheckpointError
@@ -24,10 +25,10 @@ class CheckpointStore:
     behind is never taken for a checkpoint, on any file system.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path | epath.Path, keep: int):
         context = ocp.Context()
         context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
-        self.directory = directory.absolute()
+        self.directory = directory.absolute() if isinstance(directory, Path) else directory
         newest: Any = ocp.training.preservation_policies.LatestN(keep)  # fails its own protocol
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory),

@@ -254,6 +254,11 @@ def _check_data(data: Data) -> None:
             f"config.data.sequence_length={data.sequence_length}:"
             " a target needs a token before it; must be 2 or more"
         )
+    if data.cache_dir is not None and "://" in data.cache_dir:
+        raise ConfigError(
+            f"config.data.cache_dir={data.cache_dir}: is mapped into memory, which needs a local"
+            " disk or a mount that the hosts share; the path of a Source may be a URL"
+        )
     if not data.train:
         raise ConfigError("config.data.train=(): at least one Source is needed")
     for kind in ("train", "eval"):

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -40,7 +41,8 @@ def connect(
 ) -> None:
     """Joins the other processes of this run, or returns at once where there are none.
 
-    Where the three arguments are None, jax looks for a TPU slice, Slurm, Open MPI or Kubernetes.
+    Where the three arguments are None, jax looks for a TPU slice, Slurm, Open MPI or Kubernetes;
+    one process by itself looks for nobody.
 
     Args:
         say: is told every ten seconds who is being waited for.
@@ -50,6 +52,8 @@ def connect(
     """
     address = coordinator_address
     given = (address, num_processes, process_id)
+    if given == (None, 1, None):
+        return
     _check(*given)
     # Its handler would take the signals that `Termination` is for, and the step's vote is ours.
     jax.config.update("jax_enable_preemption_service", False)
@@ -69,7 +73,26 @@ def connect(
                 return
             raise ConfigError(f"--coordinator_address, --num_processes: {error}") from None
         except RuntimeError as error:
-            raise PeerError(f"this process could not join the others: {error}") from error
+            raise PeerError(
+                f"this process could not join the others: {error}; --num_processes=1 trains alone"
+            ) from error
+
+
+def open_devices() -> None:
+    """Makes jax take this machine's devices, which can fail for reasons that a user can mend.
+
+    Raises:
+        ConfigError: another process holds the TPU.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        if held := re.search(r"TPU is already in use by process with pid (\d+)", str(error)):
+            raise ConfigError(
+                f"the TPU of this host is in use by process {held[1]}: a TPU serves one process at"
+                f" a time. End that one (kill {held[1]}), or wait for it"
+            ) from None
+        raise
 
 
 def _check(address: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -82,7 +105,7 @@ def _check(address: str | None, num_processes: int | None, process_id: int | Non
     if missing and len(missing) < len(given):
         raise ConfigError(
             f"{' and '.join(missing)} missing; give all of --coordinator_address, --num_processes"
-            " and --process_id, or none of them where the cluster tells"
+            " and --process_id, none of them where the cluster tells, or --num_processes=1 alone"
         )
     if address is not None and not address.rpartition(":")[2].isdigit():
         raise ConfigError(f"--coordinator_address={address}: expected host:port of process 0")

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 import jaxsft
+from jaxsft import remote
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.convert import check_export
 from jaxsft.convert.card import Card, Metric
-from jaxsft.convert.export import ExportDtype, export
+from jaxsft.convert.export import MARKER, ExportDtype, export
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
@@ -25,6 +27,7 @@ from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs
 from jaxsft.report import write_report
 from jaxsft.setup import Data, Setup, tokenizer_directory
+from jaxsft.workdir import Workdir
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 
@@ -42,14 +45,18 @@ def finish(
     """Exports, writes summary and report, and shows what changed."""
     lines = out.metrics.read()
     before, after = figures(lines, 0), figures(lines, plan.num_steps)
-    directory = out.workdir / "export"
+    first = jax.process_index() == 0
     if config.checkpoint.export:
         about = model_card(config, data.train.manifest, before, after, command)
-        export_params(config, base, data.train.manifest, params, directory, about)
-    if jax.process_index():
+        with remote.staged(out.workdir.shown("export"), MARKER, writes=first) as directory:
+            export_params(config, base, data.train.manifest, params, directory, about)
+            if first and config.checkpoint.check_export:
+                difference = check_export.compare_logits(directory)
+                out.console.say("export", said_difference(difference))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("jaxsft export checked and copied")
+    if not first:
         return
-    if config.checkpoint.export and config.checkpoint.check_export:
-        out.console.say("export", said_difference(check_export.compare_logits(directory)))
     summary = {
         "model": config.model.source,
         "parameters": plan.program.num_parameters,
@@ -63,17 +70,18 @@ def finish(
         "after": after,
         "data": {"train": data.train.report}
         | {name: cache.report for name, cache in data.eval.items()},
-        "export": str(directory) if config.checkpoint.export else None,
+        "export": out.workdir.shown("export") if config.checkpoint.export else None,
         "command": command,
         "versions": versions(),
         "choices": plan.program.choices,
         "example": _example(config, data),
     }
-    (out.workdir / "summary.json").write_text(
+    (out.workdir.files / "summary.json").write_text(
         json.dumps(summary, indent=2) + "\n", encoding="utf-8"
     )
-    report = write_report(out.workdir)
-    _show(summary, out.workdir, report, out.console)
+    report = write_report(out.workdir.files)
+    out.copy(now=True)
+    _show(summary, out.workdir, report.name, out.console)
 
 
 def said_difference(difference: float) -> str:
@@ -162,7 +170,7 @@ def _example(config: Config, data: Data) -> list[tuple[str, float]]:
     ]
 
 
-def _show(summary: dict[str, Any], workdir: Path, report: Path, console: Console) -> None:
+def _show(summary: dict[str, Any], workdir: Workdir, report: str, console: Console) -> None:
     before, after = summary["before"], summary["after"]
     rows = [
         (name.removeprefix("eval/"), _cell(name, before.get(name)), _cell(name, after.get(name)))
@@ -174,13 +182,14 @@ def _show(summary: dict[str, Any], workdir: Path, report: Path, console: Console
     console.say(
         "done", f"{summary['steps']} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most"
     )
-    console.say("report", str(report))
-    console.say("metrics", f"{workdir / 'metrics.jsonl'}; answers in {workdir / 'samples.jsonl'}")
+    console.say("report", workdir.shown(report))
+    metrics, samples = workdir.shown("metrics.jsonl"), workdir.shown("samples.jsonl")
+    console.say("metrics", f"{metrics}; answers in {samples}")
     if summary["export"]:
         console.say("model", f"{summary['export']} (Hugging Face format: transformers, vLLM)")
     console.say(
         "next",
-        f"open {report.name}; see the tokens as trained:"
+        f"open {report}; see the tokens as trained:"
         f" python tools/inspect_data.py --config={flag_value(summary['command'], 'config')}"
         " --limit=3; your own data and model: README.md",
     )

@@ -13,6 +13,7 @@ from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.metrics import JsonLines
+from jaxsft.workdir import Workdir
 
 CONFIG = "config.json"
 DATA_REPORT = "data_report.json"
@@ -22,21 +23,32 @@ DATA_REPORT = "data_report.json"
 class Outputs:
     """Where a run writes to."""
 
-    workdir: Path
+    workdir: Workdir
     console: Console
     metrics: JsonLines
     samples: JsonLines
     store: CheckpointStore
 
+    def copy(self, now: bool) -> None:
+        """Copies the files of a run in a bucket there: now, or if the last time is long ago.
 
-def open_outputs(config: Config, workdir: Path, console: Console) -> Outputs:
+        Raises:
+            CheckpointError: `now`, and the bucket fails.
+        """
+        if now:
+            self.workdir.copy()
+        elif failed := self.workdir.copy_now_and_then():
+            self.console.say("copy", f"warning: {failed}; tried again in a minute")
+
+
+def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
     first = jax.process_index() == 0
     return Outputs(
         workdir,
         console,
-        JsonLines(workdir / "metrics.jsonl", writes=first),
-        JsonLines(workdir / "samples.jsonl", writes=first),
-        CheckpointStore(workdir / "checkpoints", config.checkpoint.keep),
+        JsonLines(workdir.files / "metrics.jsonl", writes=first),
+        JsonLines(workdir.files / "samples.jsonl", writes=first),
+        CheckpointStore(workdir.checkpoints, config.checkpoint.keep),
     )
 
 

@@ -1,7 +1,6 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,9 +19,10 @@ from jaxsft.setup import Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
 from jaxsft.termination import Termination
+from jaxsft.workdir import Workdir
 
 
-def run(config: Config, workdir: Path, command: str) -> None:
+def run(config: Config, workdir: Workdir, command: str) -> None:
     """The whole job.
 
     Raises:
@@ -30,8 +30,11 @@ def run(config: Config, workdir: Path, command: str) -> None:
         Stopped: a termination signal arrived; the state is saved.
     """
     started = time.monotonic()
-    distributed.refuse_differences(distributed.facts(config) | {"--workdir": str(workdir)})
-    config = with_date(config, workdir)
+    distributed.open_devices()
+    distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
+    if jax.process_index() == 0:
+        workdir.fetch()
+    config = with_date(config, workdir.files)
     console = Console(speaks=jax.process_index() == 0)
     termination = Termination()
     with termination.listening():
@@ -48,7 +51,8 @@ def run(config: Config, workdir: Path, command: str) -> None:
             train_step = _compile(config, plan, console)  # before a weight is loaded
             state = setup.resume(out.store, plan, notes, console.say)
             distributed.refuse_differences({"step": None if state is None else int(state.step)})
-            write_inputs(config, report, workdir)  # not before resume has found nothing against it
+            # Not before resume has found nothing against it.
+            write_inputs(config, report, workdir.files)
             if state is None:
                 state = setup.first_state(config, base, plan, data, console.say)
                 out.metrics.keep(lambda line: False)
@@ -133,6 +137,7 @@ def train(
                 out.console.step(done, total, line)
             if evaluates:
                 out.metrics.append({"step": done} | measurer.losses(state.params))
+            out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 out.store.save(done, state, notes)
             if evaluates or saves:

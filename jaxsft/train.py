@@ -16,20 +16,24 @@ from absl import flags
 from jaxsft import errors
 from jaxsft import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.workdir import ERROR, Workdir, opened
 
 jaxsft_flags.define_config()
-flags.DEFINE_string("workdir", None, "directory of this run; started again, the run goes on there")
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "directory of this run, local or gs://; started again, the run goes on there",
+)
 jaxsft_flags.define_peers()
 
 
 def main(config: Config) -> None:
-    workdir = Path(flags.FLAGS.workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.ConfigError(f"--workdir={workdir}: {error.strerror}") from None
-    error_file = workdir / "error.json"
-    error_file.unlink(missing_ok=True)
+    with opened(flags.FLAGS.workdir) as workdir:
+        _run(config, workdir)
+
+
+def _run(config: Config, workdir: Workdir) -> None:
+    workdir.forget_error()
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft import distributed
     from jaxsft.run import run
@@ -43,7 +47,11 @@ def main(config: Config) -> None:
     except errors.Stopped:
         raise
     except Exception as error:
-        _write_error(error_file, error)
+        _write_error(workdir.files / ERROR, error)
+        try:
+            workdir.copy()
+        except errors.CheckpointError as failed:  # the bucket may be what failed in the first place
+            print(f"error: {failed}", file=sys.stderr)
         raise
 
 

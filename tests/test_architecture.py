@@ -23,6 +23,8 @@ RUN = AROUND_STEP | {"data", "setup", "program"}
 ALLOWED = {
     "__init__": {"convert"},
     "errors": set(),
+    "remote": FIRST,
+    "workdir": FIRST | {"remote"},
     "config": FIRST,
     "flags": CONFIG,
     "console": CONFIG,
@@ -49,12 +51,12 @@ ALLOWED = {
     "setup": AROUND_STEP | {"data", "console", "program"},
     "evaluate": RUN,
     "termination": FIRST | {"distributed"},
-    "outputs": AROUND_STEP | {"console", "distributed"},
-    "finish": RUN | {"console", "outputs", "report"},
+    "outputs": AROUND_STEP | {"console", "distributed", "workdir"},
+    "finish": RUN | {"console", "outputs", "remote", "report", "workdir"},
     "run": RUN
     | {"chips", "console", "distributed", "evaluate", "finish", "outputs"}
-    | {"plan", "step_log", "termination"},
-    "train": CONFIG | {"flags", "distributed", "run"},
+    | {"plan", "step_log", "termination", "workdir"},
+    "train": CONFIG | {"flags", "distributed", "run", "workdir"},
 }
 # The one file of data that knows jax: it makes device batches.
 LOADER = "data/loader.py"

@@ -7,8 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+import jax
 import pytest
 
 from jaxsft import distributed
@@ -18,7 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_DEVICES = 4
 
 
-def start(workdir: Path, count: int, *flags: str, own: tuple[str, ...] = ()) -> list:
+def start(
+    workdir: Path | str,
+    count: int,
+    *flags: str,
+    own: tuple[str, ...] = (),
+    surroundings: Mapping[str, str] = MappingProxyType({}),
+) -> list:
     """The processes of one run over NUM_DEVICES devices; `own` are flags of the last process."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -26,6 +35,7 @@ def start(workdir: Path, count: int, *flags: str, own: tuple[str, ...] = ()) -> 
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES // count}",
+        **surroundings,
     }
     together = [f"--coordinator_address=localhost:{port}", f"--num_processes={count}"]
     return [
@@ -133,3 +143,29 @@ def test_a_process_whose_peers_do_not_come_says_so_and_ends(tmp_path):
 def test_flags_that_do_not_fit_each_other_are_refused(given, match):
     with pytest.raises(ConfigError, match=match):
         distributed.connect(*given, 1, print)
+
+
+def test_one_process_looks_for_nobody(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **more: pytest.fail("looked"))
+    distributed.connect(None, 1, None, 1, print)
+
+
+def test_a_tpu_that_another_process_holds_is_explained(monkeypatch):
+    """What libtpu says, in a sentence of jax's, to whoever comes second."""
+
+    def taken():
+        raise RuntimeError(
+            "Unable to initialize backend 'tpu': ABORTED: The TPU is already in use by process with"
+            " pid 4711. Not attempting to load libtpu.so in this process."
+        )
+
+    monkeypatch.setattr(jax, "devices", taken)
+    with pytest.raises(ConfigError, match="in use by process 4711: .*kill 4711"):
+        distributed.open_devices()
+
+    def broken():
+        raise RuntimeError("no such platform")
+
+    monkeypatch.setattr(jax, "devices", broken)
+    with pytest.raises(RuntimeError, match="no such platform"):
+        distributed.open_devices()

@@ -173,6 +173,10 @@ def test_override_refuses(path, text, message):
         ({"data": make_data(Source(path="a", weight=1, count=1))}, "weight=1 and count=1; set one"),
         ({"data": make_data(eval=(Source(path="a", count=1),))}, "data.eval[0]: weight and count"),
         ({"data": make_data(template_date="22.11.2026")}, "template_date=22.11.2026: expected YY"),
+        (
+            {"data": make_data(cache_dir="gs://b/c")},
+            "config.data.cache_dir=gs://b/c: is mapped into",
+        ),
         ({"data": make_data(train_parts=())}, "train_parts=(): must name at least one part"),
         ({"data": make_data(train_parts=("content",) * 2)}, "'content'): must name at least"),
         ({"data": make_data(workers=0)}, "config.data.workers=0: must be"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxsft import config, setup
+from jaxsft import config, program
 from jaxsft import mesh as mesh_lib
 from jaxsft.metrics import BatchCounts, training_flops
 from jaxsft.model import moe_settings
@@ -143,8 +143,8 @@ def test_the_back_end_is_chosen_for_the_devices_of_the_mesh():
     there: Any = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
     model = config.Model(source="unused")
     for mesh, expected in ((here, "tiled"), (there, "ragged")):
-        decoder, choices = setup.choose_back_ends(model, MODEL, mesh)
+        decoder, choices = program.choose_back_ends(model, MODEL, mesh)
         assert decoder.moe == dataclasses.replace(MOE, back_end=expected)
         assert choices[-1][:2] == ("experts", expected)
-    dense, choices = setup.choose_back_ends(model, tiny.SETTINGS, there)
+    dense, choices = program.choose_back_ends(model, tiny.SETTINGS, there)
     assert dense == tiny.SETTINGS and "experts" not in [what for what, _, _ in choices]

@@ -13,17 +13,19 @@ from typing import Any
 import jax
 from absl import flags
 
-from jaxsft import finish, mesh, setup
+from jaxsft import finish, mesh, remote, setup
 from jaxsft import flags as jaxsft_flags
 from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config, from_dict
 from jaxsft.convert import check_export, gguf_write, pretrained
+from jaxsft.convert.export import MARKER
 from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.metrics import JsonLines
 from jaxsft.model import state
+from jaxsft.workdir import Workdir, opened
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run")
-_OUTPUT = flags.DEFINE_string("output", None, "directory, or .gguf file, to write")
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, local or gs://")
+_OUTPUT = flags.DEFINE_string("output", None, "directory, or .gguf file, to write; may be gs://")
 _FORMAT = flags.DEFINE_enum("format", "safetensors", ("safetensors", "gguf"), "what to write")
 _GGUF_DTYPE = flags.DEFINE_enum(
     "gguf_dtype", "f16", ("f32", "f16", "bf16", "q8_0"), "of the matrices in a .gguf file"
@@ -39,9 +41,17 @@ _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest whe
 
 
 def main() -> None:
-    workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
+    with opened(_WORKDIR.value, writes=False) as workdir:
+        workdir.fetch()
+        if remote.is_remote(_OUTPUT.value):
+            remote.open_directory("--output", _OUTPUT.value)
+        with remote.staged(_OUTPUT.value, MARKER) as output:
+            _export(workdir, output)
+
+
+def _export(workdir: Workdir, output: Path) -> None:
     config = _read_config(workdir)
-    store = CheckpointStore(workdir / "checkpoints", config.checkpoint.keep)
+    store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
     step = _chosen_step(store)
     base = setup.open_model(config, lambda topic, text: None)
     params = _read_params(store, step, base, config.model.parameter_dtype)
@@ -50,14 +60,14 @@ def main() -> None:
     if _FORMAT.value == "gguf":
         _write_gguf(config, base, trained_on, params, output)
     else:
-        lines = JsonLines(workdir / "metrics.jsonl").read()
+        lines = JsonLines(workdir.files / "metrics.jsonl").read()
         before, after = finish.figures(lines, 0), finish.figures(lines, step)
         command = shlex.join(["python", *sys.argv])
         about = finish.model_card(config, trained_on, before, after, command)
         finish.export_params(config, base, trained_on, params, output, about, _DTYPE.value)
         if _CHECK.value:
             print(finish.said_difference(check_export.compare_logits(output)))
-    print(f"step {step} of {workdir}: {output}")
+    print(f"step {step} of {workdir.name}: {_OUTPUT.value}")
 
 
 def _write_gguf(
@@ -80,10 +90,10 @@ def _write_gguf(
         print(note, file=sys.stderr)
 
 
-def _read_config(workdir: Path) -> Config:
-    file = workdir / "config.json"
+def _read_config(workdir: Workdir) -> Config:
+    file = workdir.files / "config.json"
     if not file.is_file():
-        raise ConfigError(f"--workdir={workdir}: has no config.json; is it a run's directory?")
+        raise ConfigError(f"--workdir={workdir.name}: has no config.json; is it a run's directory?")
     return from_dict(json.loads(file.read_text(encoding="utf-8")))
 
 

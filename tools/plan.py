@@ -25,6 +25,7 @@ _TRIES = flags.DEFINE_integer("tries", 12, "programs that --search compiles at m
 
 def main(config: Config) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # of a driver that is not there
     name = _TOPOLOGY.value
     if name.startswith("cpu:"):
         count = f"--xla_force_host_platform_device_count={name.partition(':')[2]}"

@@ -98,7 +98,7 @@ def export(
         check_tokenizer.check_token_ids(tokenizer or _tokenizer_of(base), partial)
         _publish(partial, directory)
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"jaxsft export {directory}")
+        multihost_utils.sync_global_devices(f"jaxsft export {directory.name}")
     files = sorted(path.name for path in directory.iterdir()) if first else []
     return Exported(directory, tuple(files), tuple(left_out))
 

@@ -13,9 +13,6 @@ from jaxsft.data.prepare import Progress, Work
 from jaxsft.errors import UserError
 from jaxsft.plan.estimate import Rows
 
-# Full rows of one segment, all of it supervised: what the step costs at most.
-FULL = Rows(tokens=1.0, supervised=1.0, segment_length=0.0)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
@@ -33,7 +30,6 @@ class _NotPrepared(UserError):
 def look(config: Config, base: Pretrained) -> Run:
     """From the cache of the training data, or what is taken without one."""
     length = config.data.sequence_length
-    full = dataclasses.replace(FULL, segment_length=float(length))
 
     def refuse(work: Work, progress: Progress) -> None:
         raise _NotPrepared("not prepared")
@@ -46,7 +42,8 @@ def look(config: Config, base: Pretrained) -> Run:
     except UserError as error:
         why = "is not prepared" if isinstance(error, _NotPrepared) else f"can't be read ({error})"
         return Run(
-            rows=full,
+            # What the step costs at most.
+            rows=Rows(tokens=1.0, supervised=1.0, segment_length=float(length)),
             num_steps=config.train.steps,
             where_from=f"full rows, all supervised: the data {why}",
         )

@@ -1,0 +1,114 @@
+"""The directory of a run, which may be in a bucket.
+
+Small files are always written to a local directory. For a run in a bucket that is a temporary one,
+fetched at the start and copied back before each checkpoint: what a checkpoint knows, the copied
+metrics know too, and what they know beyond it is dropped when the run goes on.
+"""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from jaxsft import remote
+from jaxsft.errors import CheckpointError, ConfigError
+
+ERROR = "error.json"
+_FETCHED = ("config.json", "data_report.json", "metrics.jsonl", "samples.jsonl", "summary.json")
+_MIN_SECONDS = 60  # between two copies that no checkpoint waits for
+_MAX_SHARE = 0.02  # of the run's time that these copies take
+
+
+class Workdir:
+    """
+    Attributes:
+        name: as the user gave it.
+        files: the local directory of everything but checkpoints and export.
+    """
+
+    def __init__(self, name: str, files: Path, bucket: epath.Path | None = None):
+        self.name = name
+        self.files = files
+        self._bucket = bucket
+        self._copied: dict[str, tuple[int, int]] = {}  # size and time of change, by file
+        self._next_copy = 0.0
+
+    @property
+    def checkpoints(self) -> Path | epath.Path:
+        return (self._bucket or self.files) / "checkpoints"
+
+    def shown(self, name: str) -> str:
+        """The path of a file or directory of the run, for the user."""
+        return str((self._bucket or self.files) / name)
+
+    def fetch(self) -> None:
+        """Brings the files of an earlier start here; the first process's part alone."""
+        if self._bucket is None:
+            return
+        for name in _FETCHED:
+            file = self._bucket / name
+            if file.exists():
+                (self.files / name).write_bytes(file.read_bytes())
+
+    def forget_error(self) -> None:
+        """Of an earlier start."""
+        for directory in (self.files, self._bucket):
+            if directory is not None:
+                (directory / ERROR).unlink(missing_ok=True)
+
+    def copy(self) -> None:
+        """Copies to the bucket, if the run is in one, the files that changed since.
+
+        Raises:
+            CheckpointError: the bucket fails.
+        """
+        if self._bucket is None:
+            return
+        started = time.monotonic()
+        for file in sorted(self.files.iterdir()):
+            status = file.stat()
+            version = status.st_size, status.st_mtime_ns
+            if self._copied.get(file.name) != version:
+                remote.upload(file, self._bucket / file.name)
+                self._copied[file.name] = version
+        took = time.monotonic() - started
+        self._next_copy = time.monotonic() + max(_MIN_SECONDS, took / _MAX_SHARE)
+
+    def copy_now_and_then(self) -> str | None:
+        """Copies where the last time is long ago; returns what went wrong, if anything did."""
+        if time.monotonic() < self._next_copy:
+            return None
+        try:
+            self.copy()
+        except CheckpointError as error:
+            self._next_copy = time.monotonic() + _MIN_SECONDS
+            return str(error)
+
+
+@contextlib.contextmanager
+def opened(name: str, writes: bool = True) -> Iterator[Workdir]:
+    """The directory that --workdir names.
+
+    Args:
+        writes: whether it is made where it is missing, and must be writable.
+
+    Raises:
+        ConfigError: it can't be made, reached or written.
+    """
+    if remote.is_remote(name):
+        bucket = remote.open_directory("--workdir", name, writes)
+        with tempfile.TemporaryDirectory(prefix="jaxsft-") as parent:
+            files = Path(parent) / bucket.name
+            files.mkdir()
+            yield Workdir(name, files, bucket)
+        return
+    files = Path(name)
+    try:
+        if writes:
+            files.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={name}: {error.strerror}") from None
+    yield Workdir(name, files)
