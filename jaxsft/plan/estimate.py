@@ -168,8 +168,13 @@ def _communication(one: cost.Collective, mesh: Mesh, topology: Topology) -> Comm
 
 
 def _crosses(groups: tuple[tuple[int, ...], ...], mesh: Mesh) -> bool:
-    slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
-    return any(len({slices[number] for number in group}) > 1 for group in groups)
+    """Whether a group has devices of several slices, or of several boxes of GPUs."""
+    units = [
+        (getattr(one, "slice_index", 0), 0 if one.platform == "tpu" else one.process_index)
+        for one in mesh.devices.flat
+    ]
+    groups = groups or (tuple(range(len(units))),)
+    return any(len({units[number] for number in group}) > 1 for group in groups)
 
 
 def axis_of(groups: tuple[tuple[int, ...], ...], mesh: Mesh) -> str:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -104,6 +105,19 @@ def test_an_axis_is_found_for_every_kind_of_group():
         assert estimate.axis_of(tuple(map(tuple, groups.tolist())), mesh) == name
     assert estimate.axis_of(((0, 2), (2, 0)), mesh) == "b"  # a permutation
     assert estimate.axis_of((), mesh) == "a x b x c"
+
+
+@pytest.mark.parametrize(("platform", "crosses"), [("tpu", False), ("gpu", True)])
+def test_hosts_of_a_slice_are_linked_and_boxes_of_gpus_are_not(platform, crosses):
+    hosts = [
+        SimpleNamespace(platform=platform, process_index=i // 2, slice_index=0) for i in range(4)
+    ]
+    mesh = SimpleNamespace(devices=np.array(hosts))
+    assert not estimate._crosses(((0, 1), (2, 3)), mesh)
+    assert estimate._crosses(((0, 2), (1, 3)), mesh) == crosses
+    assert estimate._crosses((), mesh) == crosses
+    hosts[3].slice_index = 1
+    assert estimate._crosses(((0, 1), (2, 3)), mesh)
 
 
 def test_a_step_too_large_is_refused_with_what_would_help():
