@@ -12,7 +12,6 @@ class Chip:
     memory_bandwidth: float  # bytes/s
     link_bandwidth: float  # bytes/s that a chip sends to others of its slice or box, all links
     network_bandwidth: float  # bytes/s that a chip sends out of its slice or box
-    chips_per_host: int
 
 
 _GB, _GIB = 1e9, 2**30
@@ -26,7 +25,6 @@ CHIPS = {
         memory_bandwidth=1228 * _GB,
         link_bandwidth=150 * _GB,
         network_bandwidth=6.25 * _GB,
-        chips_per_host=4,
     ),
     "TPU v5e": Chip(
         bf16_flops=197e12,
@@ -34,7 +32,6 @@ CHIPS = {
         memory_bandwidth=819 * _GB,
         link_bandwidth=100 * _GB,
         network_bandwidth=6.25 * _GB,
-        chips_per_host=4,
     ),
     "TPU v5p": Chip(
         bf16_flops=459e12,
@@ -42,7 +39,6 @@ CHIPS = {
         memory_bandwidth=2765 * _GB,
         link_bandwidth=300 * _GB,
         network_bandwidth=6.25 * _GB,
-        chips_per_host=4,
     ),
     "TPU v6e": Chip(
         bf16_flops=918e12,
@@ -50,7 +46,6 @@ CHIPS = {
         memory_bandwidth=1640 * _GB,
         link_bandwidth=200 * _GB,
         network_bandwidth=6.25 * _GB,
-        chips_per_host=4,
     ),
     "NVIDIA A100": Chip(
         bf16_flops=312e12,
@@ -58,7 +53,6 @@ CHIPS = {
         memory_bandwidth=2039 * _GB,
         link_bandwidth=300 * _GB,
         network_bandwidth=25 * _GB,
-        chips_per_host=8,
     ),
     "NVIDIA H100": Chip(
         bf16_flops=989e12,
@@ -66,7 +60,6 @@ CHIPS = {
         memory_bandwidth=3350 * _GB,
         link_bandwidth=450 * _GB,
         network_bandwidth=50 * _GB,
-        chips_per_host=8,
     ),
     "NVIDIA H200": Chip(
         bf16_flops=989e12,
@@ -74,7 +67,6 @@ CHIPS = {
         memory_bandwidth=4800 * _GB,
         link_bandwidth=450 * _GB,
         network_bandwidth=50 * _GB,
-        chips_per_host=8,
     ),
     "NVIDIA B200": Chip(
         bf16_flops=2250e12,
@@ -82,7 +74,6 @@ CHIPS = {
         memory_bandwidth=8000 * _GB,
         link_bandwidth=900 * _GB,
         network_bandwidth=50 * _GB,
-        chips_per_host=8,
     ),
 }
 # What jax calls them otherwise.

@@ -174,19 +174,19 @@ def first_then_others(work: Callable[[], Result]) -> Result:
     """
     if jax.process_count() == 1:
         return work()
-    result, failed = None, None
     if jax.process_index() == 0:
         try:
             result = work()
         except UserError as error:
-            failed = error
-    told = gather({"failed": None if failed is None else [failed.exit_code, str(failed)]})[0]
+            gather({"failed": [error.exit_code, str(error)]})
+            raise
+        gather({"failed": None})
+        return result
+    failed = gather({"failed": None})[0]["failed"]
     if failed is not None:
-        raise failed
-    if told["failed"] is not None:
-        code, message = told["failed"]
+        code, message = failed
         raise errors.of_code(code)(message)
-    return work() if jax.process_index() else result  # type: ignore[return-value]
+    return work()
 
 
 def gather(value: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 _NAMED = re.compile(
     r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
 )
+_LIBRARY_MATMUL = re.compile(r'custom_call_target="[^"]*(?:matmul|gemm)')
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -61,7 +62,7 @@ def _dots(program: Program, computation: Computation) -> float:
             total += 2.0 * one.arrays[0].size * contracted
         elif one.op == "convolution":
             total += _convolution(one, computation)
-        elif one.op == "custom-call" and "matmul" in one.attributes:
+        elif one.op == "custom-call" and _LIBRARY_MATMUL.search(one.attributes):
             total += _library_matmul(one, computation)
     return total
 
@@ -103,7 +104,7 @@ def _library_matmul(one: Instruction, computation: Computation) -> float:
     """cuBLAS and oneDNN calls: [.., M, K] x [.., K, N] or either transposed; K from the sizes."""
     lhs, rhs = (computation.instructions[name].arrays[0] for name in one.operands[:2])
     out = one.arrays[0]
-    # lhs = B M K, rhs = B K N, out = B M N: their product over out squared is B K ** 2 / B.
+    # lhs has B M K numbers, rhs B K N, out B M N: lhs x rhs / out is B K ** 2.
     batch = math.prod(out.shape[:-2])
     return 2.0 * out.size * math.sqrt(lhs.size * rhs.size / out.size / max(batch, 1))
 

@@ -131,3 +131,16 @@ ENTRY %main (a: f32[16,4,1], b: f32[4,8,6]) -> f32[16,8,6] {
 }
 """.replace("WINDOW", "window={size=8 pad=7_7 rhs_reversal=1}")
     assert cost.matmul_flops(hlo.parse(text)) == 2 * 16 * 4 * 8 * 6
+
+
+@pytest.mark.parametrize(("target", "flops"), [("__cublas$gemm", 2 * 3 * 16 * 4 * 6), ("other", 0)])
+def test_a_librarys_product_counts_and_other_calls_do_not(target, flops):
+    """A name in the metadata is not the call's own."""
+    text = """
+ENTRY %main (a: f32[3,16,4], b: f32[3,6,4]) -> f32[3,16,6] {
+  %a = f32[3,16,4]{2,1,0} parameter(0)
+  %b = f32[3,6,4]{2,1,0} parameter(1)
+  ROOT %c = (f32[3,16,6]{2,1,0}, s8[64]{0}) custom-call(%a, %b), TARGET, metadata={op_name="matmul"}
+}
+""".replace("TARGET", f'custom_call_target="{target}"')
+    assert cost.matmul_flops(hlo.parse(text)) == flops
