@@ -131,6 +131,12 @@ def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, spec(*axes))
 
 
+def is_split(logical_axis: str) -> bool:
+    """Whether the mesh in use has several devices along a logical axis."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and parts(logical_axis, mesh.shape) > 1
+
+
 def check_divisible(
     name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], sizes: Mapping[str, int]
 ) -> None:

@@ -1,10 +1,10 @@
-"""The feed-forward block. D: embed_dim, F: mlp_dim."""
+"""The feed-forward block. D: embed_dim, F: mlp_dim, X: tokens, rows and positions in one."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsft.mesh import constrain
+from jaxsft.mesh import constrain, is_split
 from jaxsft.model import parameter, settings
 
 
@@ -25,20 +25,31 @@ class Mlp(nnx.Module):
             self.down_bias_D = parameter.bias((D,), ("norm",))
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        s, dtype = self.settings, x_BTD.dtype
-        hidden_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.up_DF[...].astype(dtype))
-        if s.mlp_bias:
-            hidden_BTF += self.up_bias_F[...].astype(dtype)[None, None]
+        # A weight's gradient sums over tokens. XLA:CPU takes a sum over two dimensions only from
+        # transposed copies; but positions split over devices can't be merged with the rows.
+        if is_split("sequence"):
+            return self._apply(x_BTD, "batch", "sequence")
+        x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        return self._apply(x_XD, "batch").reshape(x_BTD.shape)
+
+    def _apply(self, x_XD: jax.Array, *token_axes: str) -> jax.Array:
+        """X is one dimension, or rows and positions."""
+        s = self.settings
+        hidden_XF = _linear(x_XD, self.up_DF, self.up_bias_F if s.mlp_bias else None)
         if s.mlp_gated:
-            gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.gate_DF[...].astype(dtype))
-            if s.mlp_bias:
-                gate_BTF += self.gate_bias_F[...].astype(dtype)[None, None]
-            hidden_BTF = activate(gate_BTF, s.activation) * hidden_BTF
+            gate_XF = _linear(x_XD, self.gate_DF, self.gate_bias_F if s.mlp_bias else None)
+            hidden_XF = activate(gate_XF, s.activation) * hidden_XF
         else:
-            hidden_BTF = activate(hidden_BTF, s.activation)
-        hidden_BTF = constrain(hidden_BTF, "batch", "sequence", "mlp")
-        out_BTD = jnp.einsum("BTF,FD->BTD", hidden_BTF, self.down_FD[...].astype(dtype))
-        return out_BTD + self.down_bias_D[...].astype(dtype)[None, None] if s.mlp_bias else out_BTD
+            hidden_XF = activate(hidden_XF, s.activation)
+        hidden_XF = constrain(hidden_XF, *token_axes, "mlp")
+        return _linear(hidden_XF, self.down_FD, self.down_bias_D if s.mlp_bias else None)
+
+
+def _linear(x_XD: jax.Array, weight_DF: nnx.Param, bias_F: nnx.Param | None) -> jax.Array:
+    out_XF = jnp.einsum("...D,DF->...F", x_XD, weight_DF[...].astype(x_XD.dtype))
+    if bias_F is None:
+        return out_XF
+    return out_XF + jnp.broadcast_to(bias_F[...].astype(x_XD.dtype), out_XF.shape)
 
 
 def activate(x: jax.Array, activation: settings.Activation) -> jax.Array:
