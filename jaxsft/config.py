@@ -22,9 +22,12 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     # Of the parameters as they are kept; bfloat16 rounds updates below 1/512 of a weight away.
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "xla"] = "auto"  # back end
-    # "full" keeps each layer's input only and recomputes the rest.
-    remat: Literal["none", "full"] = "none"
+    attention: Literal["auto", "splash", "xla"] = "auto"  # back end
+    # What the backward pass computes again to save memory: "full" all of a layer; "save_context"
+    # all but attention, "save_attention" all but attention and its queries, keys and values,
+    # "save_projections" no product with a weight. docs/memory.md has the costs.
+    remat: Literal["none", "save_projections", "save_attention", "save_context", "full"] = "none"
+    unroll_layers: int = 1  # layers in one turn of their loop; more compile longer, may run faster
     # Control tokens that the tokenizer lacks, such as those of a ChatML template; they get the ids
     # after its last one, and rows in the embedding and the head.
     new_tokens: tuple[str, ...] = ()
@@ -117,6 +120,12 @@ class Optim:
     eps: float = 1e-8
     weight_decay: float = 0.0  # not applied to norm scales
     max_grad_norm: float | None = 1.0  # global norm; None: no clipping
+    # As gradients leave the backward pass; those of micro-batches are added in it. Their norm and
+    # the update are computed in float32. bfloat16 saves 2 bytes a parameter.
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    # Of Adam's mean of gradients as it is kept. The mean of their squares is always float32:
+    # bfloat16 would lose its changes, which are 1/512 of it and less.
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,6 +200,7 @@ def validate(config: Config) -> None:
 def _check_positive(config: Config) -> None:
     positive = {
         "model.pad_vocab_to": config.model.pad_vocab_to,
+        "model.unroll_layers": config.model.unroll_layers,
         "train.epochs": config.train.epochs,
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,

@@ -20,7 +20,7 @@ from jaxsft.data.read.records import Conversation, Message
 from jaxsft.data.read.sources import read_source
 from jaxsft.errors import ConfigError
 from jaxsft.generate import generate
-from jaxsft.kernels.cross_entropy import Sums
+from jaxsft.kernels.sums import Sums
 from jaxsft.loss import Batch
 from jaxsft.metrics import JsonLines, finite
 from jaxsft.model.state import Params

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jaxsft.kernels.cross_entropy import Sums, cross_entropy
+from jaxsft.kernels.cross_entropy import cross_entropy
+from jaxsft.kernels.sums import Sums
+from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.moe import RouterStats
-from jaxsft.model.state import Params
+from jaxsft.model.state import LAYERS, Params
 
 
 @jax.tree_util.register_dataclass
@@ -31,11 +33,26 @@ def loss_sums(
 
 
 def loss_and_routing(
-    graphdef: nnx.GraphDef, params: Params, batch: Batch, num_sources: int | None = None
+    graphdef: nnx.GraphDef,
+    params: Params,
+    batch: Batch,
+    num_sources: int | None = None,
+    slots: Params | None = None,
 ) -> tuple[Sums, RouterStats | None]:
-    """`loss_sums`, and what the routers of a mixture of experts did with the batch's tokens."""
+    """`loss_sums`, and what the routers of a mixture of experts did with the batch's tokens.
+
+    Args:
+        slots: where the gradients of the parameters go, in their own dtype; None: to `params`.
+    """
+    layer_slots = None
+    if slots is not None:
+        outside = {name: slot for name, slot in slots.items() if name != LAYERS}
+        params = params | with_slots({name: params[name] for name in outside}, outside)
+        layer_slots = slots[LAYERS]
     model = nnx.merge(graphdef, params)
-    hidden_BTD, routing = model.hidden_and_routing(batch.tokens, batch.segments, batch.positions)
+    hidden_BTD, routing = model.hidden_and_routing(
+        batch.tokens, batch.segments, batch.positions, layer_slots
+    )
     sums: Sums = cross_entropy(
         hidden_BTD,
         model.head(),
@@ -45,5 +62,6 @@ def loss_and_routing(
         batch.sources,
         num_sources,
         model.settings.logit_soft_cap,
+        model.settings.tied_embeddings,
     )
     return sums, routing

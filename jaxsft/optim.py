@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedule from config."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -18,9 +19,26 @@ def make_optimizer(optim: config.Optim) -> optax.GradientTransformation:
     The rate stays outside so that a skipped step doesn't shift the schedule.
     """
     return optax.chain(
-        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps),
+        _adam(optim),
         optax.add_decayed_weights(optim.weight_decay, mask=decayed),
     )
+
+
+def _adam(optim: config.Optim) -> optax.GradientTransformation:
+    """Adam in float32, whose first moment is rounded between steps only."""
+    adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+
+    def with_mu(state: Any, dtype: str) -> Any:
+        return state._replace(mu=jax.tree.map(lambda mean: mean.astype(dtype), state.mu))
+
+    def init(params: Any) -> Any:
+        return with_mu(adam.init(params), optim.first_moment_dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, new = adam.update(updates, with_mu(state, "float32"), params)
+        return updates, with_mu(new, optim.first_moment_dtype)
+
+    return optax.GradientTransformation(init, update)
 
 
 def decayed(params: Params) -> Params:

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 
 from jaxsft import mesh as mesh_lib
 from jaxsft import mesh_fit, optim, step
-from jaxsft.config import Config, Model
+from jaxsft.config import Config
 from jaxsft.data.prepare import source_names
 from jaxsft.errors import MeshError
-from jaxsft.kernels import attention, experts
+from jaxsft.kernels import attention_choice, experts
 from jaxsft.loss import Batch
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
@@ -71,9 +71,9 @@ def build(config: Config, base: settings.Decoder, num_steps: int, mesh: Mesh) ->
         ConfigError: the schedule does not fit the run.
     """
     model = config.model
-    decoder, choices = choose_back_ends(model, base, mesh)
+    decoder, choices = choose_back_ends(config, base, mesh)
     graphdef, shapes, axes = state.abstract(
-        decoder, model.dtype, model.remat, model.parameter_dtype
+        decoder, model.dtype, model.remat, model.parameter_dtype, model.unroll_layers
     )
     placement = state.shardings(shapes, axes, mesh)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
@@ -83,6 +83,7 @@ def build(config: Config, base: settings.Decoder, num_steps: int, mesh: Mesh) ->
         optim.make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
+        config.optim.gradient_dtype,
         len(sources) or None,
     )
     state_placement = step.state_shardings(recipe, shapes, placement, mesh)
@@ -100,15 +101,23 @@ def build(config: Config, base: settings.Decoder, num_steps: int, mesh: Mesh) ->
 
 
 def choose_back_ends(
-    model: Model, decoder: settings.Decoder, mesh: Mesh
+    config: Config, decoder: settings.Decoder, mesh: Mesh
 ) -> tuple[settings.Decoder, tuple[tuple[str, str, str], ...]]:
     """The decoder with its back ends for the mesh's devices, which may be others than ours."""
+    platform, length = mesh.devices.flat[0].platform, config.data.sequence_length
+    use = attention_choice.Use(
+        platform=platform,
+        length=length,
+        query_length=length // mesh_lib.parts("sequence", mesh.shape),
+    )
+    attention = attention_choice.choose(config.model.attention, use)
+    decoder = dataclasses.replace(decoder, attention_back_end=attention[0])
     choices = [
-        ("attention", *attention.choose(model.attention)),
+        ("attention", *attention),
         ("loss", "chunked", "the only back end yet"),
     ]
     if decoder.moe is not None:
-        name, reason = experts.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
+        name, reason = experts.choose(decoder.moe.back_end, platform)
         decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
         choices.append(("experts", name, reason))
     return decoder, tuple(choices)

@@ -111,6 +111,7 @@ def _small(config: Config, base: settings.Decoder) -> tuple[Config, settings.Dec
             ),
             train=dataclasses.replace(config.train, batch_size=rows, microbatches=parts),
             eval=dataclasses.replace(config.eval, batch_size=rows),
+            optim=dataclasses.replace(config.optim, gradient_dtype="float32"),
         ),
         model,
     )

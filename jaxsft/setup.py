@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsft import checkpoint, program, step
-from jaxsft.config import Config, Model, Source
+from jaxsft.config import Config, Model, Optim, Source
 from jaxsft.console import Console
 from jaxsft.convert import new_tokenizer, new_tokens, pretrained, source
 from jaxsft.convert.pretrained import Pretrained
@@ -262,9 +262,13 @@ def identity(config: Config, train: Cache) -> dict[str, Any]:
 def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises CheckpointError naming each value that differs from when the run began.
 
-    A field of Model that the checkpoint doesn't know came later: it had its default then.
+    A field of Model or Optim that the checkpoint doesn't know came later: it had its default then.
     """
-    defaults = {f"config.model.{field.name}": field.default for field in dataclasses.fields(Model)}
+    defaults = {
+        f"config.{section}.{field.name}": field.default
+        for section, fields in (("model", Model), ("optim", Optim))
+        for field in dataclasses.fields(fields)
+    }
     before = defaults | {"config.model.new_tokens": []} | before
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxsft import mesh as mesh_lib
 from jaxsft.errors import MeshError
-from jaxsft.kernels.cross_entropy import Sums
+from jaxsft.kernels.sums import Sums
 from jaxsft.loss import Batch, loss_and_routing, loss_sums
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params
@@ -55,6 +55,7 @@ class Recipe:
     schedule: Schedule
     microbatches: int
     max_grad_norm: float | None
+    gradient_dtype: str = "float32"
     num_sources: int | None = None  # of a mixture whose losses are kept apart
 
 
@@ -63,7 +64,7 @@ def init_state(recipe: Recipe, params: Params) -> TrainState:
 
 
 def init_opt_state(recipe: Recipe, params: Params) -> Any:
-    """Moments of float32, whatever the parameters' dtype."""
+    """Moments of zero, in the optimizer's dtypes whatever the parameters'."""
     return recipe.optimizer.init(_wide(params))
 
 
@@ -79,11 +80,12 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     weight; `step` counts on, so that data and schedule go their way.
     """
     (sums, routing), grads = gradient_sums(recipe, state.params, batch)
-    grads = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1.0), grads)
-    grad_norm = optax.tree.norm(grads)
+    # One factor for weight and clipping: gradients scaled in two goes would be held twice.
+    factor = 1.0 / jnp.where(sums.weight > 0, sums.weight, 1.0)
+    grad_norm = factor * optax.tree.norm(_wide(grads))
     if recipe.max_grad_norm is not None:
-        factor = jnp.minimum(1.0, recipe.max_grad_norm / (grad_norm + 1e-6))
-        grads = jax.tree.map(lambda g: factor * g, grads)
+        factor *= jnp.minimum(1.0, recipe.max_grad_norm / (grad_norm + 1e-6))
+    grads = jax.tree.map(lambda g: factor * g, _wide(grads))
     wide = _wide(state.params)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, wide)
     rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
@@ -103,26 +105,28 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
 def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals, Params]:
     """What `loss_and_routing` sums, and the gradient of `nll`, over micro-batches; not divided.
 
-    The gradient is float32.
-
     There is no auxiliary loss of routers: as a product of two means it would not add up over
     micro-batches, and SFT in transformers leaves it off too unless config.json asks for it.
     """
 
-    def nll(params: Params, part: Batch) -> tuple[jax.Array, Totals]:
-        totals = loss_and_routing(recipe.graphdef, params, part, recipe.num_sources)
+    def nll(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
+        totals = loss_and_routing(recipe.graphdef, params, part, recipe.num_sources, slots)
         return totals[0].nll, totals
 
-    def add_part(carry: tuple[Totals, Params], part: Batch):
-        (_, totals), grads = jax.value_and_grad(nll, has_aux=True)(params, part)
-        return jax.tree.map(jnp.add, carry, (totals, grads)), None
+    def of_part(part: Batch) -> tuple[Totals, Params]:
+        slots = jax.tree.map(lambda p: jnp.zeros_like(p, recipe.gradient_dtype), params)
+        (_, totals), grads = jax.value_and_grad(nll, has_aux=True)(slots, part)
+        return totals, grads
 
+    if recipe.microbatches == 1:
+        return of_part(batch)  # no zeros to add to, which would be as large as the gradients
     parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
-    totals = jax.eval_shape(nll, params, jax.tree.map(lambda rows: rows[0], parts))[1]
-    zeros = (
-        jax.tree.map(jnp.zeros_like, totals),
-        jax.tree.map(functools.partial(jnp.zeros_like, dtype=jnp.float32), params),
-    )
+    first = jax.tree.map(lambda rows: rows[0], parts)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, first))
+
+    def add_part(sums: tuple[Totals, Params], part: Batch):
+        return jax.tree.map(jnp.add, sums, of_part(part)), None
+
     return jax.lax.scan(add_part, zeros, parts)[0]
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from test_mesh_fit import config as config_of_a_run
 
 from jaxsft import config, program
 from jaxsft import mesh as mesh_lib
@@ -140,11 +141,12 @@ def test_expert_balance_is_1_where_use_is_even_and_counts_every_token_once(one_d
 def test_the_back_end_is_chosen_for_the_devices_of_the_mesh():
     """Which may be others than those of this machine, as in a plan."""
     here = mesh_lib.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1])
-    there: Any = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
-    model = config.Model(source="unused")
+    chip, axes = SimpleNamespace(platform="tpu"), dict.fromkeys(mesh_lib.AXES, 1)
+    there: Any = SimpleNamespace(devices=np.array([chip]), shape=axes)
+    run = config_of_a_run()
     for mesh, expected in ((here, "tiled"), (there, "ragged")):
-        decoder, choices = program.choose_back_ends(model, MODEL, mesh)
+        decoder, choices = program.choose_back_ends(run, MODEL, mesh)
         assert decoder.moe == dataclasses.replace(MOE, back_end=expected)
         assert choices[-1][:2] == ("experts", expected)
-    dense, choices = program.choose_back_ends(model, tiny.SETTINGS, there)
+    dense, choices = program.choose_back_ends(run, tiny.SETTINGS, there)
     assert dense == tiny.SETTINGS and "experts" not in [what for what, _, _ in choices]

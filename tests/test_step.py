@@ -11,6 +11,7 @@ from jaxsft import config, mesh, step
 from jaxsft.data import pack
 from jaxsft.errors import ConfigError
 from jaxsft.loss import Batch
+from jaxsft.model import remat
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,15 @@ def test_microbatches_on_a_mesh_change_nothing(one_device):
     assert_same_training(both, one_device)
 
 
-def test_remat_changes_nothing(one_device):
-    assert_same_training(tiny.run_steps(tiny.uneven_batch(), remat="full"), one_device)
+@pytest.mark.parametrize("policy", [name for name in remat.KEPT if name != "none"])
+def test_remat_changes_nothing(one_device, policy):
+    again = tiny.run_steps(tiny.uneven_batch(), remat=policy)
+    tiny.assert_trees_close(again.grad_sums, one_device.grad_sums, rtol=1e-6)
+    assert_same_training(again, one_device)
+
+
+def test_unrolled_layers_change_nothing(one_device):
+    assert_same_training(tiny.run_steps(tiny.uneven_batch(), unroll_layers=2), one_device)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(one_device):

@@ -89,17 +89,19 @@ def run_steps(
     optim_config=OPTIM,
     remat="none",
     dtype="float32",
+    unroll_layers=1,
 ) -> Result:
     """The real step on a mesh of `sizes`; everything comes back as numpy."""
     devices = jax.devices() if sizes != ONE_DEVICE else jax.devices()[:1]
     over = mesh.make_mesh(sizes, devices)
-    graphdef, shapes, axes = state.abstract(model, dtype, remat)
+    graphdef, shapes, axes = state.abstract(model, dtype, remat, unroll_layers=unroll_layers)
     recipe = step.Recipe(
         graphdef,
         optim.make_optimizer(optim_config),
         optim.make_schedule(optim_config, 100),
         microbatches,
         optim_config.max_grad_norm,
+        optim_config.gradient_dtype,
     )
     placement = state.shardings(shapes, axes, over)
     state_placement = step.state_shardings(recipe, shapes, placement, over)

@@ -1,28 +1,24 @@
-"""Causal attention among the tokens of one segment.
+"""Causal attention among the tokens of one segment, by the back end that was chosen.
 
-B: batch row, T / S: query / key position, N: query heads, K: key-value heads, G: N // K,
-H: head_dim.
+B: batch row, T / S: query / key position, N: query heads, K: key-value heads, H: head_dim.
 """
+
+import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from jaxsft.errors import ConfigError
+from jaxsft.kernels import attention_full, attention_splash
+from jaxsft.mesh import RULES, parts
 
-BACK_ENDS = ("xla",)
-
-
-def choose(name: str) -> tuple[str, str]:
-    """The back end that `name` stands for on this hardware, and why.
-
-    Raises:
-        ConfigError: a back end that is not there.
-    """
-    if name == "auto":
-        return "xla", "the reference; the only back end yet"
-    if name not in BACK_ENDS:
-        raise ConfigError(f"config.model.attention={name}: expected auto or {', '.join(BACK_ENDS)}")
-    return name, "asked for by config.model.attention"
+# All of attend's signature, for the queries of one device and all keys of their rows.
+BACK_ENDS: dict[str, Callable[..., jax.Array]] = {
+    "splash": attention_splash.attend,
+    "xla": attention_full.attend,
+}
 
 
 def attend(
@@ -33,8 +29,10 @@ def attend(
     kv_segments_BS: jax.Array,
     first_query: jax.Array | int = 0,
     *,
+    back_end: str = "xla",
     scale: float | None = None,
     window: jax.Array | int | None = None,
+    windows: tuple[int, ...] = (),
     soft_cap: float | None = None,
     sinks_N: jax.Array | None = None,
 ) -> jax.Array:
@@ -42,45 +40,59 @@ def attend(
 
     Args:
         q_segments_BT: int32; padding (0) attends to padding, so that no row is empty.
-        first_query: key position of query 0, more than 0 when decoding with a cache.
+        first_query: key position of query 0, more than 0 when decoding with a cache, which `xla`
+            alone does.
+        back_end: a name in BACK_ENDS.
         scale: None: H ** -0.5.
         window: a query sees its own key and the window - 1 before it; None: all before it.
+        windows: the values that a traced `window` may have.
         soft_cap: logits become soft_cap * tanh(logits / soft_cap).
         sinks_N: a logit for each head that takes part in the softmax and has no value.
 
     Returns:
         [B, T, N, H] in the dtype of q; logits and softmax are float32.
     """
-    num_kv_heads, head_dim = k_BSKH.shape[2:]
-    batch, length = q_BTNH.shape[:2]
-    q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, -1, head_dim)
-    q_BTKGH *= head_dim**-0.5 if scale is None else scale
-    logits_BKGTS = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
-    )
-    if soft_cap is not None:
-        logits_BKGTS = soft_cap * jnp.tanh(logits_BKGTS / soft_cap)
-    mask_TS = _visible(first_query + jnp.arange(length), jnp.arange(k_BSKH.shape[1]), window)
-    same_BTS = q_segments_BT[:, :, None] == kv_segments_BS[:, None, :]
-    mask_BTS = mask_TS[None] & same_BTS
-    lowest = jnp.finfo(jnp.float32).min
-    logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, lowest)
-    if sinks_N is None:
-        shares_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1)
-    else:
-        sinks_KG = sinks_N.astype(jnp.float32).reshape(num_kv_heads, -1)
-        shares_BKGTS = _softmax_with_sinks(logits_BKGTS, sinks_KG)
-    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", shares_BKGTS.astype(v_BSKH.dtype), v_BSKH)
-    return out_BTKGH.reshape(q_BTNH.shape)
+    options = {"scale": scale, "windows": windows, "soft_cap": soft_cap}
+    run = functools.partial(BACK_ENDS[back_end], **options)
+    arrays = (q_BTNH, k_BSKH, v_BSKH, q_segments_BT, kv_segments_BS)
+    mesh = jax.sharding.get_abstract_mesh()
+    if back_end == "xla" or mesh.empty or mesh.size == 1:
+        return run(*arrays, first_query, window=window, sinks_N=sinks_N)
+    return _on_each_device(run, mesh, arrays, window, sinks_N)
 
 
-def _visible(q_slots_T: jax.Array, slots_S: jax.Array, window: jax.Array | int | None) -> jax.Array:
-    distance_TS = q_slots_T[:, None] - slots_S[None, :]
-    return distance_TS >= 0 if window is None else (distance_TS >= 0) & (distance_TS < window)
+def _on_each_device(run: Callable[..., jax.Array], mesh, arrays, window, sinks_N) -> jax.Array:
+    """A device's queries and heads over the whole rows' keys, which `context` does not split."""
+    q_BTNH, k_BSKH = arrays[:2]
+
+    def over(logical: str, size: int) -> tuple[str, ...] | None:
+        return RULES[logical] if size % parts(logical, mesh.shape) == 0 else None
+
+    batch, queries = over("batch", q_BTNH.shape[0]), over("sequence", q_BTNH.shape[1])
+    heads, kv_heads = over("heads", q_BTNH.shape[2]), over("kv_heads", k_BSKH.shape[2])
+    q_spec, kv_spec = PartitionSpec(batch, queries, heads), PartitionSpec(batch, None, kv_heads)
+    group = q_BTNH.shape[2] // k_BSKH.shape[2]
+
+    def on_device(arrays, window, sinks_N):
+        q_BTNH, k_BSKH, v_BSKH, *segments = arrays
+        if heads is not None and kv_heads is None:
+            used_K = _kv_heads_of(jax.lax.axis_index(heads), q_BTNH.shape[2], group)
+            k_BSKH, v_BSKH = k_BSKH[:, :, used_K], v_BSKH[:, :, used_K]
+        first = 0 if queries is None else jax.lax.axis_index(queries) * q_BTNH.shape[1]
+        return run(q_BTNH, k_BSKH, v_BSKH, *segments, first, window=window, sinks_N=sinks_N)
+
+    segment_specs = (PartitionSpec(batch, queries), PartitionSpec(batch))
+    array_specs = (q_spec, kv_spec, kv_spec, *segment_specs)
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(array_specs, PartitionSpec(), PartitionSpec(heads)),
+        out_specs=q_spec,
+        check_vma=False,
+    )(arrays, window, sinks_N)
 
 
-def _softmax_with_sinks(logits_BKGTS: jax.Array, sinks_KG: jax.Array) -> jax.Array:
-    shape = (*logits_BKGTS.shape[:-1], 1)
-    sinks_BKGT1 = jnp.broadcast_to(sinks_KG[None, :, :, None, None], shape)
-    joined = jnp.concatenate([logits_BKGTS, sinks_BKGT1], axis=-1)
-    return jax.nn.softmax(joined, axis=-1)[..., :-1]
+def _kv_heads_of(part: jax.Array, num_heads: int, group: int) -> jax.Array:
+    """Key-value heads that the num_heads query heads of a part use, each for as many of them."""
+    run_length = math.gcd(num_heads, group)
+    return (part * num_heads + jnp.arange(0, num_heads, run_length)) // group

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from jaxsft.errors import ConfigError
@@ -139,8 +140,9 @@ def _dense(x_BTD, chosen_BTX, shares_BTX, experts: Experts, activate: Activation
         out_BTEF = jnp.einsum("BTD,EDF->BTEF", x_BTD, weight_EDF)
         return out_BTEF if bias_EF is None else out_BTEF + bias_EF[None, None]
 
-    gate_BTEF = into(experts.gate_EDF, experts.gate_bias_EF)
-    hidden_BTEF = activate(gate_BTEF, into(experts.up_EDF, experts.up_bias_EF))
+    gate_BTEF = checkpoint_name(into(experts.gate_EDF, experts.gate_bias_EF), "gate")
+    up_BTEF = checkpoint_name(into(experts.up_EDF, experts.up_bias_EF), "up")
+    hidden_BTEF = activate(gate_BTEF, up_BTEF)
     out_BTED = jnp.einsum("BTEF,EFD->BTED", hidden_BTEF, experts.down_EFD)
     shares_BTE = spread(chosen_BTX, shares_BTX, experts.gate_EDF.shape[0])
     return jnp.einsum("BTED,BTE->BTD", out_BTED.astype(jnp.float32), shares_BTE)
@@ -170,8 +172,9 @@ def _local(
 
     x_NXD = jnp.broadcast_to(x_BTD[:, :, None], (batch, length, num_chosen, x_BTD.shape[-1]))
     rows_MD = _permute(x_NXD.reshape(order_M.size, -1), order_M, back_M)
-    gate_MF = into(rows_MD, experts.gate_EDF, experts.gate_bias_EF)
-    hidden_MF = activate(gate_MF, into(rows_MD, experts.up_EDF, experts.up_bias_EF))
+    gate_MF = checkpoint_name(into(rows_MD, experts.gate_EDF, experts.gate_bias_EF), "gate")
+    up_MF = checkpoint_name(into(rows_MD, experts.up_EDF, experts.up_bias_EF), "up")
+    hidden_MF = activate(gate_MF, up_MF)
     out_MD = grouped_dot(hidden_MF, experts.down_EFD, sizes_E, back_end)
     out_BTXD = _permute(out_MD, back_M, order_M).reshape(batch, length, num_chosen, -1)
     return jnp.einsum("BTXD,BTX->BTD", out_BTXD.astype(jnp.float32), shares_BTX)

@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.kernels import attention as kernel
 from jaxsft.mesh import constrain
@@ -86,17 +87,20 @@ class Attention(nnx.Module):
             context.segments_BT,
             kv_segments_BS,
             start,
+            back_end=s.attention_back_end if cache is None else "xla",
             scale=s.attention_scale,
             window=place.window,
+            windows=s.windows,
             soft_cap=s.attention_soft_cap,
             sinks_N=self.sinks_bias_N[...] if s.attention_sinks else None,
         )
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
+        out_BTNH = checkpoint_name(out_BTNH, "context")
         o_NHD = self.o_NHD[...].astype(x_BTD.dtype)
         out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
         if s.attention_out_bias:
             out_BTD += self.o_bias_D[...].astype(x_BTD.dtype)[None, None]
-        return out_BTD, cache
+        return checkpoint_name(out_BTD, "attention_out"), cache
 
     def _project(
         self, x_BTD: jax.Array, context: Context, place: Place
@@ -110,7 +114,9 @@ class Attention(nnx.Module):
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         index = 0 if place.rope is None else place.rope
         turns = (context.cos_XBTR[index], context.sin_XBTR[index], s.rope.interleaved)
-        return rope.rotate(q_BTNH, *turns), rope.rotate(k_BTKH, *turns), v_BTKH
+        q_BTNH = checkpoint_name(rope.rotate(q_BTNH, *turns), "q")
+        k_BTKH = checkpoint_name(rope.rotate(k_BTKH, *turns), "k")
+        return q_BTNH, k_BTKH, checkpoint_name(v_BTKH, "v")
 
 
 def _heads(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.mesh import constrain, is_split
 from jaxsft.model import parameter, settings
@@ -36,8 +37,10 @@ class Mlp(nnx.Module):
         """X is one dimension, or rows and positions."""
         s = self.settings
         hidden_XF = _linear(x_XD, self.up_DF, self.up_bias_F if s.mlp_bias else None)
+        hidden_XF = checkpoint_name(hidden_XF, "up")
         if s.mlp_gated:
             gate_XF = _linear(x_XD, self.gate_DF, self.gate_bias_F if s.mlp_bias else None)
+            gate_XF = checkpoint_name(gate_XF, "gate")
             hidden_XF = activate(gate_XF, s.activation) * hidden_XF
         else:
             hidden_XF = activate(hidden_XF, s.activation)

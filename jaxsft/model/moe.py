@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.kernels import experts as kernel
 from jaxsft.mesh import constrain
@@ -54,6 +55,7 @@ class SharedExpert(nnx.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.gate_DF[...].astype(x_BTD.dtype))
         up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.up_DF[...].astype(x_BTD.dtype))
+        gate_BTF, up_BTF = checkpoint_name(gate_BTF, "gate"), checkpoint_name(up_BTF, "up")
         hidden_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", "sequence", "mlp")
         out_BTD = jnp.einsum("BTF,FD->BTD", hidden_BTF, self.down_FD[...].astype(x_BTD.dtype))
         share_BT1 = jnp.einsum("BTD,DZ->BTZ", x_BTD, self.share_D1[...].astype(x_BTD.dtype))

@@ -8,6 +8,8 @@ import enum
 
 from jaxsft.model.moe_settings import Moe
 
+WIDER_THAN_ANY_ROW = 2**30  # the window of a layer that has none, where others have one
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearScaling:
@@ -135,6 +137,7 @@ class Decoder:
     attention_scale: float | None = None  # of query x key; None: head_dim ** -0.5
     attention_soft_cap: float | None = None  # logits become cap * tanh(logits / cap)
     attention_sinks: bool = False  # a learned logit for each head that takes weight from all keys
+    attention_back_end: str = "xla"  # one of kernels.attention.BACK_ENDS, but with a cache
     mlp_gated: bool = True
     mlp_bias: bool = False
     activation: Activation = Activation.SILU
@@ -149,6 +152,12 @@ class Decoder:
     def num_tokens(self) -> int:
         """Rows of the vocabulary that may be predicted."""
         return self.vocab_size - self.num_padding
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Each that a layer has, once; none where no layer has one."""
+        windows = [kind.window for kind in self.kinds()]
+        return tuple(dict.fromkeys(w or WIDER_THAN_ANY_ROW for w in windows)) * any(windows)
 
     def kinds(self) -> tuple[LayerKind, ...]:
         """One for each layer."""

@@ -12,10 +12,15 @@ from jaxsft.model import settings
 from jaxsft.model.transformer import Decoder
 
 Params = dict[str, Any]  # nested; the leaves are arrays
+LAYERS = "layers"  # of Params: the layers, whose leaves are stacked
 
 
 def abstract(
-    s: settings.Decoder, dtype: str, remat: str, parameter_dtype: str = "float32"
+    s: settings.Decoder,
+    dtype: str,
+    remat: str,
+    parameter_dtype: str = "float32",
+    unroll_layers: int = 1,
 ) -> tuple[nnx.GraphDef, Params, Params]:
     """The decoder's graph definition, its parameters' shapes, and their logical axes.
 
@@ -25,10 +30,13 @@ def abstract(
         dtype: of the computation.
         parameter_dtype: of the shapes.
     """
-    model = nnx.eval_shape(lambda: Decoder(s, rngs=nnx.Rngs(0), dtype=dtype, remat=remat))
-    graphdef, state = nnx.split(model, nnx.Param, ...)[:2]
+
+    def make() -> Decoder:
+        return Decoder(s, rngs=nnx.Rngs(0), dtype=dtype, remat=remat, unroll_layers=unroll_layers)
+
+    graphdef, state = nnx.split(nnx.eval_shape(make), nnx.Param, ...)[:2]
     axes = {
-        path: (("layer",) if path[0] == "layers" else ()) + variable.get_metadata()["axes"]
+        path: (("layer",) if path[0] == LAYERS else ()) + variable.get_metadata()["axes"]
         for path, variable in nnx.to_flat_state(state)
     }
     kept = jnp.dtype(parameter_dtype)

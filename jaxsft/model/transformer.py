@@ -4,6 +4,7 @@ L: layer (stacked leaf), B: batch row, T: position, S: cache slot, D: embed_dim,
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,12 @@ from flax import nnx
 from jaxsft.mesh import constrain
 from jaxsft.model import parameter, rope, settings
 from jaxsft.model.attention import Attention, Cache, Context, Place
+from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.mlp import Mlp
 from jaxsft.model.moe import Moe, RouterStats
 from jaxsft.model.norm import Norm
+from jaxsft.model.remat import remat as rematerialised
 from jaxsft.model.settings import Block
-
-_WIDER_THAN_ANY_ROW = 2**30  # the window of a layer that has none, where others have one
 
 
 class Layer(nnx.Module):
@@ -72,11 +73,12 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         dtype: str = "float32",
         remat: str = "none",
+        unroll_layers: int = 1,
     ):
         self.settings = s
         self.source: str | None = None  # where load_model read it, for save_model
         self.dtype = dtype
-        self.remat = remat
+        self.remat, self.unroll_layers = remat, unroll_layers
         V, D = s.vocab_size, s.embed_dim
         self.embedding_VD = parameter.matrix(rngs, s.init_stddev, (V, D), ("vocab", "embed"))
         self.layers = _stacked_layers(s, rngs)
@@ -114,13 +116,19 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
+        layer_slots: Any = None,
     ) -> tuple[jax.Array, RouterStats | None]:
-        """`hidden`, and what the routers did, by layer; None for a model without experts."""
+        """`hidden`, and what the routers did, by layer; None for a model without experts.
+
+        Args:
+            layer_slots: where the gradients of the stacked layers go; None: to the layers.
+        """
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        hidden_BTD, _, routed = self._run(tokens_BT, segments_BT, positions_BT, None)
+        inputs = (tokens_BT, segments_BT, positions_BT)
+        hidden_BTD, _, routed = self._run(*inputs, None, layer_slots)
         return hidden_BTD, routed
 
     def extend(
@@ -146,16 +154,13 @@ class Decoder(nnx.Module):
         return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
 
     def head(self) -> jax.Array:
-        """The output projection, [D, V] in its own dtype; the embedding transposed when tied."""
-        if self.settings.tied_embeddings:
-            return self.embedding_VD[...].T
-        return self.head_DV[...]
+        """The output projection in its own dtype: [D, V], or the embedding [V, D] when tied."""
+        return (self.embedding_VD if self.settings.tied_embeddings else self.head_DV)[...]
 
     def _logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        head_DV = self.head().astype(self.dtype)
-        logits_BTV = jnp.einsum(
-            "BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32
-        )
+        product = "BTD,VD->BTV" if self.settings.tied_embeddings else "BTD,DV->BTV"
+        head = self.head().astype(self.dtype)
+        logits_BTV = jnp.einsum(product, hidden_BTD, head, preferred_element_type=jnp.float32)
         cap = self.settings.logit_soft_cap
         logits_BTV = logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
         if not self.settings.num_padding:
@@ -169,6 +174,7 @@ class Decoder(nnx.Module):
         segments_BT: jax.Array,
         positions_BT: jax.Array,
         cache: Cache | None,
+        layer_slots: Any = None,
     ) -> tuple[jax.Array, Cache | None, RouterStats | None]:
         s = self.settings
         # Gathered whole: a lookup in a table split over devices would move every row anyway.
@@ -176,17 +182,22 @@ class Decoder(nnx.Module):
         x_BTD = s.embedding_scale * table_VD[tokens_BT]
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
         context = self._context(segments_BT, positions_BT, cache)
-        graphdef, stacked = nnx.split(self.layers)
+        graphdef, state = nnx.split(self.layers)
 
         def body(carry, inputs):
-            layer_state, place = inputs
-            layer = nnx.merge(graphdef, layer_state)
+            params, slots, place = inputs
+            # Else the compiler casts the stack before the loop: a second copy of the parameters.
+            params = jax.lax.optimization_barrier(params)
+            params = params if slots is None else with_slots(params, slots)
+            layer = nnx.merge(graphdef, params)
             x_BTD, cache, routed = layer(carry[0], context, carry[1], place)
             return (x_BTD, cache), routed
 
-        if self.remat == "full":
-            body = jax.checkpoint(body, prevent_cse=False)
-        (x_BTD, cache), routed = jax.lax.scan(body, (x_BTD, cache), (stacked, _places(s)))
+        body = rematerialised(body, self.remat)
+        inputs = (nnx.to_pure_dict(state), layer_slots, _places(s))
+        (x_BTD, cache), routed = jax.lax.scan(
+            body, (x_BTD, cache), inputs, unroll=self.unroll_layers
+        )
         return s.logit_scale * self.final_norm(x_BTD), cache, routed
 
     def _context(
@@ -213,7 +224,7 @@ def _places(s: settings.Decoder) -> Place:
     ropes = [_ropes(s).index(kind.rope) for kind in s.kinds()]
     window = rope_index = None
     if any(windows):
-        window = jnp.asarray([w or _WIDER_THAN_ANY_ROW for w in windows], jnp.int32)
+        window = jnp.asarray([w or settings.WIDER_THAN_ANY_ROW for w in windows], jnp.int32)
     if len(set(ropes)) > 1:
         rope_index = jnp.asarray(ropes, jnp.int32)
     return Place(jnp.arange(s.num_layers), rope_index, window)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -13,7 +14,7 @@ from jaxsft import mesh as mesh_lib
 from jaxsft import program
 from jaxsft.chips import Chip
 from jaxsft.config import Config
-from jaxsft.kernels.cross_entropy import chunk_tokens
+from jaxsft.kernels.cross_entropy_chunks import chunk_tokens
 from jaxsft.metrics import BatchCounts, training_flops
 from jaxsft.model import settings
 from jaxsft.plan import cost, hlo, memory
@@ -125,14 +126,14 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
 def _head_chunks(config: Config, built: Program, rows: Rows) -> float:
     """How often the loop over supervised tokens runs, whose length the data decide."""
     sizes = built.mesh.shape
-    parts = mesh_lib.parts("batch", sizes) * sizes["context"] * sizes["tensor"]
+    parts = mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes)
     slots = config.train.batch_size * config.data.sequence_length
     local = max(1, slots // (config.train.microbatches * parts))
     return np.ceil(rows.supervised * local / chunk_tokens(local))
 
 
 def _state_bytes(built: Program) -> dict[str, float]:
-    """Per device; gradients are float32 and lie where their parameters lie."""
+    """Per device; gradients lie where their parameters lie."""
 
     def total(tree: Any, placement: Any, itemsize: int | None = None) -> float:
         sizes = jax.tree.map(
@@ -145,10 +146,11 @@ def _state_bytes(built: Program) -> dict[str, float]:
         return sum(jax.tree.leaves(sizes))
 
     shapes, placement = built.shapes, built.placement
+    gradients = built.recipe.gradient_dtype
     return {
         "parameters": total(shapes.params, placement.params),
         "optimizer": total(shapes.opt_state, placement.opt_state),
-        "gradients": total(shapes.params, placement.params, 4),
+        "gradients": total(shapes.params, placement.params, jnp.dtype(gradients).itemsize),
     }
 
 

@@ -11,13 +11,12 @@ from jaxsft.config import Config, Mesh
 from jaxsft.errors import ConfigError
 from jaxsft.mesh_fit import fitting, words
 from jaxsft.model import settings
+from jaxsft.model.remat import KEPT
 from jaxsft.plan import estimate, text
 from jaxsft.plan.estimate import Estimate, Rows
 from jaxsft.plan.memory import GIB
 from jaxsft.plan.prepared import Run
 from jaxsft.plan.topology import Topology
-
-REMATS = ("none", "full")  # the faster first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ def search(
 def _settings(config: Config) -> Iterator[tuple[str, int]]:
     counts = [n for n in range(1, config.train.batch_size + 1) if config.train.batch_size % n == 0]
     for microbatches in counts:
-        for remat in REMATS:
+        for remat in KEPT:  # the faster first
             yield remat, microbatches
 
 

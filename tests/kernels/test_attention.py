@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxsft.errors import ConfigError
-from jaxsft.kernels.attention import attend, choose
+from jaxsft.kernels.attention import attend
+from jaxsft.kernels.attention_choice import Use, choose
 
 B, T, N, K, H = 2, 12, 4, 2, 8
 RNG = np.random.default_rng(0)
@@ -55,6 +56,7 @@ def test_a_window_counts_from_the_query_when_decoding():
 
 
 def test_back_ends_are_chosen_by_name():
-    assert choose("auto")[0] == choose("xla")[0] == "xla"
+    use = Use(platform="cpu", length=T, query_length=T)
+    assert choose("auto", use)[0] == choose("xla", use)[0] == "xla"
     with pytest.raises(ConfigError, match="config.model.attention=flash"):
-        choose("flash")
+        choose("flash", use)

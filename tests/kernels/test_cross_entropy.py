@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from jaxsft import config, mesh
-from jaxsft.kernels.cross_entropy import chunk_tokens, cross_entropy
+from jaxsft.kernels.cross_entropy import cross_entropy
+from jaxsft.kernels.cross_entropy_chunks import chunk_tokens
+from jaxsft.plan import cost, hlo
 
 
-def plain(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, soft_cap=None):
+def plain(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, soft_cap=None, tied=False):
     """Weighted negative log-likelihood with all logits in memory."""
+    head_DV = head_DV.T if tied else head_DV
     logits_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV)[..., :vocab_size]
     if soft_cap is not None:
         logits_BTV = soft_cap * jnp.tanh(logits_BTV / soft_cap)
@@ -35,6 +38,7 @@ def inputs(batch, length, dim, columns, vocab_size, share, seed=0):
     return tuple(map(jnp.asarray, (hidden, head, targets, weights.astype(np.float32))))
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
     ("batch", "length", "columns", "vocab_size", "share", "soft_cap"),
     [
@@ -45,24 +49,89 @@ def inputs(batch, length, dim, columns, vocab_size, share, seed=0):
         (2, 300, 40, 40, 0.0, None),  # no target at all
     ],
 )
-def test_equals_the_plain_form(batch, length, columns, vocab_size, share, soft_cap):
+def test_equals_the_plain_form(batch, length, columns, vocab_size, share, soft_cap, tied):
     hidden, head, targets, weights = inputs(batch, length, 16, columns, vocab_size, share)
-    arrays = (targets, weights, vocab_size)
-    sums = cross_entropy(hidden, head, *arrays, soft_cap=soft_cap)
-    expected = plain(hidden, head, *arrays, soft_cap)
-    for name, value in expected.items():
-        np.testing.assert_allclose(getattr(sums, name), value, rtol=2e-6, atol=1e-5, err_msg=name)
+    head = head.T if tied else head
+    assert_equals_the_plain_form(hidden, head, targets, weights, vocab_size, soft_cap, tied)
+
+
+def assert_equals_the_plain_form(hidden, head, targets, weights, vocab_size, soft_cap, tied):
+    arrays, form = (targets, weights, vocab_size), {"soft_cap": soft_cap, "tied": tied}
 
     def ours(hidden, head):
-        return 3.0 * cross_entropy(hidden, head, *arrays, soft_cap=soft_cap).nll
+        sums = cross_entropy(hidden, head, *arrays, **form)
+        return 3.0 * sums.nll, sums
 
     def theirs(hidden, head):
-        return 3.0 * plain(hidden, head, *arrays, soft_cap)["nll"]
+        sums = plain(hidden, head, *arrays, **form)
+        return 3.0 * sums["nll"], sums
 
-    actual, wanted = (jax.jit(jax.grad(f, argnums=(0, 1)))(hidden, head) for f in (ours, theirs))
+    (actual, sums), (wanted, expected) = (
+        jax.jit(jax.grad(f, argnums=(0, 1), has_aux=True))(hidden, head) for f in (ours, theirs)
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(sums, name), value, rtol=2e-6, atol=1e-5, err_msg=name)
     for got, want in zip(actual, wanted, strict=True):
-        assert got.dtype == want.dtype
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5)
+        assert got.dtype == want.dtype and got.sharding.device_set == want.sharding.device_set
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        config.Mesh(fsdp=8),
+        config.Mesh(data=2, fsdp=2, tensor=2),
+        config.Mesh(fsdp=2, tensor=4),  # the last part of the vocabulary is all padding
+        config.Mesh(data=1, fsdp=1, context=2, expert=2, tensor=2),
+    ],
+    ids=str,
+)
+def test_every_mesh_equals_the_plain_form(sizes, tied):
+    """Devices have from no supervised token to all, so their loops differ in length."""
+    hidden, head, targets, weights = inputs(8, 400, 16, 64, 40, 0.5)
+    weights = weights.at[0].set(0).at[1].set(1.5).at[4:6].set(0)
+    head = head.T if tied else head
+    over = mesh.make_mesh(sizes)
+    with jax.set_mesh(over):
+        rows = mesh.sharding(over, "batch", "sequence")
+        head_axes = ("vocab", "embed") if tied else ("embed", "vocab")
+        arrays = (
+            jax.device_put(hidden, mesh.sharding(over, "batch", "sequence", None)),
+            jax.device_put(head, mesh.sharding(over, *head_axes)),
+            jax.device_put(targets, rows),
+        )
+        for used in (weights, jnp.zeros_like(weights)):
+            assert_equals_the_plain_form(*arrays, jax.device_put(used, rows), 40, 30.0, tied)
+
+
+def test_only_gradients_that_are_wanted_are_computed():
+    """Of the products of logits, hidden's gradient and the head's, one, two or all three."""
+    hidden, head, targets, weights = inputs(1, 128, 16, 64, 64, 1.0)
+
+    def loss(hidden, head):
+        return cross_entropy(hidden, head, targets, weights, 64).nll
+
+    frozen = jax.grad(lambda hidden: loss(hidden, jax.lax.stop_gradient(head)))
+    runs = {1: loss, 2: jax.grad(loss), 3: jax.grad(loss, argnums=(0, 1))}
+    for products, run in runs.items():
+        text = jax.jit(run).lower(hidden, head).compile().as_text()
+        flops = cost.matmul_flops(hlo.parse(text, 1.0))
+        assert flops == products * 2 * 128 * 16 * 64
+    np.testing.assert_array_equal(jax.jit(frozen)(hidden), jax.jit(runs[2])(hidden, head))
+
+
+def test_a_gradient_in_bfloat16_is_added_up_in_float32():
+    hidden, head, targets, weights = inputs(4, 512, 16, 64, 64, 1.0)
+    assert hidden.shape[0] * hidden.shape[1] > 4 * chunk_tokens(2048)
+    half = head.astype(jnp.bfloat16)
+
+    def loss(head):
+        return cross_entropy(hidden, head, targets, weights, 64).nll
+
+    rounded, exact = jax.grad(loss)(half), jax.grad(loss)(half.astype(jnp.float32))
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(rounded, exact.astype(jnp.bfloat16))
 
 
 def test_padded_columns_never_win():

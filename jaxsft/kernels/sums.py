@@ -1,0 +1,32 @@
+"""Sums of a loss over tokens: they add up over chunks, micro-batches and devices.
+
+S: source of a mixture.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Sums over target tokens, float32 scalars; a mean is one of them over `weight`."""
+
+    nll: jax.Array  # weight x negative log-likelihood, nats
+    weight: jax.Array
+    correct: jax.Array  # weight of the targets that have the greatest logit
+    entropy: jax.Array  # weight x entropy of the predicted distribution, nats
+    supervised_tokens: jax.Array  # targets of weight > 0
+    source_nll: jax.Array | None = None  # [S]: nll and weight of each source of a mixture
+    source_weight: jax.Array | None = None
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return jax.tree.map(jnp.add, self, other)
+
+    @staticmethod
+    def zero(num_sources: int | None = None) -> "Sums":
+        zero = jnp.float32(0)
+        by_source = None if num_sources is None else jnp.zeros(num_sources, jnp.float32)
+        return Sums(zero, zero, zero, zero, zero, by_source, by_source)

@@ -1,0 +1,51 @@
+"""Each policy computes again what it says, and keeps less than the one before."""
+
+import dataclasses
+
+import jax
+import pytest
+import tiny
+
+from jaxsft.loss import loss_sums
+from jaxsft.model import remat, state
+from jaxsft.plan import cost, hlo
+
+S = dataclasses.replace(tiny.SETTINGS, num_layers=8)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """By policy: the flops of all matrix products, and bytes of temporaries."""
+    batch, params = tiny.uneven_batch(), tiny.host_params(S)
+
+    def measure(policy):
+        graphdef, _, _ = state.abstract(S, "float32", policy)
+        grad = jax.grad(lambda params: loss_sums(graphdef, params, batch).nll)
+        made = jax.jit(grad).lower(params).compile()
+        flops = cost.matmul_flops(hlo.parse(made.as_text()))
+        return flops, made.memory_analysis().temp_size_in_bytes
+
+    return {policy: measure(policy) for policy in remat.KEPT}
+
+
+def test_each_policy_computes_more_than_the_one_before_and_needs_less(compiled):
+    flops, temporaries = zip(*compiled.values(), strict=True)
+    assert list(flops) == sorted(flops) and len(set(flops)) == len(flops)
+    assert list(temporaries) == sorted(temporaries, reverse=True)
+
+
+def test_saved_projections_leave_attention_alone_to_compute_again(compiled):
+    """Of plain attention: queries times keys; the shares times values are kept."""
+    tokens, length = tiny.uneven_batch().tokens.size, tiny.uneven_batch().tokens.shape[1]
+    products = 2 * S.num_layers * tokens * length * S.num_heads * S.head_dim
+    assert compiled["save_projections"][0] - compiled["none"][0] == pytest.approx(products)
+
+
+def test_full_computes_all_products_of_a_layer_but_the_last_again(compiled):
+    """No gradient needs what the last one, down, gives."""
+    tokens, length = tiny.uneven_batch().tokens.size, tiny.uneven_batch().tokens.shape[1]
+    heads = 2 * S.num_heads + 2 * S.num_kv_heads
+    weights = S.embed_dim * (heads * S.head_dim + 2 * S.mlp_dim)
+    attention = 2 * length * S.num_heads * S.head_dim
+    again = 2 * S.num_layers * tokens * (weights + attention)
+    assert compiled["full"][0] - compiled["none"][0] == pytest.approx(again)
