@@ -8,10 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 # Drawn in stand-in colours, which become CSS variables: the page decides between light and dark.
 _INK, _GRID = "#010101", "#020202"
 _SERIES = ("#030303", "#040404", "#050505", "#060606")
@@ -71,6 +67,11 @@ def _alternative(title: str, curves: Sequence[Curve]) -> str:
 
 def _svg(curves: Sequence[Curve], alternative: str, prefix: str) -> str:
     """An inline SVG without a size of its own, coloured by the page."""
+    # Half a second to import: every start would pay for what only a run's end needs.
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": prefix,

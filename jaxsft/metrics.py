@@ -1,13 +1,16 @@
-"""What a run did per step: counters, floating-point operations, and the file they go to."""
+"""What a run did per step: counters, and the file they go to.
+
+N: segments.
+"""
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from jaxsft.model import moe_settings, settings
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,38 +19,40 @@ class BatchCounts:
 
     tokens: int  # not padding
     slots: int  # rows x sequence length
-    attention_pairs: int  # (query, key) pairs that attention must form: sum of s (s + 1) / 2
+    # (query, key) pairs that a head of a layer must form, by the layer's window.
+    attention_pairs: Mapping[int | None, int]
     examples: int
 
+    @classmethod
+    def of_segments(
+        cls, lengths_N: np.ndarray, slots: int, windows: Iterable[int | None]
+    ) -> "BatchCounts":
+        """Counts of segments of these lengths, for a model whose layers have these windows."""
+        return cls(
+            tokens=int(lengths_N.sum()),
+            slots=slots,
+            attention_pairs={window: int(_pairs(lengths_N, window).sum()) for window in windows},
+            examples=len(lengths_N),
+        )
+
     def __add__(self, other: "BatchCounts") -> "BatchCounts":
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return BatchCounts(*(a + b for a, b in pairs))
+        pairs = {w: n + other.attention_pairs[w] for w, n in self.attention_pairs.items()}
+        return BatchCounts(
+            self.tokens + other.tokens,
+            self.slots + other.slots,
+            pairs,
+            self.examples + other.examples,
+        )
 
 
-def training_flops(s: settings.Decoder, counts: BatchCounts, supervised_tokens: float) -> float:
-    """Operations that training on these tokens needs: no padding, recomputation or masked pairs.
+def _pairs(lengths_N: np.ndarray, window: int | None) -> np.ndarray:
+    """Token i of a segment sees i + 1 tokens, or `window` of them.
 
-    Six per weight and token (two forward, four backward), the head on supervised tokens only, and
-    attention twelve per pair, head and head_dim. Of experts, those that a token uses. Embedding
-    look-ups cost none. A layer with a window has at most `window` pairs a token: a little too many
-    where rows begin.
+    lengths     2   5
+    window 3    3  12   = 1 + 2,  1 + 2 + 3 + 3 + 3
     """
-    attention = 2 * s.embed_dim * s.num_heads * s.head_dim
-    attention += 2 * s.embed_dim * s.num_kv_heads * s.head_dim
-    if s.moe is None:
-        mlp = (3 if s.mlp_gated else 2) * s.embed_dim * s.mlp_dim
-    else:
-        mlp = moe_settings.active_parameters(s.moe, s.embed_dim)
-    weights = s.num_layers * (attention + mlp)
-    head = s.embed_dim * s.vocab_size
-    pairs = sum(
-        counts.attention_pairs
-        if kind.window is None
-        else min(counts.attention_pairs, kind.window * counts.tokens)
-        for kind in s.kinds()
-    )
-    attention = 12 * s.num_heads * s.head_dim * pairs
-    return 6 * weights * counts.tokens + 6 * head * supervised_tokens + attention
+    seen_N = lengths_N if window is None else np.minimum(lengths_N, window)
+    return seen_N * (seen_N + 1) // 2 + (lengths_N - seen_N) * seen_N
 
 
 def finite(value: SupportsFloat) -> float | None:

@@ -1,16 +1,18 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from jaxsft import distributed, evaluate, finish, mesh, program, setup
+from jaxsft import compile_cache, distributed, evaluate, finish, mesh, program, setup
 from jaxsft.chips import chip_of
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.data.gate import report_text as gate_text
 from jaxsft.data.gate.survey import survey
+from jaxsft.data.prepare import cache_root
 from jaxsft.errors import Stopped
 from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.plan import memory
@@ -22,20 +24,28 @@ from jaxsft.termination import Termination
 from jaxsft.workdir import Workdir
 
 
-def run(config: Config, workdir: Workdir, command: str) -> None:
+def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence[str] = ()) -> None:
     """The whole job.
+
+    Args:
+        command: that started it, for the report.
+        compiler_flags: what became of those that suit this platform, for the log.
 
     Raises:
         UserError: what the user can mend.
         Stopped: a termination signal arrived; the state is saved.
     """
     started = time.monotonic()
+    compiled_programs = compile_cache.use(cache_root(None))
     distributed.open_devices()
     distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
     if jax.process_index() == 0:
         workdir.fetch()
     config = with_date(config, workdir.files)
     console = Console(speaks=jax.process_index() == 0)
+    for line in compiler_flags:
+        console.say("xla", line)
+    console.say("cache", f"{compiled_programs} keeps compiled programs")
     termination = Termination()
     with termination.listening():
         base = setup.open_model(config, console.say)
@@ -115,6 +125,7 @@ def train(
     out.metrics.keep(lambda line: line["step"] <= first)
     log = StepLog(
         plan.program.settings,
+        remat=config.model.remat,
         every_steps=config.log.every_steps,
         epochs_at=plan.batches.epochs.epochs_at,
         sources=plan.program.sources,

@@ -127,6 +127,7 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
             batch_size=rows,
             seed=train.seed,
             sharding=step.batch_sharding(mesh),
+            windows={kind.window for kind in base.settings.kinds()},
         )
 
     train_batches = batches(data.train, train.batch_size, config.data.train)

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft.metrics import BatchCounts, finite, training_flops
+from jaxsft.flops import recomputed_flops, training_flops
+from jaxsft.metrics import BatchCounts, finite
 from jaxsft.model import settings
 from jaxsft.model.moe import load_balancing_loss
 from jaxsft.step import StepMetrics
@@ -26,22 +27,25 @@ class StepLog:
     """Collects steps and gives their means; reading the device never holds the next step up.
 
     Args:
+        remat: the policy of config.model.remat, whose recomputation counts in `hfu`.
         every_steps: steps in one line.
         epochs_at: epochs that a number of steps makes.
         sources: names of the sources whose losses are kept apart.
-        peak_flops: of all devices together, FLOP/s; None: no MFU.
+        peak_flops: of all devices together, FLOP/s; None: neither mfu nor hfu.
     """
 
     def __init__(
         self,
         model: settings.Decoder,
         *,
+        remat: str,
         every_steps: int,
         epochs_at: Callable[[int], float],
         sources: Sequence[str],
         peak_flops: float | None,
     ):
         self._model = model
+        self._remat = remat
         self._every_steps = every_steps
         self._epochs_at = epochs_at
         self._sources = sources
@@ -77,7 +81,8 @@ class StepLog:
         }
         counts = sum((entry.counts for entry in entries[1:]), entries[0].counts)
         supervised = sums["supervised_tokens"]
-        flops = training_flops(self._model, counts, supervised) / len(entries)
+        needed = training_flops(self._model, counts, supervised) / len(entries)
+        again = recomputed_flops(self._model, counts, self._remat) / len(entries)
         last, done = values[-1], entries[-1].done
         line = {
             "step": done,
@@ -92,13 +97,17 @@ class StepLog:
             "examples": counts.examples,
             "tokens_per_second": counts.tokens / len(entries) / seconds,
             "supervised_tokens_per_second": supervised / len(entries) / seconds,
-            "mfu": flops / seconds / self._peak_flops if self._peak_flops else None,
+            "mfu": self._share(needed / seconds),
+            "hfu": self._share((needed + again) / seconds),
             "packing_efficiency": counts.tokens / counts.slots,
             "step_seconds": seconds,
             "data_wait_seconds": float(np.mean([entry.data_wait_seconds for entry in entries])),
             "skipped_steps": int(last.skipped_steps),
         }
         return line | self._source_losses(values) | self._expert_balance(values)
+
+    def _share(self, flops_per_second: float) -> float | None:
+        return flops_per_second / self._peak_flops if self._peak_flops else None
 
     def _source_losses(self, values: list[StepMetrics]) -> dict[str, float | None]:
         """`loss/<source>` of each source; None where the steps had no target of it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxsft import errors
+from jaxsft import errors, xla_flags
 from jaxsft import flags as jaxsft_flags
 from jaxsft.config import Config
 from jaxsft.workdir import ERROR, Workdir, opened
@@ -25,6 +25,12 @@ flags.DEFINE_string(
     "directory of this run, local or gs://; started again, the run goes on there",
 )
 jaxsft_flags.define_peers()
+_XLA_FLAGS = flags.DEFINE_enum(
+    "xla_flags",
+    "tuned",
+    ["tuned", "none"],
+    "tuned: those of jaxsft/xla_flags.py for this platform; the environment's always stay",
+)
 
 
 def main(config: Config) -> None:
@@ -34,6 +40,7 @@ def main(config: Config) -> None:
 
 def _run(config: Config, workdir: Workdir) -> None:
     workdir.forget_error()
+    chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft import distributed
     from jaxsft.run import run
@@ -43,7 +50,7 @@ def _run(config: Config, workdir: Workdir) -> None:
     )
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
     try:
-        run(config, workdir, shlex.join(command))
+        run(config, workdir, shlex.join(command), chosen)
     except errors.Stopped:
         raise
     except Exception as error:

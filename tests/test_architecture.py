@@ -41,10 +41,14 @@ ALLOWED = {
     "checkpoint": AROUND_STEP,
     "generate": AROUND_STEP,
     "chips": set(),
+    "xla_flags": set(),
+    "compile_cache": FIRST,
     "metrics": AROUND_STEP,
-    "step_log": AROUND_STEP,
+    "flops": {"metrics", "model"},
+    "step_log": AROUND_STEP | {"flops"},
     "selfcheck": RUN,
-    "plan": RUN | {"chips", "console", "mesh_fit"},
+    "bench": RUN | {"chips", "console", "flops", "plan"},
+    "plan": RUN | {"chips", "console", "flops", "mesh_fit"},
     "report": {"figures"},
     "mesh_fit": STEP,
     "program": AROUND_STEP | {"data", "mesh_fit"},
@@ -54,9 +58,9 @@ ALLOWED = {
     "outputs": AROUND_STEP | {"console", "distributed", "workdir"},
     "finish": RUN | {"console", "outputs", "remote", "report", "workdir"},
     "run": RUN
-    | {"chips", "console", "distributed", "evaluate", "finish", "outputs"}
+    | {"chips", "compile_cache", "console", "distributed", "evaluate", "finish", "outputs"}
     | {"plan", "step_log", "termination", "workdir"},
-    "train": CONFIG | {"flags", "distributed", "run", "workdir"},
+    "train": CONFIG | {"flags", "distributed", "run", "workdir", "xla_flags"},
 }
 # The one file of data that knows jax: it makes device batches.
 LOADER = "data/loader.py"

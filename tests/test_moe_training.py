@@ -12,7 +12,8 @@ from test_mesh_fit import config as config_of_a_run
 
 from jaxsft import config, program
 from jaxsft import mesh as mesh_lib
-from jaxsft.metrics import BatchCounts, training_flops
+from jaxsft.flops import training_flops
+from jaxsft.metrics import BatchCounts
 from jaxsft.model import moe_settings
 from jaxsft.step_log import StepLog
 
@@ -93,7 +94,7 @@ def test_bfloat16_trains(one_device):
 
 def test_flops_are_those_of_the_experts_that_a_token_uses():
     """2 of 6 experts of 3 x 32 x 24 weights and 80 biases, router 32 x 6 + 6, 3 x 32 x 16 + 32."""
-    counts = BatchCounts(tokens=10, slots=10, attention_pairs=0, examples=1)
+    counts = BatchCounts(tokens=10, slots=10, attention_pairs={None: 0}, examples=1)
     used = 2 * (3 * 32 * 24 + 80) + 32 * 6 + 6 + 3 * 32 * 16 + 32
     dense = dataclasses.replace(MODEL, moe=None)
     saved = training_flops(dense, counts, 0) - training_flops(MODEL, counts, 0)
@@ -103,13 +104,14 @@ def test_flops_are_those_of_the_experts_that_a_token_uses():
 def balance(*metrics):
     log = StepLog(
         MODEL,
+        remat="none",
         every_steps=len(metrics),
         epochs_at=lambda step: 0.0,
         sources=(),
         peak_flops=None,
     )
     for done, one in enumerate(metrics):
-        log.add(done, one, BatchCounts(8, 8, 36, 1), 0.0)
+        log.add(done, one, BatchCounts(8, 8, {None: 36}, 1), 0.0)
     (line,) = log.lines(flush=True)
     return line["expert_balance"]
 

@@ -3,7 +3,7 @@
 B: rows of a batch, T: sequence length.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import grain
 import jax
@@ -26,6 +26,7 @@ class Batches:
     Args:
         sources: what the cache was made of, with their weights or counts; None: one epoch is the
             whole cache.
+        windows: those of the model's layers, whose attention is counted.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Batches:
         batch_size: int,
         seed: int,
         sharding: NamedSharding,
+        windows: Collection[int | None] = (None,),
     ):
         self._cache = cache
         self._lengths = np.asarray(cache.lengths)
         self._sequence_length = sequence_length
         self._batch_size = batch_size
         self._sharding = sharding
+        self._windows = frozenset(windows)
         self._local_rows = local_rows(sharding, (batch_size, sequence_length))
         self.epochs = epochs_of(
             cache, sources, sequence_length=sequence_length, batch_size=batch_size, seed=seed
@@ -61,25 +64,20 @@ class Batches:
             self._labels,
         )
         members = np.concatenate([plan.row(row) for row in rows if row != pack.PADDING_ROW])
-        lengths = self._lengths[members]
-        counts = BatchCounts(
-            tokens=int(lengths.sum()),
-            slots=self._batch_size * self._sequence_length,
-            attention_pairs=int((lengths * (lengths + 1) // 2).sum()),
-            examples=len(lengths),
-        )
-        return local, counts
+        lengths = self._lengths[members]  # an example is a segment
+        slots = self._batch_size * self._sequence_length
+        return local, BatchCounts.of_segments(lengths, slots, self._windows)
 
     def stream(self, first_step: int, num_steps: int) -> Iterator[tuple[Batch, BatchCounts]]:
-        """Device batches of steps first_step ... num_steps - 1, built ahead in a thread."""
-        steps = grain.MapDataset.range(first_step, num_steps).map(self.build)
+        """Batches of steps first_step ... num_steps - 1, built and put on the devices ahead."""
+        steps = grain.MapDataset.range(first_step, num_steps).map(self._on_devices)
         # One thread: rows are gathered from memory, more would only fight for the interpreter.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-        for local, counts in steps.to_iter_dataset(options):
-            yield self._place(local), counts
+        yield from steps.to_iter_dataset(options)
 
-    def _place(self, local: dict[str, np.ndarray]) -> Batch:
-        return Batch(**{name: self._global(array) for name, array in local.items()})
+    def _on_devices(self, step: int) -> tuple[Batch, BatchCounts]:
+        local, counts = self.build(step)
+        return Batch(**{name: self._global(array) for name, array in local.items()}), counts
 
     def _global(self, local_BT: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:

@@ -14,8 +14,9 @@ from jaxsft import mesh as mesh_lib
 from jaxsft import program
 from jaxsft.chips import Chip
 from jaxsft.config import Config
+from jaxsft.flops import training_flops
 from jaxsft.kernels.cross_entropy_chunks import chunk_tokens
-from jaxsft.metrics import BatchCounts, training_flops
+from jaxsft.metrics import BatchCounts
 from jaxsft.model import settings
 from jaxsft.plan import cost, hlo, memory
 from jaxsft.plan.memory import Memory
@@ -95,12 +96,10 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
     limit = int(chip.memory_bytes) if chip else memory.limit_here()
     slots = train.batch_size * length
     tokens = rows.tokens * slots
-    counts = BatchCounts(
-        tokens=int(tokens),
-        slots=slots,
-        attention_pairs=int(tokens * (rows.segment_length + 1) / 2),
-        examples=int(tokens / rows.segment_length),
-    )
+    num_segments = max(1, round(tokens / rows.segment_length))
+    segments = np.full(num_segments, tokens / num_segments)
+    windows = {kind.window for kind in base.kinds()}
+    counts = BatchCounts.of_segments(segments, slots, windows)
     flops = training_flops(built.settings, counts, rows.supervised * slots) / topology.num_chips
     computed, moved = cost.matmul_flops(parsed), cost.bytes_moved(parsed)
     collectives = tuple(

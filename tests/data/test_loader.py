@@ -38,6 +38,7 @@ def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
         batch_size=batch_size,
         seed=seed,
         sharding=step.batch_sharding(mesh.make_mesh(sizes, devices)),
+        windows=(None, 6),
     )
 
 
@@ -55,15 +56,17 @@ def test_every_conversation_once_an_epoch_partial_batch_included(cache):
     everything = sorted(tuple(ids.tolist()) for ids, _ in cache.examples(range(60)))
     for epoch in range(2):
         first = epoch * source.epochs.steps_in(1)
-        seen = []
+        trained = []
         for batch, counts in source.stream(first, first + source.epochs.steps_in(1)):
             here = texts(batch)
             assert counts.examples == len(here)
             assert counts.tokens == sum(map(len, here)) == int((batch.segments > 0).sum())
-            assert counts.attention_pairs == sum(len(t) * (len(t) + 1) // 2 for t in here)
+            seen = [query + 1 for text in here for query in range(len(text))]
+            windowed = sum(min(6, keys) for keys in seen)
+            assert counts.attention_pairs == {None: sum(seen), 6: windowed}
             assert counts.slots == 4 * LENGTH
-            seen += here
-        assert sorted(seen) == everything
+            trained += here
+        assert sorted(trained) == everything
 
 
 def test_a_stream_from_the_middle_is_the_rest_of_the_whole(cache):

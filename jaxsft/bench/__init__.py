@@ -1,0 +1,1 @@
+"""Measurements of the real training step, alone and against others on the same work."""

@@ -1,0 +1,88 @@
+"""Measures the training step of a run, alone or in turns with another trainer on the same work.
+
+python tools/bench.py --config=F.py [--steps=20 --warmup=3] [--json] [--synthetic_segments=4]
+    [--real_weights] [--peer=transformers|trl|tunix --peer_python=PATH] [--profile=DIR]
+
+Weights are random ones of the model's shape unless --real_weights is given. A peer needs a Python
+that has its packages. --profile leaves a trace there and shows the costliest operations.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from absl import flags
+
+from jaxsft import flags as jaxsft_flags
+from jaxsft import xla_flags
+from jaxsft.config import Config
+
+jaxsft_flags.define_config()
+_PEERS = ["transformers", "trl", "tunix"]
+_STEPS = flags.DEFINE_integer("steps", 20, "measured; with a peer, rounds of one step each", 1)
+_WARMUP = flags.DEFINE_integer("warmup", 3, "steps before", 1)
+_JSON = flags.DEFINE_bool("json", False, "print one JSON object")
+_SAVE = flags.DEFINE_string("save", None, "file for that JSON, as tools/bench_page.py reads it")
+_SEGMENTS = flags.DEFINE_integer(
+    "synthetic_segments", None, "random rows of this many segments, not the config's data", 1
+)
+_REAL = flags.DEFINE_bool("real_weights", False, "the model's own weights, not random ones")
+_PEER = flags.DEFINE_enum("peer", None, _PEERS, "a trainer to take turns with")
+_PYTHON = flags.DEFINE_string("peer_python", sys.executable, "a Python that has the peer")
+_COMPILE = flags.DEFINE_bool("peer_compile", False, "transformers: SDPA and torch.compile")
+_GROUPED = flags.DEFINE_bool("peer_length_grouped", False, "trl: batches of similar lengths")
+_ROWS = flags.DEFINE_integer("peer_batch_size", 8, "trl, tunix: conversations in a batch", 1)
+_PROFILE = flags.DEFINE_string("profile", None, "directory for a trace of three steps")
+
+
+def main(config: Config) -> None:
+    xla_flags.apply(xla_flags.platform_here())
+    from jaxsft import compile_cache, setup
+    from jaxsft.bench import profile, result, text
+    from jaxsft.bench.ours import Ours
+    from jaxsft.data.prepare import cache_root
+
+    weights = "pretrained" if _REAL.value else "random"
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
+    compile_cache.use(cache_root(None))
+    if _PEER.value:
+        found = _against_peer(config)
+    else:
+        base = setup.open_model(config, lambda topic, line: None, weights=_REAL.value)
+        ours = Ours(config, base, _SEGMENTS.value)
+        ours.run(_WARMUP.value)
+        found = result.of_steps(config, ours, ours.run(_STEPS.value))
+        if _PROFILE.value:
+            file = profile.trace(Path(_PROFILE.value), lambda: ours.run(3))
+            print(profile.table(profile.costliest(file, ours.compiled.as_text())))
+    found["command"] = shlex.join(["python", *sys.argv])
+    if _SAVE.value:
+        Path(_SAVE.value).write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2) if _JSON.value else text.summary(found))
+
+
+def _against_peer(config: Config) -> dict:
+    from jaxsft import setup
+    from jaxsft.bench import inputs, versus
+    from jaxsft.bench.ours import Ours
+    from jaxsft.bench.peer import Peer
+
+    with tempfile.TemporaryDirectory() as folder:
+        steps = _STEPS.value + _WARMUP.value
+        job = inputs.write(config, _PEER.value, Path(folder), _SEGMENTS.value, steps)
+        job |= {
+            "compile": _COMPILE.value,
+            "length_grouped": _GROUPED.value,
+            "batch_size": _ROWS.value,
+        }
+        peer = Peer(_PEER.value, _PYTHON.value, job)
+        base = setup.open_model(config, lambda topic, line: None, weights=_REAL.value)
+        ours = Ours(config, base, _SEGMENTS.value)
+        return versus.measure(config, ours, peer, _WARMUP.value, _STEPS.value)
+
+
+if __name__ == "__main__":
+    jaxsft_flags.run_program(main)
