@@ -19,7 +19,7 @@ from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.convert import check_export
 from jaxsft.convert.card import Card, Metric
-from jaxsft.convert.export import MARKER, ExportDtype, export
+from jaxsft.convert.export import MARKER, ExportDtype, Exported, export
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
@@ -49,7 +49,9 @@ def finish(
     if config.checkpoint.export:
         about = model_card(config, data.train.manifest, before, after, command)
         with remote.staged(out.workdir.shown("export"), MARKER, writes=first) as directory:
-            export_params(config, base, data.train.manifest, params, directory, about)
+            exported = export_params(config, base, data.train.manifest, params, directory, about)
+            for note in exported.notes:
+                out.console.say("export", f"note: {note}")
             if first and config.checkpoint.check_export:
                 difference = check_export.compare_logits(directory)
                 out.console.say("export", said_difference(difference))
@@ -107,7 +109,7 @@ def export_params(
     directory: Path,
     about: Card,
     dtype: ExportDtype | None = None,
-) -> None:
+) -> Exported:
     """The parameters as a Hugging Face directory.
 
     Args:
@@ -115,7 +117,7 @@ def export_params(
             checkpoint's notes.
         dtype: of the weights; None: config.checkpoint.export_dtype.
     """
-    export(
+    return export(
         params,
         base,
         directory,

@@ -21,7 +21,7 @@ def check(config: Config, model: settings.Decoder, sizes: Mapping[str, int]) -> 
     Raises:
         MeshError: naming what does not split.
     """
-    _check(config, model, _leaves(model), sizes)
+    _check(config, model, leaves(model), sizes)
 
 
 def fitting(
@@ -29,25 +29,28 @@ def fitting(
 ) -> list[Mesh]:
     """All meshes of these devices that split model and batches evenly, the plainest first.
 
-    Plain: little beside data and fsdp, then few replicas.
+    Plain: nothing but data over the network between slices, then little beside data and fsdp, then
+    few replicas.
     """
-    leaves = _leaves(model)
+    named = leaves(model)
 
     def fits(sizes: Mesh) -> bool:
         counts = {axis: size or 1 for axis, size in dataclasses.asdict(sizes).items()}
         try:
-            _check(config, model, leaves, counts)
+            _check(config, model, named, counts)
         except MeshError:
             return False
-        return counts["data"] % slices == 0
+        return True
 
-    def plainness(sizes: Mesh) -> tuple[int, int]:
-        return sizes.context * sizes.expert * sizes.tensor, sizes.data or 1
+    def plainness(sizes: Mesh) -> tuple[bool, int, int]:
+        data = sizes.data or 1
+        return data % slices > 0, sizes.context * sizes.expert * sizes.tensor, data
 
     return sorted((one for one in _all(num_devices) if fits(one)), key=plainness)
 
 
-def _leaves(model: settings.Decoder) -> list[Leaf]:
+def leaves(model: settings.Decoder) -> list[Leaf]:
+    """All parameters, by name."""
     _, shapes, axes = state.abstract(model, "float32", "none")
     found = jax.tree.leaves_with_path(shapes)
     names = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
@@ -58,14 +61,14 @@ def _leaves(model: settings.Decoder) -> list[Leaf]:
 
 
 def _check(
-    config: Config, model: settings.Decoder, leaves: list[Leaf], sizes: Mapping[str, int]
+    config: Config, model: settings.Decoder, named: list[Leaf], sizes: Mapping[str, int]
 ) -> None:
     train, length = config.train, config.data.sequence_length
     if sizes["expert"] > 1 and model.moe is None:
         raise MeshError(f"config.mesh.expert={sizes['expert']}: the model has no experts")
     step.check_batch(sizes, train.batch_size, train.microbatches, length)
     step.check_batch(sizes, config.eval.batch_size or train.batch_size, 1, length)
-    for name, shape, axes in leaves:
+    for name, shape, axes in named:
         mesh_lib.check_divisible(name, shape, axes, sizes)
 
 

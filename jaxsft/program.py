@@ -16,7 +16,7 @@ from jaxsft import mesh as mesh_lib
 from jaxsft import mesh_fit, optim, step
 from jaxsft.config import Config
 from jaxsft.data.prepare import source_names
-from jaxsft.errors import MeshError
+from jaxsft.errors import ConfigError, MeshError
 from jaxsft.kernels import attention_choice, experts
 from jaxsft.loss import Batch
 from jaxsft.model import settings, state
@@ -132,11 +132,38 @@ def abstract_state(program: Program) -> TrainState:
     )
 
 
+class TooLarge(ConfigError):
+    """A step that needs more memory than a device has."""
+
+
 def compile_train_step(program: Program, config: Config) -> Any:
-    """The step as an executable, for batches of this config; nothing is allocated."""
+    """The step as an executable, for batches of this config; nothing is allocated.
+
+    Raises:
+        TooLarge: the compiler itself finds that it can't fit, as the TPU's does.
+    """
     batch = abstract_batch(program, config.train.batch_size, config.data.sequence_length)
+    train_step: Any = program.train_step
     with jax.set_mesh(program.mesh):
-        return program.train_step.lower(abstract_state(program), batch).compile()  # pyright: ignore
+        lowered = train_step.lower(abstract_state(program), batch)
+        try:
+            return lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or "HBM" not in str(error).upper():
+                raise
+            said = str(error).strip().splitlines()[0]
+            changes = smaller(config.train.microbatches, config.model.remat, program.mesh.size)
+            raise TooLarge(f"the training step is too large. {said} {changes}") from None
+
+
+def smaller(microbatches: int, remat: str, num_devices: int) -> str:
+    """What would make a step need less memory."""
+    changes = [f"config.train.microbatches={2 * microbatches} (smaller micro-batches)"]
+    if remat != "full":
+        changes.append("config.model.remat=full (recomputes activations)")
+    changes.append(f"more devices than {num_devices} along config.mesh.fsdp")
+    changes.append("config.data.sequence_length, if your conversations are shorter")
+    return f"Change {'; or '.join(changes)}"
 
 
 def abstract_batch(program: Program, batch_size: int, sequence_length: int) -> Batch:

@@ -53,6 +53,7 @@ ALLOWED = {
     "mesh_fit": STEP,
     "program": AROUND_STEP | {"data", "mesh_fit"},
     "setup": AROUND_STEP | {"data", "console", "program"},
+    "trained": RUN | {"workdir"},
     "evaluate": RUN,
     "termination": FIRST | {"distributed"},
     "outputs": AROUND_STEP | {"console", "distributed", "workdir"},

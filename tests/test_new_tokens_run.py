@@ -29,6 +29,7 @@ TALK = [
     {"role": "assistant", "content": "a <|over|> b"},
 ]
 FIRST, ROWS = 512, 576
+OWN_CODE = "modeling_own.py"  # which no export takes along
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,9 @@ def base(tmp_path_factory):
     one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
     params = state.random_params(model.settings, 0, one)
     params["embedding_VD"] = params["embedding_VD"].at[:2].set(0)
-    return export(params, model, directory / "model").directory
+    exported = export(params, model, directory / "model").directory
+    (exported / OWN_CODE).write_text("raise SystemExit")
+    return exported
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def tool(name, *arguments):
     command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_the_run_says_what_it_adds_and_repairs(run):
@@ -94,6 +97,7 @@ def test_the_run_says_what_it_adds_and_repairs(run):
     assert "new tokens: '<|turn|>' is 512, '<|over|>' is 513\n" in stdout
     assert "vocabulary: 513 rows before, 576 now, 62 of them padding" in stdout
     assert "token 0: its row of embedding_VD was never trained: its norm is 0" in stdout
+    assert f"these are not in the export: {OWN_CODE}\n" in stdout
     assert "token 512" not in stdout and "token 1:" not in stdout
 
 
@@ -149,7 +153,8 @@ def test_a_run_stopped_half_way_ends_the_same(run, flags, tmp_path):
 
 def test_any_checkpoint_can_be_exported_in_both_formats(run, tmp_path):
     gguf = pytest.importorskip("gguf")
-    tool("export_hf", f"--workdir={run[0]}", f"--output={tmp_path / 'last'}")
+    said = tool("export_hf", f"--workdir={run[0]}", f"--output={tmp_path / 'last'}")
+    assert f"these are not in the export: {OWN_CODE}\n" in said
     for name in ("model.safetensors", "tokenizer.json", "config.json", "generation_config.json"):
         assert (tmp_path / "last" / name).read_bytes() == (run[0] / "export" / name).read_bytes()
     file = tmp_path / "half.gguf"

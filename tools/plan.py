@@ -9,6 +9,7 @@ are used where they are there.
 
 import json
 import os
+import sys
 
 from absl import flags
 
@@ -21,6 +22,7 @@ _SLICES = flags.DEFINE_integer("slices", 1, "TPU slices, or groups of GPU boxes"
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object")
 _SEARCH = flags.DEFINE_bool("search", False, "compile other meshes, remat and micro-batches too")
 _TRIES = flags.DEFINE_integer("tries", 12, "programs that --search compiles at most", 1)
+_MINUTES = flags.DEFINE_float("minutes", 30, "after which --search begins no other program", 0)
 
 
 def main(config: Config) -> int:
@@ -40,7 +42,8 @@ def main(config: Config) -> int:
     base = setup.open_model(config, lambda topic, line: None, weights=False)
     run = prepared.look(config, base)
     if _SEARCH.value:
-        tried = search.search(config, base.settings, found, run.rows, _TRIES.value, print)
+        limits = _TRIES.value, _MINUTES.value
+        tried = search.search(config, base.settings, found, run.rows, *limits, _say)
         if _JSON.value:
             print(json.dumps([search.as_json(one, found, run) for one in tried], indent=2))
         else:
@@ -52,6 +55,10 @@ def main(config: Config) -> int:
     else:
         text.show(made, found, run, terminal)
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # beside the JSON
 
 
 if __name__ == "__main__":

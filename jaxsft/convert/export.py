@@ -47,6 +47,21 @@ class Exported:
     directory: Path
     files: tuple[str, ...]
     left_out: tuple[str, ...]  # files of the base that are not in the export
+    num_zeroed: int  # values that were too small for the dtype of the export and are 0 there
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not as in the base or as trained: show them."""
+        notes = []
+        if self.left_out:
+            names = ", ".join(self.left_out)
+            notes.append(f"of the base's files these are not in the export: {names}")
+        if self.num_zeroed:
+            notes.append(
+                f"{self.num_zeroed:,} values are too small for the dtype of the export and became"
+                " 0; bfloat16 and float32 would keep them"
+            )
+        return tuple(notes)
 
 
 def export(
@@ -85,7 +100,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dtypes = _dtypes(params, base, dtype)
-    digests = huggingface.write_params(params, base.table, partial, dtypes, max_shard_bytes)
+    written = huggingface.write_params(params, base.table, partial, dtypes, max_shard_bytes)
     left_out: list[str] = []
     if first:
         left_out = _copy_files(base, tokenizer, partial)
@@ -93,14 +108,14 @@ def export(
         _write_configs(partial, base, dtype, end_of_turn_ids)
         text = card.render(about or card.Card(), base_name(base), license_of(base), used)
         safetensors_write.write_text(partial / "README.md", text)
-        _write_json(partial / MARKER, {"tensors": digests})
-        _verify(partial, base, digests)
+        _write_json(partial / MARKER, {"tensors": written.digests})
+        _verify(partial, base, written.digests)
         check_tokenizer.check_token_ids(tokenizer or _tokenizer_of(base), partial)
         _publish(partial, directory)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {directory.name}")
     files = sorted(path.name for path in directory.iterdir()) if first else []
-    return Exported(directory, tuple(files), tuple(left_out))
+    return Exported(directory, tuple(files), tuple(left_out), written.num_zeroed)
 
 
 def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dtype]:

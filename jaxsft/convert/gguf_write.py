@@ -90,7 +90,7 @@ class Trained:
         return huggingface.DTYPES["float32"]
 
     def read(self, name: str) -> np.ndarray:
-        return huggingface.to_theirs(self._params, self._tensors[name], self.dtype(name))
+        return huggingface.to_theirs(self._params, self._tensors[name], self.dtype(name))[0]
 
 
 def write(

@@ -175,16 +175,22 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+@dataclasses.dataclass
+class Written:
+    """What write_params meant to write; known to the first process only."""
+
+    digests: dict[str, str]  # sha256 of each tensor
+    num_zeroed: int  # values that were not 0 and are 0 in their tensor's dtype
+
+
 def write_params(
     params: Params,
     table: Table,
     directory: Path,
     dtypes: Mapping[str, np.dtype],
     max_shard_bytes: int = safetensors_write.MAX_SHARD_BYTES,
-) -> dict[str, str]:
-    """Writes model*.safetensors and returns the sha256 of each tensor that was meant to be written.
-
-    Every process of a multi-host run takes part; the first one writes.
+) -> Written:
+    """Writes model*.safetensors; every process takes part, the first one writes.
 
     Args:
         dtypes: of each tensor, by its Hugging Face name.
@@ -198,28 +204,36 @@ def write_params(
         for name, tensor in found.items()
     ]
 
+    written = Written({}, 0)
+
     def produce(name: str) -> np.ndarray:
-        return to_theirs(params, found[name], dtypes[name])
+        array, num_zeroed = to_theirs(params, found[name], dtypes[name])
+        written.num_zeroed += num_zeroed
+        return array
 
     if jax.process_index() == 0:
-        return safetensors_write.write(directory, planned, produce, max_shard_bytes)
+        written.digests = safetensors_write.write(directory, planned, produce, max_shard_bytes)
+        return written
     for shard in safetensors_write.plan_shards(planned, max_shard_bytes):
         for tensor in shard:
             produce(tensor.name)
-    return {}
+    return written
 
 
-def to_theirs(params: Params, tensor: Tensor, dtype: np.dtype) -> np.ndarray:
+def to_theirs(params: Params, tensor: Tensor, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """The tensor, and how many of its values were too small for the dtype and are 0 now."""
     if len(tensor.weights) == 1:
         return _weight_to_theirs(params, tensor.weights[0], dtype)
-    result = np.empty(tensor.their_shape, dtype)
+    result, num_zeroed = np.empty(tensor.their_shape, dtype), 0
     for weight in tensor.weights:
         part = tensor.part(result, weight)
-        part[...] = _weight_to_theirs(params, weight, dtype).reshape(part.shape)
-    return result
+        array, zeroed = _weight_to_theirs(params, weight, dtype)
+        part[...] = array.reshape(part.shape)
+        num_zeroed += zeroed
+    return result, num_zeroed
 
 
-def _weight_to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> np.ndarray:
+def _weight_to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> tuple[np.ndarray, int]:
     leaf: Any = families.leaf(params, weight.row.ours)
     wide = on_host(leaf[weight.index] if weight.index else leaf)
     if not np.isfinite(wide).all():
@@ -231,7 +245,9 @@ def _weight_to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> np.nda
         raise ConversionError(
             f"{weight.name}: {np.abs(wide).max():g} does not fit in {dtype}; export as bfloat16"
         )
-    return array
+    if array.dtype == wide.dtype:
+        return array, 0
+    return array, int(np.count_nonzero(wide) - np.count_nonzero(array))
 
 
 def on_host(array: jax.Array) -> np.ndarray:

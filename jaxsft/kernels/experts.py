@@ -21,8 +21,14 @@ from jaxsft.errors import ConfigError
 from jaxsft.mesh import RULES, spec
 
 # tiled: a loop over tiles of rows of one expert. ragged: jax.lax.ragged_dot, which is a kernel on
-# TPU and num_experts times the work elsewhere. dense: every expert on every token, the reference.
+# TPU and num_experts times the work elsewhere; the gradient of its matrices would be that on TPU
+# too, and is a kernel of jax's own there. dense: every expert on every token, the reference.
 BACK_ENDS = ("tiled", "ragged", "dense")
+
+TILES_SCOPE = "expert_tiles"  # how the plan knows a compiled loop over tiles
+# Rows, K and F of a kernel's tile: what fits into the 16 MiB that a TPU core gives a kernel, with
+# float32 inputs too.
+_KERNEL_TILE = (512, 512, 1024)
 
 Activation = Callable[[jax.Array, jax.Array], jax.Array]  # of gate and up, elementwise
 
@@ -200,10 +206,43 @@ def grouped_dot(x_MK: jax.Array, w_EKF: jax.Array, sizes_E: jax.Array, back_end:
         sizes_E: int32 rows of each group; rows after the last group give 0.
     """
     used_M1 = (jnp.arange(x_MK.shape[0]) < jnp.sum(sizes_E))[:, None]
-    dot = {"tiled": _tiled_dot, "ragged": jax.lax.ragged_dot}[back_end]
+    dot = {"tiled": _tiled_dot, "ragged": _ragged_dot}[back_end]
     # Both ways, so that whatever the back end leaves in unused rows stays out of gradients too.
     out_MF = dot(jnp.where(used_M1, x_MK, 0), w_EKF, sizes_E)
     return jnp.where(used_M1, out_MF, 0)
+
+
+@jax.custom_vjp
+def _ragged_dot(x_MK, w_EKF, sizes_E):
+    return jax.lax.ragged_dot(x_MK, w_EKF, sizes_E)
+
+
+def _ragged_dot_backward(residuals, d_out_MF):
+    x_MK, w_EKF, sizes_E = residuals
+    d_x_MK = jax.lax.ragged_dot(d_out_MF, w_EKF.swapaxes(1, 2), sizes_E)
+    kernel, tiled = (
+        functools.partial(weights, dtype=w_EKF.dtype)
+        for weights in (kernel_weights, _tiled_weights)
+    )
+    d_w_EKF = jax.lax.platform_dependent(x_MK, d_out_MF, sizes_E, tpu=kernel, default=tiled)
+    return d_x_MK, d_w_EKF, None
+
+
+_ragged_dot.defvjp(
+    lambda x_MK, w_EKF, sizes_E: (_ragged_dot(x_MK, w_EKF, sizes_E), (x_MK, w_EKF, sizes_E)),
+    _ragged_dot_backward,
+)
+
+
+def kernel_weights(x_MK, d_out_MF, sizes_E, dtype, interpret=False):
+    """Each group's x^T d_out, [E, K, F], by a kernel for TPU that skips unused rows."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    rows = min(_KERNEL_TILE[0], x_MK.shape[0])
+    tail = ((0, -x_MK.shape[0] % rows), (0, 0))  # it takes whole tiles of rows
+    x_MK, d_out_MF = jnp.pad(x_MK, tail), jnp.pad(d_out_MF, tail)
+    tiles = (rows, *_KERNEL_TILE[1:])
+    return tgmm(x_MK.T, d_out_MF, sizes_E, dtype, tiles, interpret=interpret)
 
 
 @jax.custom_vjp
@@ -215,7 +254,7 @@ def _tiled_dot(x_MK, w_EKF, sizes_E):
 def _tiled_dot_backward(residuals, d_out_MF):
     x_MK, w_EKF, sizes_E = residuals
     d_x_MK = _tiled_rows(d_out_MF, w_EKF, sizes_E, contract=2)
-    return d_x_MK, _tiled_weights(x_MK, d_out_MF, sizes_E).astype(w_EKF.dtype), None
+    return d_x_MK, _tiled_weights(x_MK, d_out_MF, sizes_E, w_EKF.dtype), None
 
 
 _tiled_dot.defvjp(
@@ -242,7 +281,8 @@ def _each_tile(sizes_E, num_rows: int, body: Callable, start):
         within = (tile - ends_E[expert] + tiles_E[expert]) * size
         return body(expert, first_rows_E[expert] + within, sizes_E[expert] - within, value)
 
-    return jax.lax.fori_loop(0, ends_E[-1], step, start)
+    with jax.named_scope(TILES_SCOPE):
+        return jax.lax.fori_loop(0, ends_E[-1], step, start)
 
 
 def _padded(x_MK, num_experts: int):
@@ -269,8 +309,8 @@ def _tiled_rows(x_MK, w_EKF, sizes_E, contract: int):
     return _each_tile(sizes_E, x_MK.shape[0], body, start)[: x_MK.shape[0]]
 
 
-def _tiled_weights(x_MK, d_out_MF, sizes_E):
-    """Each group's x^T d_out, float32 [E, K, F]."""
+def _tiled_weights(x_MK, d_out_MF, sizes_E, dtype):
+    """Each group's x^T d_out, [E, K, F]; summed in float32."""
     padded_MK, size = _padded(x_MK, sizes_E.size)
     d_padded_MF, _ = _padded(d_out_MF, sizes_E.size)
 
@@ -287,4 +327,4 @@ def _tiled_weights(x_MK, d_out_MF, sizes_E):
         return d_w_EKF.at[expert].add(d_w_KF)
 
     start = jnp.zeros((sizes_E.size, x_MK.shape[1], d_out_MF.shape[1]), jnp.float32)
-    return _each_tile(sizes_E, x_MK.shape[0], body, start)
+    return _each_tile(sizes_E, x_MK.shape[0], body, start).astype(dtype)

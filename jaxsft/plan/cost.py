@@ -26,6 +26,8 @@ _NAMED = re.compile(
     r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
 )
 _LIBRARY_MATMUL = re.compile(r'custom_call_target="[^"]*(?:matmul|gemm)')
+_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')  # as a TPU kernel itself says
+_GROUPED_KERNELS = ("ragged-dot", "tgmm")  # of XLA, of jax; they say what all rows would cost
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -40,20 +42,25 @@ class Collective:
     count: float  # of operations
 
 
-def matmul_flops(program: Program) -> float:
-    """Of all matrix products, wherever they stand; two for each product of two numbers."""
+def matmul_flops(program: Program, used_rows: float = 1.0) -> float:
+    """Of all matrix products, wherever they stand; two for each product of two numbers.
+
+    Args:
+        used_rows: the share of rows that kernels of grouped products compute; they skip the others.
+    """
     total = 0.0
     for computation, times in program.running():
-        total += times * _dots(program, computation)
+        total += times * _dots(program, computation, used_rows)
     return total
 
 
-def _dots(program: Program, computation: Computation) -> float:
+def _dots(program: Program, computation: Computation, used_rows: float) -> float:
     """Of one computation and the fusions in it."""
     total = 0.0
     for one in computation.instructions.values():
         if one.op == "fusion":
-            total += sum(_dots(program, program.computations[name]) for name in one.called)
+            inside = (program.computations[name] for name in one.called)
+            total += sum(_dots(program, fused, used_rows) for fused in inside)
         elif one.op == "dot":
             lhs = computation.instructions[one.operands[0]].arrays[0]
             axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
@@ -64,6 +71,9 @@ def _dots(program: Program, computation: Computation) -> float:
             total += _convolution(one, computation)
         elif one.op == "custom-call" and _LIBRARY_MATMUL.search(one.attributes):
             total += _library_matmul(one, computation)
+        elif one.op == "custom-call" and (said := _KERNEL_FLOPS.search(one.attributes)):
+            grouped = one.name.startswith(_GROUPED_KERNELS)
+            total += float(said[1]) * (used_rows if grouped else 1.0)
     return total
 
 

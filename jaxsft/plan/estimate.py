@@ -1,14 +1,12 @@
 """A run's real training step compiled for named devices: memory, work, communication, time."""
 
 import dataclasses
-import itertools
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxsft import mesh as mesh_lib
 from jaxsft import program
@@ -16,33 +14,16 @@ from jaxsft.chips import Chip
 from jaxsft.config import Config
 from jaxsft.flops import training_flops
 from jaxsft.kernels.cross_entropy_chunks import chunk_tokens
-from jaxsft.metrics import BatchCounts
+from jaxsft.kernels.experts import TILES_SCOPE
 from jaxsft.model import settings
-from jaxsft.plan import cost, hlo, memory
+from jaxsft.plan import communication, cost, experts, hlo, memory
+from jaxsft.plan.communication import Communication
+from jaxsft.plan.experts import ExpertRows
 from jaxsft.plan.memory import Memory
+from jaxsft.plan.rates import LINK_SHARE, MATMUL_SHARE, MEMORY_SHARE
+from jaxsft.plan.rows import Rows
 from jaxsft.plan.topology import Topology
 from jaxsft.program import Program
-
-# What well-tuned programs reach of the peaks: for an estimate, beside the bound that none passes.
-MATMUL_SHARE, MEMORY_SHARE, LINK_SHARE = 0.7, 0.8, 0.7
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-    """What a batch holds. Without prepared data: full rows of one segment, all of it supervised."""
-
-    tokens: float  # share of the slots that are no padding
-    supervised: float  # share of the slots with a loss
-    segment_length: float  # mean, in tokens
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Communication:
-    kind: str
-    axis: str  # of the mesh; several joined by x
-    bytes: float  # that a chip sends in a step
-    count: float  # operations in a step
-    seconds: float | None  # at the peak of the links, or of the network where it leaves a slice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +56,7 @@ class Estimate:
     seconds: Seconds | None  # None: a device whose rates are not known
     mfu: float | None  # by that time
     tokens: float  # of the global batch
+    expert_rows: ExpertRows | None  # None: no mixture of experts
     compile_seconds: float
 
 
@@ -85,32 +67,32 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
         ConfigError: model, mesh and batch don't fit each other.
     """
     num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
+    config = _on_slices(config, topology)
     mesh = program.checked_mesh(config, base, topology.devices)
     built = program.build(config, base, num_steps, mesh)
     train, length = config.train, config.data.sequence_length
     started = time.monotonic()
     compiled = program.compile_train_step(built, config)
     compile_seconds = time.monotonic() - started
-    parsed = hlo.parse(compiled.as_text(), _head_chunks(config, built, rows))
+    expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
+    tiles = {} if expert_rows is None else {TILES_SCOPE: expert_rows.tiles}
+    parsed = hlo.parse(compiled.as_text(), _head_chunks(config, built, rows), tiles)
     chip = topology.chip
-    limit = int(chip.memory_bytes) if chip else memory.limit_here()
     slots = train.batch_size * length
     tokens = rows.tokens * slots
-    num_segments = max(1, round(tokens / rows.segment_length))
-    segments = np.full(num_segments, tokens / num_segments)
-    windows = {kind.window for kind in base.kinds()}
-    counts = BatchCounts.of_segments(segments, slots, windows)
-    flops = training_flops(built.settings, counts, rows.supervised * slots) / topology.num_chips
-    computed, moved = cost.matmul_flops(parsed), cost.bytes_moved(parsed)
-    collectives = tuple(
-        _communication(one, built.mesh, topology) for one in cost.collectives(parsed)
+    needed = training_flops(
+        built.settings, rows.counts(slots, built.settings), rows.supervised * slots
     )
+    flops = needed / topology.num_chips
+    used = 1.0 if expert_rows is None else expert_rows.used_share
+    computed, moved = cost.matmul_flops(parsed, used), cost.bytes_moved(parsed)
+    collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))
     seconds = None if chip is None else _seconds(chip, computed, moved, collectives)
     return Estimate(
         mesh=dict(built.mesh.shape),
         num_parameters=built.num_parameters,
         state_bytes=_state_bytes(built),
-        memory=memory.of(compiled, limit),
+        memory=memory.of(compiled, memory.limit_of(chip)),
         flops=flops,
         matmul_flops=computed,
         bytes_moved=moved,
@@ -118,8 +100,17 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
         seconds=seconds,
         mfu=flops / (chip.bf16_flops * seconds.estimate) if chip and seconds else None,
         tokens=tokens,
+        expert_rows=expert_rows,
         compile_seconds=compile_seconds,
     )
+
+
+def _on_slices(config: Config, topology: Topology) -> Config:
+    """With the replicas that open axes mean: boxes that aren't there don't say they are slices."""
+    sizes = config.mesh
+    if sizes.data is None and sizes.fsdp is None:
+        sizes = dataclasses.replace(sizes, data=topology.num_slices)
+    return dataclasses.replace(config, mesh=sizes)
 
 
 def _head_chunks(config: Config, built: Program, rows: Rows) -> float:
@@ -151,59 +142,6 @@ def _state_bytes(built: Program) -> dict[str, float]:
         "optimizer": total(shapes.opt_state, placement.opt_state),
         "gradients": total(shapes.params, placement.params, jnp.dtype(gradients).itemsize),
     }
-
-
-def _communication(one: cost.Collective, mesh: Mesh, topology: Topology) -> Communication:
-    crosses = one.across_slices or (topology.num_slices > 1 and _crosses(one.groups, mesh))
-    seconds = None
-    if topology.chip is not None:
-        chip = topology.chip
-        seconds = one.bytes / (chip.network_bandwidth if crosses else chip.link_bandwidth)
-    return Communication(
-        kind=one.kind,
-        axis="data" if one.across_slices else axis_of(one.groups, mesh),
-        bytes=one.bytes,
-        count=one.count,
-        seconds=seconds,
-    )
-
-
-def _crosses(groups: tuple[tuple[int, ...], ...], mesh: Mesh) -> bool:
-    """Whether a group has devices of several slices, or of several boxes of GPUs."""
-    units = [
-        (getattr(one, "slice_index", 0), 0 if one.platform == "tpu" else one.process_index)
-        for one in mesh.devices.flat
-    ]
-    groups = groups or (tuple(range(len(units))),)
-    return any(len({units[number] for number in group}) > 1 for group in groups)
-
-
-def axis_of(groups: tuple[tuple[int, ...], ...], mesh: Mesh) -> str:
-    """The mesh axes over which these groups of devices lie."""
-    wanted = {frozenset(group) for group in groups}
-    if not wanted:
-        wanted = {frozenset(range(mesh.size))}
-    numbers = np.arange(mesh.size).reshape(mesh.devices.shape)
-    used = [axis for axis, size in mesh.shape.items() if size > 1]
-    for count in range(1, len(used) + 1):
-        for axes in itertools.combinations(used, count):
-            places = [mesh.axis_names.index(axis) for axis in axes]
-            moved = np.moveaxis(numbers, places, range(-count, 0))
-            size = int(np.prod([mesh.shape[axis] for axis in axes]))
-            if {frozenset(row) for row in moved.reshape(-1, size).tolist()} == wanted:
-                return " x ".join(axes)
-    inside = [axis for axis in used if _neighbours(wanted, numbers, mesh.axis_names.index(axis))]
-    return inside[0] if inside else "devices"
-
-
-def _neighbours(groups: set[frozenset[int]], numbers: np.ndarray, place: int) -> bool:
-    """Whether each group, such as the two ends of a permutation, differs in one axis only."""
-    coordinates = {int(n): c for c, n in np.ndenumerate(numbers)}
-    for group in groups:
-        columns = list(zip(*(coordinates[number] for number in group), strict=True))
-        if any(len(set(column)) > 1 for at, column in enumerate(columns) if at != place):
-            return False
-    return True
 
 
 def _seconds(

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 BYTES = {
     **dict.fromkeys(("pred", "s8", "u8", "f8e4m3fn", "f8e5m2", "f8e4m3", "f8e4m3b11fnuz"), 1.0),
@@ -85,6 +86,7 @@ class Program:
     computations: dict[str, Computation]
     entry: str
     open_trips: float  # taken for a loop whose length is decided at run time
+    named_trips: Mapping[str, float]  # the same for loops within a jax.named_scope
 
     @functools.cached_property
     def times(self) -> dict[str, float]:
@@ -120,7 +122,10 @@ class Program:
 
     def _trips_or_open(self, loop: Instruction) -> float:
         trips = self.trips(loop)
-        return self.open_trips if trips is None else trips
+        if trips is not None:
+            return trips
+        named = (count for name, count in self.named_trips.items() if name in loop.attributes)
+        return next(named, self.open_trips)
 
     def running(self) -> Iterator[tuple[Computation, float]]:
         """Each computation that runs by itself, and how often."""
@@ -143,7 +148,9 @@ class Program:
         return order[::-1]
 
 
-def parse(text: str, open_trips: float = 1.0) -> Program:
+def parse(
+    text: str, open_trips: float = 1.0, named_trips: Mapping[str, float] = MappingProxyType({})
+) -> Program:
     """A program from `compiled.as_text()`."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
@@ -156,7 +163,7 @@ def parse(text: str, open_trips: float = 1.0) -> Program:
             one = _instruction(start, _COMMENT.sub("", line[start.end() :]))
             current.instructions[one.name] = one
     assert entry, "no ENTRY computation"
-    return Program(computations, entry, open_trips)
+    return Program(computations, entry, open_trips, named_trips)
 
 
 def _instruction(start: re.Match[str], rest: str) -> Instruction:

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from jaxsft.errors import ConfigError
+from jaxsft.chips import Chip
+from jaxsft.program import TooLarge, smaller
 
 GIB = 2**30
 
@@ -52,22 +53,23 @@ def limit_here() -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
+def limit_of(chip: Chip | None) -> int | None:
+    """What a program may use of a chip; None: of a device of this machine."""
+    return limit_here() if chip is None else int(chip.memory_bytes)
+
+
 def refuse_too_large(memory: Memory, microbatches: int, remat: str, num_devices: int) -> None:
     """Refuses a step that can't run, before a weight is loaded.
 
     Raises:
-        ConfigError: what it needs, what there is, and what would make it smaller.
+        TooLarge: what it needs, what there is, and what would make it smaller.
     """
     if memory.fits:
         return
     assert memory.limit_bytes is not None
-    changes = [f"config.train.microbatches={2 * microbatches} (smaller micro-batches)"]
-    if remat != "full":
-        changes.append("config.model.remat=full (recomputes activations)")
-    changes.append(f"more devices than {num_devices} along config.mesh.fsdp")
-    changes.append("config.data.sequence_length, if your conversations are shorter")
-    raise ConfigError(
+    raise TooLarge(
         f"the training step needs {memory.needed_bytes / GIB:.1f} GiB on each device, of which"
         f" {memory.arguments_bytes / GIB:.1f} are parameters, optimizer state and batch; it may use"
-        f" {memory.limit_bytes / GIB:.1f}. Change {'; or '.join(changes)}"
+        f" {memory.limit_bytes / GIB:.1f}."
+        f" {smaller(microbatches, remat, num_devices)}"
     )

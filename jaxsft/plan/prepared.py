@@ -11,7 +11,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.epochs import epochs_of
 from jaxsft.data.prepare import Progress, Work
 from jaxsft.errors import UserError
-from jaxsft.plan.estimate import Rows
+from jaxsft.plan.rows import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

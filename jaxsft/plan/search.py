@@ -1,6 +1,7 @@
 """Other meshes, remat policies and micro-batches of a run, compiled and compared."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,15 +9,38 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxsft.config import Config, Mesh
-from jaxsft.errors import ConfigError
 from jaxsft.mesh_fit import fitting, words
 from jaxsft.model import settings
-from jaxsft.model.remat import KEPT
-from jaxsft.plan import estimate, text
-from jaxsft.plan.estimate import Estimate, Rows
+from jaxsft.plan import estimate, memory, text
+from jaxsft.plan.estimate import Estimate
+from jaxsft.plan.guess import REMATS, Guess, guesser
 from jaxsft.plan.memory import GIB
 from jaxsft.plan.prepared import Run
+from jaxsft.plan.rows import Rows
 from jaxsft.plan.topology import Topology
+from jaxsft.program import TooLarge
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    config: Config  # with its mesh, remat and micro-batches
+    guess: Guess
+
+    @property
+    def words(self) -> str:
+        model, train = self.config.model, self.config.train
+        return f"{words(self.config.mesh)}; remat={model.remat}, microbatches={train.microbatches}"
+
+    def frugal_as(self, other: "Candidate") -> bool:
+        """On the same mesh, with no less recomputation and no fewer micro-batches.
+
+        It needs no more memory, then, and takes no less time.
+        """
+        return (
+            self.config.mesh == other.config.mesh
+            and REMATS.index(self.config.model.remat) >= REMATS.index(other.config.model.remat)
+            and self.config.train.microbatches >= other.config.train.microbatches
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,62 +57,92 @@ def search(
     topology: Topology,
     rows: Rows,
     tries: int,
+    minutes: float,
     say: Callable[[str], None],
 ) -> list[Tried]:
     """What fits, the fastest first.
 
-    For each mesh, the plainest first, the settings that cost least time are tried first, and the
-    first that fits is taken: less recomputation, then fewer micro-batches.
+    The fastest by a guess is compiled first. Whether it fits decides about others on its mesh too:
+    what saves more memory is slower and not needed, or what saves less can't fit either.
     """
-    found: list[Tried] = []
-    left = tries
-    for mesh in fitting(config, model, topology.num_chips, topology.num_slices):
-        for remat, microbatches in _settings(config):
-            if left == 0:
-                return _fastest(found)
-            tried = _try(config, model, topology, rows, mesh, remat, microbatches)
-            if tried is None:
-                continue
-            left -= 1
-            need = tried.estimate.memory.needed_bytes / GIB
-            fits = tried.estimate.memory.fits
-            say(
-                f"{words(mesh)}; remat={remat}, microbatches={microbatches}: {need:.1f} GiB,"
-                f" {'fits' if fits else 'too much'}"
-            )
-            if fits:
-                found.append(tried)
-                break
+    limit = memory.limit_of(topology.chip)
+    every = list(_candidates(config, model, topology, rows))
+    left = [one for one in every if limit is None or _least(one.guess) <= limit]
+    started, count, found = time.monotonic(), 0, []
+    say(f"{len(every)} combinations; {len(every) - len(left)} of them can't fit by sizes alone")
+    kept = dict.fromkeys(REMATS, 1.0)  # what was needed, over the least that is kept
+    while left and count < tries and time.monotonic() - started < 60 * minutes:
+        best = min(left, key=lambda one: (_expected(one, kept) > (limit or 0), one.guess.seconds))
+        count += 1
+        made = _compiled(best, model, topology, rows)
+        fits = made is not None and made.memory.fits
+        say(f"{count}/{tries} {best.words}: {_outcome(made)}")
+        # Of what the compiler refuses, no more is known than that: it may have been twice too much.
+        needed = 2 * (limit or 0) if made is None else made.memory.needed_bytes
+        measured = (needed - best.guess.state_bytes) / best.guess.kept_bytes
+        kept[best.config.model.remat] = measured
+        if made is not None and fits:
+            model_, train = best.config.model, best.config.train
+            found.append(Tried(best.config.mesh, model_.remat, train.microbatches, made))
+        left = [one for one in left if not (one.frugal_as(best) if fits else best.frugal_as(one))]
+    say(_rest(left, count, tries, minutes))
     return _fastest(found)
 
 
-def _settings(config: Config) -> Iterator[tuple[str, int]]:
-    counts = [n for n in range(1, config.train.batch_size + 1) if config.train.batch_size % n == 0]
-    for microbatches in counts:
-        for remat in KEPT:  # the faster first
-            yield remat, microbatches
+def _candidates(
+    config: Config, model: settings.Decoder, topology: Topology, rows: Rows
+) -> Iterator[Candidate]:
+    batch = config.train.batch_size
+    guesses = guesser(config, model, topology, rows)
+    for microbatches in (n for n in range(1, batch + 1) if batch % n == 0):
+        train = dataclasses.replace(config.train, microbatches=microbatches)
+        parted = dataclasses.replace(config, train=train)
+        for mesh in fitting(parted, model, topology.num_chips, topology.num_slices):
+            for remat in REMATS:
+                changed: Any = {"mesh": mesh, "model": _with_remat(config, remat)}
+                one = dataclasses.replace(parted, **changed)
+                yield Candidate(one, guesses.guess(one))
 
 
-def _try(
-    config: Config,
-    model: settings.Decoder,
-    topology: Topology,
-    rows: Rows,
-    mesh: Mesh,
-    remat: Any,
-    microbatches: int,
-) -> Tried | None:
-    changed = dataclasses.replace(
-        config,
-        mesh=mesh,
-        model=dataclasses.replace(config.model, remat=remat),
-        train=dataclasses.replace(config.train, microbatches=microbatches),
-    )
+def _with_remat(config: Config, remat: Any) -> Any:
+    return dataclasses.replace(config.model, remat=remat)
+
+
+def _least(guess: Guess) -> float:
+    return guess.state_bytes + guess.kept_bytes
+
+
+def _expected(one: Candidate, kept: dict[str, float]) -> float:
+    """Bytes, by what others with the same remat needed."""
+    return one.guess.state_bytes + kept[one.config.model.remat] * one.guess.kept_bytes
+
+
+def _compiled(
+    one: Candidate, model: settings.Decoder, topology: Topology, rows: Rows
+) -> Estimate | None:
+    """None where the compiler itself finds that it can't fit."""
     try:
-        made = estimate.make(changed, model, topology, rows)
-    except ConfigError:  # micro-batches that this mesh does not split
+        return estimate.make(one.config, model, topology, rows)
+    except TooLarge:
         return None
-    return Tried(mesh, remat, microbatches, made)
+
+
+def _outcome(made: Estimate | None) -> str:
+    if made is None:
+        return "too much for the compiler"
+    need = f"{made.memory.needed_bytes / GIB:.1f} GiB"
+    if not made.memory.fits:
+        return f"{need}, too much"
+    seconds = "" if made.seconds is None else f", {made.seconds.estimate:.3f} s a step"
+    return f"{need}, fits{seconds} (compiled in {made.compile_seconds:.0f} s)"
+
+
+def _rest(left: list[Candidate], count: int, tries: int, minutes: float) -> str:
+    if not left:
+        return f"{count} compiled; the others are slower than one on the same mesh that fits"
+    why = f"--tries={tries}" if count == tries else f"--minutes={minutes:g}"
+    best = min(left, key=lambda one: one.guess.seconds)
+    return f"{count} compiled; {why} left out {len(left)}, such as {best.words}"
 
 
 def _fastest(found: list[Tried]) -> list[Tried]:

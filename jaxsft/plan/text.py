@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxsft.plan.estimate import Estimate
+from jaxsft.plan.experts import ExpertRows
 from jaxsft.plan.memory import GIB
 from jaxsft.plan.prepared import Run
 from jaxsft.plan.topology import Topology
@@ -41,8 +42,19 @@ def show(estimate: Estimate, topology: Topology, run: Run, terminal: Console) ->
     terminal.print(_work(estimate))
     if estimate.collectives:
         terminal.print(_communication(estimate))
+    if estimate.expert_rows is not None:
+        terminal.print(_experts(estimate.expert_rows))
     for line in _time(estimate, topology, run):
         terminal.print(line)
+
+
+def _experts(rows: ExpertRows) -> str:
+    return (
+        f"experts: a chip has room for all {rows.buffer:,} pairs of token and expert that a"
+        f" micro-batch may bring it, as none is ever dropped; {rows.used:,.0f}"
+        f" ({rows.used_share:.0%}) are its experts' own if the router is even, and only these are"
+        " multiplied"
+    )
 
 
 def _memory(estimate: Estimate) -> Table:

@@ -85,7 +85,7 @@ def ours(model: Any, table: families.Table) -> Computed:
     batch = jax.tree.map(jnp.asarray, rows())
     logits_BTV, gradients = _compute(graphdef, params, batch)
     named = {
-        tensor.name: huggingface.to_theirs(gradients, tensor, FLOAT32)
+        tensor.name: huggingface.to_theirs(gradients, tensor, FLOAT32)[0]
         for tensor in families.tensors(gradients, table)
     }
     return Computed([np.asarray(logits_BTV)[row, span] for row, span in spans()], named)

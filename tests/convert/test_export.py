@@ -160,6 +160,7 @@ def test_nothing_of_the_base_is_lost_in_silence(save_llama, save_tokenizer, edit
         edit_config(directory, quirk=1)
         result = jaxsft.save_model(jaxsft.load_model(directory), tmp_path / "export")
     assert result.left_out == ("modeling_evil.py", "onnx", "training_args.bin")
+    assert "modeling_evil.py, onnx, training_args.bin" in result.notes[0]
     before = {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()}
     after = {p.name: p.read_bytes() for p in result.directory.iterdir()}
     assert after["README.base.md"] == before["README.md"]
@@ -223,6 +224,22 @@ def test_the_dtype_asked_for_is_in_the_file_and_the_config(dtype, save_llama, tm
     assert json.loads((tmp_path / "export" / "config.json").read_text())["dtype"] == dtype
     norm = params["final_norm"]["scale_D"].astype(dtype)
     assert written["model.norm.weight"].tobytes() == np.asarray(norm).tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "num_zeroed"), [("float16", 2), ("bfloat16", 0), ("float32", 0)])
+def test_values_that_become_0_are_counted(dtype, num_zeroed, save_llama, tmp_path):
+    """2**-25 is half of float16's least number, and rounds to 0; twice that stays."""
+    directory, _ = save_llama()
+    base, params = load(directory)
+    small = jnp.array([2.0**-25, -(2.0**-25), 2.0**-24, 0.0])
+    scale_D = params["final_norm"]["scale_D"].at[:4].set(small)
+    params = params | {"final_norm": {"scale_D": scale_D}}
+    result = export(params, base, tmp_path / "export", dtype=dtype)
+    assert result.num_zeroed == num_zeroed
+    written = read_all(tmp_path / "export")["model.norm.weight"][:4]
+    assert 3 - np.count_nonzero(written) == num_zeroed
+    said = "2 values are too small for the dtype of the export and became 0"
+    assert any(note.startswith(said) for note in result.notes) == (num_zeroed > 0)
 
 
 def test_a_probe_that_the_exported_tokenizer_reads_differently_stops_the_export(

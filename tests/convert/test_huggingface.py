@@ -277,5 +277,5 @@ def test_experts_are_a_tensor_each_or_stacked_in_one(row):
     ours = params["layers"]["mlp"]["up_EDF"]
     np.testing.assert_array_equal(ours, theirs.swapaxes(2, 3))
     for tensor in families.tensors(params, (row,)):
-        back = huggingface.to_theirs(params, tensor, np.dtype(np.float32))
+        back, _ = huggingface.to_theirs(params, tensor, np.dtype(np.float32))
         np.testing.assert_array_equal(back, held.read(tensor.name), strict=True)

@@ -281,12 +281,3 @@ def test_without_a_plan_or_warnings():
     report = gate.gate_report(report_of(rows(60)), {}, {}, None)
     text = printed(report, width=80)
     assert "No warnings" in text and "no hints" in text and "Plan" not in text
-
-
-def test_one_line():
-    line = gate.one_line(everything())
-    assert "\n" not in line
-    assert "5,250 tokens, 2,100 of them supervised; 800 packed rows 99.0% full, 200 steps" in line
-    assert "warnings: eval dev: 1 of 41 (2.4%) rows are in the training data; " in line
-    quiet = gate.one_line(gate.gate_report(report_of(rows(60)), {}, {}, None))
-    assert quiet == "60 rows -> 60 examples, 3,000 tokens, 1,200 of them supervised"

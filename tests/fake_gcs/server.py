@@ -8,7 +8,8 @@ import http.server
 import json
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from fake_gcs import objects
 
@@ -82,7 +83,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(parts.query))
         return bucket, urllib.parse.unquote(name.removeprefix("/")), query
 
-    def _answer(self, status: int, content: bytes = b"", headers: dict[str, str] = {}) -> None:  # noqa: B006
+    def _answer(
+        self, status: int, content: bytes = b"", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)

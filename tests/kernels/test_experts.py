@@ -72,6 +72,18 @@ def test_what_stands_in_unused_rows_goes_nowhere(value_and_gradients):
         np.testing.assert_array_equal(actual, wanted)
 
 
+@pytest.mark.parametrize("case", SIZES)
+def test_the_kernel_for_tpu_sums_each_groups_products(case, monkeypatch):
+    """Interpreted, over several tiles of rows; unused rows hold anything finite."""
+    monkeypatch.setattr(experts, "_KERNEL_TILE", (64, 8, 8))
+    (x, _), sizes = inputs(), np.array(SIZES[case], np.int32)
+    d_out = np.random.default_rng(1).normal(size=(ROWS, COLUMNS)).astype(np.float32)
+    with jax.numpy_rank_promotion("allow"):  # the kernel's own code
+        d_w = experts.kernel_weights(x, d_out, sizes, np.float32, interpret=True)
+    expected = weight_gradients(x, d_out, sizes)
+    np.testing.assert_allclose(d_w, expected, rtol=1e-5, atol=1e-5)
+
+
 @jax.custom_vjp
 def careless(x, w, sizes):
     """A dot that leaves anything in unused rows, as kernels may."""

@@ -144,3 +144,19 @@ ENTRY %main (a: f32[3,16,4], b: f32[3,6,4]) -> f32[3,16,6] {
 }
 """.replace("TARGET", f'custom_call_target="{target}"')
     assert cost.matmul_flops(hlo.parse(text)) == flops
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"), [("ragged-dot-none.3", 250), ("tgmm.1", 250), ("splash", 1000)]
+)
+def test_a_kernel_costs_what_it_says_and_a_grouped_one_its_used_rows(name, flops):
+    text = """
+ENTRY %main (a: f32[16,4], b: f32[8,4,6]) -> f32[16,6] {
+  %a = f32[16,4]{1,0} parameter(0)
+  %b = f32[8,4,6]{2,1,0} parameter(1)
+  ROOT %NAME = f32[16,6]{1,0} custom-call(%a, %b), custom_call_target="tpu_custom_call", CONFIG
+}
+""".replace("NAME", name)
+    config = 'backend_config={"cost_estimate":{"flops":"1000","transcendentals":"0"}}'
+    program = hlo.parse(text.replace("CONFIG", config))
+    assert cost.matmul_flops(program, used_rows=0.25) == flops

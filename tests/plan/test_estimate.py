@@ -7,21 +7,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
-import numpy as np
 import pytest
 import tiny
 from rich.console import Console
+from test_mesh_fit import EXPERTS
 
 from jaxsft import program
 from jaxsft.config import Config, Data, Mesh, Model, Optim, Source, Train
 from jaxsft.errors import ConfigError
-from jaxsft.plan import estimate, memory, prepared, search, text, topology
+from jaxsft.kernels import experts as kernel
+from jaxsft.plan import estimate, memory, prepared, text, topology
+from jaxsft.plan.rows import Rows
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = estimate.Rows(tokens=1.0, supervised=1.0, segment_length=32.0)
+ROWS = Rows(tokens=1.0, supervised=1.0, segment_length=32.0)
 FREE = Mesh()
 
 
@@ -86,38 +87,30 @@ def test_matrix_products_are_those_of_the_formula(eight):
     assert again.flops == made.flops
 
 
+def test_experts_cost_the_tiles_that_an_even_router_fills(eight):
+    """Three products of each tile and matrix: forward, of the rows, of the weights."""
+
+    def make(tokens):
+        rows = dataclasses.replace(ROWS, tokens=tokens)
+        return estimate.make(config(Mesh(fsdp=2, expert=4), batch_size=64), EXPERTS, eight, rows)
+
+    full, half = make(1.0), make(0.5)
+    pairs = 64 * 32 // 2 * EXPERTS.moe.experts_per_token  # a chip sees those of its 4 neighbours
+    rows, here = full.expert_rows, EXPERTS.moe.num_experts // 4
+    assert (rows.buffer, rows.used) == (pairs, pairs / 4)
+    assert half.expert_rows.used == rows.used / 2
+    tile = kernel.tile_rows(pairs, here)
+    assert rows.tiles == rows.used / tile + here / 2
+    of_tile = 2 * tile * EXPERTS.embed_dim * EXPERTS.moe.expert_mlp_dim
+    expected = EXPERTS.num_layers * 3 * 3 * of_tile * (rows.tiles - half.expert_rows.tiles)
+    assert full.matmul_flops - half.matmul_flops == expected > 0
+
+
 def test_communication_is_named_by_the_axis_it_travels_over(sharded):
     axes = {one.axis for one in sharded.collectives}
     assert {"fsdp", "tensor"} <= axes
     gathered = [one for one in sharded.collectives if one.kind == "all-gather"]
     assert any(one.axis == "fsdp" for one in gathered)
-
-
-def test_an_axis_is_found_for_every_kind_of_group():
-    mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
-    numbers = np.arange(8).reshape(2, 2, 2)
-    for name, groups in {
-        "c": numbers.reshape(-1, 2),
-        "a": numbers.transpose(1, 2, 0).reshape(-1, 2),
-        "a x c": numbers.transpose(1, 0, 2).reshape(-1, 4),
-        "a x b x c": numbers.reshape(1, 8),
-    }.items():
-        assert estimate.axis_of(tuple(map(tuple, groups.tolist())), mesh) == name
-    assert estimate.axis_of(((0, 2), (2, 0)), mesh) == "b"  # a permutation
-    assert estimate.axis_of((), mesh) == "a x b x c"
-
-
-@pytest.mark.parametrize(("platform", "crosses"), [("tpu", False), ("gpu", True)])
-def test_hosts_of_a_slice_are_linked_and_boxes_of_gpus_are_not(platform, crosses):
-    hosts = [
-        SimpleNamespace(platform=platform, process_index=i // 2, slice_index=0) for i in range(4)
-    ]
-    mesh = SimpleNamespace(devices=np.array(hosts))
-    assert not estimate._crosses(((0, 1), (2, 3)), mesh)
-    assert estimate._crosses(((0, 2), (1, 3)), mesh) == crosses
-    assert estimate._crosses((), mesh) == crosses
-    hosts[3].slice_index = 1
-    assert estimate._crosses(((0, 1), (2, 3)), mesh)
 
 
 def test_a_step_too_large_is_refused_with_what_would_help():
@@ -136,17 +129,6 @@ def test_a_step_too_large_is_refused_with_what_would_help():
     assert "remat" not in str(refused.value)
 
 
-def test_search_prefers_what_needs_no_help_and_keeps_what_fits(eight, monkeypatch):
-    said = []
-    found = search.search(config(), tiny.SETTINGS, eight, ROWS, 3, said.append)
-    assert [one.remat for one in found] == ["none"] * 3 and len(said) == 3
-    assert len({one.mesh for one in found}) == 3
-    need = found[0].estimate.memory.needed_bytes
-    monkeypatch.setattr(memory, "limit_here", lambda: need // 2)
-    assert not search.search(config(), tiny.SETTINGS, eight, ROWS, 1, said.append)
-    assert "too much" in said[-1]
-
-
 @pytest.mark.parametrize(
     ("name", "match"),
     [
@@ -159,6 +141,28 @@ def test_search_prefers_what_needs_no_help_and_keeps_what_fits(eight, monkeypatc
 def test_topologies_that_are_not_there_are_refused(name, match):
     with pytest.raises(ConfigError, match=match):
         topology.open_topology(name)
+
+
+def test_a_step_that_the_compiler_refuses_is_told_like_one_that_does_not_fit(eight):
+    """The TPU's compiler says so itself; another failure is not the user's."""
+
+    class Refused:
+        def lower(self, *given):
+            return self
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(self.said)
+
+    asked = config(Mesh(fsdp=8), microbatches=2)
+    mesh = program.checked_mesh(asked, tiny.SETTINGS, eight.devices)
+    refused = Refused()
+    built = dataclasses.replace(program.build(asked, tiny.SETTINGS, 1, mesh), train_step=refused)
+    refused.said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, (1.09T) exceeds (95.74G).\nmore"
+    with pytest.raises(program.TooLarge, match=r"exceeds \(95.74G\). Change .*microbatches=4 "):
+        program.compile_train_step(built, asked)
+    refused.said = "RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Vmem"):
+        program.compile_train_step(built, asked)
 
 
 def test_text_and_json_agree(sharded, eight):
@@ -182,6 +186,16 @@ def plan(*flags, path=str(ROOT)):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [(FREE, (4, 2)), (Mesh(data=1), (1, 8)), (Mesh(tensor=2), (4, 1))]
+)
+def test_open_axes_of_boxes_are_those_of_a_run(sizes, expected):
+    """A run sees each box as a slice; boxes that aren't there all say that they are slice 0."""
+    boxes = topology.Topology("h100:2x4", jax.devices(), None, 4)
+    made = estimate.make(config(sizes), tiny.SETTINGS, boxes, ROWS)
+    assert (made.mesh["data"], made.mesh["fsdp"]) == expected
 
 
 def test_the_program_plans_the_debug_run():

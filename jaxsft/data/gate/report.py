@@ -105,26 +105,6 @@ def gate_report(
     }
 
 
-def one_line(report: Json) -> str:
-    """What train says of its data in its log."""
-    train, plan, warnings = report["train"], report["plan"], report["warnings"]
-    tokens = train["tokens"]
-    text = (
-        f"{train['rows_in']:,} rows -> {train['examples']:,} examples,"
-        f" {tokens['supervised'] + tokens['context']:,} tokens,"
-        f" {tokens['supervised']:,} of them supervised"
-    )
-    if plan:
-        text += (
-            f"; {plan['packed_rows']:,} packed rows {plan['fill']:.1%} full,"
-            f" {plan['steps']:,} steps = {plan['epochs']:.2f} epochs"
-        )
-    if warnings:
-        some = "warning" if len(warnings) == 1 else "warnings"
-        text += f"; {len(warnings)} {some}: " + "; ".join(w["text"] for w in warnings)
-    return text
-
-
 def _plan(plan: Plan) -> Json:
     per_step = plan.supervised_tokens_per_epoch / max(plan.steps_per_epoch, 1)
     return {
