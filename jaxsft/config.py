@@ -22,7 +22,8 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     # Of the parameters as they are kept; bfloat16 rounds updates below 1/512 of a weight away.
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "splash", "xla"] = "auto"  # back end
+    # Back end; "auto" takes the fastest that passes its test on the devices, or needs none.
+    attention: Literal["auto", "splash", "cudnn", "triton", "blocked", "xla"] = "auto"
     # What the backward pass computes again to save memory: "full" all of a layer; "save_context"
     # all but attention, "save_attention" all but attention and its queries, keys and values,
     # "save_projections" no product with a weight. docs/memory.md has the costs.

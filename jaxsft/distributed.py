@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -187,6 +189,34 @@ def first_then_others(work: Callable[[], Result]) -> Result:
         code, message = failed
         raise errors.of_code(code)(message)
     return work()
+
+
+@contextlib.contextmanager
+def scratch(parent: str | None) -> Iterator[Path]:
+    """A directory that all processes of this run write to, gone at the end.
+
+    Args:
+        parent: a directory that all of them see; None: the temporary one of this machine.
+
+    Raises:
+        ConfigError: a process does not see what the first one made.
+    """
+    first = jax.process_index() == 0
+    made = tempfile.mkdtemp(prefix="jaxsft-", dir=parent) if first else ""
+    path = Path(gather({"made": made})[0]["made"])
+    try:
+        everyone = gather({"sees": path.is_dir()})
+        blind = [number for number, one in enumerate(everyone) if not one["sees"]]
+        if blind:
+            raise ConfigError(
+                f"--scratch={parent}: processes {blind} do not see {path}, which process 0 made;"
+                " name a directory that all hosts share"
+            )
+        yield path
+        gather({"done": True})  # none still reads
+    finally:
+        if first:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def gather(value: Mapping[str, Any]) -> list[dict[str, Any]]:

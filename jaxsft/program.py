@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from jaxsft import mesh_fit, optim, step
 from jaxsft.config import Config
 from jaxsft.data.prepare import source_names
 from jaxsft.errors import ConfigError, MeshError
-from jaxsft.kernels import attention_choice, experts
+from jaxsft.kernels import attention, attention_choice, experts
+from jaxsft.kernels.attention_selftest import Use
 from jaxsft.loss import Batch
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
@@ -104,23 +106,44 @@ def choose_back_ends(
     config: Config, decoder: settings.Decoder, mesh: Mesh
 ) -> tuple[settings.Decoder, tuple[tuple[str, str, str], ...]]:
     """The decoder with its back ends for the mesh's devices, which may be others than ours."""
-    platform, length = mesh.devices.flat[0].platform, config.data.sequence_length
-    use = attention_choice.Use(
-        platform=platform,
-        length=length,
-        query_length=length // mesh_lib.parts("sequence", mesh.shape),
+    name, reason = attention_choice.choose(
+        config.model.attention, _attention_use(config, decoder, mesh), _device_here(mesh)
     )
-    attention = attention_choice.choose(config.model.attention, use)
-    decoder = dataclasses.replace(decoder, attention_back_end=attention[0])
+    decoder = dataclasses.replace(decoder, attention_back_end=name)
     choices = [
-        ("attention", *attention),
+        ("attention", name, reason),
         ("loss", "chunked", "the only back end yet"),
     ]
     if decoder.moe is not None:
-        name, reason = experts.choose(decoder.moe.back_end, platform)
+        name, reason = experts.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
         decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
         choices.append(("experts", name, reason))
     return decoder, tuple(choices)
+
+
+def _attention_use(config: Config, decoder: settings.Decoder, mesh: Mesh) -> Use:
+    length, over = config.data.sequence_length, functools.partial(mesh_lib.parts, sizes=mesh.shape)
+    num_heads, num_kv_heads = attention.local_heads(
+        decoder.num_heads, decoder.num_kv_heads, over("heads")
+    )
+    return Use(
+        platform=mesh.devices.flat[0].platform,
+        length=length,
+        query_length=length // over("sequence"),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=decoder.head_dim,
+        dtype=config.model.dtype,
+        scale=decoder.attention_scale,
+        windows=decoder.windows,
+        soft_cap=decoder.attention_soft_cap,
+        sinks=decoder.attention_sinks,
+    )
+
+
+def _device_here(mesh: Mesh) -> Any:
+    """One of the mesh's devices that this process can run on; None in a plan for others."""
+    return next((device for device in jax.local_devices() if device in mesh.devices.flat), None)
 
 
 def abstract_state(program: Program) -> TrainState:

@@ -50,6 +50,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
     with termination.listening():
         base = setup.open_model(config, console.say)
         data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
+        distributed.refuse_differences(setup.data_facts(data))
         plan = setup.set_up(config, base, data)
         report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
         console.show(lambda terminal: gate_text.print_report(report, terminal))

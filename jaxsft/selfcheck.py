@@ -6,7 +6,6 @@ more than rounding is a fault: of this program, of the compiler, or of a device.
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,11 @@ class Bench:
     alone: Rows  # the same conversations, one a row
 
 
-def run(config: Config, base: settings.Decoder) -> Iterator[Check]:
+def run(config: Config, base: settings.Decoder, scratch: Path) -> Iterator[Check]:
     """Each law as soon as it is measured.
+
+    Args:
+        scratch: a directory that all processes see, for a checkpoint.
 
     Raises:
         ConfigError: a mesh that doesn't fit the devices, the model or the batch.
@@ -89,7 +91,9 @@ def run(config: Config, base: settings.Decoder) -> Iterator[Check]:
             yield Check(law, measure(), ALLOWED)
         yield Check("a conversation does not see its neighbours", _isolation(bench), UNMOVED)
         yield Check("a token does not see later ones", _causality(bench), UNMOVED)
-        yield Check(f"{_STEPS} steps with a restart: those without", _resumption(bench), 0.0)
+        yield Check(
+            f"{_STEPS} steps with a restart: those without", _resumption(bench, scratch), 0.0
+        )
 
 
 def _small(config: Config, base: settings.Decoder) -> tuple[Config, settings.Decoder]:
@@ -235,11 +239,11 @@ def _moved(bench: Bench, changed: np.ndarray, watched: np.ndarray) -> float:
     return float(np.abs(before[watched] - after[watched]).max() / np.abs(before).max())
 
 
-def _resumption(bench: Bench) -> float:
+def _resumption(bench: Bench, scratch: Path) -> float:
     """Between the parameters with and without a checkpoint in the middle."""
     rows, parts = bench.rows, bench.config.train.microbatches
     built = _built(bench, bench.mesh, len(rows["tokens"]), parts)
-    with jax.set_mesh(bench.mesh), tempfile.TemporaryDirectory() as folder:
+    with jax.set_mesh(bench.mesh):
         batch = _batch(rows, bench.mesh)
 
         def train(current: TrainState, count: int) -> TrainState:
@@ -253,7 +257,7 @@ def _resumption(bench: Bench) -> float:
             return jax.jit(init, out_shardings=built.placement)(params)
 
         straight = train(fresh(), _STEPS)
-        store = CheckpointStore(Path(folder), keep=1)
+        store = CheckpointStore(scratch, keep=1)
         store.save(_STEPS // 2, train(fresh(), _STEPS // 2), {})
         store.wait()
         restored = store.restore(_STEPS // 2, program.abstract_state(built))

@@ -110,6 +110,12 @@ def prepare_data(
     return Data(directory, train, evals)
 
 
+def data_facts(data: Data) -> dict[str, str]:
+    """What processes that prepared on disks of their own must have in common."""
+    evals = {f"the prepared data of eval {n}": cache.fingerprint for n, cache in data.eval.items()}
+    return {"the prepared training data": data.train.fingerprint} | evals
+
+
 def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     """Everything static: nothing here allocates a parameter.
 

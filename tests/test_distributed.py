@@ -26,15 +26,22 @@ def start(
     count: int,
     *flags: str,
     own: tuple[str, ...] = (),
+    disks: list[Path] | None = None,
     surroundings: Mapping[str, str] = MappingProxyType({}),
 ) -> list:
-    """The processes of one run over NUM_DEVICES devices; `own` are flags of the last process."""
+    """The processes of one run over NUM_DEVICES devices.
+
+    Args:
+        own: flags of the last process.
+        disks: of each process, its working directory and cache: hosts that share no disk.
+    """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES // count}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES // count}"
+        " --xla_backend_optimization_level=0",  # compiling dominates: this halves it
         **surroundings,
     }
     together = [f"--coordinator_address=localhost:{port}", f"--num_processes={count}"]
@@ -46,8 +53,8 @@ def start(
                 *((*together, f"--process_id={number}") if count > 1 else ()),
                 *(own if number == count - 1 else ()),
             ],
-            env=environment,
-            cwd=ROOT,
+            env=environment | ({"XDG_CACHE_HOME": str(disks[number] / "cache")} if disks else {}),
+            cwd=disks[number] if disks else ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -79,8 +86,12 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_train_as_one_does(count, alone, tmp_path):
-    done = finish(start(tmp_path, count, "--config.train.steps=4"))
+def test_several_processes_train_as_one_does(count, alone, tmp_path, tmp_path_factory):
+    """Two of them on hosts that share no disk but the run's: each prepares the data for itself."""
+    disks = [tmp_path_factory.mktemp("disk") for _ in range(2)] if count == 2 else None
+    done = finish(start(tmp_path, count, "--config.train.steps=4", disks=disks))
+    for disk in disks or []:
+        assert list(disk.glob("cache/jaxsft/*/manifest.json"))
     assert [code for code, _, _ in done] == [0] * count, done
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-6)
     counted = ("supervised_tokens", "tokens")
@@ -113,6 +124,21 @@ def test_processes_that_were_started_differently_refuse_to_run(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_processes_that_read_other_data_refuse_to_run(tmp_path):
+    """The same path, on two disks."""
+    disks = [tmp_path / "a", tmp_path / "b"]
+    rows = (ROOT / "configs" / "debug_data" / "train.jsonl").read_text().splitlines(keepends=True)
+    for disk, count in zip(disks, (48, 47), strict=True):
+        disk.mkdir()
+        (disk / "mine.jsonl").write_text("".join(rows[:count]))
+    flags = ("--config.data.train[0].path=mine.jsonl", "--config.data.workers=1")
+    done = finish(start(tmp_path / "w", 2, *flags, disks=disks))
+    for code, _, error in done:
+        assert code == BAD_CONFIG, error
+        assert "process 1 has the prepared training data='" in error
+    assert not (tmp_path / "w" / "metrics.jsonl").exists()
+
+
 def test_an_error_of_the_first_process_ends_all_with_its_message(tmp_path):
     done = finish(start(tmp_path, 2, "--config.data.train[0].path=nowhere.jsonl"))
     assert {code for code, _, _ in done} == {65}
@@ -143,6 +169,18 @@ def test_a_process_whose_peers_do_not_come_says_so_and_ends(tmp_path):
 def test_flags_that_do_not_fit_each_other_are_refused(given, match):
     with pytest.raises(ConfigError, match=match):
         distributed.connect(*given, 1, print)
+
+
+def test_a_directory_that_a_process_does_not_see_is_refused(monkeypatch, tmp_path):
+    with distributed.scratch(str(tmp_path)) as folder:
+        assert folder.parent == tmp_path and folder.is_dir()
+    real = distributed.gather
+    blind = {"made": "", "sees": False}
+    monkeypatch.setattr(distributed, "gather", lambda value: [*real(value), blind])
+    with pytest.raises(ConfigError, match=r"--scratch=.*: processes \[1\] do not see .*jaxsft-"):
+        with distributed.scratch(str(tmp_path)):
+            pytest.fail("went on")
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_process_looks_for_nobody(monkeypatch):

@@ -1,6 +1,12 @@
 """The self-check passes on sound parts, for dense models and experts, and sees planted faults."""
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +18,9 @@ from jaxsft import selfcheck, step
 from jaxsft.config import Mesh
 from jaxsft.kernels import attention
 
+# The last one halves what compiling takes, which dominates.
+ONE_DEVICE = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+ROOT = Path(__file__).resolve().parent.parent
 WINDOWED = dataclasses.replace(
     tiny.SETTINGS,
     num_layers=6,
@@ -24,8 +33,13 @@ WINDOWED = dataclasses.replace(
 )
 
 
+def checks(model, sizes):
+    with tempfile.TemporaryDirectory() as folder:
+        return list(selfcheck.run(config(sizes), model, Path(folder)))
+
+
 def failed(model, sizes):
-    return {check.law for check in selfcheck.run(config(sizes), model) if not check.passed}
+    return {check.law for check in checks(model, sizes) if not check.passed}
 
 
 @pytest.mark.parametrize(
@@ -37,7 +51,7 @@ def failed(model, sizes):
     ids=["dense", "experts"],
 )
 def test_sound_parts_pass_every_law(model, sizes):
-    found = list(selfcheck.run(config(sizes), model))
+    found = checks(model, sizes)
     assert len(found) == 6 and all(check.passed for check in found), found
 
 
@@ -59,6 +73,26 @@ def test_a_fault_of_attention_is_seen(monkeypatch):
 
     monkeypatch.setattr(attention, "attend", sees_all)
     assert any("later ones" in law for law in failed(tiny.SETTINGS, Mesh(fsdp=8)))
+
+
+def test_two_processes_measure_together_and_one_speaks(tmp_path):
+    """The restart goes through one directory that both see."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    command = [sys.executable, ROOT / "tools" / "selfcheck.py", f"--scratch={tmp_path}"]
+    command += [f"--config={ROOT}/configs/debug.py", "--config.data.sequence_length=64"]
+    command += [f"--coordinator_address={address}", "--num_processes=2"]
+    devices = {"XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
+    pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [
+        subprocess.Popen([*command, f"--process_id={i}"], env=os.environ | devices, **pipes)
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0].count("passed") == 6 and "on 2 x cpu" in said[0][0]
+    assert "passed" not in said[1][0] and not list(tmp_path.iterdir())
 
 
 def test_a_mean_of_means_is_seen(monkeypatch):

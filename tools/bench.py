@@ -35,6 +35,11 @@ _PYTHON = flags.DEFINE_string("peer_python", sys.executable, "a Python that has 
 _COMPILE = flags.DEFINE_bool("peer_compile", False, "transformers: SDPA and torch.compile")
 _GROUPED = flags.DEFINE_bool("peer_length_grouped", False, "trl: batches of similar lengths")
 _ROWS = flags.DEFINE_integer("peer_batch_size", 8, "trl, tunix: conversations in a batch", 1)
+_TEMPLATE = flags.DEFINE_string(
+    "peer_template",
+    None,
+    "trl, tunix: a chat template that marks what is trained ({% generation %})",
+)
 _PROFILE = flags.DEFINE_string("profile", None, "directory for a trace of three steps")
 
 
@@ -77,6 +82,7 @@ def _against_peer(config: Config) -> dict:
             "compile": _COMPILE.value,
             "length_grouped": _GROUPED.value,
             "batch_size": _ROWS.value,
+            "template": _TEMPLATE.value,
         }
         peer = Peer(_PEER.value, _PYTHON.value, job)
         base = setup.open_model(config, lambda topic, line: None, weights=_REAL.value)

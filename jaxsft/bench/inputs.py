@@ -69,7 +69,7 @@ def _write_model(config: Config, base: Pretrained, folder: Path) -> None:
     params = ours.first_params(config, base, placement)
     dtype = huggingface.DTYPES[config.model.parameter_dtype]
     names = [tensor.name for tensor in families.tensors(params, base.table)]
-    huggingface.write_params(params, base.table, folder, dict.fromkeys(names, dtype))
+    huggingface.write_params(params, base.table, folder, {name: dtype for name in names})
     text = json.dumps(base.config | {"torch_dtype": config.model.parameter_dtype})
     (folder / "config.json").write_text(text)
 

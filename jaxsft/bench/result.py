@@ -1,8 +1,9 @@
 """Timed steps as the figures that are shown, printed as JSON and put on the page."""
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxsft.bench import machine
 from jaxsft.bench.ours import Ours, Step
@@ -62,7 +63,7 @@ def model_of(config: Config, ours: Ours) -> dict[str, Any]:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """The median, and how far apart the values are."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return {
         "median": middle,
         "quartile_low": low,

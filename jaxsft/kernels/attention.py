@@ -11,12 +11,21 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxsft.kernels import attention_full, attention_splash
+from jaxsft.kernels import (
+    attention_blocked,
+    attention_cudnn,
+    attention_full,
+    attention_splash,
+    attention_triton,
+)
 from jaxsft.mesh import RULES, parts
 
 # All of attend's signature, for the queries of one device and all keys of their rows.
 BACK_ENDS: dict[str, Callable[..., jax.Array]] = {
     "splash": attention_splash.attend,
+    "cudnn": attention_cudnn.attend,
+    "triton": attention_triton.attend,
+    "blocked": attention_blocked.attend,
     "xla": attention_full.attend,
 }
 
@@ -59,6 +68,12 @@ def attend(
     if back_end == "xla" or mesh.empty or mesh.size == 1:
         return run(*arrays, first_query, window=window, sinks_N=sinks_N)
     return _on_each_device(run, mesh, arrays, window, sinks_N)
+
+
+def local_heads(num_heads: int, num_kv_heads: int, parts: int) -> tuple[int, int]:
+    """Query and key-value heads of one of so many devices, which share what doesn't split."""
+    local = num_heads // parts
+    return local, local // math.gcd(local, num_heads // num_kv_heads)
 
 
 def _on_each_device(run: Callable[..., jax.Array], mesh, arrays, window, sinks_N) -> jax.Array:

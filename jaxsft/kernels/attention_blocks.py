@@ -6,6 +6,9 @@ T / S: query / key position, I / J: block of queries / keys.
 import jax
 import jax.numpy as jnp
 
+# Of the output and the log-sum-exp that back ends keep for the backward pass, for remat policies.
+RESIDUAL_NAME = "context"
+
 
 def needed(
     q_segments_T: jax.Array,
@@ -36,7 +39,10 @@ def needed(
 
 def _ranges(segments_T: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """The least and the greatest segment of each block."""
-    # Padding stands behind the segments: as 0 it would stretch the last block's range over all.
-    order_T = jnp.where(segments_T == 0, jnp.iinfo(segments_T.dtype).max, segments_T)
-    order_IT = order_T.reshape(-1, size)
+    order_IT = in_order(segments_T).reshape(-1, size)
     return order_IT.min(axis=1), order_IT.max(axis=1)
+
+
+def in_order(segments_T: jax.Array) -> jax.Array:
+    """The segments with a number for padding that, like padding, comes behind all others."""
+    return jnp.where(segments_T == 0, jnp.iinfo(segments_T.dtype).max, segments_T)

@@ -1,42 +1,89 @@
-"""Which back end attention runs on."""
+"""Which back end attention runs on: the first that can do what is asked, and does it right."""
 
-import dataclasses
+from typing import Any
 
 from jaxsft.errors import ConfigError
-from jaxsft.kernels import attention_splash
+from jaxsft.kernels import attention_selftest, attention_splash
 from jaxsft.kernels.attention import BACK_ENDS
+from jaxsft.kernels.attention_selftest import ALLOWED, Use
+
+# The fastest first. `blocked` is plain JAX and runs anywhere.
+_CANDIDATES = {"tpu": ("splash", "blocked"), "gpu": ("cudnn", "triton", "blocked")}
+_PLAIN = ("blocked", "xla")
+_SHORT_ROW = 128  # measured on CPU: no slower up to here, and it compiles in a third of the time
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Use:
-    """What a run asks of attention on each of its devices."""
-
-    platform: str
-    length: int  # of a row: keys
-    query_length: int  # of a row's part on one device
-
-
-def choose(name: str, use: Use) -> tuple[str, str]:
+def choose(name: str, use: Use, device: Any) -> tuple[str, str]:
     """The back end that `name` stands for, and why.
 
+    Args:
+        device: one of the run's, on which a kernel is tested; None: there is none, as in a plan.
+
     Raises:
-        ConfigError: a back end that is not there, or that can't do what is asked.
+        ConfigError: a back end that is not there, can't do what is asked, or does it wrong.
     """
     if name == "auto":
-        refused = _refusal("splash", use)
-        return ("splash", "the kernel for TPU") if refused is None else ("xla", f"splash {refused}")
+        return _first_that_works(use, device)
     if name not in BACK_ENDS:
         raise ConfigError(f"config.model.attention={name}: expected auto or {', '.join(BACK_ENDS)}")
-    refused = _refusal(name, use)
+    refused, tested = _verdict(name, use, device)
     if refused is not None:
         raise ConfigError(f"config.model.attention={name}: {refused}")
-    return name, "asked for by config.model.attention"
+    return name, f"asked for by config.model.attention{tested}"
 
 
-def _refusal(name: str, use: Use) -> str | None:
-    """Why a back end can't run; or None."""
-    if name != "splash":
+def _first_that_works(use: Use, device: Any) -> tuple[str, str]:
+    if use.platform == "cpu" and use.length <= _SHORT_ROW:
+        return "xla", f"rows of at most {_SHORT_ROW} tokens"
+    reasons = []
+    for name in _CANDIDATES.get(use.platform, _PLAIN[:1]):
+        refused, tested = _verdict(name, use, device)
+        if refused is None:
+            reasons.append(f"the fastest that works on {use.platform}{tested}")
+            return name, "; ".join(reasons)
+        reasons.append(f"not {name}: {refused}")
+    raise AssertionError("`blocked` is refused nowhere")
+
+
+def _verdict(name: str, use: Use, device: Any) -> tuple[str | None, str]:
+    """Why a back end is refused, or None; and what to say of its test."""
+    if name in _PLAIN:
+        return None, ""
+    refused = refusal(name, use)
+    if refused is not None:
+        return refused, ""
+    if device is None:
+        if name == "cudnn":
+            return "jax asks the GPU itself what it can do, and there is none here", ""
+        return None, ", not tested: no such device here"
+    try:
+        found = attention_selftest.difference(BACK_ENDS[name], use, device)
+    except Exception as error:  # each compiler and library has its own kinds
+        lines = str(error).strip().splitlines() or [""]
+        return f"its test ended with {type(error).__name__}: {lines[0][:200]}", ""
+    if not found <= ALLOWED:  # NaN is refused too
+        return f"its test differs from the reference by {found:.2g}, more than {ALLOWED:g}", ""
+    return None, f", tested: differs from the reference by {found:.1g}"
+
+
+def refusal(name: str, use: Use) -> str | None:
+    """Why a back end can't do what is asked, or None, as far as is known before it runs."""
+    if name in _PLAIN:
         return None
-    if use.platform != "tpu":
-        return f"runs on TPU only, and this is {use.platform}"
-    return attention_splash.refusal(use.length, use.query_length)
+    home = "tpu" if name == "splash" else "gpu"
+    if use.platform != home:
+        return f"runs on {home.upper()} only, and this is {use.platform}"
+    if name == "splash":
+        return attention_splash.refusal(use.length, use.query_length)
+    limits = [
+        ("a row split over devices", use.query_length != use.length),
+        ("soft caps", use.soft_cap is not None),
+        ("sinks", use.sinks),
+    ]
+    if name == "cudnn":
+        limits.append(("layers of different windows", len(use.windows) > 1))
+        limits.append((f"dtype {use.dtype}", use.dtype != "bfloat16"))
+    else:
+        limits.append(("sliding windows", bool(use.windows)))
+        limits.append((f"rows of {use.length} tokens, not a multiple of 128", use.length % 128 > 0))
+    return next((f"can't do {what}" for what, is_so in limits if is_so), None)

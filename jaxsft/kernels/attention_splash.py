@@ -16,7 +16,6 @@ from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info
 
 from jaxsft.kernels import attention_blocks as blocks
 
-RESIDUAL_NAME = "context"  # of the output and the log-sum-exp, for remat policies
 _BLOCK_SIZES = (1024, 512, 256, 128)  # the largest that divides; 128 is the lanes of a register
 # Of a block of queries: with the next size the backward kernels, compiled for v5p and v5e, need
 # more than their fast memory.
@@ -78,7 +77,7 @@ def attend(
             save_residuals=False,
             mask_value=splash.DEFAULT_MASK_VALUE,
             attn_logits_soft_cap=soft_cap,
-            residual_checkpoint_name=RESIDUAL_NAME,
+            residual_checkpoint_name=blocks.RESIDUAL_NAME,
             mask_function=visible,
             interpret=interpret,
         )

@@ -95,7 +95,8 @@ class Attention(nnx.Module):
             sinks_N=self.sinks_bias_N[...] if s.attention_sinks else None,
         )
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
-        out_BTNH = checkpoint_name(out_BTNH, "context")
+        if s.attention_back_end != "splash":  # it names what its own backward pass needs
+            out_BTNH = checkpoint_name(out_BTNH, "context")
         o_NHD = self.o_NHD[...].astype(x_BTD.dtype)
         out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
         if s.attention_out_bias:

@@ -1,22 +1,28 @@
 """A gradient in a dtype of its own, from where it is formed.
 
 JAX gives a gradient its parameter's dtype. Where layers are scanned that makes a stack of all
-layers' gradients, twice as large as one of bfloat16 which is all that the products give.
+layers' gradients, twice as large as one of bfloat16, which is all that the products give.
 """
 
 import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
-def with_slots(params: Any, slots: Any) -> Any:
+def with_slots(params: Any, slots: Any, in_loop: bool = False) -> Any:
     """The parameters, whose gradients go to the slots instead, in the slots' dtype.
 
     Args:
         slots: of the parameters' shapes; differentiate by them. Their values are never read.
+        in_loop: the parameters are slices of stacks that a loop runs over.
     """
-    return jax.tree.map(lambda param, slot: _with_slot(param, slot, slot.dtype), params, slots)
+
+    def with_slot(param: jax.Array, slot: jax.Array) -> jax.Array:
+        return _with_slot(_sliced_before_cast(param) if in_loop else param, slot, slot.dtype)
+
+    return jax.tree.map(with_slot, params, slots)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -29,3 +35,15 @@ _with_slot.defvjp(
     lambda param, slot, dtype: (param, None),
     lambda dtype, _, gradient: (None, gradient.astype(dtype)),
 )
+
+
+def _sliced_before_cast(param: jax.Array) -> jax.Array:
+    """The parameter, which has no gradient any more.
+
+    A slice that is used in bfloat16 alone is cast before the loop by the TPU's compiler, with all
+    others of its stack: a second copy of the parameters. It doesn't look through integers.
+    """
+    if param.dtype != jnp.float32:
+        return param
+    bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(param, jnp.uint32))
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)

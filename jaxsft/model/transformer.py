@@ -186,9 +186,7 @@ class Decoder(nnx.Module):
 
         def body(carry, inputs):
             params, slots, place = inputs
-            # Else the compiler casts the stack before the loop: a second copy of the parameters.
-            params = jax.lax.optimization_barrier(params)
-            params = params if slots is None else with_slots(params, slots)
+            params = params if slots is None else with_slots(params, slots, in_loop=True)
             layer = nnx.merge(graphdef, params)
             x_BTD, cache, routed = layer(carry[0], context, carry[1], place)
             return (x_BTD, cache), routed

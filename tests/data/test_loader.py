@@ -79,12 +79,10 @@ def test_a_stream_from_the_middle_is_the_rest_of_the_whole(cache):
 
 def test_epochs_and_seeds_differ(cache):
     source = batches(cache)
-    epoch_0 = [texts(source._place(source.build(s)[0])) for s in range(2)]
-    epoch_1 = [
-        texts(source._place(source.build(s + source.epochs.steps_in(1))[0])) for s in range(2)
-    ]
+    epoch_0 = [texts(source._on_devices(s)[0]) for s in range(2)]
+    epoch_1 = [texts(source._on_devices(s + source.epochs.steps_in(1))[0]) for s in range(2)]
     other_seed = batches(cache, seed=1)
-    seed_1 = [texts(other_seed._place(other_seed.build(s)[0])) for s in range(2)]
+    seed_1 = [texts(other_seed._on_devices(s)[0]) for s in range(2)]
     assert epoch_0 != epoch_1 and epoch_0 != seed_1
 
 

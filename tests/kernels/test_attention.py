@@ -4,9 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft.errors import ConfigError
 from jaxsft.kernels.attention import attend
-from jaxsft.kernels.attention_choice import Use, choose
 
 B, T, N, K, H = 2, 12, 4, 2, 8
 RNG = np.random.default_rng(0)
@@ -40,9 +38,11 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize("back_end", ["xla", "blocked"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_equals_the_definition(options):
-    out = attend(*map(jnp.asarray, (Q, KEYS, VALUES, SEGMENTS, SEGMENTS)), **options)
+def test_equals_the_definition(back_end, options):
+    arrays = map(jnp.asarray, (Q, KEYS, VALUES, SEGMENTS, SEGMENTS))
+    out = attend(*arrays, back_end=back_end, **options)
     for b, t, n in np.ndindex(B, T, N):
         np.testing.assert_allclose(out[b, t, n], by_hand(b, t, n, **options), 1e-4, 1e-5)
 
@@ -53,10 +53,3 @@ def test_a_window_counts_from_the_query_when_decoding():
     out = attend(*map(jnp.asarray, (query, KEYS, VALUES, segment, SEGMENTS)), 6, window=2)
     for b, n in np.ndindex(B, N):
         np.testing.assert_allclose(out[b, 0, n], by_hand(b, 6, n, window=2), 1e-4, 1e-5)
-
-
-def test_back_ends_are_chosen_by_name():
-    use = Use(platform="cpu", length=T, query_length=T)
-    assert choose("auto", use)[0] == choose("xla", use)[0] == "xla"
-    with pytest.raises(ConfigError, match="config.model.attention=flash"):
-        choose("flash", use)

@@ -1,6 +1,5 @@
 """Splash attention, run without a TPU: equal to the reference, and it skips what it may."""
 
-import dataclasses
 import functools
 
 import attention_cases as cases
@@ -10,9 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsft import config, mesh
-from jaxsft.errors import ConfigError
 from jaxsft.kernels import attention, attention_blocks, attention_splash
-from jaxsft.kernels.attention_choice import Use, choose
 
 interpreted = functools.partial(attention_splash.attend, interpret=True)
 WINDOWS = (50, 70, 2**30)
@@ -59,18 +56,6 @@ def test_equals_the_reference_over_a_mesh(monkeypatch, sizes):
     run = functools.partial(attention.attend, back_end="splash")
     with jax.set_mesh(mesh.make_mesh(sizes)):
         cases.assert_equals_reference(run, cases.packed(length=256))
-
-
-def test_is_for_tpu_and_for_rows_of_whole_registers():
-    use = Use(platform="tpu", length=8192, query_length=2048)
-    assert choose("auto", use)[0] == choose("splash", use)[0] == "splash"
-    odd = dataclasses.replace(use, length=8100)
-    short = dataclasses.replace(use, length=256, query_length=64)
-    assert choose("auto", odd) == ("xla", f"splash {attention_splash.refusal(8100, 2048)}")
-    with pytest.raises(ConfigError, match="splash: needs a multiple of 128 .*, not 64 of 256"):
-        choose("splash", short)
-    with pytest.raises(ConfigError, match="splash: runs on TPU only, and this is cpu"):
-        choose("splash", dataclasses.replace(use, platform="cpu"))
 
 
 @pytest.mark.parametrize("first_query", [0, 8])

@@ -1,0 +1,49 @@
+"""What the plan says of the user's data is what the run then sees."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxsft import flags, setup
+from jaxsft.console import Console
+from jaxsft.plan import prepared
+
+QUIET = Console(speaks=False)
+
+
+@pytest.fixture
+def epochs_of_debug(tmp_path, pytestconfig):
+    """configs/debug.py by epochs, one of its sources twice as often as the other one."""
+    config = flags.load(str(pytestconfig.rootpath / "configs" / "debug.py"))
+    first, second = config.data.train
+    train = (dataclasses.replace(first, weight=2.0), second)
+    data = dataclasses.replace(config.data, train=train, eval=(), cache_dir=str(tmp_path))
+    timing = dataclasses.replace(config.train, steps=None, epochs=3)
+    return dataclasses.replace(config, data=data, train=timing)
+
+
+def test_the_prepared_data_give_the_steps_and_the_rows_of_the_run(epochs_of_debug):
+    config = epochs_of_debug
+    base = setup.open_model(config, lambda topic, line: None, weights=False)
+    unknown = prepared.look(config, base)
+    assert unknown.num_steps is None and "is not prepared" in unknown.where_from
+    assert unknown.rows.supervised == 1.0
+
+    ready = setup.prepare_data(config, base, QUIET)
+    plan = setup.set_up(config, base, ready)
+    found = prepared.look(config, base)
+    assert found.num_steps == plan.num_steps > 10
+    assert ready.train.directory.name in found.where_from
+    slots = config.train.batch_size * config.data.sequence_length
+    steps = plan.batches.epochs.steps_in(1)
+    built = [plan.batches.build(step) for step in range(steps)]
+    tokens = sum(counts.tokens for _, counts in built)
+    pairs = sum(counts.attention_pairs for _, counts in built)
+    supervised = sum(np.count_nonzero(rows["weights"]) for rows, _ in built)
+    # The last batch of an epoch is filled up with padding, which the plan leaves out.
+    full = plan.batches.epochs.num_rows * config.data.sequence_length / slots
+    expected = found.rows.counts(slots)
+    assert expected.tokens * full == pytest.approx(tokens, rel=0.01)
+    assert expected.attention_pairs * full == pytest.approx(pairs, rel=0.05)
+    assert found.rows.supervised * slots * full == pytest.approx(supervised, rel=0.02)

@@ -1,0 +1,92 @@
+"""The step of transformers in PyTorch on given packed rows, one for each line on standard input.
+
+PYTHON_WITH_TORCH tools/peers/transformers_steps.py JOB.json
+
+tools/bench.py runs it (jaxsft/bench/peer.py has the protocol); it needs nothing of jaxsft. Segments
+don't see each other: a mask of all pairs and positions of their own. Eager attention, or SDPA and
+torch.compile where the job says so.
+"""
+
+import contextlib
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+import transformers
+from serving import say, serve
+
+
+def main(path):
+    with open(path) as file:
+        job = json.load(file)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        job["model"],
+        dtype=getattr(torch, job["parameter_dtype"]),
+        attn_implementation="sdpa" if job["compile"] else "eager",
+    ).to(device)
+    model.train()
+    optim = job["optim"]
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=optim["peak_lr"],
+        betas=(optim["b1"], optim["b2"]),
+        eps=optim["eps"],
+        weight_decay=optim["weight_decay"],
+    )
+    loss_sum = torch.compile(nll_sum) if job["compile"] else nll_sum
+    arrays = dict(np.load(job["rows"]))
+    mixed = job["dtype"] != job["parameter_dtype"]
+    half = torch.autocast(device, torch.bfloat16) if mixed else contextlib.nullcontext()
+    number = 0
+
+    def step():
+        nonlocal number
+        batch = {k: torch.as_tensor(v[number % len(v)], device=device) for k, v in arrays.items()}
+        number += 1
+        started = time.perf_counter()
+        weight = batch["weights"].sum()
+        total = 0.0
+        for part in zip(*(v.chunk(job["microbatches"]) for v in batch.values()), strict=True):
+            with half:
+                nll = loss_sum(model, dict(zip(batch, part, strict=True)))
+            (nll / weight).backward()
+            total += nll.detach()
+        if optim["max_grad_norm"] is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), optim["max_grad_norm"])
+        optimizer.step()
+        optimizer.zero_grad()
+        loss = float(total / weight)  # waits for the device
+        return {
+            "seconds": time.perf_counter() - started,
+            "supervised_tokens": int((batch["weights"] != 0).sum()),
+            "tokens": int((batch["segments"] != 0).sum()),
+            "loss": loss,
+        }
+
+    attention = model.config._attn_implementation + (", torch.compile" if job["compile"] else "")
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    say({"versions": versions, "attention": attention, "threads": torch.get_num_threads()})
+    serve(step)
+
+
+def nll_sum(model, batch):
+    """Weighted negative log-likelihoods, summed; a target lies beside its token."""
+    segments = batch["segments"]
+    causal = torch.ones(segments.shape[1:] * 2, dtype=torch.bool, device=segments.device).tril()
+    seen = causal & (segments[:, :, None] == segments[:, None, :])
+    bias = torch.zeros(seen.shape, dtype=model.dtype, device=seen.device)
+    bias = bias.masked_fill(~seen, torch.finfo(model.dtype).min)[:, None]
+    logits = model(
+        input_ids=batch["tokens"], attention_mask=bias, position_ids=batch["positions"]
+    ).logits
+    nll = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), batch["targets"].flatten().long(), reduction="none"
+    )
+    return (nll * batch["weights"].flatten()).sum()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
