@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from jaxsft import program, step
 from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.data import pack
+from jaxsft.errors import ConfigError
+from jaxsft.kernels import attention
 from jaxsft.loss import Batch
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
@@ -30,6 +32,7 @@ from jaxsft.step import TrainState
 MAX_LAYERS, MAX_LENGTH = 2, 1024
 ALLOWED = 1e-4  # relative; sums in another order differ by about 1e-6, a fault by 1e-2 and more
 UNMOVED = 1e-6  # relative; experts may take a token in another place of their batch
+_BFLOAT16_STEP = 2.0**-7  # relative; by which that other place may round
 _STEPS = 4
 Rows = dict[str, np.ndarray]  # the fields of a Batch
 
@@ -50,11 +53,17 @@ class Bench:
     """What the laws are measured with."""
 
     config: Config
+    dtype: Literal["float32", "bfloat16"]  # of the run; config has float32
     model: settings.Decoder
     mesh: Mesh
     params: Params  # on the host
     rows: Rows  # packed, on the host
     alone: Rows  # the same conversations, one a row
+
+    @functools.cached_property
+    def hidden(self) -> Callable[[Rows], np.ndarray]:
+        """The last layer's output; compiled once for all laws that look at it."""
+        return _hidden_of(self)
 
 
 def run(config: Config, base: settings.Decoder, scratch: Path) -> Iterator[Check]:
@@ -66,10 +75,11 @@ def run(config: Config, base: settings.Decoder, scratch: Path) -> Iterator[Check
     Raises:
         ConfigError: a mesh that doesn't fit the devices, the model or the batch.
     """
+    dtype = config.model.dtype
     config, model = _small(config, base)
     mesh = program.checked_mesh(config, model)
     with jax.default_matmul_precision("highest"):
-        bench = _bench(config, model, mesh)
+        bench = _bench(config, dtype, model, mesh)
         whole = _gradients(bench, bench.rows, mesh_lib.single_device_mesh(), 1)
         compare = functools.partial(_difference, whole)
         parts = max(2, config.train.microbatches)
@@ -89,7 +99,10 @@ def run(config: Config, base: settings.Decoder, scratch: Path) -> Iterator[Check
         ]
         for law, measure in found:
             yield Check(law, measure(), ALLOWED)
-        yield Check("a conversation does not see its neighbours", _isolation(bench), UNMOVED)
+        for name in _attention_back_ends(bench):
+            law = f"attention by {name}: a conversation does not see its neighbours"
+            rounded = model.moe is not None and dtype == "bfloat16"
+            yield Check(law, _isolation(bench, name), _BFLOAT16_STEP if rounded else UNMOVED)
         yield Check("a token does not see later ones", _causality(bench), UNMOVED)
         yield Check(
             f"{_STEPS} steps with a restart: those without", _resumption(bench, scratch), 0.0
@@ -121,7 +134,7 @@ def _small(config: Config, base: settings.Decoder) -> tuple[Config, settings.Dec
     )
 
 
-def _bench(config: Config, model: settings.Decoder, mesh: Mesh) -> Bench:
+def _bench(config: Config, dtype: Any, model: settings.Decoder, mesh: Mesh) -> Bench:
     length, num_rows = config.data.sequence_length, config.train.batch_size
     rng = np.random.default_rng(0)
     lengths = rng.integers(length // 16 + 2, length // 2, 8 * num_rows)
@@ -142,6 +155,7 @@ def _bench(config: Config, model: settings.Decoder, mesh: Mesh) -> Bench:
     params = state.random_params(model, 0, state.shardings(shapes, axes, single))
     return Bench(
         config,
+        dtype,
         model,
         mesh,
         jax.device_get(params),
@@ -204,23 +218,46 @@ def _difference(expected: Any, actual: Any) -> float:
     return max(jax.tree.leaves(jax.tree.map(relative, expected, actual)))
 
 
-def _hidden(bench: Bench, rows: Rows) -> np.ndarray:
-    built = _built(bench, bench.mesh, len(rows["tokens"]), 1)
+def _hidden_of(bench: Bench) -> Callable[[Rows], np.ndarray]:
+    built = _built(bench, bench.mesh, len(bench.rows["tokens"]), 1)
 
+    @jax.jit
     def compute(params: Params, batch: Batch) -> jax.Array:
         model = nnx.merge(built.recipe.graphdef, params)
         hidden_BTD = model.hidden(batch.tokens, batch.segments, batch.positions)
         return mesh_lib.constrain(hidden_BTD, None, None, None)
 
-    with jax.set_mesh(bench.mesh):
-        params = _placed(bench.params, built.placement.params)
-        return np.asarray(jax.jit(compute)(params, _batch(rows, bench.mesh)))
+    def hidden(rows: Rows) -> np.ndarray:
+        with jax.set_mesh(bench.mesh):
+            params = _placed(bench.params, built.placement.params)
+            return np.asarray(compute(params, _batch(rows, bench.mesh)))
+
+    return hidden
 
 
-def _isolation(bench: Bench) -> float:
+def _attention_back_ends(bench: Bench) -> list[str]:
+    """All that work here, the run's own among them."""
+
+    def works(name: str) -> bool:
+        try:
+            program.choose_back_ends(_with_attention(bench, name).config, bench.model, bench.mesh)
+        except ConfigError:
+            return False
+        return True
+
+    return [name for name in attention.BACK_ENDS if works(name)]
+
+
+def _with_attention(bench: Bench, name: str) -> Bench:
+    """In the run's own dtype, which some kernels are for; what is not seen moves nothing in any."""
+    model = dataclasses.replace(bench.config.model, attention=name, dtype=bench.dtype)
+    return dataclasses.replace(bench, config=dataclasses.replace(bench.config, model=model))
+
+
+def _isolation(bench: Bench, back_end: str) -> float:
     """How far the second conversation of each row moves when the first one changes."""
     segments = bench.rows["segments"]
-    return _moved(bench, segments == 1, segments > 1)
+    return _moved(_with_attention(bench, back_end), segments == 1, segments > 1)
 
 
 def _causality(bench: Bench) -> float:
@@ -233,8 +270,8 @@ def _causality(bench: Bench) -> float:
 def _moved(bench: Bench, changed: np.ndarray, watched: np.ndarray) -> float:
     tokens = bench.rows["tokens"]
     other = np.where(changed, (tokens + 1) % bench.model.num_tokens, tokens)
-    before = _hidden(bench, bench.rows)
-    after = _hidden(bench, bench.rows | {"tokens": other.astype(np.int32)})
+    before = bench.hidden(bench.rows)
+    after = bench.hidden(bench.rows | {"tokens": other.astype(np.int32)})
     assert not np.array_equal(before[changed], after[changed]), "nothing was changed"
     return float(np.abs(before[watched] - after[watched]).max() / np.abs(before).max())
 

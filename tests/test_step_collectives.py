@@ -52,10 +52,24 @@ def test_outside_the_layers_only_embedding_and_head_are_gathered_once(name):
     assert PARTS != 1 and LAYERS * PARTS not in (1, PARTS)
     ones = [one for one, _ in gathers(name, 1)]
     sizes = sorted(array.size for one in ones for array in one.arrays)
-    stages = 2 if name == "tensor" else 1  # over one axis and then over the other
-    assert len(ones) == 2 * stages and sizes[-2:] == [V * D] * 2
+    if name == "tensor":  # the embedding over one axis and then the other; half the head's columns
+        assert len(ones) == 3 and sizes[-1] == V * D and V * D // 2 in sizes[:-1]
+    else:
+        assert len(ones) == 2 and sizes == [V * D] * 2
     for one in ones:
         assert "closed_call/jvp()" in one.attributes  # the forward pass, not the update
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_heads_gradient_goes_once_a_part_to_where_the_head_lies(name):
+    built, _, found = compiled(name)
+    lies = built.placement.params["head_DV"].shard_shape((D, V))
+    scattered = [
+        one.arrays[0].shape
+        for often, one, _ in found
+        if one.op == "reduce-scatter" and "shard_map" in one.attributes and often == PARTS
+    ]
+    assert scattered == [lies]
 
 
 @pytest.mark.parametrize("name", CASES)

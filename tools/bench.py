@@ -84,10 +84,10 @@ def _against_peer(config: Config) -> dict:
             "batch_size": _ROWS.value,
             "template": _TEMPLATE.value,
         }
-        peer = Peer(_PEER.value, _PYTHON.value, job)
-        base = setup.open_model(config, lambda topic, line: None, weights=_REAL.value)
-        ours = Ours(config, base, _SEGMENTS.value)
-        return versus.measure(config, ours, peer, _WARMUP.value, _STEPS.value)
+        with Peer(_PEER.value, _PYTHON.value, job) as peer:
+            base = setup.open_model(config, lambda topic, line: None, weights=_REAL.value)
+            ours = Ours(config, base, _SEGMENTS.value)
+            return versus.measure(config, ours, peer, _WARMUP.value, _STEPS.value)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ one step, answered by {"seconds", "supervised_tokens", "tokens", "loss"}, or {"d
 end of its data; "stop" is answered by {"peak_memory_bytes"}.
 """
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -22,7 +23,7 @@ NEEDED = {
 
 
 class Peer:
-    """Starts the peer's program and waits until it has loaded.
+    """A peer's program, started and loaded; a context, at whose end the process is gone.
 
     Attributes:
         about: what it said when it was ready: versions, threads, settings.
@@ -33,22 +34,31 @@ class Peer:
 
     def __init__(self, name: str, python: str, job: dict[str, Any]):
         self._name, self._python = name, python
-        self._errors = tempfile.TemporaryFile("w+")
-        self._job = tempfile.NamedTemporaryFile("w", suffix=".json")
-        json.dump(job, self._job)
-        self._job.flush()
-        command = [python, str(PROGRAMS / f"{name}_steps.py"), self._job.name]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                text=True,
-            )
-        except OSError as error:
-            raise ConfigError(f"--peer_python={python}: {error.strerror}") from None
-        self.about = self._read()
+        with contextlib.ExitStack() as opened:
+            self._errors = opened.enter_context(tempfile.TemporaryFile("w+"))
+            file = opened.enter_context(tempfile.NamedTemporaryFile("w", suffix=".json"))
+            json.dump(job, file)
+            file.flush()
+            try:
+                self._process = subprocess.Popen(
+                    [python, str(PROGRAMS / f"{name}_steps.py"), file.name],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    text=True,
+                )
+            except OSError as error:
+                raise ConfigError(f"--peer_python={python}: {error.strerror}") from None
+            opened.enter_context(self._process)  # closes the pipes and waits
+            opened.callback(self._process.kill)
+            self.about = self._read()
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
 
     def step(self) -> dict[str, Any] | None:
         """What one step did; None at the end of the peer's data."""
@@ -56,10 +66,8 @@ class Peer:
         return None if answer.get("done") else answer
 
     def stop(self) -> dict[str, Any]:
-        """Ends the peer; its peak memory."""
-        answer = self._ask("stop")
-        self._process.wait()
-        return answer
+        """The last answer: the peer's peak memory."""
+        return self._ask("stop")
 
     def _ask(self, word: str) -> dict[str, Any]:
         assert self._process.stdin is not None

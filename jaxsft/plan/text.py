@@ -70,6 +70,7 @@ def _memory(estimate: Estimate) -> Table:
             memory.temporaries_bytes - state["gradients"], 0.0
         ),
         "output that replaces nothing": memory.output_bytes - memory.donated_bytes,
+        "counted but not held at one time": memory.needed_bytes - memory.sum_bytes,
         "in all": memory.needed_bytes,
     }
     for name, size in rows.items():

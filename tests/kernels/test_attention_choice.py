@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsft.errors import ConfigError
-from jaxsft.kernels import attention, attention_full
+from jaxsft.kernels import attention, attention_full, attention_selftest
 from jaxsft.kernels.attention_choice import choose, refusal
 from jaxsft.kernels.attention_selftest import Use
 
@@ -92,6 +92,19 @@ def test_the_queries_of_a_split_row_are_tested_in_their_place(monkeypatch, here)
     monkeypatch.setitem(attention.BACK_ENDS, "splash", at_the_start)
     with pytest.raises(ConfigError, match="splash: its test differs"):
         choose("splash", TPU, here)
+
+
+def test_long_rows_are_tested_in_part(monkeypatch, here):
+    seen = []
+
+    def record(q, k, *rest, **options):
+        seen.append((q.shape[1], k.shape[1]))
+        return sound(q, k, *rest, **options)
+
+    monkeypatch.setattr(attention_selftest, "MAX_LENGTH", 192)
+    monkeypatch.setitem(attention.BACK_ENDS, "splash", record)
+    choose("splash", TPU, here)
+    assert set(seen) == {(128, 192)}
 
 
 def test_windows_caps_and_sinks_are_tested(monkeypatch, here):

@@ -182,7 +182,7 @@ def plan(*flags, path=str(ROOT)):
         [sys.executable, ROOT / "tools" / "plan.py", f"--config={ROOT}/configs/debug.py", *flags],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
+        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,0 +1,87 @@
+"""The real step measured: what is counted, what is said, what the page shows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxsft.bench import page, rows
+from jaxsft.convert.pretrained import open_pretrained
+from jaxsft.errors import ConfigError
+from jaxsft.flags import load
+from jaxsft.flops import training_flops
+from jaxsft.metrics import BatchCounts
+
+ROOT = Path(__file__).resolve().parents[2]
+DEBUG = ROOT / "configs" / "debug.py"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What tools/bench.py says of the debug run."""
+    saved = tmp_path_factory.mktemp("bench") / "debug.json"
+    command = [sys.executable, "tools/bench.py", f"--config={DEBUG}", "--steps=4", "--warmup=1"]
+    found = subprocess.run(
+        [*command, f"--save={saved}", "--json"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout) == json.loads(saved.read_text())
+    return json.loads(found.stdout)
+
+
+def test_rates_are_work_over_time(measured):
+    total = measured["step_seconds"]["max"] * 4
+    slots = measured["model"]["batch_size"] * measured["model"]["sequence_length"]
+    assert measured["tokens_per_second"] * total > measured["packing_efficiency"] * slots * 4 * 0.99
+    assert 0 < measured["supervised_tokens_per_second"] < measured["tokens_per_second"]
+    assert 0 <= measured["loader_share"] < 1
+    assert measured["mfu"] is None  # nobody knows a CPU's peak
+    assert measured["memory"]["host_peak_bytes"] > 1e8
+    assert 6 < measured["losses"][0] < 6.6  # about ln 512: the real step, on real rows
+    assert set(measured["choices"]) >= {"attention", "loss"}
+
+
+def test_the_page_keeps_its_words_and_shows_the_figures(measured):
+    text = f"before\n\n{page.BEGIN}\n\nold figures\n\n{page.END}\n\nafter\n"
+    once = page.updated(text, [measured])
+    assert once.startswith("before\n") and once.endswith("after\n") and "old figures" not in once
+    assert f"{measured['tokens_per_second']:,.0f}" in once
+    assert "python tools/bench.py" in once
+    assert page.updated(once, [measured]) == once
+    with pytest.raises(ConfigError, match="end of measured"):
+        page.updated("no marks", [measured])
+
+
+def test_the_page_in_the_docs_is_what_the_program_makes():
+    found = [json.loads(f.read_text()) for f in sorted((ROOT / "docs/measurements").glob("*.json"))]
+    text = (ROOT / "docs/performance.md").read_text()
+    assert found and page.updated(text, found) == text
+
+
+def test_random_rows_are_what_their_counts_say():
+    config, s = load(str(DEBUG)), open_pretrained(ROOT / "configs/debug_model", weights=False)
+    batch, counts = rows.random_batch(config, s.settings, 3)
+    assert batch["tokens"].shape == (8, 128) and batch["segments"].max() == 3
+    same = batch["segments"][:, :, None] == batch["segments"][:, None, :]
+    causal = np.tri(128, dtype=bool)
+    assert counts.attention_pairs == {None: int((same & causal).sum())}
+    assert counts.tokens == counts.slots == 8 * 128 == (batch["segments"] > 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "gigaflops"),
+    [("qwen3_0_6b", 4.99), ("llama3_2_1b", 8.22), ("qwen3_4b", 27.76), ("llama3_1_8b", 48.25)],
+)
+def test_shapes_to_measure_cost_what_was_published(name, gigaflops):
+    """Of a token in full rows of 4,096, from the models' cards."""
+    s = open_pretrained(ROOT / "configs/bench_models" / name, weights=False).settings
+    counts = BatchCounts.of_segments(np.array([4096]), 4096, {None})
+    assert training_flops(s, counts, 4096) / 4096e9 == pytest.approx(gigaflops, abs=0.01)

@@ -1,0 +1,97 @@
+"""The pipe to another trainer, and ratios of rates by hand."""
+
+import shutil
+import sys
+
+import pytest
+
+from jaxsft.bench import inputs, peer, versus
+from jaxsft.bench.ours import Step
+from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.errors import ConfigError
+from jaxsft.metrics import BatchCounts
+
+COUNTING = """
+import json, sys
+from serving import say, serve
+job = json.load(open(sys.argv[1]))
+print("a library says hello")
+say({"versions": job})
+number = 0
+def step():
+    global number
+    number += 1
+    print("and more")
+    return {"loss": number} if number < 3 else {"done": True}
+serve(step)
+"""
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    shutil.copy(peer.PROGRAMS / "serving.py", tmp_path)
+    monkeypatch.setattr(peer, "PROGRAMS", tmp_path)
+    return tmp_path
+
+
+def test_steps_are_taken_when_asked_for(programs):
+    (programs / "trl_steps.py").write_text(COUNTING)
+    with peer.Peer("trl", sys.executable, {"a": 1}) as other:
+        assert other.about == {"versions": {"a": 1}}
+        assert [other.step(), other.step(), other.step()] == [{"loss": 1}, {"loss": 2}, None]
+        assert 1e6 < other.stop()["peak_memory_bytes"] < 1e9
+
+
+def test_a_missing_package_is_named_with_what_is_needed(programs):
+    (programs / "trl_steps.py").write_text("import no_such_package")
+    with pytest.raises(ConfigError, match="No module named 'no_such_package'.*trl==1.16.0"):
+        peer.Peer("trl", sys.executable, {})
+
+
+def test_a_peer_that_dies_says_why(programs):
+    body = COUNTING.replace("number += 1", "raise MemoryError('at step 1')")
+    (programs / "trl_steps.py").write_text(body)
+    with peer.Peer("trl", sys.executable, {}) as other:
+        with pytest.raises(ConfigError, match="MemoryError: at step 1"):
+            other.step()
+
+
+def test_a_python_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=f"--peer_python={tmp_path}/python: No such file"):
+        peer.Peer("trl", f"{tmp_path}/python", {})
+
+
+def test_ratios_by_hand():
+    """Ours 100 and 300 tokens/s, theirs 50 and 200; in all 70 in 0.3 s to 30 in 0.3 s."""
+
+    def ours(supervised, seconds):
+        return Step(seconds, 0.0, BatchCounts(0, 0, {}, 0), supervised, 0.0)
+
+    theirs = [
+        {"supervised_tokens": 10, "seconds": 0.2},
+        {"supervised_tokens": 20, "seconds": 0.1},
+    ]
+    found = versus.ratios([ours(10, 0.1), ours(60, 0.2)], theirs)
+    assert found["median_of_rounds"] == pytest.approx((2 + 1.5) / 2)
+    assert found["of_totals"] == pytest.approx(70 / 30)
+    assert found["rounds"] == 2
+
+
+def config(*paths):
+    return Config(
+        model=Model(source="none"),
+        data=Data(train=tuple(Source(path=str(path)) for path in paths), sequence_length=8),
+        optim=Optim(peak_lr=1.0),
+        train=Train(batch_size=1, steps=1),
+    )
+
+
+def test_what_a_peer_cannot_read_is_refused(tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "?", "answer": "!"}\n')
+    with pytest.raises(ConfigError, match="asked.jsonl:1: --peer=trl needs rows with messages"):
+        inputs._conversations(config(asked), "trl")
+    with pytest.raises(ConfigError, match="reads one local .jsonl file .* there are 2 sources"):
+        inputs._conversations(config(asked, asked), "trl")
+    with pytest.raises(ConfigError, match="--synthetic_segments=4: --peer=tunix reads"):
+        inputs.write(config(asked), "tunix", tmp_path, 4, 1)

@@ -1,0 +1,27 @@
+"""Puts saved measurements into the tables of a page.
+
+python tools/bench_page.py --page=docs/performance.md --measurements=docs/measurements
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from jaxsft import flags as jaxsft_flags
+from jaxsft.bench import page
+
+_PAGE = flags.DEFINE_string("page", "docs/performance.md", "the Markdown file")
+_MEASURED = flags.DEFINE_string(
+    "measurements", "docs/measurements", "folder of what tools/bench.py --save=FILE wrote"
+)
+
+
+def main() -> None:
+    file = Path(_PAGE.value)
+    measured = [json.loads(one.read_text()) for one in sorted(Path(_MEASURED.value).glob("*.json"))]
+    file.write_text(page.updated(file.read_text(), measured))
+
+
+if __name__ == "__main__":
+    jaxsft_flags.run_tool(main)
