@@ -52,6 +52,9 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
         distributed.refuse_differences(setup.data_facts(data))
         plan = setup.set_up(config, base, data)
+        # Each process tests kernels on a device of its own.
+        chosen = {f"the back end of {what}": which for what, which, _ in plan.program.choices}
+        distributed.refuse_differences(chosen)
         report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
         console.show(lambda terminal: gate_text.print_report(report, terminal))
         _announce(config, plan, setup.precision_notes(config, base), console)

@@ -1,6 +1,6 @@
 """Grouped-query self-attention. D: embed_dim, N: heads, K: key-value heads, H: head_dim.
 
-L: layer, B: batch row, T: query position, S: cache slot, R: rotation, X: rope.
+L: layer, B: batch row, T: query position, S: cache slot, R: rotation, X: rope, or N x H.
 """
 
 import dataclasses
@@ -123,7 +123,11 @@ class Attention(nnx.Module):
 def _heads(
     x_BTD: jax.Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None, heads: str
 ) -> jax.Array:
-    out_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, weight_DNH[...].astype(x_BTD.dtype))
+    D, *shape_NH = weight_DNH.shape
+    # With heads apart the TPU's compiler turns the whole stack of layers round before their loop.
+    weight_DX = weight_DNH[...].astype(x_BTD.dtype).reshape(D, -1)
+    out_BTX = jnp.einsum("BTD,DX->BTX", x_BTD, weight_DX)
+    out_BTNH = out_BTX.reshape(*x_BTD.shape[:2], *shape_NH)
     if bias_NH is not None:
         out_BTNH += bias_NH[...].astype(x_BTD.dtype)[None, None]
     return constrain(out_BTNH, "batch", "sequence", heads, "head_dim")
