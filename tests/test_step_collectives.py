@@ -10,7 +10,7 @@ from test_mesh_fit import EXPERTS, config
 from jaxsft import program
 from jaxsft.config import Mesh
 from jaxsft.plan import cost, hlo
-from jaxsft.plan.estimate import axis_of
+from jaxsft.plan.communication import axis_of
 
 LAYERS, PARTS = tiny.SETTINGS.num_layers, 2
 V, D = tiny.SETTINGS.vocab_size, tiny.SETTINGS.embed_dim

@@ -43,7 +43,7 @@ def sums_and_gradients(
         vocab_axes: mesh axes over which devices of the same tokens share the vocabulary. The
             head's gradient is that of this device's part, and of its tokens.
     """
-    hidden_BTD, head, targets_BT, weights_BT, sources_BT = arrays
+    hidden_BTD, head, targets_BT, weights_BT, sources_BT = jax.tree.map(jnp.asarray, arrays)
     dtype = hidden_BTD.dtype
     hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
     head = head.astype(dtype)

@@ -39,11 +39,11 @@ def test_the_prepared_data_give_the_steps_and_the_rows_of_the_run(epochs_of_debu
     steps = plan.batches.epochs.steps_in(1)
     built = [plan.batches.build(step) for step in range(steps)]
     tokens = sum(counts.tokens for _, counts in built)
-    pairs = sum(counts.attention_pairs for _, counts in built)
+    pairs = sum(counts.attention_pairs[None] for _, counts in built)  # no layer has a window
     supervised = sum(np.count_nonzero(rows["weights"]) for rows, _ in built)
     # The last batch of an epoch is filled up with padding, which the plan leaves out.
     full = plan.batches.epochs.num_rows * config.data.sequence_length / slots
-    expected = found.rows.counts(slots)
+    expected = found.rows.counts(slots, base.settings)
     assert expected.tokens * full == pytest.approx(tokens, rel=0.01)
-    assert expected.attention_pairs * full == pytest.approx(pairs, rel=0.05)
+    assert expected.attention_pairs[None] * full == pytest.approx(pairs, rel=0.05)
     assert found.rows.supervised * slots * full == pytest.approx(supervised, rel=0.02)
