@@ -2,7 +2,7 @@
 
 command   python -m jaxsft.train --config=configs/llama3_8b.py --workdir=runs/llama3_8b
 hardware  one TPU v5p-8 slice (4 chips of 95 GB) or 8 GPUs of 80 GB
-memory    24 GB a chip for parameters and AdamW, 52 GB for the rest: what the compiler gives for
+memory    24 GB a chip for parameters and AdamW, 23 GB for the rest: what the compiler gives for
           this step on 4 v5p chips
 time      not measured yet: this config has been compiled for v5p, not run
 result    depends on your data; report.html shows loss and answers before and after
