@@ -5,6 +5,7 @@ BAD_CONFIG = 64
 BAD_DATA = 65
 BAD_MODEL = 66
 INTERNAL = 70
+DIVERGED = 71  # started again, it would diverge again
 STOPPED = 75  # a termination signal: the state is saved, start the same command again
 LOST_PEER = 76
 
@@ -41,6 +42,12 @@ class CheckpointError(UserError):
     exit_code = BAD_MODEL
 
 
+class DivergedError(UserError):
+    """Training whose steps are skipped, one after the other: no start of the same command helps."""
+
+    exit_code = DIVERGED
+
+
 class PeerError(UserError):
     """Another process of the run is lost or never came."""
 
@@ -53,7 +60,11 @@ def of_code(exit_code: int) -> type[UserError]:
     return next(kind for kind in kinds if kind.exit_code == exit_code)
 
 
-class Stopped(Exception):
-    """A termination signal arrived and the run has saved its state."""
+class Stopped(BaseException):
+    """A termination signal arrived.
+
+    No `Exception`: it can arrive anywhere, and a handler of the kind `except Exception`, ours or a
+    library's, would take it for a bad row, a damaged file or a kernel that does not work.
+    """
 
     exit_code = STOPPED
