@@ -19,6 +19,9 @@ class Model:
     source: str  # Hugging Face directory, hub id (org/name), .gguf file or run directory
     # "random" reads config.json only and seeds the weights with train.seed.
     weights: Literal["pretrained", "random"] = "pretrained"
+    # DIRECTORY or DIRECTORY:step of another run on this source, whose weights this one begins with
+    # instead (the newest checkpoint's without a step); --continue_from sets it.
+    continue_from: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     # Of the parameters as they are kept; bfloat16 rounds updates below 1/512 of a weight away.
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -121,6 +124,7 @@ class Optim:
     eps: float = 1e-8
     weight_decay: float = 0.0  # not applied to norm scales
     max_grad_norm: float | None = 1.0  # global norm; None: no clipping
+    max_skipped_steps: int = 3  # in a row, loss or gradients not finite: the run has diverged, 71
     # As gradients leave the backward pass; those of micro-batches are added in it. Their norm and
     # the update are computed in float32. bfloat16 saves 2 bytes a parameter.
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -218,6 +222,7 @@ def _check_positive(config: Config) -> None:
         "optim.peak_lr": config.optim.peak_lr,
         "optim.eps": config.optim.eps,
         "optim.max_grad_norm": config.optim.max_grad_norm,
+        "optim.max_skipped_steps": config.optim.max_skipped_steps,
         **{f"mesh.{axis}": size for axis, size in dataclasses.asdict(config.mesh).items()},
     }
     for name, value in positive.items():

@@ -11,8 +11,11 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +33,7 @@ from jaxsft.errors import ConfigError, PeerError, UserError
 Result = TypeVar("Result")
 Say = Callable[[str], None]
 SAY_EVERY_SECONDS = 10
+_LEAVE_SECONDS = 3
 # jax has no public way to ask whether there is a cluster: without one, `initialize` says this.
 _ALONE = "coordinator_address should be defined"
 
@@ -168,27 +172,92 @@ def _most(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
+def together(work: Callable[[], Result]) -> Result:
+    """The result of `work`, which each process does for itself and which none needs others for.
+
+    Every decision to go on, to fall back or to stop is made like this: one process that goes on
+    alone waits for ever for those that did not.
+
+    Raises:
+        UserError: of this process or, naming it, of the first one that failed.
+        PeerError: another process has failed in a way that no user can mend, or was stopped.
+        FailedTogether: this one has.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        result = work()
+    except BaseException as raised:  # a stop too: the others must not wait for this process
+        error = raised
+    everyone = gather({"failed": None if error is None else _told(error)})
+    if isinstance(error, UserError | errors.Stopped):
+        error.agreed = True
+        raise error
+    if isinstance(error, Exception):
+        raise errors.FailedTogether(f"process {jax.process_index()} failed") from error
+    if error is not None:
+        raise error
+    failed = [(number, *one["failed"]) for number, one in enumerate(everyone) if one["failed"]]
+    if failed:
+        number, code, message = failed[0]
+        theirs = errors.of_code(code)(f"process {number}: {message}")
+        theirs.agreed = True
+        raise theirs
+    return result
+
+
+def _told(error: BaseException) -> list[Any]:
+    """Exit code and message for the other processes."""
+    if isinstance(error, UserError):
+        return [error.exit_code, str(error)]
+    if isinstance(error, errors.Stopped):
+        return [errors.LOST_PEER, str(error)]
+    return [errors.LOST_PEER, f"{type(error).__name__}: {error}"]
+
+
 def first_then_others(work: Callable[[], Result]) -> Result:
     """The result of `work`, done by the first process and then by the others, which find its files.
 
     Raises:
-        UserError: of the first process, on all of them.
+        UserError, PeerError, FailedTogether: as together.
     """
-    if jax.process_count() == 1:
-        return work()
-    if jax.process_index() == 0:
-        try:
-            result = work()
-        except UserError as error:
-            gather({"failed": [error.exit_code, str(error)]})
-            raise
-        gather({"failed": None})
-        return result
-    failed = gather({"failed": None})[0]["failed"]
-    if failed is not None:
-        code, message = failed
-        raise errors.of_code(code)(message)
-    return work()
+    first = jax.process_index() == 0
+    made = together(work if first else lambda: None)
+    found = together(work if not first else lambda: None)
+    result = made if first else found
+    assert result is not None
+    return result
+
+
+def of_first(work: Callable[[], Result]) -> Result:
+    """What `work` gives on the first process, in JSON; the others don't do it.
+
+    Raises:
+        UserError, PeerError, FailedTogether: as together.
+    """
+    first = jax.process_index() == 0
+    return gather({"result": together(work if first else lambda: None)})[0]["result"]
+
+
+def leave(error: BaseException) -> None:
+    """Ends this process where the others may not know of the error; else returns.
+
+    Without this jax would wait minutes for them at exit, and they for this process.
+    """
+    if jax.process_count() == 1 or isinstance(error, errors.FailedTogether):
+        return
+    if isinstance(error, UserError | errors.Stopped) and error.agreed:
+        return
+    number = jax.process_index()
+    print(f"error: process {number}: {error}", file=sys.stderr, flush=True)
+    known = isinstance(error, UserError | errors.Stopped)
+    if not known:
+        traceback.print_exception(error)
+    # The first process serves the others, which may be at the same error: it leaves after them.
+    time.sleep(_LEAVE_SECONDS if number == 0 else 0)
+    os._exit(error.exit_code if known else errors.INTERNAL)
 
 
 @contextlib.contextmanager
@@ -248,9 +317,11 @@ def refuse_differences(facts: Mapping[str, Any]) -> None:
     ]
     if lines:
         more = f"\nand {len(lines) - 10} more" if len(lines) > 10 else ""
-        raise ConfigError(
+        error = ConfigError(
             "the processes of this run were started differently:\n" + "\n".join(lines[:10]) + more
         )
+        error.agreed = True
+        raise error
 
 
 def facts(config: Config) -> dict[str, Any]:

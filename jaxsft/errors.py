@@ -14,6 +14,7 @@ class UserError(ValueError):
     """An error that the user can mend: shown as one message without a traceback."""
 
     exit_code = BAD_CONFIG
+    agreed = False  # whether every process of the run knows of it
 
 
 class ConfigError(UserError):
@@ -56,7 +57,7 @@ class PeerError(UserError):
 
 def of_code(exit_code: int) -> type[UserError]:
     """The kind of error that ends a program with this code."""
-    kinds = (ConfigError, DataError, ConversionError, PeerError)
+    kinds = (ConfigError, DataError, ConversionError, DivergedError, PeerError)
     return next(kind for kind in kinds if kind.exit_code == exit_code)
 
 
@@ -68,3 +69,8 @@ class Stopped(BaseException):
     """
 
     exit_code = STOPPED
+    agreed = False  # whether every process of the run knows of it
+
+
+class FailedTogether(RuntimeError):
+    """Work of this process failed through a fault of ours, which every process of the run knows."""

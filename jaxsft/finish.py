@@ -27,7 +27,8 @@ from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs
 from jaxsft.report import write_report
 from jaxsft.setup import Data, Setup, tokenizer_directory
-from jaxsft.workdir import Workdir
+from jaxsft.whole_files import write_text
+from jaxsft.workdir import SUMMARY, Workdir
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 
@@ -78,9 +79,7 @@ def finish(
         "choices": plan.program.choices,
         "example": _example(config, data),
     }
-    (out.workdir.files / "summary.json").write_text(
-        json.dumps(summary, indent=2) + "\n", encoding="utf-8"
-    )
+    write_text(out.workdir.files / SUMMARY, json.dumps(summary, indent=2) + "\n")
     report = write_report(out.workdir.files)
     out.copy(now=True)
     _show(summary, out.workdir, report.name, out.console)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from absl import flags
 
 from jaxsft import config as config_module
-from jaxsft import errors
+from jaxsft import errors, streams
 from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 
@@ -73,6 +73,7 @@ def run_tool(main: Callable[[], int | None], required: tuple[str, ...] = ()) -> 
 
 
 def _exit_code(run: Callable[[], int | None]) -> int:
+    streams.protect()
     try:
         return run() or errors.DONE
     except UserError as error:

@@ -1,5 +1,6 @@
 """The files of a run directory, and what is said on the way."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -9,14 +10,13 @@ from typing import Any
 import jax
 
 from jaxsft import distributed
-from jaxsft.checkpoint import CheckpointStore
+from jaxsft.checkpoint.store import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.console import Console
+from jaxsft.errors import CheckpointError
 from jaxsft.metrics import JsonLines
-from jaxsft.workdir import Workdir
-
-CONFIG = "config.json"
-DATA_REPORT = "data_report.json"
+from jaxsft.whole_files import write_text
+from jaxsft.workdir import CONFIG, DATA_REPORT, METRICS, SAMPLES, Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,30 +42,46 @@ class Outputs:
 
 
 def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
+    """Where a run writes to, read but not yet written.
+
+    Raises:
+        ConfigError: something is in the way.
+    """
     first = jax.process_index() == 0
     return Outputs(
         workdir,
         console,
-        JsonLines(workdir.files / "metrics.jsonl", writes=first),
-        JsonLines(workdir.files / "samples.jsonl", writes=first),
-        CheckpointStore(workdir.checkpoints, config.checkpoint.keep),
+        JsonLines(workdir.files / METRICS, writes=first),
+        JsonLines(workdir.files / SAMPLES, writes=first),
+        CheckpointStore(
+            workdir.checkpoints,
+            config.checkpoint.keep,
+            lambda line: console.say("save", line),
+        ),
     )
 
 
-def with_date(config: Config, workdir: Path) -> Config:
+def with_date(config: Config, workdir: Workdir, store: CheckpointStore) -> Config:
     """The config with the date that a template writes: of the run's first start, so that a run that
     goes on after midnight has the same data."""
     if config.data.template_date is not None:
         return config
-    saved = workdir / CONFIG
-    date = json.loads(saved.read_text())["data"].get("template_date") if saved.is_file() else None
-    date = distributed.gather({"date": date or datetime.date.today().isoformat()})[0]["date"]
+    date = distributed.of_first(lambda: _first_date(workdir, store))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, template_date=date))
+
+
+def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
+    """From config.json or, if that was lost, from a checkpoint; today's for a new run."""
+    saved = (workdir.read_json(CONFIG) or {}).get("data", {}).get("template_date")
+    steps = [] if saved else store.steps()
+    for step in reversed(steps):
+        with contextlib.suppress(CheckpointError):  # judged when it is restored
+            saved = saved or store.notes(step).get("template_date")
+    return saved or datetime.date.today().isoformat()
 
 
 def write_inputs(config: Config, data_report: dict[str, Any], workdir: Path) -> None:
     """config.json: what the run really uses, after all overrides; and data_report.json."""
     if jax.process_index() == 0:
         for name, value in ((CONFIG, dataclasses.asdict(config)), (DATA_REPORT, data_report)):
-            text = json.dumps(value, indent=2, ensure_ascii=False)
-            (workdir / name).write_text(text + "\n", encoding="utf-8")
+            write_text(workdir / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

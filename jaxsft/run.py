@@ -6,13 +6,24 @@ from typing import Any
 
 import jax
 
-from jaxsft import compile_cache, distributed, evaluate, finish, mesh, program, setup
+from jaxsft import (
+    compile_cache,
+    distributed,
+    evaluate,
+    finish,
+    mesh,
+    program,
+    resume,
+    setup,
+    trained,
+)
 from jaxsft.chips import chip_of
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.data.gate import report_text as gate_text
 from jaxsft.data.gate.survey import survey
 from jaxsft.data.prepare import cache_root
+from jaxsft.divergence import Divergence
 from jaxsft.errors import Stopped
 from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.plan import memory
@@ -34,41 +45,45 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
     Raises:
         UserError: what the user can mend.
         Stopped: a termination signal arrived; the state is saved.
+        DivergedError: steps were skipped one after the other.
     """
     started = time.monotonic()
-    compiled_programs = compile_cache.use(cache_root(None))
-    distributed.open_devices()
-    distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
-    if jax.process_index() == 0:
-        workdir.fetch()
-    config = with_date(config, workdir.files)
-    console = Console(speaks=jax.process_index() == 0)
-    for line in compiler_flags:
-        console.say("xla", line)
-    console.say("cache", f"{compiled_programs} keeps compiled programs")
     termination = Termination()
     with termination.listening():
-        base = setup.open_model(config, console.say)
+        compiled_programs = compile_cache.use(cache_root(None))
+        distributed.open_devices()
+        distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
+        distributed.of_first(workdir.fetch)
+        console = Console(speaks=jax.process_index() == 0)
+        for line in compiler_flags:
+            console.say("xla", line)
+        console.say("cache", f"{compiled_programs} keeps compiled programs")
+        out = distributed.together(lambda: open_outputs(config, workdir, console))
+        config = with_date(config, workdir, out.store)
+        distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
+        resume.refuse_changed_config(out.store, config, console.say)
+        base = distributed.together(lambda: setup.open_model(config, console.say))
         data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
         distributed.refuse_differences(setup.data_facts(data))
-        plan = setup.set_up(config, base, data)
+        notes = resume.notes(config, data.train)
+        plan = distributed.together(lambda: setup.set_up(config, base, data))
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in plan.program.choices}
         distributed.refuse_differences(chosen)
         report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
         console.show(lambda terminal: gate_text.print_report(report, terminal))
         _announce(config, plan, setup.precision_notes(config, base), console)
-        out = open_outputs(config, workdir, console)
-        notes = setup.notes(config, data.train)
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
         with jax.set_mesh(plan.program.mesh):
-            train_step = _compile(config, plan, console)  # before a weight is loaded
-            state = setup.resume(out.store, plan, notes, console.say)
+            # Before a weight is loaded.
+            train_step = distributed.together(lambda: _compile(config, plan, console))
+            state = resume.resume(out.store, plan, notes, console.say)
             distributed.refuse_differences({"step": None if state is None else int(state.step)})
             # Not before resume has found nothing against it.
-            write_inputs(config, report, workdir.files)
+            distributed.together(lambda: write_inputs(config, report, workdir.files))
             if state is None:
-                state = setup.first_state(config, base, plan, data, console.say)
+                params = trained.continued(config, plan.program, console.say)
+                state = setup.first_state(config, base, plan, data, console.say, params)
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, plan, train_step, state, out, notes, measurer, termination)
@@ -76,7 +91,6 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             after = measurer.measure(state.params, "after")
             out.metrics.append({"step": plan.num_steps} | after)
             finish.finish(config, base, data, plan, state.params, out, command, started)
-        out.store.close()
 
 
 def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -> None:
@@ -135,6 +149,7 @@ def train(
         sources=plan.program.sources,
         peak_flops=_total_peak_flops(),
     )
+    divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
     batches = plan.batches.stream(first, total)
     with termination.deferred(), out.console.steps(first, total):
         for done in range(first + 1, total + 1):
@@ -145,27 +160,48 @@ def train(
             log.add(done, metrics, counts, waited)
 
             stop = termination.agreed()
+            diverged = divergence.add(done, metrics.skipped_steps)
             evaluates = _due(config.eval.every_steps, done) and done < total
             saves = _due(config.checkpoint.save_every_steps, done) or done == total or stop
-            for line in log.lines(flush=evaluates or saves):
+            for line in log.lines(flush=evaluates or saves or diverged):
                 out.metrics.append(line)
                 out.console.step(done, total, line)
+            if diverged:
+                raise divergence.error()
             if evaluates:
                 out.metrics.append({"step": done} | measurer.losses(state.params))
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
-            if saves:
+            # A skipped step puts a save off: what it would replace may be the last good one.
+            if saves and (stop and done < total or not divergence.newest_was_skipped()):
                 out.store.save(done, state, notes)
             if evaluates or saves:
                 log.restart_clock()
-            if stop and done < total:
+            if stop:
                 break
-    out.store.wait()
-    if (done := int(state.step)) < total:
-        raise Stopped(
+    _leave_loop(total, int(state.step), out, divergence, termination)
+    return state
+
+
+def _leave_loop(
+    total: int, done: int, out: Outputs, divergence: Divergence, termination: Termination
+) -> None:
+    """Returns when the last state is saved.
+
+    Raises:
+        Stopped: a signal came, to this process or another; the state is saved.
+        DivergedError: the last step was skipped.
+    """
+    stopped = any(one["stop"] for one in distributed.gather({"stop": termination.requested}))
+    out.store.wait(settled=not stopped)  # a deadline may run
+    if done == total and divergence.newest_was_skipped():
+        raise divergence.error()
+    if stopped or done < total:
+        error = Stopped(
             f"stopped by a signal after step {done} of {total}, which is saved;"
             " start the same command again"
         )
-    return state
+        error.agreed = True
+        raise error
 
 
 def _due(every_steps: int | None, done: int) -> bool:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from jaxsft import mesh as mesh_lib
 from jaxsft import program, step
-from jaxsft.checkpoint import CheckpointStore
+from jaxsft.checkpoint.store import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.data import pack
 from jaxsft.errors import ConfigError
@@ -299,7 +299,6 @@ def _resumption(bench: Bench, scratch: Path) -> float:
         store.wait()
         restored = store.restore(_STEPS // 2, program.abstract_state(built))
         again = train(restored, _STEPS - _STEPS // 2)
-        store.close()
         spread = jax.jit(
             lambda a, b: jnp.stack(
                 [

@@ -4,20 +4,19 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxsft import checkpoint, program, step
-from jaxsft.config import Config, Model, Optim, Source
+from jaxsft import distributed, program, step
+from jaxsft.config import Config, Source
 from jaxsft.console import Console
 from jaxsft.convert import new_tokenizer, new_tokens, pretrained, source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache import Cache
 from jaxsft.data.loader import Batches
 from jaxsft.data.prepare import Maker, cache_root, prepare, source_names
-from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft.errors import ConfigError
 from jaxsft.model import dead_rows, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.step import TrainState
@@ -147,13 +146,27 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     )
 
 
-def first_state(config: Config, base: Pretrained, setup: Setup, data: Data, say: Say) -> TrainState:
-    """The state before step 0: pretrained or random parameters, fresh optimizer."""
+def first_state(
+    config: Config,
+    base: Pretrained,
+    setup: Setup,
+    data: Data,
+    say: Say,
+    params: Params | None = None,
+) -> TrainState:
+    """The state before step 0: pretrained or random parameters, fresh optimizer.
+
+    Args:
+        params: of another run, to begin with instead.
+    """
     placement, kept = setup.program.placement.params, config.model.parameter_dtype
-    if config.model.weights == "random":
+    if params is not None:
+        pass
+    elif config.model.weights == "random":
         params = state.random_params(base.settings, config.train.seed, placement, kept)
     else:
-        params = pretrained.read_params(base, placement, kept)
+        # Each process reads its own part of the files.
+        params = distributed.together(lambda: pretrained.read_params(base, placement, kept))
         params = _without_dead_rows(config, base, params, data, say)
     init = functools.partial(step.init_opt_state, setup.program.recipe)
     opt_state = jax.jit(init, out_shardings=setup.program.placement.opt_state)(params)
@@ -205,84 +218,3 @@ def _without_dead_rows(
 
 def _scalar(setup: Setup) -> jax.Array:
     return jax.device_put(jnp.int32(0), setup.program.placement.step)
-
-
-def resume(
-    store: checkpoint.CheckpointStore, setup: Setup, notes: dict[str, Any], say: Say
-) -> TrainState | None:
-    """The newest state that can be restored, or None where nothing has been saved.
-
-    Raises:
-        CheckpointError: what decides the result has changed since, or no checkpoint can be read.
-    """
-    abstract = program.abstract_state(setup.program)
-    steps = store.steps()
-    for number in reversed(steps):
-        try:
-            refuse_changes(store.notes(number).get("identity", {}), notes["identity"])
-            restored = store.restore(number, abstract)
-        except checkpoint.Damaged as damaged:
-            say("resume", f"{damaged}; trying the one before")
-            store.delete(number)
-            continue
-        say("resume", f"from step {number} of {setup.num_steps}")
-        return restored
-    if steps:
-        raise CheckpointError(
-            f"{store.directory}: none of the checkpoints {steps} can be read; train from the start"
-            " with another --workdir"
-        )
-    return None
-
-
-def notes(config: Config, train: Cache) -> dict[str, Any]:
-    """What a checkpoint carries beside the arrays: enough to resume, and to export without data."""
-    copied = ("fingerprint", "template", "end_of_turn_ids")
-    return {
-        "identity": identity(config, train),
-        "data": {name: train.manifest[name] for name in copied},
-    }
-
-
-def identity(config: Config, train: Cache) -> dict[str, Any]:
-    """What must stay the same for a resumed run to be the same run."""
-    kept = {
-        "model": (
-            *("source", "weights", "parameter_dtype"),
-            *("new_token_init", "pad_vocab_to", "dead_rows"),
-        ),
-        "train": ("batch_size", "epochs", "steps", "seed"),
-    }
-    values = {
-        f"config.{section}.{field}": getattr(getattr(config, section), field)
-        for section, fields in kept.items()
-        for field in fields
-    }
-    values |= {f"config.optim.{k}": v for k, v in dataclasses.asdict(config.optim).items()}
-    values["config.model.new_tokens"] = list(config.model.new_tokens)
-    values["config.data.sequence_length"] = config.data.sequence_length
-    values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
-    values["prepared training data"] = train.manifest["fingerprint"]
-    return values
-
-
-def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises CheckpointError naming each value that differs from when the run began.
-
-    A field of Model or Optim that the checkpoint doesn't know came later: it had its default then.
-    """
-    defaults = {
-        f"config.{section}.{field.name}": field.default
-        for section, fields in (("model", Model), ("optim", Optim))
-        for field in dataclasses.fields(fields)
-    }
-    before = defaults | {"config.model.new_tokens": []} | before
-    changed = [
-        f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
-        for name, value in now.items()
-        if before.get(name) != value
-    ]
-    if changed:
-        raise CheckpointError(
-            "\n".join([*changed, "go back to the old values, or use another --workdir"])
-        )

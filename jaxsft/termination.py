@@ -1,22 +1,38 @@
-"""Termination signals: when to stop at once, and when to finish the step and save."""
+"""Termination signals: when to stop at once, when to finish the step and save, when to leave."""
 
 import contextlib
+import faulthandler
+import os
+import select
 import signal
+import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 import jax
 
 from jaxsft.distributed import Vote
-from jaxsft.errors import Stopped
+from jaxsft.errors import STOPPED, Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# A shell that starts a program behind nohup or & makes it ignore these, and means it.
+_MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+# How long Python's own handler may take: it waits for calls into compilers, disks and devices.
+# Clouds give 25 to 30 seconds.
+AT_ONCE_SECONDS = 20.0
+AGAIN_SECONDS = 8.0
 
 
 class Termination:
-    """SIGTERM and SIGINT while `listening`: an exception, or a note while `deferred`.
+    """Termination signals while `listening`: an exception, or a note while `deferred`.
 
-    A second signal always raises, so that a user is never held up.
+    A second signal always raises, so that a user is never held up. A thread that no call of the
+    main one can block ends the process where the exception does not: nothing is lost then, since a
+    checkpoint is there only when it is whole.
     """
 
     def __init__(self) -> None:
@@ -26,21 +42,33 @@ class Termination:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        taken = [
+            number
+            for number in SIGNALS
+            if number not in _MAY_BE_IGNORED or signal.getsignal(number) != signal.SIG_IGN
+        ]
+        with self._watched(taken):
+            before = {number: signal.signal(number, self._receive) for number in taken}
+            try:
+                yield
+                self.raise_if_requested()  # a handler in a callback of C can't raise
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """Inside, the first signal sets `requested` and the work goes on to the next safe point."""
+        self.raise_if_requested()
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
+
+    def raise_if_requested(self) -> None:
+        if self.requested:
+            raise Stopped("stopped by a signal; start the same command again")
 
     def agreed(self) -> bool:
         """Whether to stop after this step; the same answer on every process.
@@ -58,3 +86,46 @@ class Termination:
         again, self.requested = self.requested, True
         if again or not self._deferred:
             raise Stopped(f"stopped by {signal.Signals(number).name}; start the same command again")
+
+    @contextlib.contextmanager
+    def _watched(self, numbers: list[signal.Signals]) -> Iterator[None]:
+        """Inside, a thread sees each signal at once, whatever the main thread is doing."""
+        reading, writing = socket.socketpair()
+        writing.setblocking(False)
+        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        watch = threading.Thread(target=self._watch, args=(reading, numbers), daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            # The deadline of a signal that has come holds until the process has ended.
+            if not self.requested:
+                writing.close()
+                watch.join()
+                reading.close()
+
+    def _watch(self, reading: socket.socket, numbers: list[signal.Signals]) -> None:
+        came, deadline = 0, float("inf")
+        while True:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select(
+                [reading], [], [], None if deadline == float("inf") else max(left, 0)
+            )
+            if not ready:
+                _leave_now()
+            received = reading.recv(64)
+            if not received:
+                return
+            came += sum(number in numbers for number in received)
+            if came > 1:
+                deadline = min(deadline, time.monotonic() + AGAIN_SECONDS)
+            elif came == 1 and not self._deferred:
+                deadline = time.monotonic() + AT_ONCE_SECONDS
+
+
+def _leave_now() -> NoReturn:
+    with contextlib.suppress(Exception):
+        print("stopped by a signal, in the middle of this:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(all_threads=True)
+    os._exit(STOPPED)

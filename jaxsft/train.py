@@ -15,7 +15,8 @@ from absl import flags
 
 from jaxsft import errors, xla_flags
 from jaxsft import flags as jaxsft_flags
-from jaxsft.config import Config
+from jaxsft.config import Config, validate
+from jaxsft.whole_files import write_text
 from jaxsft.workdir import ERROR, Workdir, opened
 
 jaxsft_flags.define_config()
@@ -23,6 +24,11 @@ flags.DEFINE_string(
     "workdir",
     None,
     "directory of this run, local or gs://; started again, the run goes on there",
+)
+_CONTINUE_FROM = flags.DEFINE_string(
+    "continue_from",
+    None,
+    "RUN or RUN:step, the directory of another run: begins with its weights, at step 0",
 )
 jaxsft_flags.define_peers()
 _XLA_FLAGS = flags.DEFINE_enum(
@@ -34,6 +40,9 @@ _XLA_FLAGS = flags.DEFINE_enum(
 
 
 def main(config: Config) -> None:
+    if _CONTINUE_FROM.value is not None:
+        config = jaxsft_flags.override(config, "model.continue_from", _CONTINUE_FROM.value)
+        validate(config)
     with opened(flags.FLAGS.workdir) as workdir:
         _run(config, workdir)
 
@@ -51,7 +60,8 @@ def _run(config: Config, workdir: Workdir) -> None:
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
     try:
         run(config, workdir, shlex.join(command), chosen)
-    except errors.Stopped:
+    except errors.Stopped as stopped:
+        distributed.leave(stopped)
         raise
     except Exception as error:
         _write_error(workdir.files / ERROR, error)
@@ -59,6 +69,7 @@ def _run(config: Config, workdir: Workdir) -> None:
             workdir.copy()
         except errors.CheckpointError as failed:  # the bucket may be what failed in the first place
             print(f"error: {failed}", file=sys.stderr)
+        distributed.leave(error)
         raise
 
 
@@ -70,7 +81,7 @@ def _write_error(path: Path, error: Exception) -> None:
         "message": str(error),
         "traceback": traceback.format_exc(),
     }
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 if __name__ == "__main__":

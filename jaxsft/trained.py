@@ -1,19 +1,21 @@
 """What a checkpoint of a run holds for an export: base, parameters, what they were trained on."""
 
 import dataclasses
-import json
+import re
 from typing import Any
 
 import jax
 
-from jaxsft import mesh, setup
-from jaxsft.checkpoint import CheckpointStore
+from jaxsft import distributed, mesh, setup
+from jaxsft.checkpoint.store import CheckpointStore
 from jaxsft.config import Config, from_dict
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.model import state
 from jaxsft.model.state import Params
-from jaxsft.workdir import Workdir
+from jaxsft.program import Program, abstract_state
+from jaxsft.setup import Say
+from jaxsft.workdir import CONFIG, Workdir, opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,23 +40,67 @@ def read(workdir: Workdir, step: int | None) -> Trained:
     base = setup.open_model(config, lambda topic, text: None)
     params = _read_params(store, chosen, base, config.model.parameter_dtype)
     trained_on = store.notes(chosen)["data"]
-    store.close()
     return Trained(config, chosen, base, params, trained_on)
 
 
-def _read_config(workdir: Workdir) -> Config:
-    file = workdir.files / "config.json"
-    if not file.is_file():
-        raise ConfigError(f"--workdir={workdir.name}: has no config.json; is it a run's directory?")
-    return from_dict(json.loads(file.read_text(encoding="utf-8")))
+def continued(config: Config, program: Program, say: Say) -> Params | None:
+    """The parameters that config.model.continue_from names; None: it names none.
+
+    Raises:
+        ConfigError: no directory of a run, or one with other new tokens.
+        CheckpointError: no such checkpoint, one of another form, or one that can't be read.
+    """
+    given = config.model.continue_from
+    if given is None:
+        return None
+    match = re.fullmatch(r"(.+?)(?::(\d+))?", given)
+    assert match is not None
+    step = None if match[2] is None else int(match[2])
+    with opened(match[1], writes=False, flag="--continue_from") as workdir:
+        workdir.fetch()
+        theirs = _read_config(workdir, "--continue_from")
+        _refuse_other_tokens(given, theirs, config)
+        store = CheckpointStore(workdir.checkpoints, keep=1)
+        wanted = abstract_state(program).params
+
+        def read() -> tuple[Params, dict[str, int], int]:
+            try:
+                chosen = _chosen_step(store, step, "step")
+                return store.read(chosen, wanted, "params"), store.notes(chosen)["digests"], chosen
+            except CheckpointError as error:
+                raise CheckpointError(f"--continue_from={given}: {error}") from error
+
+        params, digests, chosen = distributed.together(read)
+    if (failure := store.verify({"params": params}, digests)) is not None:
+        raise CheckpointError(f"--continue_from={given}: {failure.cause}")
+    say("model", f"weights of {match[1]} after its step {chosen}; fresh optimizer, step 0")
+    return params
 
 
-def _chosen_step(store: CheckpointStore, step: int | None) -> int:
+def _refuse_other_tokens(given: str, theirs: Config, ours: Config) -> None:
+    if theirs.model.new_tokens != ours.model.new_tokens:
+        raise ConfigError(
+            f"--continue_from={given}: that run has"
+            f" config.model.new_tokens={list(theirs.model.new_tokens)}, this one"
+            f" {list(ours.model.new_tokens)}; rows of the same number would be other tokens"
+        )
+
+
+def _read_config(workdir: Workdir, flag: str = "--workdir") -> Config:
+    value = workdir.read_json(CONFIG)
+    if value is None:
+        raise ConfigError(
+            f"{flag}={workdir.name}: has no {CONFIG}, or not a whole one; is it a run's directory?"
+        )
+    return from_dict(value)
+
+
+def _chosen_step(store: CheckpointStore, step: int | None, flag: str = "--step") -> int:
     steps = store.steps()
     if not steps:
         raise CheckpointError(f"{store.directory}: no checkpoint has been saved yet")
     if step is not None and step not in steps:
-        raise CheckpointError(f"--step={step}: {store.directory} has the steps {steps}")
+        raise CheckpointError(f"{flag}={step}: {store.directory} has the steps {steps}")
     return steps[-1] if step is None else step
 
 

@@ -6,18 +6,25 @@ metrics know too, and what they know beyond it is dropped when the run goes on.
 """
 
 import contextlib
+import json
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
 from jaxsft import remote
 from jaxsft.errors import CheckpointError, ConfigError
 
+CONFIG = "config.json"
+DATA_REPORT = "data_report.json"
 ERROR = "error.json"
-_FETCHED = ("config.json", "data_report.json", "metrics.jsonl", "samples.jsonl", "summary.json")
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+SUMMARY = "summary.json"
+_FETCHED = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY)
 _MIN_SECONDS = 60  # between two copies that no checkpoint waits for
 _MAX_SHARE = 0.02  # of the run's time that these copies take
 
@@ -43,6 +50,17 @@ class Workdir:
     def shown(self, name: str) -> str:
         """The path of a file or directory of the run, for the user."""
         return str((self._bucket or self.files) / name)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """An object that the run keeps; None: it is not there, or not whole.
+
+        No start depends on these files: what decides the result is in the checkpoints too.
+        """
+        try:
+            value = json.loads((self.files / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
 
     def fetch(self) -> None:
         """Brings the files of an earlier start here; the first process's part alone."""
@@ -89,8 +107,8 @@ class Workdir:
 
 
 @contextlib.contextmanager
-def opened(name: str, writes: bool = True) -> Iterator[Workdir]:
-    """The directory that --workdir names.
+def opened(name: str, writes: bool = True, flag: str = "--workdir") -> Iterator[Workdir]:
+    """The directory that a flag names.
 
     Args:
         writes: whether it is made where it is missing, and must be writable.
@@ -99,7 +117,7 @@ def opened(name: str, writes: bool = True) -> Iterator[Workdir]:
         ConfigError: it can't be made, reached or written.
     """
     if remote.is_remote(name):
-        bucket = remote.open_directory("--workdir", name, writes)
+        bucket = remote.open_directory(flag, name, writes)
         with tempfile.TemporaryDirectory(prefix="jaxsft-") as parent:
             files = Path(parent) / bucket.name
             files.mkdir()
@@ -110,5 +128,5 @@ def opened(name: str, writes: bool = True) -> Iterator[Workdir]:
         if writes:
             files.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--workdir={name}: {error.strerror}") from None
+        raise ConfigError(f"{flag}={name}: {error.strerror}") from None
     yield Workdir(name, files)

@@ -14,7 +14,7 @@ from absl import flags
 from rich.console import Console
 
 from jaxsft import flags as jaxsft_flags
-from jaxsft import setup
+from jaxsft import setup, streams
 from jaxsft.config import Config
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.gate import inspect, inspect_html
@@ -60,6 +60,7 @@ def main(config: Config) -> None:
 @contextlib.contextmanager
 def _opened(path: str | None) -> Iterator[TextIO]:
     if path is None:
+        streams.end_when_lost()  # inspect_data | head
         yield sys.stdout
         return
     try:

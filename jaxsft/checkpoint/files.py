@@ -1,0 +1,139 @@
+"""The files of checkpoints: which steps are there, and whether a step has the files it had.
+
+checkpoints/20/commit_success.txt     written last by Orbax: without it, 20 is no checkpoint
+checkpoints/20/jaxsft_files.json      size of each file of 20, written after the commit
+checkpoints/20.damaged/               set aside: its data were altered after they were written
+"""
+
+import json
+from pathlib import Path
+
+from etils import epath
+
+from jaxsft.checkpoint.failure import Failure, of_error
+from jaxsft.errors import CheckpointError, ConfigError
+
+COMMITTED = "commit_success.txt"
+_SIZES = "jaxsft_files.json"
+_OWN = "jaxsft_"  # begins the names of what is written beside Orbax's files
+_READ_BYTES = 2**24
+_UNFINISHED = ".orbax-checkpoint-tmp"  # ends a directory that Orbax has not renamed yet
+
+
+def opened(directory: Path | epath.Path) -> epath.Path:
+    """The directory of a run's checkpoints, which need not be there yet.
+
+    Raises:
+        ConfigError: something else has its name.
+    """
+    path = epath.Path(directory.absolute() if isinstance(directory, Path) else directory)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(
+            f"{path}: is a file, and checkpoints go into a directory of this name; move it away, or"
+            " use another --workdir"
+        )
+    return path
+
+
+def committed_steps(directory: epath.Path) -> list[int]:
+    """Steps that were saved whole, oldest first.
+
+    Raises:
+        CheckpointError: the directory can't be listed.
+    """
+    try:
+        return sorted(
+            int(path.name)
+            for path in (directory.iterdir() if directory.exists() else ())
+            if path.name.isdecimal() and (path / COMMITTED).exists()
+        )
+    except Exception as error:  # stores of objects have kinds of their own
+        raise CheckpointError(f"{directory}: can't be listed: {of_error(error).cause}") from error
+
+
+def leftovers(directory: epath.Path, saving: int | None) -> list[epath.Path]:
+    """Directories of saves that never came to their end.
+
+    Args:
+        saving: the step that is being saved now.
+    """
+    paths = list(directory.iterdir()) if directory.exists() else []
+    return [
+        path
+        for path in paths
+        if path.name.partition(".")[0] != str(saving)
+        and (
+            (path.name.isdecimal() and not (path / COMMITTED).exists())
+            or (path.name.partition(".")[0].isdecimal() and _UNFINISHED in path.name)
+        )
+    ]
+
+
+def remove(step: epath.Path) -> None:
+    """Deletes a step; killed in the middle, it leaves what is no checkpoint."""
+    (step / COMMITTED).unlink(missing_ok=True)
+    step.rmtree()
+
+
+def set_aside(step: epath.Path) -> epath.Path:
+    """Renames a step, so that its number is free and nothing is lost; returns the new path."""
+    for number in range(1, 1000):
+        target = step.parent / f"{step.name}.damaged{'' if number == 1 else f'.{number}'}"
+        if not target.exists():
+            return step.rename(target)
+    raise CheckpointError(f"{step}: set aside 999 times; remove some of {step}.damaged*")
+
+
+def write_sizes(step: epath.Path) -> None:
+    """Keeps which files the step has, so that a later loss can be proven."""
+    text = json.dumps(_sizes(step), indent=0)
+    partial = step / f"{_SIZES}.tmp"
+    partial.write_text(text)
+    partial.rename(step / _SIZES)
+
+
+def examine(step: epath.Path) -> Failure | None:
+    """What is wrong with the files of a step by their names and sizes; None: nothing, or unknown.
+
+    The text of a library's error can't tell: TensorStore calls a deleted file one of 0 bytes.
+    """
+    try:
+        if not (step / _SIZES).exists():
+            return None
+        expected = json.loads((step / _SIZES).read_text())
+        for name, size in expected.items():
+            file = step / name
+            if not file.exists():
+                return Failure("missing", f"{name} is not there; it had {size} bytes")
+            if (now := file.stat().length) != size:
+                return Failure("altered", f"{name} has {now} bytes; it had {size}")
+            _read_through(file)  # the disk may know the name and not give the bytes
+    except json.JSONDecodeError:
+        return None  # of our own list, which is no part of the checkpoint
+    except Exception as error:  # stores of objects have kinds of their own
+        return of_error(error)
+    return None
+
+
+def _read_through(file: epath.Path) -> None:
+    with file.open("rb") as opened_file:
+        while opened_file.read(_READ_BYTES):
+            pass
+
+
+def is_known(step: epath.Path) -> bool:
+    """Whether the sizes of the step's files were kept."""
+    return (step / _SIZES).exists()
+
+
+def _sizes(step: epath.Path) -> dict[str, int]:
+    """Of each file of Orbax below the step."""
+    found: dict[str, int] = {}
+    todo = [step]
+    while todo:
+        for path in todo.pop().iterdir():
+            if path.is_dir():
+                todo.append(path)
+            elif not path.name.startswith(_OWN):
+                found[str(path.relative_to(step))] = path.stat().length
+    return dict(sorted(found.items()))
