@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsft import errors
 from jaxsft.config import Config
-from jaxsft.errors import ConfigError, PeerError, UserError
+from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]
@@ -193,8 +193,7 @@ def together(work: Callable[[], Result]) -> Result:
         error = raised
     everyone = gather({"failed": None if error is None else _told(error)})
     if isinstance(error, UserError | errors.Stopped):
-        error.agreed = True
-        raise error
+        raise known_to_all(error)
     if isinstance(error, Exception):
         raise errors.FailedTogether(f"process {jax.process_index()} failed") from error
     if error is not None:
@@ -202,9 +201,7 @@ def together(work: Callable[[], Result]) -> Result:
     failed = [(number, *one["failed"]) for number, one in enumerate(everyone) if one["failed"]]
     if failed:
         number, code, message = failed[0]
-        theirs = errors.of_code(code)(f"process {number}: {message}")
-        theirs.agreed = True
-        raise theirs
+        raise known_to_all(errors.of_code(code)(f"process {number}: {message}"))
     return result
 
 
@@ -317,11 +314,13 @@ def refuse_differences(facts: Mapping[str, Any]) -> None:
     ]
     if lines:
         more = f"\nand {len(lines) - 10} more" if len(lines) > 10 else ""
-        error = ConfigError(
-            "the processes of this run were started differently:\n" + "\n".join(lines[:10]) + more
+        raise known_to_all(
+            ConfigError(
+                "the processes of this run were started differently:\n"
+                + "\n".join(lines[:10])
+                + more
+            )
         )
-        error.agreed = True
-        raise error
 
 
 def facts(config: Config) -> dict[str, Any]:

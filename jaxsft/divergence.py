@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxsft.errors import DivergedError
+from jaxsft.errors import DivergedError, known_to_all
 
 
 class Divergence:
@@ -36,7 +36,7 @@ class Divergence:
         self._look()
         first, last = self._seen - self._in_a_row + 1, self._seen
         which = f"steps {first} to {last} were" if first < last else f"step {last} was"
-        error = DivergedError(
+        said = (
             f"training diverged: {which} skipped: loss or gradients were not finite, or no token of"
             f" the batch had weight; {self._count:,} of {self._seen:,} steps in all. The parameters"
             " are those of before; nothing was saved or exported since. The same start would"
@@ -44,8 +44,7 @@ class Divergence:
             " config.model.dtype, and look for odd rows and weights with inspect_data"
             f" (config.optim.max_skipped_steps={self._max})"
         )
-        error.agreed = True
-        return error
+        return known_to_all(DivergedError(said))
 
     def _look(self) -> None:
         for done, array in self._waiting:

@@ -1,5 +1,7 @@
 """What can go wrong through no fault of ours, and the exit code that each kind gives a launcher."""
 
+from typing import TypeVar
+
 DONE = 0
 BAD_CONFIG = 64
 BAD_DATA = 65
@@ -10,11 +12,20 @@ STOPPED = 75  # a termination signal: the state is saved, start the same command
 LOST_PEER = 76
 
 
+Known = TypeVar("Known", bound="UserError | Stopped")
+
+
 class UserError(ValueError):
     """An error that the user can mend: shown as one message without a traceback."""
 
     exit_code = BAD_CONFIG
     agreed = False  # whether every process of the run knows of it
+
+
+def known_to_all(error: "Known") -> "Known":
+    """The error, which every process of the run raises at the same place."""
+    error.agreed = True
+    return error
 
 
 class ConfigError(UserError):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxsft import mesh
+from jaxsft import distributed, mesh
 from jaxsft.config import Config, Source
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
@@ -85,7 +85,9 @@ class Measurer:
             return values
         step = 0 if phase == "before" else self._plan.num_steps
         self._samples.keep(lambda sample: sample["phase"] != "after" and phase != "before")
-        prompts = held_out_prompts(self._config.data.eval, self._config.eval.prompts)
+        prompts = distributed.together(
+            lambda: held_out_prompts(self._config.data.eval, self._config.eval.prompts)
+        )
         asked = {phase: prompts}
         instruction = self._config.eval.instruction
         if phase == "before" and instruction is not None:

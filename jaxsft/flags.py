@@ -4,8 +4,10 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import os
 import re
 import sys
+import threading
 import traceback
 import types
 import typing
@@ -21,6 +23,7 @@ from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
+_LEAVE_SECONDS = 5  # whoever sends a second signal waits for less than ten
 _HELP = frozenset({"--help", "-help", "-h"})
 
 
@@ -81,6 +84,7 @@ def _exit_code(run: Callable[[], int | None]) -> int:
         return error.exit_code
     except errors.Stopped as stopped:
         print(stopped, file=sys.stderr)
+        _leave_soon(stopped.exit_code)
         return stopped.exit_code
     except Exception:
         traceback.print_exc()
@@ -89,6 +93,13 @@ def _exit_code(run: Callable[[], int | None]) -> int:
             file=sys.stderr,
         )
         return errors.INTERNAL
+
+
+def _leave_soon(code: int) -> None:
+    """Ends the process with this code if threads of libraries keep it from ending by itself."""
+    timer = threading.Timer(_LEAVE_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:

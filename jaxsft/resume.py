@@ -9,7 +9,7 @@ from jaxsft.checkpoint.failure import Failure
 from jaxsft.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.config import Config, Model, Optim
 from jaxsft.data.cache import Cache
-from jaxsft.errors import CheckpointError
+from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.outputs import Outputs
 from jaxsft.setup import Say, Setup
 from jaxsft.step import TrainState
@@ -60,15 +60,20 @@ def refuse_changed_config(store: CheckpointStore, config: Config, say: Say) -> N
     Raises:
         CheckpointError: naming each value that decides the result and is another now.
     """
-    saved = distributed.together(lambda: _newest_identity(store))
-    if saved is None:
-        return
-    refuse_changes(saved, identity(config))
-    for name, before, now in _extended(saved, identity(config)):
+    now = identity(config)
+
+    def compare() -> list[tuple[str, int, int]]:
+        saved = _newest_identity(store)
+        if saved is None:
+            return []
+        refuse_changes(saved, now)
+        return _extended(saved, now)
+
+    for name, before, longer in distributed.together(compare):
         say(
             "resume",
-            f"note: {name} was {before} and is {now}: the learning rate goes on as in a run of"
-            f" {now} from its start, which it is not the same as",
+            f"note: {name} was {before} and is {longer}: the learning rate goes on as in a run of"
+            f" {longer} from its start, which it is not the same as",
         )
 
 
@@ -165,19 +170,23 @@ def resume(
             say("resume", f"from step {number} of {setup.num_steps}")
             return state
         if failure.ends_the_run:
-            raise CheckpointError(
-                f"{where}: {failures.SAID[failure.kind]}: {failure.cause}. Nothing was changed;"
-                " start the same command again when that is mended"
+            raise known_to_all(
+                CheckpointError(
+                    f"{where}: {failures.SAID[failure.kind]}: {failure.cause}. Nothing was changed;"
+                    " start the same command again when that is mended"
+                )
             )
         unread[number] = failure
         say("resume", f"{where}: {failures.SAID[failure.kind]}: {failure.cause}; trying older ones")
     if not steps:
         return None
     said = [f"  {n}: {failures.SAID[f.kind]}: {f.cause}" for n, f in sorted(unread.items())]
-    raise CheckpointError(
-        f"{store.directory}: none of the checkpoints {steps} can be read. Nothing was changed:"
-        " bring their files back, or train from the start with another --workdir\n"
-        + "\n".join(said)
+    raise known_to_all(
+        CheckpointError(
+            f"{store.directory}: none of the checkpoints {steps} can be read. Nothing was changed:"
+            " bring their files back, or train from the start with another --workdir\n"
+            + "\n".join(said)
+        )
     )
 
 

@@ -24,7 +24,7 @@ from jaxsft.data.gate import report_text as gate_text
 from jaxsft.data.gate.survey import survey
 from jaxsft.data.prepare import cache_root
 from jaxsft.divergence import Divergence
-from jaxsft.errors import Stopped
+from jaxsft.errors import Stopped, known_to_all
 from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.plan import memory
 from jaxsft.program import TrainStep
@@ -196,12 +196,12 @@ def _leave_loop(
     if done == total and divergence.newest_was_skipped():
         raise divergence.error()
     if stopped or done < total:
-        error = Stopped(
-            f"stopped by a signal after step {done} of {total}, which is saved;"
-            " start the same command again"
+        raise known_to_all(
+            Stopped(
+                f"stopped by a signal after step {done} of {total}, which is saved;"
+                " start the same command again"
+            )
         )
-        error.agreed = True
-        raise error
 
 
 def _due(every_steps: int | None, done: int) -> bool:

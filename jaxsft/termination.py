@@ -2,10 +2,10 @@
 
 import contextlib
 import faulthandler
+import math
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -90,31 +90,27 @@ class Termination:
     @contextlib.contextmanager
     def _watched(self, numbers: list[signal.Signals]) -> Iterator[None]:
         """Inside, a thread sees each signal at once, whatever the main thread is doing."""
-        reading, writing = socket.socketpair()
-        writing.setblocking(False)
-        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         watch = threading.Thread(target=self._watch, args=(reading, numbers), daemon=True)
         watch.start()
         try:
             yield
         finally:
             signal.set_wakeup_fd(before)
-            # The deadline of a signal that has come holds until the process has ended.
-            if not self.requested:
-                writing.close()
-                watch.join()
-                reading.close()
+            os.close(writing)
+            watch.join()
+            os.close(reading)
 
-    def _watch(self, reading: socket.socket, numbers: list[signal.Signals]) -> None:
-        came, deadline = 0, float("inf")
+    def _watch(self, reading: int, numbers: list[signal.Signals]) -> None:
+        came, deadline = 0, math.inf
         while True:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select(
-                [reading], [], [], None if deadline == float("inf") else max(left, 0)
-            )
+            left = None if deadline == math.inf else max(deadline - time.monotonic(), 0)
+            ready, _, _ = select.select([reading], [], [], left)
             if not ready:
                 _leave_now()
-            received = reading.recv(64)
+            received = os.read(reading, 64)
             if not received:
                 return
             came += sum(number in numbers for number in received)

@@ -10,7 +10,7 @@ from jaxsft import distributed, mesh, setup
 from jaxsft.checkpoint.store import CheckpointStore
 from jaxsft.config import Config, from_dict
 from jaxsft.convert.pretrained import Pretrained
-from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft.errors import CheckpointError, ConfigError, known_to_all
 from jaxsft.model import state
 from jaxsft.model.state import Params
 from jaxsft.program import Program, abstract_state
@@ -72,7 +72,7 @@ def continued(config: Config, program: Program, say: Say) -> Params | None:
 
         params, digests, chosen = distributed.together(read)
     if (failure := store.verify({"params": params}, digests)) is not None:
-        raise CheckpointError(f"--continue_from={given}: {failure.cause}")
+        raise known_to_all(CheckpointError(f"--continue_from={given}: {failure.cause}"))
     say("model", f"weights of {match[1]} after its step {chosen}; fresh optimizer, step 0")
     return params
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def write_text(path: Path, text: str) -> None:
     """Writes a small file: it has its name only when it is complete and on disk."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()

@@ -1,6 +1,9 @@
 """Termination signals: deferred while a step runs, at once elsewhere and on the second."""
 
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -25,3 +28,67 @@ def test_a_signal_outside_the_steps_stops_at_once():
     with pytest.raises(Stopped, match="SIGTERM") as stopped:
         termination._receive(signal.SIGTERM, None)
     assert stopped.value.exit_code == STOPPED == 75
+
+
+def test_no_handler_of_exceptions_takes_a_stop():
+    termination = Termination()
+    with pytest.raises(Stopped), termination.listening():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:
+            pytest.fail("a stop was taken for an error")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_could_not_be_raised_is_raised_later():
+    """In a destructor, as in any callback of C, an exception is lost."""
+
+    class Callback:
+        def __del__(self):
+            signal.raise_signal(signal.SIGHUP)
+
+    with pytest.raises(Stopped, match="stopped by a signal"), Termination().listening():
+        Callback()
+
+
+def test_what_a_shell_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with Termination().listening():
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# C code that lets no handler of Python run, as compilers and file systems do.
+BUSY = """
+import hashlib, sys
+from jaxsft import termination
+termination.AT_ONCE_SECONDS, termination.AGAIN_SECONDS = map(float, sys.argv[1:3])
+one = termination.Termination()
+with one.listening():
+    if sys.argv[3] == "deferred":
+        one._deferred = True
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "how", "signals"), [(("1", "99"), "now", 1), (("99", "1"), "deferred", 2)]
+)
+def test_a_deadline_holds_where_python_does_not_run(seconds, how, signals):
+    running = subprocess.Popen(
+        [sys.executable, "-c", BUSY, *seconds, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None and running.stdout.readline() == "busy\n"
+    for _ in range(signals):
+        time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == STOPPED and "stopped by a signal, in the middle" in said
+    assert '"<string>", line 10 in <module>' in said  # where it was
