@@ -18,15 +18,17 @@ MESH = CONFIG | {"mesh"}
 KERNELS = MESH | {"kernels"}
 NUMERIC = KERNELS | {"model", "loss", "optim"}
 STEP = NUMERIC | {"step"}
-AROUND_STEP = STEP | {"convert", "checkpoint", "generate", "metrics"}
-RUN = AROUND_STEP | {"data", "setup", "program"}
+AROUND_STEP = STEP | {"convert", "checkpoint", "generate", "metrics", "whole_files"}
+RUN = AROUND_STEP | {"data", "distributed", "setup", "program"}
 ALLOWED = {
     "__init__": {"convert"},
     "errors": set(),
+    "whole_files": set(),
+    "streams": set(),
     "remote": FIRST,
     "workdir": FIRST | {"remote"},
     "config": FIRST,
-    "flags": CONFIG,
+    "flags": CONFIG | {"streams"},
     "console": CONFIG,
     "data": CONFIG,
     "distributed": CONFIG,
@@ -52,16 +54,18 @@ ALLOWED = {
     "report": {"figures"},
     "mesh_fit": STEP,
     "program": AROUND_STEP | {"data", "mesh_fit"},
-    "setup": AROUND_STEP | {"data", "console", "program"},
+    "setup": AROUND_STEP | {"data", "console", "distributed", "program"},
     "trained": RUN | {"workdir"},
     "evaluate": RUN,
+    "divergence": FIRST,
+    "resume": RUN | {"outputs", "workdir"},
     "termination": FIRST | {"distributed"},
     "outputs": AROUND_STEP | {"console", "distributed", "workdir"},
     "finish": RUN | {"console", "outputs", "remote", "report", "workdir"},
     "run": RUN
-    | {"chips", "compile_cache", "console", "distributed", "evaluate", "finish", "outputs"}
-    | {"plan", "step_log", "termination", "workdir"},
-    "train": CONFIG | {"flags", "distributed", "run", "workdir", "xla_flags"},
+    | {"chips", "compile_cache", "console", "evaluate", "finish", "outputs"}
+    | {"divergence", "plan", "resume", "step_log", "termination", "trained", "workdir"},
+    "train": CONFIG | {"flags", "distributed", "run", "whole_files", "workdir", "xla_flags"},
 }
 # The one file of data that knows jax: it makes device batches.
 LOADER = "data/loader.py"
@@ -186,7 +190,7 @@ def test_no_import_goes_in_a_circle():
         ("data/gate/inspect.py", "def f():\n    from jaxsft.convert.source import resolve\n"),
         ("report.py", "from tools import chat\n"),
         ("step.py", "import importlib\nimportlib.import_module('jaxsft.train')\n"),
-        ("checkpoint.py", "from jaxsft import load_model\n"),
+        ("checkpoint/store.py", "from jaxsft import load_model\n"),
         ("config.py", "import torch\n"),
     ],
 )

@@ -28,11 +28,12 @@ def start(
     own: tuple[str, ...] = (),
     disks: list[Path] | None = None,
     surroundings: Mapping[str, str] = MappingProxyType({}),
+    own_surroundings: Mapping[str, str] = MappingProxyType({}),
 ) -> list:
     """The processes of one run over NUM_DEVICES devices.
 
     Args:
-        own: flags of the last process.
+        own, own_surroundings: of the last process.
         disks: of each process, its working directory and cache: hosts that share no disk.
     """
     with socket.socket() as probe:
@@ -53,7 +54,9 @@ def start(
                 *((*together, f"--process_id={number}") if count > 1 else ()),
                 *(own if number == count - 1 else ()),
             ],
-            env=environment | ({"XDG_CACHE_HOME": str(disks[number] / "cache")} if disks else {}),
+            env=environment
+            | ({"XDG_CACHE_HOME": str(disks[number] / "cache")} if disks else {})
+            | (dict(own_surroundings) if number == count - 1 else {}),
             cwd=disks[number] if disks else ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -114,6 +117,34 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     assert [code for code, _, _ in done] == [STOPPED] * 2, done
     said = {error.splitlines()[-1] for _, _, error in done}
     assert len(said) == 1 and "which is saved" in said.pop()
+    assert_a_file_that_one_process_cannot_read_ends_both(tmp_path)
+
+
+# Each program of Python runs this file first, where it finds it.
+BLOCKED = """
+import os, sys
+
+def refuse(event, details):
+    if event == "open" and str(details[0]).endswith("_CHECKPOINT_METADATA"):
+        raise PermissionError(13, os.strerror(13), str(details[0]))
+
+sys.addaudithook(refuse)
+"""
+
+
+def assert_a_file_that_one_process_cannot_read_ends_both(workdir):
+    """The checkpoints that two processes left, of which the second is refused the notes."""
+    site = workdir / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(BLOCKED)
+    before = {path.name for path in (workdir / "checkpoints").iterdir()}
+    flags = ("--config.train.steps=2000", "--config.eval.every_steps=None")
+    blocked = {"PYTHONPATH": f"{ROOT}:{site}"}
+    done = finish(start(workdir, 2, *flags, own_surroundings=blocked))
+    assert [code for code, _, _ in done] == [66] * 2, done
+    for _, _, error in done:
+        assert "reading is refused: process 1: PermissionError" in error
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == before
 
 
 def test_processes_that_were_started_differently_refuse_to_run(tmp_path):

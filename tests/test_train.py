@@ -162,6 +162,44 @@ def test_a_finished_run_started_again_changes_nothing(run, tmp_path):
     assert samples[0] == samples[1]
 
 
+def test_a_finished_run_can_be_made_longer(run, tmp_path):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(run[0], workdir)
+    done = train(workdir, "--config.train.steps=22", "--config.eval.prompts=0")
+    assert "config.train.steps was 20 and is 22" in done.stdout
+    assert "from step 20 of 22" in done.stdout
+    lines = read_lines(workdir / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 23))
+    assert without_clock(lines)[:20] == without_clock(read_lines(run[0] / "metrics.jsonl"))[:20]
+
+
+def test_a_run_begins_with_the_weights_of_another(run, tmp_path):
+    flags = [
+        "--config.train.steps=1",
+        "--config.eval.prompts=0",
+        "--config.checkpoint.export=false",
+    ]
+    done = train(tmp_path, f"--continue_from={run[0]}:10", *flags)
+    assert f"weights of {run[0]} after its step 10; fresh optimizer, step 0" in done.stdout
+    before, other = read_lines(tmp_path / "metrics.jsonl"), read_lines(run[0] / "metrics.jsonl")
+    name = "eval/heldout/loss"
+    (at_ten,) = (line[name] for line in other if line["step"] == 10 and name in line)
+    assert before[0][name] == at_ten and before[0]["step"] == 0
+    refused = train(tmp_path / "w", f"--continue_from={run[0]}:11", *flags, check=False)
+    assert refused.returncode == 66
+    assert f"--continue_from={run[0]}:11: step=11: " in refused.stderr
+
+
+def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(tmp_path):
+    flags = ["--config.optim.peak_lr=1e30", "--config.checkpoint.save_every_steps=1"]
+    done = train(tmp_path, *flags, "--config.eval.prompts=0", check=False)
+    assert done.returncode == 71 and "training diverged: steps 2 to 5 were skipped" in done.stderr
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "error.json" in names and "export" not in names
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 5
+
+
 def test_the_export_loads_in_transformers_with_equal_logits(run):
     import torch
     import transformers

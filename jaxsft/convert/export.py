@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxsft import whole_files
 from jaxsft.convert import (
     card,
     check_tokenizer,
@@ -107,7 +108,7 @@ def export(
         used = _write_template(partial, template)
         _write_configs(partial, base, dtype, end_of_turn_ids)
         text = card.render(about or card.Card(), base_name(base), license_of(base), used)
-        safetensors_write.write_text(partial / "README.md", text)
+        whole_files.write_text(partial / "README.md", text)
         _write_json(partial / MARKER, {"tensors": written.digests})
         _verify(partial, base, written.digests)
         check_tokenizer.check_token_ids(tokenizer or _tokenizer_of(base), partial)
@@ -188,7 +189,7 @@ def _write_template(partial: Path, template: str | None) -> str | None:
         if path.is_file():
             return path.read_bytes().decode("utf-8")
         return embedded if isinstance(embedded, str) else None
-    safetensors_write.write_text(path, template)
+    whole_files.write_text(path, template)
     if isinstance(embedded, list):
         others = [named for named in embedded if named.get("name") != "default"]
         config["chat_template"] = [*others, {"name": "default", "template": template}]
@@ -228,7 +229,7 @@ def _ids(config: dict[str, Any]) -> list[int]:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    safetensors_write.write_text(path, text + "\n")
+    whole_files.write_text(path, text + "\n")
 
 
 def base_name(base: Pretrained) -> str:

@@ -98,16 +98,6 @@ def _bytes(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole: it has its name only when it is complete and on disk."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def _write_file(
     path: Path, tensors: Sequence[Planned], produce: Callable[[str], np.ndarray]
 ) -> dict[str, str]:
