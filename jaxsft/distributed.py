@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsft import errors
+from jaxsft import errors, places
 from jaxsft.config import Config
 from jaxsft.errors import ConfigError, PeerError, UserError
 
@@ -202,7 +202,8 @@ def scratch(parent: str | None) -> Iterator[Path]:
         ConfigError: a process does not see what the first one made.
     """
     first = jax.process_index() == 0
-    made = tempfile.mkdtemp(prefix="jaxsft-", dir=parent) if first else ""
+    with places.using(f"--scratch={parent}" if parent else "TMPDIR"):
+        made = tempfile.mkdtemp(prefix="jaxsft-", dir=parent) if first else ""
     path = Path(gather({"made": made})[0]["made"])
     try:
         everyone = gather({"sees": path.is_dir()})

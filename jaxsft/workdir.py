@@ -13,8 +13,8 @@ from pathlib import Path
 
 from etils import epath
 
-from jaxsft import remote
-from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft import places, remote
+from jaxsft.errors import CheckpointError
 
 ERROR = "error.json"
 _FETCHED = ("config.json", "data_report.json", "metrics.jsonl", "samples.jsonl", "summary.json")
@@ -100,15 +100,15 @@ def opened(name: str, writes: bool = True) -> Iterator[Workdir]:
     """
     if remote.is_remote(name):
         bucket = remote.open_directory("--workdir", name, writes)
-        with tempfile.TemporaryDirectory(prefix="jaxsft-") as parent:
+        with contextlib.ExitStack() as stack:
+            with places.using("the directory of temporary files (TMPDIR)"):
+                made = tempfile.TemporaryDirectory(prefix="jaxsft-")
+            parent = stack.enter_context(made)
             files = Path(parent) / bucket.name
             files.mkdir()
             yield Workdir(name, files, bucket)
         return
     files = Path(name)
-    try:
-        if writes:
-            files.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir={name}: {error.strerror}") from None
+    if writes:
+        places.make_writable(files, f"--workdir={name}")
     yield Workdir(name, files)
