@@ -149,7 +149,7 @@ def train(
             saves = _due(config.checkpoint.save_every_steps, done) or done == total or stop
             for line in log.lines(flush=evaluates or saves):
                 out.metrics.append(line)
-                out.console.step(done, total, line)
+                out.console.step(total, line)
             if evaluates:
                 out.metrics.append({"step": done} | measurer.losses(state.params))
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do

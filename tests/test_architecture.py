@@ -29,7 +29,8 @@ ALLOWED = {
     "config": FIRST,
     "config_file": CONFIG,
     "flags": CONFIG | {"config_file"},
-    "console": CONFIG,
+    "console": CONFIG | {"eta"},
+    "eta": set(),
     "data": CONFIG,
     "distributed": CONFIG,
     "figures": FIRST,
@@ -68,7 +69,7 @@ ALLOWED = {
 # The one file of data that knows jax: it makes device batches.
 LOADER = "data/loader.py"
 LOADER_ALLOWED = MESH | {"data", "loss", "metrics"}
-NUMPY_ONLY = {"data", "errors", "config", "flags", "console", "figures", "report"}
+NUMPY_ONLY = {"data", "errors", "config", "flags", "console", "eta", "figures", "report"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 NOT_FOR_THE_LIBRARY = {"tools", "configs", "launch", "tests", "torch"}
 # The one file that may: it compares with torch's results, when the user asks.
