@@ -185,22 +185,35 @@ def _show(summary: dict[str, Any], workdir: Workdir, report: str, console: Conso
         "done", f"{summary['steps']} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most"
     )
     console.say("report", workdir.shown(report))
-    metrics, samples = workdir.shown("metrics.jsonl"), workdir.shown("samples.jsonl")
-    console.say("metrics", f"{metrics}; answers in {samples}")
+    console.say("metrics", _where_figures_are(workdir))
     if summary["export"]:
         console.say("model", f"{summary['export']} (Hugging Face format: transformers, vLLM)")
     console.say(
         "next",
         f"open {report}; see the tokens as trained:"
-        f" python tools/inspect_data.py --config={flag_value(summary['command'], 'config')}"
-        " --limit=3; your own data and model: README.md",
+        f" python tools/inspect_data.py {config_flags(summary['command'])} --limit=3;"
+        " your own data and model: README.md",
     )
 
 
-def flag_value(command: str, name: str) -> str:
-    """What a command line gives to --name."""
-    words = [word for word in shlex.split(command) if word.startswith(f"--{name}=")]
-    return words[0].partition("=")[2] if words else "..."
+def _where_figures_are(workdir: Workdir) -> str:
+    """The files of figures that there are: without prompts there are no answers."""
+    samples = workdir.files / "samples.jsonl"
+    shown = workdir.shown("metrics.jsonl")
+    if samples.is_file() and samples.stat().st_size:
+        shown += f"; answers in {workdir.shown(samples.name)}"
+    return shown
+
+
+def config_flags(command: str) -> str:
+    """The part of a command line that makes the config: --config and what changes its fields."""
+    words = shlex.split(command)
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, _ = word.removeprefix("-").removeprefix("-").partition("=")
+        if word.startswith("-") and (name == "config" or name.startswith("config.")):
+            found += [word] if equals else [word, following]
+    return shlex.join(found)
 
 
 def _cell(name: str, value: float | None) -> str:

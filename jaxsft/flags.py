@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from absl import flags
 
+from jaxsft import advice, config_file, errors, places
 from jaxsft import config as config_module
-from jaxsft import config_file, errors, places
 from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 
@@ -71,6 +71,7 @@ def run_tool(main: Callable[[], int | None], required: tuple[str, ...] = ()) -> 
 
 
 def _exit_code(run: Callable[[], int | None]) -> int:
+    advice.leave_out()
     try:
         return run() or errors.DONE
     except UserError as error:
