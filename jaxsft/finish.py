@@ -14,7 +14,7 @@ import jax
 from jax.experimental import multihost_utils
 
 import jaxsft
-from jaxsft import remote
+from jaxsft import endings, remote
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.convert import check_export
@@ -25,9 +25,9 @@ from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
 from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs
-from jaxsft.report import write_report
+from jaxsft.report import REPORT, write_report
 from jaxsft.setup import Data, Setup, tokenizer_directory
-from jaxsft.workdir import Workdir
+from jaxsft.workdir import SUMMARY, Workdir
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 
@@ -78,12 +78,10 @@ def finish(
         "choices": plan.program.choices,
         "example": _example(config, data),
     }
-    (out.workdir.files / "summary.json").write_text(
-        json.dumps(summary, indent=2) + "\n", encoding="utf-8"
-    )
-    report = write_report(out.workdir.files)
+    (out.workdir.files / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    endings.attempt(REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
-    _show(summary, out.workdir, report.name, out.console)
+    _show(summary, out.workdir, REPORT, out.console)
 
 
 def said_difference(difference: float) -> str:

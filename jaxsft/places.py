@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxsft.errors import ConfigError, UserError
+from jaxsft.errors import ConfigError, Stopped, UserError
 
 # What the system says of a place that is not as a program needs it, and what mends it.
 _REMEDIES = {
@@ -98,6 +98,8 @@ def refusal(error: BaseException, place: Path | str | None = None) -> UserError 
     Args:
         place: as in `using`.
     """
+    if isinstance(error, (UserError, Stopped, KeyboardInterrupt)):
+        return None  # each says already what happened, whatever it was raised from
     seen: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and not any(found is one for one in seen):

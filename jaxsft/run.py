@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxsft import compile_cache, distributed, evaluate, finish, mesh, program, setup
+from jaxsft import compile_cache, distributed, endings, evaluate, finish, mesh, program, setup
 from jaxsft.chips import chip_of
 from jaxsft.config import Config
 from jaxsft.console import Console
@@ -21,7 +21,7 @@ from jaxsft.setup import Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
 from jaxsft.termination import Termination
-from jaxsft.workdir import Workdir
+from jaxsft.workdir import SUMMARY, Workdir
 
 
 def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence[str] = ()) -> None:
@@ -39,8 +39,10 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
     compiled_programs = compile_cache.use(cache_root(None))
     distributed.open_devices()
     distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
-    if jax.process_index() == 0:
+    workdir.reports = jax.process_index() == 0
+    if workdir.reports:
         workdir.fetch()
+        endings.report_leftover(workdir)
     config = with_date(config, workdir.files)
     console = Console(speaks=jax.process_index() == 0)
     for line in compiler_flags:
@@ -69,6 +71,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             write_inputs(config, report, workdir.files)
             if state is None:
                 state = setup.first_state(config, base, plan, data, console.say)
+                workdir.forget(SUMMARY)  # of an earlier run in the same place
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, plan, train_step, state, out, notes, measurer, termination)

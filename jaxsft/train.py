@@ -5,16 +5,13 @@
 Started again with the same flags, it goes on from its last checkpoint.
 """
 
-import json
 import shlex
 import sys
-import traceback
-from pathlib import Path
 
 from absl import flags
 
-from jaxsft import errors, xla_flags
 from jaxsft import flags as jaxsft_flags
+from jaxsft import places, xla_flags
 from jaxsft.config import Config
 from jaxsft.workdir import ERROR, Workdir, opened
 
@@ -39,10 +36,10 @@ def main(config: Config) -> None:
 
 
 def _run(config: Config, workdir: Workdir) -> None:
-    workdir.forget_error()
+    workdir.forget(ERROR)
     chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
-    from jaxsft import distributed
+    from jaxsft import distributed, endings
     from jaxsft.run import run
 
     distributed.connect(
@@ -51,26 +48,12 @@ def _run(config: Config, workdir: Workdir) -> None:
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
     try:
         run(config, workdir, shlex.join(command), chosen)
-    except errors.Stopped:
-        raise
-    except Exception as error:
-        _write_error(workdir.files / ERROR, error)
-        try:
-            workdir.copy()
-        except errors.CheckpointError as failed:  # the bucket may be what failed in the first place
-            print(f"error: {failed}", file=sys.stderr)
-        raise
-
-
-def _write_error(path: Path, error: Exception) -> None:
-    code = error.exit_code if isinstance(error, errors.UserError) else errors.INTERNAL
-    value = {
-        "exit_code": code,
-        "kind": type(error).__name__,
-        "message": str(error),
-        "traceback": traceback.format_exc(),
-    }
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    except BaseException as raised:  # a stop too
+        error = places.refusal(raised, workdir.name) or raised
+        endings.leave(workdir, error)
+        if error is raised:
+            raise
+        raise error from raised
 
 
 if __name__ == "__main__":

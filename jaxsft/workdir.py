@@ -6,6 +6,7 @@ metrics know too, and what they know beyond it is dropped when the run goes on.
 """
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +18,11 @@ from jaxsft import places, remote
 from jaxsft.errors import CheckpointError
 
 ERROR = "error.json"
-_FETCHED = ("config.json", "data_report.json", "metrics.jsonl", "samples.jsonl", "summary.json")
+SUMMARY = "summary.json"
+_FETCHED = (
+    *("config.json", "data_report.json", "metrics.jsonl", "samples.jsonl", SUMMARY),
+    "report.html",
+)
 _MIN_SECONDS = 60  # between two copies that no checkpoint waits for
 _MAX_SHARE = 0.02  # of the run's time that these copies take
 
@@ -27,11 +32,13 @@ class Workdir:
     Attributes:
         name: as the user gave it.
         files: the local directory of everything but checkpoints and export.
+        reports: whether this process writes the report; one alone does, once it knows the others.
     """
 
     def __init__(self, name: str, files: Path, bucket: epath.Path | None = None):
         self.name = name
         self.files = files
+        self.reports = True
         self._bucket = bucket
         self._copied: dict[str, tuple[int, int]] = {}  # size and time of change, by file
         self._next_copy = 0.0
@@ -52,12 +59,14 @@ class Workdir:
             file = self._bucket / name
             if file.exists():
                 (self.files / name).write_bytes(file.read_bytes())
+                seconds = file.stat().mtime  # which of them is newer says what is still to be done
+                os.utime(self.files / name, (seconds, seconds))
 
-    def forget_error(self) -> None:
-        """Of an earlier start."""
+    def forget(self, name: str) -> None:
+        """Removes a file of an earlier start."""
         for directory in (self.files, self._bucket):
             if directory is not None:
-                (directory / ERROR).unlink(missing_ok=True)
+                (directory / name).unlink(missing_ok=True)
 
     def copy(self) -> None:
         """Copies to the bucket, if the run is in one, the files that changed since.

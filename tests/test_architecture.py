@@ -54,6 +54,7 @@ ALLOWED = {
     "bench": RUN | {"chips", "console", "flops", "plan"},
     "plan": RUN | {"chips", "console", "flops", "mesh_fit"},
     "report": {"figures"},
+    "endings": FIRST | {"report", "termination", "workdir"},
     "mesh_fit": STEP,
     "program": AROUND_STEP | {"data", "mesh_fit"},
     "setup": AROUND_STEP | {"data", "console", "program"},
@@ -61,11 +62,11 @@ ALLOWED = {
     "evaluate": RUN,
     "termination": FIRST | {"distributed"},
     "outputs": AROUND_STEP | {"console", "distributed", "workdir"},
-    "finish": RUN | {"console", "outputs", "remote", "report", "workdir"},
+    "finish": RUN | {"console", "endings", "outputs", "remote", "report", "workdir"},
     "run": RUN
-    | {"chips", "compile_cache", "console", "distributed", "evaluate", "finish", "outputs"}
-    | {"plan", "step_log", "termination", "workdir"},
-    "train": CONFIG | {"flags", "distributed", "run", "workdir", "xla_flags"},
+    | {"chips", "compile_cache", "console", "distributed", "endings", "evaluate", "finish"}
+    | {"outputs", "plan", "step_log", "termination", "workdir"},
+    "train": CONFIG | {"flags", "distributed", "endings", "run", "workdir", "xla_flags"},
 }
 # The one file of data that knows jax: it makes device batches.
 LOADER = "data/loader.py"
