@@ -14,12 +14,12 @@ import jax
 from jax.experimental import multihost_utils
 
 import jaxsft
-from jaxsft import endings, remote
+from jaxsft import endings, places, remote
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.convert import check_export
 from jaxsft.convert.card import Card, Metric
-from jaxsft.convert.export import MARKER, ExportDtype, Exported, export
+from jaxsft.convert.export import MARKER, ExportDtype, Exported, export, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
@@ -84,6 +84,20 @@ def finish(
     _show(summary, out.workdir, REPORT, out.console)
 
 
+def check_end(config: Config, num_parameters: int, workdir: Workdir) -> None:
+    """Refuses before the first step what `finish` would refuse after the last.
+
+    Raises:
+        UserError: the export's place is taken, or its check can't be made.
+    """
+    if not config.checkpoint.export:
+        return
+    if not remote.is_remote(target := workdir.shown("export")):
+        refuse_foreign(Path(target))
+    if config.checkpoint.check_export:
+        check_export.refuse_if_not_possible("config.checkpoint.check_export=True", num_parameters)
+
+
 def said_difference(difference: float) -> str:
     return f"logits within {difference:.2g} of transformers' on the same tokens"
 
@@ -115,16 +129,17 @@ def export_params(
             checkpoint's notes.
         dtype: of the weights; None: config.checkpoint.export_dtype.
     """
-    return export(
-        params,
-        base,
-        directory,
-        dtype=dtype or config.checkpoint.export_dtype,
-        template=trained_on["template"],
-        end_of_turn_ids=trained_on["end_of_turn_ids"],
-        about=about,
-        tokenizer=tokenizer_directory(config),
-    )
+    with places.using(f"the export to {directory}", directory):
+        return export(
+            params,
+            base,
+            directory,
+            dtype=dtype or config.checkpoint.export_dtype,
+            template=trained_on["template"],
+            end_of_turn_ids=trained_on["end_of_turn_ids"],
+            about=about,
+            tokenizer=tokenizer_directory(config),
+        )
 
 
 def model_card(

@@ -24,6 +24,20 @@ def check(config: Config, model: settings.Decoder, sizes: Mapping[str, int]) -> 
     _check(config, model, leaves(model), sizes)
 
 
+def check_given(config: Config, model: settings.Decoder) -> None:
+    """Refuses axes of config.mesh that no number of devices makes right; open ones count as 1.
+
+    Raises:
+        MeshError: as in `check`.
+    """
+    check(config, model, given_sizes(config.mesh))
+
+
+def given_sizes(sizes: Mesh) -> dict[str, int]:
+    """The size of each axis, 1 where it is open."""
+    return {axis: size or 1 for axis, size in dataclasses.asdict(sizes).items()}
+
+
 def fitting(
     config: Config, model: settings.Decoder, num_devices: int, slices: int = 1
 ) -> list[Mesh]:
@@ -35,9 +49,8 @@ def fitting(
     named = leaves(model)
 
     def fits(sizes: Mesh) -> bool:
-        counts = {axis: size or 1 for axis, size in dataclasses.asdict(sizes).items()}
         try:
-            _check(config, model, named, counts)
+            _check(config, model, named, given_sizes(sizes))
         except MeshError:
             return False
         return True
@@ -67,7 +80,8 @@ def _check(
     if sizes["expert"] > 1 and model.moe is None:
         raise MeshError(f"config.mesh.expert={sizes['expert']}: the model has no experts")
     step.check_batch(sizes, train.batch_size, train.microbatches, length)
-    step.check_batch(sizes, config.eval.batch_size or train.batch_size, 1, length)
+    if config.eval.batch_size is not None:
+        step.check_batch(sizes, config.eval.batch_size, 1, length, "config.eval.batch_size")
     for name, shape, axes in named:
         mesh_lib.check_divisible(name, shape, axes, sizes)
 

@@ -6,7 +6,17 @@ from typing import Any
 
 import jax
 
-from jaxsft import compile_cache, distributed, endings, evaluate, finish, mesh, program, setup
+from jaxsft import (
+    compile_cache,
+    distributed,
+    endings,
+    evaluate,
+    finish,
+    mesh,
+    preflight,
+    program,
+    setup,
+)
 from jaxsft.chips import chip_of
 from jaxsft.config import Config
 from jaxsft.console import Console
@@ -17,7 +27,7 @@ from jaxsft.errors import Stopped
 from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.plan import memory
 from jaxsft.program import TrainStep
-from jaxsft.setup import Setup
+from jaxsft.setup import Data, Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
 from jaxsft.termination import Termination
@@ -39,28 +49,30 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
     compiled_programs = compile_cache.use(cache_root(None))
     distributed.open_devices()
     distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
-    workdir.reports = jax.process_index() == 0
-    if workdir.reports:
+    first = workdir.reports = jax.process_index() == 0
+    if first:
         workdir.fetch()
         endings.report_leftover(workdir)
     config = with_date(config, workdir.files)
-    console = Console(speaks=jax.process_index() == 0)
+    console = Console(speaks=first)
     for line in compiler_flags:
         console.say("xla", line)
     console.say("cache", f"{compiled_programs} keeps compiled programs")
     termination = Termination()
     with termination.listening():
         base = setup.open_model(config, console.say)
+        preflight.check_config(config, base.settings)
         data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
         distributed.refuse_differences(setup.data_facts(data))
         plan = setup.set_up(config, base, data)
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in plan.program.choices}
         distributed.refuse_differences(chosen)
-        report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
-        console.show(lambda terminal: gate_text.print_report(report, terminal))
+        report = _report_data(config, plan, data, console)
         _announce(config, plan, setup.precision_notes(config, base), console)
         out = open_outputs(config, workdir, console)
+        size = plan.program.num_parameters
+        distributed.first_then_others(lambda: finish.check_end(config, size, workdir))
         notes = setup.notes(config, data.train)
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
         with jax.set_mesh(plan.program.mesh):
@@ -80,6 +92,15 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             out.metrics.append({"step": plan.num_steps} | after)
             finish.finish(config, base, data, plan, state.params, out, command, started)
         out.store.close()
+
+
+def _report_data(config: Config, plan: Setup, data: Data, console: Console) -> dict[str, Any]:
+    """What there is to know of the data and of the steps made of it; shown, too."""
+    shares = mesh.parts("batch", plan.program.mesh.shape)
+    epochs = plan.batches.epochs
+    report = survey(config.data, config.train, data.train, data.eval, epochs, shares)
+    console.show(lambda terminal: gate_text.print_report(report, terminal))
+    return report
 
 
 def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -> None:

@@ -8,16 +8,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from jaxsft import checkpoint, program, step
+from jaxsft import checkpoint, preflight, program, step
 from jaxsft.config import Config, Model, Optim, Source
 from jaxsft.console import Console
 from jaxsft.convert import new_tokenizer, new_tokens, pretrained, source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache import Cache
+from jaxsft.data.epochs import epochs_of
 from jaxsft.data.loader import Batches
 from jaxsft.data.prepare import Maker, cache_root, prepare, source_names
 from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft.mesh import parts
 from jaxsft.model import dead_rows, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.step import TrainState
@@ -122,14 +125,14 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     Raises:
         ConfigError: model, mesh, batch and schedule don't fit each other.
     """
-    train = config.train
+    train, length = config.train, config.data.sequence_length
     mesh = program.checked_mesh(config, base.settings)
 
     def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
         return Batches(
             cache,
             sources=sources,
-            sequence_length=config.data.sequence_length,
+            sequence_length=length,
             batch_size=rows,
             seed=train.seed,
             sharding=step.batch_sharding(mesh),
@@ -137,14 +140,28 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
         )
 
     train_batches = batches(data.train, train.batch_size, config.data.train)
-    num_steps = train.steps or train_batches.epochs.steps_in(train.epochs or 0)
-    eval_rows = config.eval.batch_size or train.batch_size
+    num_steps = preflight.steps_of_run(config, train_batches.epochs)
+    eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
     return Setup(
         program=program.build(config, base.settings, num_steps, mesh),
         batches=train_batches,
         eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
         num_steps=num_steps,
     )
+
+
+def _eval_batch_size(config: Config, data: Data, mesh: Mesh) -> int:
+    """That of training, or what holds all rows of the largest set: a batch above it is padding."""
+    train, shares = config.train, parts("batch", mesh.shape)
+    length = config.data.sequence_length
+    most = max(
+        (
+            epochs_of(cache, None, sequence_length=length, batch_size=1, seed=train.seed).num_rows
+            for cache in data.eval.values()
+        ),
+        default=1,
+    )
+    return min(train.batch_size, -(-most // shares) * shares)
 
 
 def first_state(config: Config, base: Pretrained, setup: Setup, data: Data, say: Say) -> TrainState:

@@ -57,13 +57,15 @@ ALLOWED = {
     "endings": FIRST | {"report", "termination", "workdir"},
     "mesh_fit": STEP,
     "program": AROUND_STEP | {"data", "mesh_fit"},
-    "setup": AROUND_STEP | {"data", "console", "program"},
+    "preflight": NUMERIC | {"data", "mesh_fit"},
+    "setup": AROUND_STEP | {"data", "console", "preflight", "program"},
     "trained": RUN | {"workdir"},
     "evaluate": RUN,
     "termination": FIRST | {"distributed"},
     "outputs": AROUND_STEP | {"console", "distributed", "workdir"},
     "finish": RUN | {"console", "endings", "outputs", "remote", "report", "workdir"},
     "run": RUN
+    | {"preflight"}
     | {"chips", "compile_cache", "console", "distributed", "endings", "evaluate", "finish"}
     | {"outputs", "plan", "step_log", "termination", "workdir"},
     "train": CONFIG | {"flags", "distributed", "endings", "run", "workdir", "xla_flags"},

@@ -1,9 +1,16 @@
 """What a run that goes on must find as it was."""
 
+import types
+from typing import Any
+
+import jax
 import pytest
+from test_mesh_fit import config
 
 from jaxsft import setup
+from jaxsft.config import Mesh
 from jaxsft.errors import CheckpointError
+from jaxsft.mesh import make_mesh
 
 OLD = {"config.model.source": "m", "config.optim.peak_lr": 1e-3}
 
@@ -22,3 +29,19 @@ def test_what_a_checkpoint_knows_counts():
         setup.refuse_changes(
             OLD | {"config.model.pad_vocab_to": 64}, OLD | {"config.model.pad_vocab_to": 1}
         )
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "expected"), [((3, 1), 4), ((9,), 12), ((500, 2), 64), ((), 4)]
+)
+def test_a_batch_of_a_small_holdout_is_no_larger_than_its_rows(monkeypatch, num_rows, expected):
+    """Over 4 devices, with 64 rows in a batch of training."""
+    sets = {f"set{n}": rows for n, rows in enumerate(num_rows)}
+
+    def planned(rows: int, *_, **__):
+        return types.SimpleNamespace(num_rows=rows)
+
+    monkeypatch.setattr(setup, "epochs_of", planned)
+    mesh = make_mesh(Mesh(data=1, fsdp=4), jax.devices()[:4])
+    data: Any = types.SimpleNamespace(eval=sets)
+    assert setup._eval_batch_size(config(batch_size=64), data, mesh) == expected
