@@ -14,7 +14,6 @@ from jaxsft import (
     finish,
     mesh,
     preflight,
-    program,
     setup,
 )
 from jaxsft.chips import chip_of
@@ -25,7 +24,7 @@ from jaxsft.data.gate.survey import survey
 from jaxsft.data.prepare import cache_root
 from jaxsft.errors import Stopped
 from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
-from jaxsft.plan import memory
+from jaxsft.plan import memory, relief
 from jaxsft.program import TrainStep
 from jaxsft.setup import Data, Setup
 from jaxsft.step import TrainState
@@ -128,14 +127,11 @@ def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -
 
 def _compile(config: Config, plan: Setup, console: Console) -> TrainStep:
     """The training step, which must fit the devices' memory."""
-    started = time.monotonic()
-    compiled = program.compile_train_step(plan.program, config)
-    needed = memory.of(compiled, memory.limit_here())
-    seconds, size = time.monotonic() - started, needed.needed_bytes / memory.GIB
-    console.say("step", f"compiled in {seconds:.0f} s; needs {size:.2f} GiB on each device")
-    train, model = config.train, config.model
-    memory.refuse_too_large(needed, train.microbatches, model.remat, plan.program.mesh.size)
-    return compiled
+    limit = memory.limit_here()
+    step, _ = relief.compile_step(
+        plan.program, config, limit, lambda line: console.say("step", line)
+    )
+    return step
 
 
 def train(
