@@ -102,13 +102,29 @@ def proposal(config: Config, model: settings.Decoder, num_devices: int, slices: 
         given = dataclasses.asdict(sizes).items()
         return sum(asked[axis] not in (None, size) for axis, size in given)
 
-    near = sorted(fitting(config, model, num_devices, slices), key=changes)[:3]
-    if not near:
-        return (
-            f"no mesh of {num_devices} devices fits this model with config.train.batch_size="
-            f"{config.train.batch_size}; change the batch size too"
+    for changed, its_words in _other_batches(config, num_devices):
+        near = sorted(fitting(changed, model, num_devices, slices), key=changes)[:3]
+        if near:
+            fit = "; or ".join(words(sizes) for sizes in near)
+            return f"config.mesh that would fit{its_words}: {fit}"
+    raise AssertionError("a replica on each device fits every model, with a row for each")
+
+
+def _other_batches(config: Config, num_devices: int) -> Iterator[tuple[Config, str]]:
+    """The config, then with batches that more devices share, the nearest first; and in words."""
+    yield config, ""
+    if config.eval.batch_size is not None:
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, batch_size=None))
+        yield config, " with config.eval.batch_size=None"
+    train, also = config.train, ""
+    shared = [train.microbatches * n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    above = {-(-train.batch_size // count) * count for count in shared}
+    for size in sorted(above - {train.batch_size}):
+        changed = dataclasses.replace(train, batch_size=size)
+        yield (
+            dataclasses.replace(config, train=changed),
+            f" with config.train.batch_size={size}{also}",
         )
-    return "config.mesh that would fit: " + "; or ".join(words(sizes) for sizes in near)
 
 
 def words(sizes: Mesh) -> str:
