@@ -9,7 +9,8 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from jaxsft.errors import CheckpointError
+from jaxsft import places
+from jaxsft.errors import CheckpointError, UserError
 
 Tree = Any  # a pytree of arrays
 
@@ -57,9 +58,7 @@ class CheckpointStore:
             self._checkpointer.wait()
             saved = self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
         except Exception as error:
-            raise CheckpointError(
-                f"{self.directory}/{step}: can't save: {_cause(error)}"
-            ) from error
+            raise _not_saved(f"{self.directory}/{step}", error) from error
         if saved is None:
             raise CheckpointError(f"{self.directory}/{step}: not saved; a later step is there")
 
@@ -72,7 +71,7 @@ class CheckpointStore:
         try:
             self._checkpointer.wait()
         except Exception as error:
-            raise CheckpointError(f"{self.directory}: can't save: {_cause(error)}") from error
+            raise _not_saved(str(self.directory), error) from error
 
     def close(self) -> None:
         self._checkpointer.close()
@@ -175,6 +174,12 @@ def _named(tree: Tree) -> dict[str, Any]:
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _not_saved(where: str, error: Exception) -> UserError:
+    """A disk that is full or can't be written is what the user can mend."""
+    found = places.refusal(error, where)
+    return found or CheckpointError(f"{where}: can't save: {_cause(error)}")
 
 
 def _cause(error: BaseException) -> str:

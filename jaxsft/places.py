@@ -69,8 +69,11 @@ def make_writable(directory: Path, name: str) -> None:
     """
     with using(name, directory):
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as trial:
-            trial.write(bytes(4096))  # an empty file fits on a full disk
+        try:
+            with tempfile.TemporaryFile(dir=directory) as trial:
+                trial.write(bytes(4096))  # an empty file fits on a full disk
+        except OSError as error:  # names a file that nobody asked for
+            raise OSError(error.errno, error.strerror or str(error), str(directory)) from error
 
 
 def cache_home() -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft import places
+from jaxsft import checkpoint, places
 from jaxsft.data.cache import write_json
 from jaxsft.data.prepare import cache_root
-from jaxsft.errors import BAD_CONFIG
+from jaxsft.errors import BAD_CONFIG, CheckpointError
 from jaxsft.metrics import JsonLines
 from jaxsft.places import PlaceError
 from jaxsft.workdir import opened
@@ -94,3 +94,15 @@ def test_what_a_library_wraps_is_found():
 )
 def test_another_error_is_not_a_places(error):
     assert places.refusal(error) is None
+
+
+def test_a_checkpoint_that_finds_no_room_names_its_file(tmp_path):
+    spelt = (
+        f'RESOURCE_EXHAUSTED: Failed writing: "{tmp_path}/3/state/d/73f": Failed to write 12 bytes'
+        " to file 27: No space left on device [os_error_code='28']"
+    )
+    found = checkpoint._not_saved(str(tmp_path), ValueError(spelt))
+    assert isinstance(found, PlaceError)
+    assert str(found).startswith(f"{tmp_path}/3/state/d/73f: No space left on device; make room")
+    other = checkpoint._not_saved(str(tmp_path), ValueError("DATA_LOSS"))
+    assert isinstance(other, CheckpointError) and "can't save: ValueError: DATA_LOSS" in str(other)
