@@ -7,13 +7,16 @@ Started again with the same flags, it goes on from its last checkpoint.
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxsft import flags as jaxsft_flags
 from jaxsft import places, xla_flags
 from jaxsft.config import Config
-from jaxsft.workdir import ERROR, Workdir, opened
+
+if TYPE_CHECKING:
+    from jaxsft.workdir import Workdir
 
 jaxsft_flags.define_config()
 flags.DEFINE_string(
@@ -31,15 +34,20 @@ _XLA_FLAGS = flags.DEFINE_enum(
 
 
 def main(config: Config) -> None:
+    from jaxsft.workdir import opened
+
     with opened(flags.FLAGS.workdir) as workdir:
         _run(config, workdir)
 
 
-def _run(config: Config, workdir: Workdir) -> None:
+def _run(config: Config, workdir: "Workdir") -> None:
+    from jaxsft.workdir import ERROR
+
     workdir.forget(ERROR)
     chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft import distributed, endings
+    from jaxsft.plan import memory
     from jaxsft.run import run
 
     distributed.connect(
@@ -49,7 +57,7 @@ def _run(config: Config, workdir: Workdir) -> None:
     try:
         run(config, workdir, shlex.join(command), chosen)
     except BaseException as raised:  # a stop too
-        error = places.refusal(raised, workdir.name) or raised
+        error = places.refusal(raised, workdir.name) or memory.refusal(raised) or raised
         endings.leave(workdir, error)
         if error is raised:
             raise

@@ -68,7 +68,7 @@ ALLOWED = {
     | {"preflight"}
     | {"chips", "compile_cache", "console", "distributed", "endings", "evaluate", "finish"}
     | {"outputs", "plan", "step_log", "termination", "workdir"},
-    "train": CONFIG | {"flags", "distributed", "endings", "run", "workdir", "xla_flags"},
+    "train": CONFIG | {"flags", "distributed", "endings", "plan", "run", "workdir", "xla_flags"},
 }
 # The one file of data that knows jax: it makes device batches.
 LOADER = "data/loader.py"

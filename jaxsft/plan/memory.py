@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft.chips import Chip
-from jaxsft.program import Program
+from jaxsft.program import Program, TooLarge
 
 GIB = 2**30
 
@@ -94,6 +94,20 @@ def state_bytes(built: Program) -> dict[str, float]:
         "optimizer": total(shapes.opt_state, placement.opt_state),
         "gradients": total(shapes.params, placement.params, jnp.dtype(gradients).itemsize),
     }
+
+
+def refusal(error: BaseException) -> TooLarge | None:
+    """The error as one that the user can mend, where memory ran out while the run went on."""
+    if isinstance(error, MemoryError):
+        said = "this machine has no memory left"
+    elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        said = f"a device has no memory left: {str(error).strip().splitlines()[0]}"
+    else:
+        return None
+    return TooLarge(
+        f"{said}; less is needed with more config.train.microbatches, and smaller"
+        " config.eval.batch_size and config.eval.prompts, or when nothing else runs there"
+    )
 
 
 def too_large(memory: Memory) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import jax
 import pytest
 import tiny
 from test_mesh_fit import config
@@ -158,6 +159,23 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     monkeypatch.setattr(program, "compile_train_step", refuses)
     with pytest.raises(TooLarge, match=r"said by the compiler\. What fits.*train.batch_size=8$"):
         relief.compile_step(its_program, one, 2**40, said.append)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nat"),
+            "a device has no memory left: RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.; ",
+        ),
+        (MemoryError(), "this machine has no memory left; less is needed with more config.train"),
+        (jax.errors.JaxRuntimeError("INTERNAL: x"), None),
+        (ValueError("RESOURCE_EXHAUSTED"), None),
+    ],
+)
+def test_memory_that_runs_out_later_is_the_users_to_mend(error, said):
+    found = memory.refusal(error)
+    assert found is None if said is None else str(found).startswith(said)
 
 
 def test_what_fits_is_what_the_compiler_says(built, compiled, monkeypatch):
