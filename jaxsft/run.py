@@ -117,6 +117,8 @@ def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.program.mesh)}")
     for what, which, why in plan.program.choices:
         console.say(what, f"{which} ({why})")
+    for note in setup.eval_notes(config, plan):
+        console.say("plan", note)
     console.say(
         "plan",
         f"{epochs.num_rows:,} rows of {config.data.sequence_length:,} tokens,"

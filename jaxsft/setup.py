@@ -164,6 +164,19 @@ def _eval_batch_size(config: Config, data: Data, mesh: Mesh) -> int:
     return min(train.batch_size, -(-most // shares) * shares)
 
 
+def eval_notes(config: Config, setup: Setup) -> list[str]:
+    """What an evaluation's batch that was asked for has beside rows."""
+    asked, rows = config.eval.batch_size, [b.epochs.num_rows for b in setup.eval_batches.values()]
+    shares = parts("batch", setup.program.mesh.shape)
+    enough = -(-max(rows, default=1) // shares) * shares
+    if asked is None or asked <= enough:
+        return []
+    return [
+        f"warning: config.eval.batch_size={asked} is more than the {max(rows, default=0):,} packed"
+        f" rows of the largest set: the rest is padding; {enough} holds all of them"
+    ]
+
+
 def first_state(config: Config, base: Pretrained, setup: Setup, data: Data, say: Say) -> TrainState:
     """The state before step 0: pretrained or random parameters, fresh optimizer."""
     placement, kept = setup.program.placement.params, config.model.parameter_dtype

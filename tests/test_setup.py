@@ -1,5 +1,6 @@
 """What a run that goes on must find as it was."""
 
+import dataclasses
 import types
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from test_mesh_fit import config
 
 from jaxsft import setup
-from jaxsft.config import Mesh
+from jaxsft.config import Eval, Mesh
 from jaxsft.errors import CheckpointError
 from jaxsft.mesh import make_mesh
 
@@ -45,3 +46,17 @@ def test_a_batch_of_a_small_holdout_is_no_larger_than_its_rows(monkeypatch, num_
     mesh = make_mesh(Mesh(data=1, fsdp=4), jax.devices()[:4])
     data: Any = types.SimpleNamespace(eval=sets)
     assert setup._eval_batch_size(config(batch_size=64), data, mesh) == expected
+
+
+@pytest.mark.parametrize(("asked", "said"), [(None, False), (12, False), (16, True)])
+def test_a_larger_batch_of_evaluation_is_told_what_would_hold_all(asked, said):
+    one = dataclasses.replace(config(), eval=Eval(batch_size=asked))
+    mesh = make_mesh(Mesh(data=1, fsdp=4), jax.devices()[:4])
+    batches = types.SimpleNamespace(epochs=types.SimpleNamespace(num_rows=9))
+    plan: Any = types.SimpleNamespace(
+        eval_batches={"held": batches}, program=types.SimpleNamespace(mesh=mesh)
+    )
+    found = setup.eval_notes(one, plan)
+    assert bool(found) == said
+    assert not said or "config.eval.batch_size=16 is more than the 9 packed rows" in found[0]
+    assert not said or found[0].endswith("12 holds all of them")

@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,9 @@ def test_a_run_leaves_what_the_design_promises(run):
     assert [line["step"] for line in steps] == list(range(1, 21))
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     assert all(line["skipped_steps"] == 0 for line in steps)
+    said = re.findall(r"^step +(\d+)/20  loss ([\d.]+)", done.stdout, re.MULTILINE)
+    assert said and said[-1][0] == "20"
+    assert all(loss == f"{steps[int(step) - 1]['loss']:.4f}" for step, loss in said)
     for line in steps:
         apart = [line[f"loss/{name}"] for name in ("train", "prompts")]
         apart = [loss for loss in apart if loss is not None]
