@@ -13,7 +13,7 @@ import dataclasses
 from pathlib import Path
 
 from jaxsft.config import Checkpoint, Config, Data, Eval, Optim, Source, Train
-from jaxsft.flags import load
+from jaxsft.config_file import load
 
 
 def get_config() -> Config:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxsft import places
 from jaxsft.errors import ConfigError
 
 CPU_INFO = Path("/proc/cpuinfo")  # Linux
@@ -25,15 +26,20 @@ def use(root: Path) -> Path:
         The directory.
 
     Raises:
-        ConfigError: others may write to it: what lies there is run.
+        ConfigError: it can't be written; or others may write to it: what lies there is run.
     """
     config: Any = jax.config  # its fields are not declared
     if (chosen := config.jax_compilation_cache_dir) is not None:
+        if "://" not in chosen:
+            places.make_writable(Path(chosen), f"JAX_COMPILATION_CACHE_DIR={chosen}")
         return Path(chosen)
     directory = root / "compiled" / _machine()
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in (directory.parent, directory):
-        _make_private(path)
+    name = f"{directory}, for compiled programs (XDG_CACHE_HOME, JAX_COMPILATION_CACHE_DIR)"
+    with places.using(name, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in (directory.parent, directory):
+            _make_private(path)
+    places.make_writable(directory, name)
     config.update("jax_compilation_cache_dir", str(directory))
     config.update("jax_compilation_cache_max_size", MAX_BYTES)
     config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

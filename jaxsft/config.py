@@ -156,7 +156,8 @@ class Checkpoint:
 class Eval:
     # Loss on data.eval; None: before the first and after the last step only.
     every_steps: int | None = None
-    batch_size: int | None = None  # packed rows; None: train.batch_size
+    # Packed rows; None: train.batch_size, or fewer where they hold all rows of the largest set.
+    batch_size: int | None = None
     # Held-out prompts answered before and after, from the first conversational eval source.
     prompts: int = 0
     max_new_tokens: int = 128  # per answer

@@ -9,8 +9,12 @@ from typing import Any
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
+
+from jaxsft import eta
 
 _LINE_SECONDS = 5  # between two lines off a terminal
+_BAR_WIDTH = 10
 
 
 class Console:
@@ -19,7 +23,9 @@ class Console:
         self._rich = rich.console.Console(highlight=False, soft_wrap=True)
         self._live = self._rich.is_terminal and speaks
         self._progress: rich.progress.Progress | None = None
-        self._last_line = 0.0
+        self._last_line: float | None = None
+        self._unsaid: str | None = None  # the newest step's line, if it was too soon to say it
+        self._remaining: eta.Remaining | None = None
 
     def say(self, topic: str, text: str) -> None:
         """One line: what it is about, then what there is to know."""
@@ -55,12 +61,18 @@ class Console:
 
     @contextlib.contextmanager
     def steps(self, done: int, total: int) -> Iterator[None]:
-        """Inside, `step` moves a progress bar, if this is a terminal."""
+        """Inside, `step` moves a progress bar, if this is a terminal, or says a line."""
+        self._remaining = eta.Remaining(done, total)
+        self._unsaid = None
         if not self._live:
-            yield
+            try:
+                yield
+            finally:
+                if self._unsaid is not None:  # the last, however soon after the one before
+                    self.say("step", self._unsaid)
             return
         self._progress = self._bar()
-        self._progress.add_task("", total=total, completed=done)
+        self._progress.add_task("", total=total, completed=done, values=(), until=None)
         try:
             with self._progress:
                 yield
@@ -70,27 +82,31 @@ class Console:
     def _bar(self) -> rich.progress.Progress:
         return rich.progress.Progress(
             rich.progress.TextColumn("step {task.completed}/{task.total}"),
-            rich.progress.BarColumn(20),
-            rich.progress.TimeRemainingColumn(),
-            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(_BAR_WIDTH),
+            _Values(self._rich),
             console=self._rich,
         )
 
-    def step(self, done: int, total: int, values: dict[str, Any]) -> None:
-        """The progress of training; off a terminal a line every few seconds, and the last."""
-        text = (
-            f"loss {_number(values['loss'], '.4f')}"
-            f"  accuracy {_number(values['token_accuracy'], '.3f')}"
-            f"  lr {values['learning_rate']:.2e}  grad norm {_number(values['grad_norm'], '.2f')}"
-            f"  {values['tokens_per_second']:,.0f} tokens/s"
-        )
-        if values["skipped_steps"]:
-            text += f"  skipped {values['skipped_steps']}"
+    def step(self, total: int, values: dict[str, Any]) -> None:
+        """The progress of training, by a line of the log: that line's step, and its values.
+
+        Off a terminal it is said every few seconds; the last one always.
+        """
+        done = values["step"]
+        shown = _shown(values)
+        assert self._remaining is not None, "outside of `steps`"
+        left = self._remaining.seconds(done, values["step_seconds"])
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=done, description=text)
-        elif done == total or time.monotonic() - self._last_line > _LINE_SECONDS:
-            self._last_line = time.monotonic()
-            self.say("step", f"{done}/{total}  {text}")
+            task, until = self._progress.task_ids[0], time.monotonic() + left
+            self._progress.update(task, completed=done, values=shown, until=until)
+            return
+        ending = [] if done == total else [f"{eta.said(left)} left"]
+        text = "  ".join([f"{done}/{total}", *shown, *ending])
+        if self._last_line is None or time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line, self._unsaid = time.monotonic(), None
+            self.say("step", text)
+        else:
+            self._unsaid = text
 
     def table(self, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         if not self._speaks:
@@ -101,6 +117,39 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self._rich.print(table)
+
+
+class _Values(rich.progress.ProgressColumn):
+    """The time left and as many of a step's values as a line of the terminal has room for."""
+
+    def __init__(self, terminal: rich.console.Console):
+        super().__init__()
+        self._terminal = terminal
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        until: float | None = task.fields["until"]
+        left = "" if until is None else eta.said(max(0.0, until - time.monotonic()))
+        line = f"{left} left" if left and task.completed != task.total else ""
+        taken = len(f"step {task.completed}/{task.total} ") + _BAR_WIDTH + 1
+        for value in task.fields["values"]:
+            longer = f"{line}  {value}" if line else value
+            if taken + len(longer) > self._terminal.width:
+                break
+            line = longer
+        return rich.text.Text(line, no_wrap=True)
+
+
+def _shown(values: dict[str, Any]) -> list[str]:
+    """A step's values in words, those that matter most first."""
+    skipped = values["skipped_steps"]
+    return [
+        f"loss {_number(values['loss'], '.4f')}",
+        *([f"skipped {skipped}"] if skipped else []),
+        f"accuracy {_number(values['token_accuracy'], '.3f')}",
+        f"lr {values['learning_rate']:.2e}",
+        f"grad norm {_number(values['grad_norm'], '.2f')}",
+        f"{values['tokens_per_second']:,.0f} tokens/s",
+    ]
 
 
 def _number(value: float | None, form: str) -> str:

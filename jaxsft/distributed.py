@@ -10,7 +10,10 @@ import hashlib
 import json
 import os
 import re
+import select
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -26,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsft import errors
+from jaxsft import errors, places
 from jaxsft.config import Config
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 
@@ -36,6 +39,7 @@ SAY_EVERY_SECONDS = 10
 _LEAVE_SECONDS = 3
 # jax has no public way to ask whether there is a cluster: without one, `initialize` says this.
 _ALONE = "coordinator_address should be defined"
+_DONE = b"\0"  # no signal has the number 0
 
 
 def connect(
@@ -125,18 +129,18 @@ def _check(address: str | None, num_processes: int | None, process_id: int | Non
 
 @contextlib.contextmanager
 def _saying(what: str, timeout_seconds: int, say: Say) -> Iterator[None]:
-    """Repeats what is waited for, and ends the process when it waited too long.
+    """Repeats what is waited for; ends the process when it waited too long, or at Ctrl-C.
 
-    jax aborts a process whose peers don't come, with a stack dump and no word on why.
+    jax aborts a process whose peers don't come, with a stack dump and no word on why; and while it
+    waits, the main thread is in its library, where Python raises no KeyboardInterrupt.
     """
-    done = threading.Event()
 
     def repeat() -> None:
         for waited in range(SAY_EVERY_SECONDS, timeout_seconds, SAY_EVERY_SECONDS):
-            if done.wait(SAY_EVERY_SECONDS):
+            if _ended(heard, SAY_EVERY_SECONDS, say):
                 return
             say(f"{what} ({waited} s of at most {timeout_seconds} s)")
-        if done.wait(1 + (timeout_seconds - 1) % SAY_EVERY_SECONDS):
+        if _ended(heard, 1 + (timeout_seconds - 1) % SAY_EVERY_SECONDS, say):
             return
         say(
             f"error: {what}: they did not come within {timeout_seconds} s. Was the program started"
@@ -144,13 +148,42 @@ def _saying(what: str, timeout_seconds: int, say: Say) -> Iterator[None]:
         )
         os._exit(errors.LOST_PEER)
 
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
+    heard, told = socket.socketpair()
+    with heard, told, _signals_to(told):
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            told.send(_DONE)
+            thread.join()
+
+
+@contextlib.contextmanager
+def _signals_to(told: socket.socket) -> Iterator[None]:
+    """Inside, the number of each signal that Python handles is a byte sent to `told`, at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told.setblocking(False)
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        done.set()
-        thread.join()
+        signal.set_wakeup_fd(before)
+
+
+def _ended(heard: socket.socket, seconds: float, say: Say) -> bool:
+    """Whether the waiting is over within these seconds; ends the process at a Ctrl-C."""
+    until = time.monotonic() + seconds
+    while select.select([heard], [], [], max(0.0, until - time.monotonic()))[0]:
+        byte = heard.recv(1)
+        if byte == _DONE:
+            return True
+        if byte[0] == signal.SIGINT:
+            say("stopped by SIGINT; start the same command again")
+            os._exit(errors.STOPPED)
+    return False
 
 
 class Vote:
@@ -190,7 +223,7 @@ def together(work: Callable[[], Result]) -> Result:
     try:
         result = work()
     except BaseException as raised:  # a stop too: the others must not wait for this process
-        error = raised
+        error = places.refusal(raised) or raised
     everyone = gather({"failed": None if error is None else _told(error)})
     if isinstance(error, UserError | errors.Stopped):
         raise known_to_all(error)
@@ -223,8 +256,7 @@ def first_then_others(work: Callable[[], Result]) -> Result:
     first = jax.process_index() == 0
     made = together(work if first else lambda: None)
     found = together(work if not first else lambda: None)
-    result = made if first else found
-    assert result is not None
+    result: Any = made if first else found
     return result
 
 
@@ -268,7 +300,8 @@ def scratch(parent: str | None) -> Iterator[Path]:
         ConfigError: a process does not see what the first one made.
     """
     first = jax.process_index() == 0
-    made = tempfile.mkdtemp(prefix="jaxsft-", dir=parent) if first else ""
+    with places.using(f"--scratch={parent}" if parent else "TMPDIR"):
+        made = tempfile.mkdtemp(prefix="jaxsft-", dir=parent) if first else ""
     path = Path(gather({"made": made})[0]["made"])
     try:
         everyone = gather({"sees": path.is_dir()})

@@ -68,6 +68,8 @@ class Measurer:
         self._data = data
         self._samples = samples
         self._say = say
+        # Read here: before the first step what is no prompt is still cheap.
+        self._prompts = held_out_prompts(config.data.eval, config.eval.prompts)
 
     def losses(self, params: Params) -> dict[str, float | None]:
         return mean_losses(self._plan.program.eval_step, params, self._plan.eval_batches)
@@ -85,9 +87,7 @@ class Measurer:
             return values
         step = 0 if phase == "before" else self._plan.num_steps
         self._samples.keep(lambda sample: sample["phase"] != "after" and phase != "before")
-        prompts = distributed.together(
-            lambda: held_out_prompts(self._config.data.eval, self._config.eval.prompts)
-        )
+        prompts = distributed.together(lambda: self._prompts)
         asked = {phase: prompts}
         instruction = self._config.eval.instruction
         if phase == "before" and instruction is not None:
@@ -140,8 +140,10 @@ def held_out_prompts(sources: Sequence[Source], count: int) -> list[Prompt]:
     """The first `count` conversations of the first eval source that has conversations.
 
     Raises:
-        ConfigError: no eval source has conversations.
+        ConfigError: no eval source has conversations, and some are asked for.
     """
+    if not count:
+        return []
     for name, source in zip(source_names(sources), sources, strict=True):
         rows = [row for row in read_source(source) if isinstance(row, Conversation)]
         prompts = [_prompt(name, row) for row in rows if row.messages[-1].role == "assistant"]

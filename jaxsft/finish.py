@@ -14,18 +14,18 @@ import jax
 from jax.experimental import multihost_utils
 
 import jaxsft
-from jaxsft import remote
+from jaxsft import endings, places, remote
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.convert import check_export
 from jaxsft.convert.card import Card, Metric
-from jaxsft.convert.export import MARKER, ExportDtype, Exported, export
+from jaxsft.convert.export import MARKER, ExportDtype, Exported, export, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.mesh import describe
 from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs
-from jaxsft.report import write_report
+from jaxsft.report import REPORT, write_report
 from jaxsft.setup import Data, Setup, tokenizer_directory
 from jaxsft.whole_files import write_text
 from jaxsft.workdir import SUMMARY, Workdir
@@ -80,9 +80,23 @@ def finish(
         "example": _example(config, data),
     }
     write_text(out.workdir.files / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    report = write_report(out.workdir.files)
+    endings.attempt(REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
-    _show(summary, out.workdir, report.name, out.console)
+    _show(summary, out.workdir, REPORT, out.console)
+
+
+def check_end(config: Config, num_parameters: int, workdir: Workdir) -> None:
+    """Refuses before the first step what `finish` would refuse after the last.
+
+    Raises:
+        UserError: the export's place is taken, or its check can't be made.
+    """
+    if not config.checkpoint.export:
+        return
+    if not remote.is_remote(target := workdir.shown("export")):
+        refuse_foreign(Path(target))
+    if config.checkpoint.check_export:
+        check_export.refuse_if_not_possible("config.checkpoint.check_export=True", num_parameters)
 
 
 def said_difference(difference: float) -> str:
@@ -116,16 +130,17 @@ def export_params(
             checkpoint's notes.
         dtype: of the weights; None: config.checkpoint.export_dtype.
     """
-    return export(
-        params,
-        base,
-        directory,
-        dtype=dtype or config.checkpoint.export_dtype,
-        template=trained_on["template"],
-        end_of_turn_ids=trained_on["end_of_turn_ids"],
-        about=about,
-        tokenizer=tokenizer_directory(config),
-    )
+    with places.using(f"the export to {directory}", directory):
+        return export(
+            params,
+            base,
+            directory,
+            dtype=dtype or config.checkpoint.export_dtype,
+            template=trained_on["template"],
+            end_of_turn_ids=trained_on["end_of_turn_ids"],
+            about=about,
+            tokenizer=tokenizer_directory(config),
+        )
 
 
 def model_card(
@@ -184,22 +199,35 @@ def _show(summary: dict[str, Any], workdir: Workdir, report: str, console: Conso
         "done", f"{summary['steps']} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most"
     )
     console.say("report", workdir.shown(report))
-    metrics, samples = workdir.shown("metrics.jsonl"), workdir.shown("samples.jsonl")
-    console.say("metrics", f"{metrics}; answers in {samples}")
+    console.say("metrics", _where_figures_are(workdir))
     if summary["export"]:
         console.say("model", f"{summary['export']} (Hugging Face format: transformers, vLLM)")
     console.say(
         "next",
         f"open {report}; see the tokens as trained:"
-        f" python tools/inspect_data.py --config={flag_value(summary['command'], 'config')}"
-        " --limit=3; your own data and model: README.md",
+        f" python tools/inspect_data.py {config_flags(summary['command'])} --limit=3;"
+        " your own data and model: README.md",
     )
 
 
-def flag_value(command: str, name: str) -> str:
-    """What a command line gives to --name."""
-    words = [word for word in shlex.split(command) if word.startswith(f"--{name}=")]
-    return words[0].partition("=")[2] if words else "..."
+def _where_figures_are(workdir: Workdir) -> str:
+    """The files of figures that there are: without prompts there are no answers."""
+    samples = workdir.files / "samples.jsonl"
+    shown = workdir.shown("metrics.jsonl")
+    if samples.is_file() and samples.stat().st_size:
+        shown += f"; answers in {workdir.shown(samples.name)}"
+    return shown
+
+
+def config_flags(command: str) -> str:
+    """The part of a command line that makes the config: --config and what changes its fields."""
+    words = shlex.split(command)
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, _ = word.removeprefix("-").removeprefix("-").partition("=")
+        if word.startswith("-") and (name == "config" or name.startswith("config.")):
+            found += [word] if equals else [word, following]
+    return shlex.join(found)
 
 
 def _cell(name: str, value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib.util
 import json
 import os
 import re
@@ -12,13 +11,12 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from absl import flags
 
+from jaxsft import advice, config_file, errors, places, streams
 from jaxsft import config as config_module
-from jaxsft import errors, streams
 from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 
@@ -77,16 +75,24 @@ def run_tool(main: Callable[[], int | None], required: tuple[str, ...] = ()) -> 
 
 def _exit_code(run: Callable[[], int | None]) -> int:
     streams.protect()
+    advice.leave_out()
     try:
         return run() or errors.DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _refused(error)
+    except _HelpGiven:
+        return errors.DONE
     except errors.Stopped as stopped:
         print(stopped, file=sys.stderr)
         _leave_soon(stopped.exit_code)
         return stopped.exit_code
-    except Exception:
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; start the same command again", file=sys.stderr)
+        _leave_soon(errors.STOPPED)
+        return errors.STOPPED
+    except BaseException as error:  # a library's sys.exit, and errors of Rust that are no Exception
+        if refusal := places.refusal(error):
+            return _refused(refusal)
         traceback.print_exc()
         print(
             "error: this is a defect of jaxsft, please report it with the lines above",
@@ -102,6 +108,15 @@ def _leave_soon(code: int) -> None:
     timer.start()
 
 
+class _HelpGiven(SystemExit):
+    pass
+
+
+def _refused(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
 def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
     """The validated config that `argv` asks for: the file of --config with its overrides applied.
 
@@ -113,7 +128,7 @@ def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
     _parse_flags(rest, ("config", *required))
     path = flags.FLAGS["config"].value
     assert path is not None
-    config = load(path)
+    config = config_file.load(path)
     for field, text in overrides:
         config = override(config, field, text)
     validate(config)
@@ -123,7 +138,7 @@ def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
 def _parse_flags(argv: list[str], required: tuple[str, ...]) -> None:
     if _HELP.intersection(argv[1:]):
         print(_help(argv[0], required))
-        raise SystemExit(errors.DONE)
+        raise _HelpGiven(errors.DONE)
     _refuse_repeated(argv)
     try:
         stray = flags.FLAGS(argv)[1:]
@@ -134,60 +149,6 @@ def _parse_flags(argv: list[str], required: tuple[str, ...]) -> None:
     for name in required:
         if flags.FLAGS[name].value is None:
             raise ConfigError(f"--{name} is missing; {flags.FLAGS[name].help}")
-
-
-def load(path: str) -> Config:
-    """Runs the config file and returns what its get_config() returns.
-
-    Raises:
-        ConfigError: there is no such file, or its code fails: with the line.
-    """
-    file = Path(path)
-    if not file.is_file():
-        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], 1)
-        hint = f"; did you mean {str(file.parent / near[0])!r}?" if near else ""
-        raise ConfigError(f"--config={path}: no such file{hint}")
-    if file.suffix != ".py":
-        raise ConfigError(f"--config={path}: expected a Python file (.py) with get_config()")
-    spec = importlib.util.spec_from_file_location("jaxsft_run_config", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        get_config = vars(module).get("get_config")
-        config = get_config() if get_config else None
-    except UserError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"--config={path}:{_line_of(error, file)}: {type(error).__name__}: {error}"
-            f"{_nearest_argument(error)}"
-        ) from error
-    if get_config is None:
-        raise ConfigError(f"--config={path}: it defines no get_config()")
-    if not isinstance(config, Config):
-        raise ConfigError(
-            f"--config={path}: get_config() returned {type(config).__name__}, expected Config"
-        )
-    return config
-
-
-def _line_of(error: Exception, file: Path) -> int | None:
-    """The line of `file` that led to the error, which may have been raised further down."""
-    if isinstance(error, SyntaxError):
-        return error.lineno
-    frames = traceback.extract_tb(error.__traceback__)
-    return next((f.lineno for f in reversed(frames) if f.filename == str(file)), None)
-
-
-def _nearest_argument(error: Exception) -> str:
-    """The field that `Train(batchsize=8)` probably meant; Python says it from 3.13 on only."""
-    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected .* '(\w+)'", str(error))
-    section = vars(config_module).get(found[1]) if found else None
-    if not found or not dataclasses.is_dataclass(section):
-        return ""
-    near = difflib.get_close_matches(found[2], [f.name for f in dataclasses.fields(section)], 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def override(config: Any, path: str, text: str) -> Any:

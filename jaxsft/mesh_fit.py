@@ -24,6 +24,20 @@ def check(config: Config, model: settings.Decoder, sizes: Mapping[str, int]) -> 
     _check(config, model, leaves(model), sizes)
 
 
+def check_given(config: Config, model: settings.Decoder) -> None:
+    """Refuses axes of config.mesh that no number of devices makes right; open ones count as 1.
+
+    Raises:
+        MeshError: as in `check`.
+    """
+    check(config, model, given_sizes(config.mesh))
+
+
+def given_sizes(sizes: Mesh) -> dict[str, int]:
+    """The size of each axis, 1 where it is open."""
+    return {axis: size or 1 for axis, size in dataclasses.asdict(sizes).items()}
+
+
 def fitting(
     config: Config, model: settings.Decoder, num_devices: int, slices: int = 1
 ) -> list[Mesh]:
@@ -35,9 +49,8 @@ def fitting(
     named = leaves(model)
 
     def fits(sizes: Mesh) -> bool:
-        counts = {axis: size or 1 for axis, size in dataclasses.asdict(sizes).items()}
         try:
-            _check(config, model, named, counts)
+            _check(config, model, named, given_sizes(sizes))
         except MeshError:
             return False
         return True
@@ -67,7 +80,8 @@ def _check(
     if sizes["expert"] > 1 and model.moe is None:
         raise MeshError(f"config.mesh.expert={sizes['expert']}: the model has no experts")
     step.check_batch(sizes, train.batch_size, train.microbatches, length)
-    step.check_batch(sizes, config.eval.batch_size or train.batch_size, 1, length)
+    if config.eval.batch_size is not None:
+        step.check_batch(sizes, config.eval.batch_size, 1, length, "config.eval.batch_size")
     for name, shape, axes in named:
         mesh_lib.check_divisible(name, shape, axes, sizes)
 
@@ -88,13 +102,29 @@ def proposal(config: Config, model: settings.Decoder, num_devices: int, slices: 
         given = dataclasses.asdict(sizes).items()
         return sum(asked[axis] not in (None, size) for axis, size in given)
 
-    near = sorted(fitting(config, model, num_devices, slices), key=changes)[:3]
-    if not near:
-        return (
-            f"no mesh of {num_devices} devices fits this model with config.train.batch_size="
-            f"{config.train.batch_size}; change the batch size too"
+    for changed, its_words in _other_batches(config, num_devices):
+        near = sorted(fitting(changed, model, num_devices, slices), key=changes)[:3]
+        if near:
+            fit = "; or ".join(words(sizes) for sizes in near)
+            return f"config.mesh that would fit{its_words}: {fit}"
+    raise AssertionError("a replica on each device fits every model, with a row for each")
+
+
+def _other_batches(config: Config, num_devices: int) -> Iterator[tuple[Config, str]]:
+    """The config, then with batches that more devices share, the nearest first; and in words."""
+    yield config, ""
+    if config.eval.batch_size is not None:
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, batch_size=None))
+        yield config, " with config.eval.batch_size=None"
+    train, also = config.train, ""
+    shared = [train.microbatches * n for n in range(1, num_devices + 1) if num_devices % n == 0]
+    above = {-(-train.batch_size // count) * count for count in shared}
+    for size in sorted(above - {train.batch_size}):
+        changed = dataclasses.replace(train, batch_size=size)
+        yield (
+            dataclasses.replace(config, train=changed),
+            f" with config.train.batch_size={size}{also}",
         )
-    return "config.mesh that would fit: " + "; or ".join(words(sizes) for sizes in near)
 
 
 def words(sizes: Mesh) -> str:

@@ -12,6 +12,8 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from jaxsft import places
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchCounts:
@@ -83,10 +85,11 @@ class JsonLines:
         if self._writes:
             lines = [json.dumps(line) + "\n" for line in self.read() if wanted(line)]
             new = self._path.with_suffix(".tmp")
-            new.write_text("".join(lines), encoding="utf-8")
-            new.replace(self._path)
+            with places.using(str(self._path)):
+                new.write_text("".join(lines), encoding="utf-8")
+                new.replace(self._path)
 
     def append(self, values: dict[str, Any]) -> None:
         if self._writes:
-            with self._path.open("a", encoding="utf-8") as file:
+            with places.using(str(self._path)), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values, allow_nan=False) + "\n")

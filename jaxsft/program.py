@@ -175,18 +175,7 @@ def compile_train_step(program: Program, config: Config) -> Any:
             if "RESOURCE_EXHAUSTED" not in str(error) or "HBM" not in str(error).upper():
                 raise
             said = str(error).strip().splitlines()[0]
-            changes = smaller(config.train.microbatches, config.model.remat, program.mesh.size)
-            raise TooLarge(f"the training step is too large. {said} {changes}") from None
-
-
-def smaller(microbatches: int, remat: str, num_devices: int) -> str:
-    """What would make a step need less memory."""
-    changes = [f"config.train.microbatches={2 * microbatches} (smaller micro-batches)"]
-    if remat != "full":
-        changes.append("config.model.remat=full (recomputes activations)")
-    changes.append(f"more devices than {num_devices} along config.mesh.fsdp")
-    changes.append("config.data.sequence_length, if your conversations are shorter")
-    return f"Change {'; or '.join(changes)}"
+            raise TooLarge(f"the training step is too large. {said}") from None
 
 
 def abstract_batch(program: Program, batch_size: int, sequence_length: int) -> Batch:

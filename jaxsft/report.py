@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from jaxsft.figures import draw_curves
+from jaxsft.whole_files import write_text
 
 PHASES = {
     "before": "before",
@@ -20,7 +21,10 @@ PHASES = {
 }
 TOKEN_KINDS = ("supervised", "context", "truncated", "dropped")
 MAX_EXAMPLE_TOKENS = 1500
+REPORT = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+_OF_THE_END = ("steps", "epochs", "wall_seconds", "before", "after", "export")
 
 Line = dict[str, Any]
 
@@ -29,11 +33,14 @@ Line = dict[str, Any]
 class Run:
     """The files of a run directory; what is missing is empty."""
 
+    ended: str | None  # why, of a run that was stopped
     config: dict[str, Any]
+    data_report: dict[str, Any]
     steps: list[Line]
     evaluations: list[Line]
     samples: list[Line]
     summary: dict[str, Any]
+    finished: bool
     error: dict[str, Any]
     unreadable: tuple[str, ...]
 
@@ -47,24 +54,36 @@ class Comparison:
     verdict: str  # "better", "worse" or "": whether the change is what training is for
 
 
-def write_report(workdir: Path) -> Path:
-    """Writes <workdir>/report.html from the files beside it, and returns its path."""
-    run = read_run(workdir)
+def write_report(workdir: Path, ended: str | None = None) -> Path:
+    """Writes <workdir>/report.html from the files beside it, and returns its path.
+
+    Args:
+        ended: why, of a run that was stopped before its end; of a failure error.json says it.
+    """
+    run = read_run(workdir, ended)
     page = _page(run, workdir.resolve().name)
-    path = workdir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path = workdir / REPORT
+    write_text(path, page)
     return path
 
 
-def read_run(workdir: Path) -> Run:
+def read_run(workdir: Path, ended: str | None = None) -> Run:
     unreadable: list[str] = []
     metrics = _json_lines(workdir / "metrics.jsonl", unreadable)
+    summary = _json_file(workdir / "summary.json", unreadable)
+    last = max((line["step"] for line in metrics if "step" in line), default=0)
+    finished = bool(summary) and last <= summary.get("steps", last)
+    if not finished:  # a run that went on after its first end
+        summary = {name: value for name, value in summary.items() if name not in _OF_THE_END}
     return Run(
+        ended=ended,
         config=_json_file(workdir / "config.json", unreadable),
         steps=[line for line in metrics if "loss" in line],
         evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
         samples=_json_lines(workdir / "samples.jsonl", unreadable),
-        summary=_json_file(workdir / "summary.json", unreadable),
+        summary=summary,
+        finished=finished,
+        data_report=_json_file(workdir / "data_report.json", unreadable),
         error=_json_file(workdir / "error.json", unreadable),
         unreadable=tuple(unreadable),
     )
@@ -74,10 +93,13 @@ def _json_file(path: Path, unreadable: list[str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
         unreadable.append(path.name)
         return {}
+    return value
 
 
 def _json_lines(path: Path, unreadable: list[str]) -> list[Line]:
@@ -86,8 +108,12 @@ def _json_lines(path: Path, unreadable: list[str]) -> list[Line]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            lines += [json.loads(line)] if line.strip() else []
+            value = json.loads(line) if line.strip() else None
         except ValueError:
+            value = line
+        if isinstance(value, dict):
+            lines.append(value)
+        elif value is not None:
             unreadable.append(f"{path.name}, line {number}")
     return lines
 
@@ -110,7 +136,7 @@ def _page(run: Run, name: str) -> str:
         phases={k: v for k, v in PHASES.items() if any(k in answers for answers in samples)},
         samples=samples,
         example=_example(run.summary.get("example") or []),
-        accounts=[_account(*item) for item in (run.summary.get("data") or {}).items()],
+        accounts=[_account(*item) for item in _data(run).items()],
         choices=run.summary.get("choices") or [],
         config=list(_flatten(run.config)),
         versions=run.summary.get("versions") or {},
@@ -120,17 +146,23 @@ def _page(run: Run, name: str) -> str:
 
 
 def _status(run: Run) -> str:
-    if run.summary:
+    if run.finished:
         return "finished"
-    done = f"after step {run.steps[-1]['step']:,}" if run.steps else "before its first step"
-    return f"{'failed' if run.error else 'not finished'} {done}"
+    total = (run.data_report.get("plan") or {}).get("steps")
+    of = "" if total is None else f" of {total:,}"
+    done = f"after step {run.steps[-1]['step']:,}{of}" if run.steps else "before its first step"
+    return f"{'failed' if run.error else 'stopped' if run.ended else 'not finished'} {done}"
 
 
 def _notices(run: Run) -> list[str]:
     notices = [f"{file} can't be read and is left out." for file in run.unreadable]
     if run.error:
         said = run.error.get("message") or run.error.get("error") or json.dumps(run.error)
-        notices.append(f"The run ended with an error: {said}")
+        which = "A later start of the run" if run.finished else "The run"
+        notices.append(f"{which} ended with an error: {said}")
+    elif run.ended:
+        which = "A later start of the run" if run.finished else "The run"
+        notices.append(f"{which} ended early: {run.ended}")
     skipped = run.steps[-1].get("skipped_steps") if run.steps else 0
     if skipped:
         notices.append(f"{skipped:,} steps were skipped: their gradients were not finite.")
@@ -266,6 +298,13 @@ def _example(tokens: Sequence[tuple[str, float]]) -> dict[str, Any]:
     ]
     supervised = sum(weight > 0 for _, weight in tokens)
     return {"tokens": shown, "more": len(tokens) - len(shown), "supervised": supervised}
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """The report of each cache, by name: known from before the first step."""
+    report = run.data_report
+    known = {"train": report["train"]} | (report.get("eval") or {}) if "train" in report else {}
+    return run.summary.get("data") or known
 
 
 def _account(name: str, report: dict[str, Any]) -> dict[str, Any]:

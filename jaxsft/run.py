@@ -9,10 +9,11 @@ import jax
 from jaxsft import (
     compile_cache,
     distributed,
+    endings,
     evaluate,
     finish,
     mesh,
-    program,
+    preflight,
     resume,
     setup,
     trained,
@@ -26,13 +27,13 @@ from jaxsft.data.prepare import cache_root
 from jaxsft.divergence import Divergence
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
-from jaxsft.plan import memory
+from jaxsft.plan import memory, relief
 from jaxsft.program import TrainStep
-from jaxsft.setup import Setup
+from jaxsft.setup import Data, Setup
 from jaxsft.step import TrainState
 from jaxsft.step_log import StepLog
 from jaxsft.termination import Termination
-from jaxsft.workdir import Workdir
+from jaxsft.workdir import SUMMARY, Workdir
 
 
 def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence[str] = ()) -> None:
@@ -53,16 +54,13 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         compiled_programs = compile_cache.use(cache_root(None))
         distributed.open_devices()
         distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
-        distributed.of_first(workdir.fetch)
         console = Console(speaks=jax.process_index() == 0)
         for line in compiler_flags:
             console.say("xla", line)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
-        out = distributed.together(lambda: open_outputs(config, workdir, console))
-        config = with_date(config, workdir, out.store)
-        distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
-        resume.refuse_changed_config(out.store, config, console.say)
+        config, out = _open(config, workdir, console)
         base = distributed.together(lambda: setup.open_model(config, console.say))
+        distributed.together(lambda: preflight.check_config(config, base.settings))
         data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
         distributed.refuse_differences(setup.data_facts(data))
         notes = resume.notes(config, data.train)
@@ -70,9 +68,10 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in plan.program.choices}
         distributed.refuse_differences(chosen)
-        report = survey(config.data, config.train, data.train, data.eval, plan.batches.epochs)
-        console.show(lambda terminal: gate_text.print_report(report, terminal))
+        report = _report_data(config, plan, data, console)
         _announce(config, plan, setup.precision_notes(config, base), console)
+        size = plan.program.num_parameters
+        distributed.first_then_others(lambda: finish.check_end(config, size, workdir))
         measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
         with jax.set_mesh(plan.program.mesh):
             # Before a weight is loaded.
@@ -84,6 +83,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             if state is None:
                 params = trained.continued(config, plan.program, console.say)
                 state = setup.first_state(config, base, plan, data, console.say, params)
+                workdir.forget(SUMMARY)  # of an earlier run in the same place
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, plan, train_step, state, out, notes, measurer, termination)
@@ -91,6 +91,31 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             after = measurer.measure(state.params, "after")
             out.metrics.append({"step": plan.num_steps} | after)
             finish.finish(config, base, data, plan, state.params, out, command, started)
+
+
+def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, Outputs]:
+    """The run's files, and the config with what an earlier start decided.
+
+    Raises:
+        CheckpointError: that start decided otherwise, or its checkpoints are not there.
+    """
+    workdir.reports = jax.process_index() == 0
+    distributed.of_first(workdir.fetch)
+    distributed.of_first(lambda: endings.report_leftover(workdir))
+    out = distributed.together(lambda: open_outputs(config, workdir, console))
+    config = with_date(config, workdir, out.store)
+    distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
+    resume.refuse_changed_config(out.store, config, console.say)
+    return config, out
+
+
+def _report_data(config: Config, plan: Setup, data: Data, console: Console) -> dict[str, Any]:
+    """What there is to know of the data and of the steps made of it; shown, too."""
+    shares = mesh.parts("batch", plan.program.mesh.shape)
+    epochs = plan.batches.epochs
+    report = survey(config.data, config.train, data.train, data.eval, epochs, shares)
+    console.show(lambda terminal: gate_text.print_report(report, terminal))
+    return report
 
 
 def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -> None:
@@ -108,6 +133,8 @@ def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.program.mesh)}")
     for what, which, why in plan.program.choices:
         console.say(what, f"{which} ({why})")
+    for note in setup.eval_notes(config, plan):
+        console.say("plan", note)
     console.say(
         "plan",
         f"{epochs.num_rows:,} rows of {config.data.sequence_length:,} tokens,"
@@ -118,14 +145,11 @@ def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -
 
 def _compile(config: Config, plan: Setup, console: Console) -> TrainStep:
     """The training step, which must fit the devices' memory."""
-    started = time.monotonic()
-    compiled = program.compile_train_step(plan.program, config)
-    needed = memory.of(compiled, memory.limit_here())
-    seconds, size = time.monotonic() - started, needed.needed_bytes / memory.GIB
-    console.say("step", f"compiled in {seconds:.0f} s; needs {size:.2f} GiB on each device")
-    train, model = config.train, config.model
-    memory.refuse_too_large(needed, train.microbatches, model.remat, plan.program.mesh.size)
-    return compiled
+    limit = memory.limit_here()
+    step, _ = relief.compile_step(
+        plan.program, config, limit, lambda line: console.say("step", line)
+    )
+    return step
 
 
 def train(
@@ -165,7 +189,7 @@ def train(
             saves = _due(config.checkpoint.save_every_steps, done) or done == total or stop
             for line in log.lines(flush=evaluates or saves or diverged):
                 out.metrics.append(line)
-                out.console.step(done, total, line)
+                out.console.step(total, line)
             if diverged:
                 raise divergence.error()
             if evaluates:

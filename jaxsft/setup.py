@@ -7,16 +7,19 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from jaxsft import distributed, program, step
+from jaxsft import distributed, preflight, program, step
 from jaxsft.config import Config, Source
 from jaxsft.console import Console
 from jaxsft.convert import new_tokenizer, new_tokens, pretrained, source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache import Cache
+from jaxsft.data.epochs import epochs_of
 from jaxsft.data.loader import Batches
 from jaxsft.data.prepare import Maker, cache_root, prepare, source_names
 from jaxsft.errors import ConfigError
+from jaxsft.mesh import parts
 from jaxsft.model import dead_rows, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.step import TrainState
@@ -121,14 +124,14 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
     Raises:
         ConfigError: model, mesh, batch and schedule don't fit each other.
     """
-    train = config.train
+    train, length = config.train, config.data.sequence_length
     mesh = program.checked_mesh(config, base.settings)
 
     def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
         return Batches(
             cache,
             sources=sources,
-            sequence_length=config.data.sequence_length,
+            sequence_length=length,
             batch_size=rows,
             seed=train.seed,
             sharding=step.batch_sharding(mesh),
@@ -136,14 +139,41 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Setup:
         )
 
     train_batches = batches(data.train, train.batch_size, config.data.train)
-    num_steps = train.steps or train_batches.epochs.steps_in(train.epochs or 0)
-    eval_rows = config.eval.batch_size or train.batch_size
+    num_steps = preflight.steps_of_run(config, train_batches.epochs)
+    eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
     return Setup(
         program=program.build(config, base.settings, num_steps, mesh),
         batches=train_batches,
         eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
         num_steps=num_steps,
     )
+
+
+def _eval_batch_size(config: Config, data: Data, mesh: Mesh) -> int:
+    """That of training, or what holds all rows of the largest set: a batch above it is padding."""
+    train, shares = config.train, parts("batch", mesh.shape)
+    length = config.data.sequence_length
+    most = max(
+        (
+            epochs_of(cache, None, sequence_length=length, batch_size=1, seed=train.seed).num_rows
+            for cache in data.eval.values()
+        ),
+        default=1,
+    )
+    return min(train.batch_size, -(-most // shares) * shares)
+
+
+def eval_notes(config: Config, setup: Setup) -> list[str]:
+    """What an evaluation's batch that was asked for has beside rows."""
+    asked, rows = config.eval.batch_size, [b.epochs.num_rows for b in setup.eval_batches.values()]
+    shares = parts("batch", setup.program.mesh.shape)
+    enough = -(-max(rows, default=1) // shares) * shares
+    if asked is None or asked <= enough:
+        return []
+    return [
+        f"warning: config.eval.batch_size={asked} is more than the {max(rows, default=0):,} packed"
+        f" rows of the largest set: the rest is padding; {enough} holds all of them"
+    ]
 
 
 def first_state(

@@ -162,9 +162,16 @@ def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
 
 
 def check_batch(
-    sizes: Mapping[str, int], batch_size: int, microbatches: int, sequence_length: int
+    sizes: Mapping[str, int],
+    batch_size: int,
+    microbatches: int,
+    sequence_length: int,
+    name: str = "config.train.batch_size",
 ) -> None:
     """Refuses a batch that the mesh can't split evenly.
+
+    Args:
+        name: the field that asks for it.
 
     Raises:
         MeshError: naming batch_size, microbatches and the devices that share rows.
@@ -173,7 +180,7 @@ def check_batch(
     if batch_size % (shares * microbatches):
         over = " x ".join(mesh_lib.RULES["batch"])
         raise MeshError(
-            f"config.train.batch_size={batch_size}: {microbatches} micro-batches over {shares}"
+            f"{name}={batch_size}: {microbatches} micro-batches over {shares}"
             f" devices ({over}) need a multiple of {shares * microbatches}"
         )
     if sequence_length % mesh_lib.parts("sequence", sizes):

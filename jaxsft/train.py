@@ -5,19 +5,18 @@
 Started again with the same flags, it goes on from its last checkpoint.
 """
 
-import json
 import shlex
 import sys
-import traceback
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxsft import errors, xla_flags
 from jaxsft import flags as jaxsft_flags
+from jaxsft import places, xla_flags
 from jaxsft.config import Config, validate
-from jaxsft.whole_files import write_text
-from jaxsft.workdir import ERROR, Workdir, opened
+
+if TYPE_CHECKING:
+    from jaxsft.workdir import Workdir
 
 jaxsft_flags.define_config()
 flags.DEFINE_string(
@@ -43,15 +42,20 @@ def main(config: Config) -> None:
     if _CONTINUE_FROM.value is not None:
         config = jaxsft_flags.override(config, "model.continue_from", _CONTINUE_FROM.value)
         validate(config)
+    from jaxsft.workdir import opened
+
     with opened(flags.FLAGS.workdir) as workdir:
         _run(config, workdir)
 
 
-def _run(config: Config, workdir: Workdir) -> None:
-    workdir.forget_error()
+def _run(config: Config, workdir: "Workdir") -> None:
+    from jaxsft.workdir import ERROR
+
+    workdir.forget(ERROR)
     chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
-    from jaxsft import distributed
+    from jaxsft import distributed, endings
+    from jaxsft.plan import memory
     from jaxsft.run import run
 
     distributed.connect(
@@ -60,28 +64,13 @@ def _run(config: Config, workdir: Workdir) -> None:
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
     try:
         run(config, workdir, shlex.join(command), chosen)
-    except errors.Stopped as stopped:
-        distributed.leave(stopped)
-        raise
-    except Exception as error:
-        _write_error(workdir.files / ERROR, error)
-        try:
-            workdir.copy()
-        except errors.CheckpointError as failed:  # the bucket may be what failed in the first place
-            print(f"error: {failed}", file=sys.stderr)
+    except BaseException as raised:  # a stop too
+        error = places.refusal(raised, workdir.name) or memory.refusal(raised) or raised
+        endings.leave(workdir, error)
         distributed.leave(error)
-        raise
-
-
-def _write_error(path: Path, error: Exception) -> None:
-    code = error.exit_code if isinstance(error, errors.UserError) else errors.INTERNAL
-    value = {
-        "exit_code": code,
-        "kind": type(error).__name__,
-        "message": str(error),
-        "traceback": traceback.format_exc(),
-    }
-    write_text(path, json.dumps(value, indent=2) + "\n")
+        if error is raised:
+            raise
+        raise error from raised
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ metrics know too, and what they know beyond it is dropped when the run goes on.
 
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from typing import Any
 
 from etils import epath
 
-from jaxsft import remote
-from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft import places, remote
+from jaxsft.errors import CheckpointError
 
 CONFIG = "config.json"
 DATA_REPORT = "data_report.json"
@@ -24,7 +25,7 @@ ERROR = "error.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
-_FETCHED = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY)
+_FETCHED = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY, "report.html")
 _MIN_SECONDS = 60  # between two copies that no checkpoint waits for
 _MAX_SHARE = 0.02  # of the run's time that these copies take
 
@@ -34,11 +35,13 @@ class Workdir:
     Attributes:
         name: as the user gave it.
         files: the local directory of everything but checkpoints and export.
+        reports: whether this process writes the report; one alone does, once it knows the others.
     """
 
     def __init__(self, name: str, files: Path, bucket: epath.Path | None = None):
         self.name = name
         self.files = files
+        self.reports = True
         self._bucket = bucket
         self._copied: dict[str, tuple[int, int]] = {}  # size and time of change, by file
         self._next_copy = 0.0
@@ -70,12 +73,14 @@ class Workdir:
             file = self._bucket / name
             if file.exists():
                 (self.files / name).write_bytes(file.read_bytes())
+                seconds = file.stat().mtime  # which of them is newer says what is still to be done
+                os.utime(self.files / name, (seconds, seconds))
 
-    def forget_error(self) -> None:
-        """Of an earlier start."""
+    def forget(self, name: str) -> None:
+        """Removes a file of an earlier start."""
         for directory in (self.files, self._bucket):
             if directory is not None:
-                (directory / ERROR).unlink(missing_ok=True)
+                (directory / name).unlink(missing_ok=True)
 
     def copy(self) -> None:
         """Copies to the bucket, if the run is in one, the files that changed since.
@@ -118,15 +123,15 @@ def opened(name: str, writes: bool = True, flag: str = "--workdir") -> Iterator[
     """
     if remote.is_remote(name):
         bucket = remote.open_directory(flag, name, writes)
-        with tempfile.TemporaryDirectory(prefix="jaxsft-") as parent:
+        with contextlib.ExitStack() as stack:
+            with places.using("the directory of temporary files (TMPDIR)"):
+                made = tempfile.TemporaryDirectory(prefix="jaxsft-")
+            parent = stack.enter_context(made)
             files = Path(parent) / bucket.name
             files.mkdir()
             yield Workdir(name, files, bucket)
         return
     files = Path(name)
-    try:
-        if writes:
-            files.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{flag}={name}: {error.strerror}") from None
+    if writes:
+        places.make_writable(files, f"{flag}={name}")
     yield Workdir(name, files)

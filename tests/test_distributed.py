@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -238,3 +239,17 @@ def test_a_tpu_that_another_process_holds_is_explained(monkeypatch):
     monkeypatch.setattr(jax, "devices", broken)
     with pytest.raises(RuntimeError, match="no such platform"):
         distributed.open_devices()
+
+
+def test_an_interrupt_ends_the_wait_for_the_others(monkeypatch):
+    """While the library waits no Python runs: the handler that raises is not called."""
+    ended, codes, said = threading.Event(), [], []
+    monkeypatch.setattr(distributed.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with distributed._saying("waiting", 30, said.append):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert ended.wait(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert codes == [75] and said == ["stopped by SIGINT; start the same command again"]

@@ -47,6 +47,9 @@ def main(config):
         66: errors.CheckpointError("step 5: bad digest"),
         70: RuntimeError("our own mistake"),
         75: errors.Stopped("saved at step 7"),
+        130: KeyboardInterrupt(),
+        2: SystemExit(0),
+        28: OSError(28, "No space left on device", "/full/x"),
     }
     if outcomes[LIMIT.value or 0]:
         raise outcomes[LIMIT.value or 0]
@@ -209,48 +212,6 @@ def test_validate_accepts_what_the_defaults_say():
     validate(make_config())
 
 
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("x = 1\ndef get_config():\n    return 1 / 0\n", ":3: ZeroDivisionError"),
-        ("from pathlib import Path\nPath('missing').read_text()\n", ":2: FileNotFoundError"),
-        ("def get_config(:\n", ":1: SyntaxError"),
-        ("x = 1\n", "it defines no get_config()"),
-        ("def get_config():\n    return 3\n", "get_config() returned int, expected Config"),
-        (
-            "from jaxsft.config import Train\nTrain(batchsize=8, steps=1)\n",
-            ":2: TypeError: Train.__init__() got an unexpected keyword argument 'batchsize'",
-        ),
-    ],
-)
-def test_a_config_file_that_fails_is_named_with_its_line(tmp_path, code, message):
-    file = tmp_path / "broken.py"
-    file.write_text(code)
-    with pytest.raises(ConfigError) as caught:
-        flags.load(str(file))
-    assert str(caught.value).startswith(f"--config={file}:")
-    assert message in str(caught.value)
-
-
-def test_a_mistyped_field_in_a_config_file_gets_a_suggestion(tmp_path):
-    file = tmp_path / "broken.py"
-    file.write_text("from jaxsft.config import Train\nTrain(batchsize=8, steps=1)\n")
-    with pytest.raises(ConfigError, match="(?i)did you mean 'batch_size'"):
-        flags.load(str(file))
-
-
-def test_a_missing_config_file_gets_a_suggestion(tmp_path):
-    (tmp_path / "debug.py").write_text(CONFIG)
-    with pytest.raises(ConfigError, match=r"debgu\.py: no such file; did you mean .*debug\.py"):
-        flags.load(str(tmp_path / "debgu.py"))
-
-
-def test_a_config_that_is_not_python_is_refused(tmp_path):
-    (tmp_path / "run.yaml").write_text("a: 1\n")
-    with pytest.raises(ConfigError, match=r"run\.yaml: expected a Python file"):
-        flags.load(str(tmp_path / "run.yaml"))
-
-
 def test_program_runs_the_config_with_its_overrides(program):
     done = program("--config=config.py", "--config.optim.peak_lr=0.25", "--nofast")
     assert (done.returncode, done.stdout, done.stderr) == (0, "peak_lr=0.25\n", "")
@@ -293,6 +254,23 @@ def test_program_refuses_in_one_line_with_64(program, arguments, message):
 def test_program_exit_code_says_what_went_wrong(program, code, message):
     done = program("--config=config.py", f"--limit={code}")
     assert (done.returncode, done.stderr) == (code, message)
+
+
+def test_an_interrupt_is_one_line_and_the_code_of_a_stop(program):
+    done = program("--config=config.py", "--limit=130")
+    assert done.returncode == errors.STOPPED
+    assert done.stderr == "stopped by SIGINT; start the same command again\n"
+
+
+def test_a_place_that_fails_anywhere_is_one_line(program):
+    done = program("--config=config.py", "--limit=28")
+    assert done.returncode == errors.BAD_CONFIG
+    assert done.stderr.startswith("error: /full/x: No space left on device; the disk is full: free")
+
+
+def test_nothing_below_main_can_end_the_program_as_if_it_were_done(program):
+    done = program("--config=config.py", "--limit=2")
+    assert done.returncode == errors.INTERNAL and "defect of jaxsft" in done.stderr
 
 
 def test_program_shows_the_traceback_of_its_own_mistakes_only(program):

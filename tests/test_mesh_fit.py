@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from jaxsft import mesh, mesh_fit, program
-from jaxsft.config import Config, Data, Mesh, Model, Optim, Source, Train
+from jaxsft.config import Config, Data, Eval, Mesh, Model, Optim, Source, Train
 from jaxsft.errors import MeshError
 from jaxsft.model.moe_settings import Moe
 
@@ -69,11 +69,31 @@ def test_what_does_not_fit_is_refused_with_what_would(sizes, train, match):
         program.checked_mesh(config(sizes, **train), tiny.SETTINGS)
 
 
-def test_where_nothing_fits_the_batch_must_change():
-    odd = config(batch_size=3)
-    odd = dataclasses.replace(odd, data=dataclasses.replace(odd.data, sequence_length=33))
-    with pytest.raises(MeshError, match="batch_size=3: .* no mesh of 8 devices .* the batch size"):
+def of_33_tokens(asked: Config) -> Config:
+    """With rows that no devices can share."""
+    return dataclasses.replace(asked, data=dataclasses.replace(asked.data, sequence_length=33))
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        ({"batch_size": 3}, "fit with config.train.batch_size=4: fsdp=4, tensor=2"),
+        ({"batch_size": 6, "microbatches": 2}, "fit with config.train.batch_size=8: fsdp=4, tens"),
+    ],
+)
+def test_where_nothing_fits_the_batch_that_would_is_said(batches, said):
+    odd = of_33_tokens(config(**batches))
+    with pytest.raises(MeshError) as refused:
         program.checked_mesh(odd, tiny.SETTINGS)
+    assert said in str(refused.value)
+
+
+def test_a_batch_of_evaluation_that_does_not_fit_is_named():
+    asked = of_33_tokens(dataclasses.replace(config(), eval=Eval(batch_size=5)))
+    with pytest.raises(MeshError) as refused:
+        program.checked_mesh(asked, tiny.SETTINGS)
+    assert "config.eval.batch_size=5: 1 micro-batches over 8" in str(refused.value)
+    assert "fit with config.eval.batch_size=None: fsdp=8" in str(refused.value)
 
 
 def test_the_table_of_axes_names_all_that_the_model_declares():

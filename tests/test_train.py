@@ -1,8 +1,10 @@
 """The whole program as a user runs it: configs/debug.py, stopped, started again, exported."""
 
 import hashlib
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -91,6 +93,9 @@ def test_a_run_leaves_what_the_design_promises(run):
     assert [line["step"] for line in steps] == list(range(1, 21))
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     assert all(line["skipped_steps"] == 0 for line in steps)
+    said = re.findall(r"^step +(\d+)/20  loss ([\d.]+)", done.stdout, re.MULTILINE)
+    assert said and said[-1][0] == "20"
+    assert all(loss == f"{steps[int(step) - 1]['loss']:.4f}" for step, loss in said)
     for line in steps:
         apart = [line[f"loss/{name}"] for name in ("train", "prompts")]
         apart = [loss for loss in apart if loss is not None]
@@ -148,6 +153,8 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(tmp_path):
     assert running.returncode == 75
     (saved,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert 11 <= saved < 120
+    page = (workdir / "report.html").read_text()
+    assert f"stopped after step {saved} of 120" in page and "stopped by a signal" in page
     again = train(workdir, *flags)
     assert f"from step {saved} of 120" in again.stdout
     assert_same_result(workdir, whole)
@@ -301,6 +308,8 @@ def test_what_a_user_can_mend_is_one_message(run, tmp_path, flags, code, message
     assert message in done.stderr and "Traceback" not in done.stderr
     error = json.loads((workdir / "error.json").read_text())
     assert error["exit_code"] == code and message in error["message"]
+    page = html.unescape((workdir / "report.html").read_text())
+    assert "A later start of the run ended with an error" in page and message in page
     before, after = ((path / "config.json").read_bytes() for path in (run[0], workdir))
     assert before == after
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxsft import finish, remote, setup, trained
+from jaxsft import finish, places, remote, setup, trained
 from jaxsft import flags as jaxsft_flags
 from jaxsft.convert import check_export, gguf_write
 from jaxsft.convert.export import MARKER
@@ -42,7 +42,9 @@ def main() -> None:
         with remote.staged(_OUTPUT.value, MARKER) as output:
             model = trained.read(workdir, _STEP.value)
             write = _write_gguf if _FORMAT.value == "gguf" else _write_directory
-            for note in write(workdir, model, output):
+            with places.using(f"--output={_OUTPUT.value}", output):
+                notes = write(workdir, model, output)
+            for note in notes:
                 print(note, file=sys.stderr)
             print(f"step {model.step} of {workdir.name}: {_OUTPUT.value}")
 

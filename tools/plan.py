@@ -35,7 +35,7 @@ def main(config: Config) -> int:
     from rich.console import Console
 
     from jaxsft import setup
-    from jaxsft.plan import estimate, prepared, search, text, topology
+    from jaxsft.plan import prepared, relief, search, text, topology
 
     terminal = Console()
     found = topology.open_topology(name, _SLICES.value)
@@ -49,11 +49,14 @@ def main(config: Config) -> int:
         else:
             search.show(tried, terminal)
         return 0 if tried else 1
-    made = estimate.make(config, base.settings, found, run.rows)
+    made = relief.estimated(config, base.settings, found, run.rows)
     if _JSON.value:
         print(json.dumps(text.as_json(made, found, run), indent=2))
     else:
         text.show(made, found, run, terminal)
+        if not made.memory.fits:
+            _say("trying what would fit, which takes a minute or more")
+            terminal.print(relief.of_estimate(config, base.settings, found, made))
     return 0
 
 

@@ -3,7 +3,9 @@
     python tools/prepare_data.py --config=configs/x.py [--output=data_report.json]
         [--beam=--runner=DataflowRunner,--project=P]
 
-Exit status 65 with file:line and reason of each bad row, when data.bad_rows does not allow them.
+Refuses what `train` would refuse, as far as no device is needed for it: exit status 64 where the
+config, its data and its model don't fit each other, 65 with file:line and reason of each bad row,
+when data.bad_rows does not allow them.
 --beam prepares with Apache Beam; data.cache_dir must then be a folder that all its workers share.
 """
 
@@ -12,13 +14,8 @@ from pathlib import Path
 from absl import flags
 
 from jaxsft import flags as jaxsft_flags
-from jaxsft import setup
+from jaxsft import places
 from jaxsft.config import Config
-from jaxsft.console import Console
-from jaxsft.data import beam
-from jaxsft.data.cache import write_json
-from jaxsft.data.gate import report_text as gate_text
-from jaxsft.data.gate.survey import survey
 
 jaxsft_flags.define_config()
 _OUTPUT = flags.DEFINE_string("output", None, "File for the report as JSON.")
@@ -26,11 +23,33 @@ _BEAM = flags.DEFINE_list("beam", None, "Options of an Apache Beam pipeline that
 
 
 def main(config: Config) -> None:
+    # These take seconds to import: not before the command line is known good.
+    from jaxsft import evaluate, mesh, mesh_fit, preflight, setup
+    from jaxsft.console import Console
+    from jaxsft.data import beam
+    from jaxsft.data.cache import write_json
+    from jaxsft.data.epochs import epochs_of
+    from jaxsft.data.gate import report_text as gate_text
+    from jaxsft.data.gate.survey import survey
+
+    if _OUTPUT.value is not None:
+        places.make_writable(Path(_OUTPUT.value).absolute().parent, f"--output={_OUTPUT.value}")
     console = Console()
     base = setup.open_model(config, console.say, weights=False)
+    preflight.check_config(config, base.settings)
+    evaluate.held_out_prompts(config.data.eval, config.eval.prompts)
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
     data = setup.prepare_data(config, base, console, make)
-    report = survey(config.data, config.train, data.train, data.eval)
+    planned = epochs_of(
+        data.train,
+        config.data.train,
+        sequence_length=config.data.sequence_length,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+    )
+    preflight.steps_of_run(config, planned)
+    shares = mesh.parts("batch", mesh_fit.given_sizes(config.mesh))
+    report = survey(config.data, config.train, data.train, data.eval, planned, shares)
     console.show(lambda terminal: gate_text.print_report(report, terminal))
     for cache in (data.train, *data.eval.values()):
         console.say("cache", str(cache.directory))

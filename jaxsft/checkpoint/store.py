@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from jaxsft import places
 from jaxsft.checkpoint import files, retention
 from jaxsft.checkpoint.digest import Tree, digests, named
 from jaxsft.checkpoint.failure import SAID, Failure, cause_of, of_error
-from jaxsft.errors import CheckpointError
+from jaxsft.errors import CheckpointError, UserError
 
 _NOTES = "_CHECKPOINT_METADATA"  # Orbax's file, which has ours as custom_metadata
 # Between two tries to read: what passes by itself, on a disk of the network, takes seconds.
@@ -80,7 +81,7 @@ class CheckpointStore:
                     path, state, custom_metadata={**notes, "digests": kept}
                 )
         except Exception as error:
-            raise CheckpointError(f"{path}: can't save: {cause_of(error)}") from error
+            raise _not_saved(str(path), error) from error
         before = self._settling
         self._settling = threading.Thread(
             target=self._settle, args=(step, kept, self._saving, before), daemon=True
@@ -122,7 +123,7 @@ class CheckpointStore:
         try:
             saving.result()
         except Exception as error:
-            raise CheckpointError(f"{self.directory}: can't save: {cause_of(error)}") from error
+            raise _not_saved(str(self.directory), error) from error
 
     def wait(self, settled: bool = True) -> None:
         """Returns when everything saved so far is committed.
@@ -250,6 +251,12 @@ class CheckpointStore:
     def set_aside(self, step: int) -> str:
         """Renames a step that was altered; returns its new path."""
         return str(files.set_aside(self.directory / str(step)))
+
+
+def _not_saved(where: str, error: Exception) -> UserError:
+    """A disk that is full or can't be written is what the user can mend."""
+    found = places.refusal(error, where)
+    return found or CheckpointError(f"{where}: can't save: {cause_of(error)}")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Whether transformers computes from an export what we do."""
 
+import importlib.util
 from pathlib import Path
 
 import jax
@@ -27,11 +28,7 @@ def compare_logits(directory: Path, max_parameters: int = MAX_PARAMETERS) -> flo
     """
     tensors = Directory(directory)
     size = sum(int(np.prod(tensors.shape(name))) for name in tensors.names())
-    if size > max_parameters:
-        raise ConversionError(
-            f"{directory}: {size} parameters are more than max_parameters={max_parameters}; its"
-            " logits can't be compared here"
-        )
+    refuse_if_not_possible(directory, size, max_parameters)
     tokens_BT = _rows(directory)
     theirs_BTV = _their_logits(directory, tokens_BT)
     with jax.set_mesh(mesh.single_device_mesh()):
@@ -47,6 +44,19 @@ def compare_logits(directory: Path, max_parameters: int = MAX_PARAMETERS) -> flo
     return difference
 
 
+def refuse_if_not_possible(
+    name: Path | str, num_parameters: int, max_parameters: int = MAX_PARAMETERS
+) -> None:
+    """Raises ConversionError where `compare_logits` can't be called, as `name` asks for."""
+    if importlib.util.find_spec("torch") is None:
+        raise ConversionError(f"{name}: comparing logits needs torch; pip install 'jaxsft[test]'")
+    if num_parameters > max_parameters:
+        raise ConversionError(
+            f"{name}: {num_parameters} parameters are more than max_parameters={max_parameters};"
+            " its logits can't be compared here"
+        )
+
+
 def _rows(directory: Path) -> np.ndarray:
     """The probes in both orders, as token ids."""
     tokenizer = open_tokenizer(directory)
@@ -56,12 +66,7 @@ def _rows(directory: Path) -> np.ndarray:
 
 
 def _their_logits(directory: Path, tokens_BT: np.ndarray) -> np.ndarray:
-    try:
-        import torch
-    except ImportError:
-        raise ConversionError(
-            f"{directory}: comparing logits needs torch; pip install 'jaxsft[test]'"
-        ) from None
+    import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(

@@ -92,7 +92,7 @@ def export(
             that is no earlier export.
     """
     directory = Path(directory)
-    _refuse_foreign(directory)
+    refuse_foreign(directory)
     _refuse_ids(end_of_turn_ids, base)
     params = settle_padding(params, base.settings)
     partial = directory.with_name(f".{directory.name}.partial")
@@ -130,7 +130,8 @@ def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dty
     return {name: same for name in names}
 
 
-def _refuse_foreign(directory: Path) -> None:
+def refuse_foreign(directory: Path) -> None:
+    """Raises ConversionError where there are files that no export wrote."""
     if re.match(r"\w+:/", str(directory)):
         raise ConversionError(f"{directory}: export to a local directory, then copy it there")
     if directory.is_file() or (

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from jaxsft import places
 from jaxsft.convert import gguf_header, gguf_splits, made_once
 from jaxsft.errors import ConversionError
 
@@ -18,9 +18,8 @@ def cached_directory(path: Path) -> Path:
     """The directory with this file's tokenizer, in the user's cache; written on first use."""
     header = gguf_header.read(path)
     key = hashlib.sha256(f"{RECIPE} {header.sha256}".encode()).hexdigest()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return made_once.directory(
-        Path(home) / "jaxsft" / "tokenizers",
+        places.cache_home() / "jaxsft" / "tokenizers",
         key[:32],
         lambda directory: write(header.metadata, directory, str(path)),
     )

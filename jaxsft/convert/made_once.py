@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxsft import places
+
 
 def directory(parent: Path, name: str, write: Callable[[Path], None]) -> Path:
     """parent/name, filled by `write` where no process has done so before.
@@ -15,12 +17,15 @@ def directory(parent: Path, name: str, write: Callable[[Path], None]) -> Path:
     path = parent / name
     if path.is_dir():
         return path
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = Path(tempfile.mkdtemp(dir=parent))  # mode 0700
+    name_of_place = f"{parent}, below XDG_CACHE_HOME or config.data.cache_dir"
+    with places.using(name_of_place, parent):
+        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = Path(tempfile.mkdtemp(dir=parent))  # mode 0700
     try:
-        write(partial)
-        partial.rename(path)
-    except OSError:
+        with places.using(name_of_place, parent):
+            write(partial)
+            partial.rename(path)
+    except places.PlaceError:
         if not path.is_dir():  # otherwise another process was first
             raise
     finally:

@@ -7,6 +7,7 @@ import difflib
 import re
 from pathlib import Path
 
+from jaxsft import places
 from jaxsft.convert import untrusted
 from jaxsft.errors import ConversionError
 
@@ -217,6 +218,8 @@ def _download(hub_id: str) -> Path:
             " (for a private one, set HF_TOKEN)"
         ) from None
     except (OSError, ValueError, errors.LocalEntryNotFoundError) as error:
+        if refusal := places.refusal(error):  # no place for it here: HF_HOME
+            raise refusal from error
         raise ConversionError(
             f"model.source={hub_id}: no such directory here, and huggingface.co can't be reached"
             f" ({type(error).__name__}); name a local directory"

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft import places
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.pack import Tokens
 from jaxsft.errors import DataError
@@ -111,7 +112,9 @@ def write_shard(directory: Path, shard: str, examples: Iterable[Example]) -> tup
     for name, dtype in _ARRAYS.items():
         arrays = [np.asarray(getattr(example, name), dtype) for example in kept]
         flat = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
-        flat.tofile(_shard_path(directory, name, shard))
+        path = _shard_path(directory, name, shard)
+        with places.using(str(path)):  # numpy says how much it wrote, but not where
+            flat.tofile(path)
         checksums.append(zlib.crc32(flat.data))
     return len(kept), *checksums
 
@@ -119,7 +122,8 @@ def write_shard(directory: Path, shard: str, examples: Iterable[Example]) -> tup
 def join_shards(directory: Path, shards: Sequence[str]) -> None:
     """Moves the tokens of the shards, in this order, into one file for each array."""
     for name in _ARRAYS:
-        with (directory / f"{name}.bin").open("wb") as whole:
+        target = directory / f"{name}.bin"
+        with places.using(str(target)), target.open("wb") as whole:
             for shard in shards:
                 path = _shard_path(directory, name, shard)
                 with path.open("rb") as part:
@@ -138,8 +142,14 @@ def _load(path: Path) -> np.ndarray:
         raise DataError(f"{path}: can't be read ({error}); delete {path.parent}") from None
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    with places.using(str(path)):
+        np.save(path, array.astype(np.int64))
+
+
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with places.using(str(path)):
+        path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

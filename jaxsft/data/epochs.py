@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsft.config import Source
+from jaxsft.config import Source, Train
 from jaxsft.data import mixture, pack
 from jaxsft.data.cache import Cache
 
@@ -37,6 +37,11 @@ def epochs_of(
         batch_size=batch_size,
         seed=seed,
     )
+
+
+def num_steps(train: Train, epochs: "Epochs") -> int:
+    """Optimizer steps of the run."""
+    return train.steps or epochs.steps_in(train.epochs or 0)
 
 
 class Epochs:

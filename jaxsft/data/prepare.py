@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft import places
 from jaxsft.config import Data, Source
 from jaxsft.data import cache as cache_files
 from jaxsft.data import shards
@@ -68,8 +68,9 @@ def prepare(
     fingerprint = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     directory = cache_root(data.cache_dir) / fingerprint[:32]
     if not (directory / cache_files.MANIFEST).is_file():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
+        with places.using(cache_name(data.cache_dir), directory.parent):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            making = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
         try:
             pinned = dataclasses.replace(data, template_date=inputs["date"])
             job = Job(fingerprint, making, tokenizer_dir, pinned, vocab_size)
@@ -104,7 +105,14 @@ def make_here(work: Work, progress: Progress) -> None:
 def cache_root(cache_dir: str | None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxsft"
+    return places.cache_home() / "jaxsft"
+
+
+def cache_name(cache_dir: str | None) -> str:
+    """What chose the cache's place, for messages."""
+    if cache_dir is not None:
+        return f"config.data.cache_dir={cache_dir}"
+    return "the cache (config.data.cache_dir, XDG_CACHE_HOME)"
 
 
 def _check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:
@@ -178,10 +186,10 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
         entries.append(shard.entry)
         arrays["lengths"].append(shard.lengths)
         arrays["supervised"].append(shard.supervised)
-        places = np.array([number_of[file] for file in shard.files], np.int64)
+        numbers = np.array([number_of[file] for file in shard.files], np.int64)
         source = np.full(len(shard.rows), shard.source)
         arrays["rows"].append(
-            np.stack([source, places[shard.rows[:, 0]], shard.rows[:, 1]], axis=1)
+            np.stack([source, numbers[shard.rows[:, 0]], shard.rows[:, 1]], axis=1)
         )
         ends |= shard.end_of_turn_ids
         controls |= shard.control_ids
@@ -193,7 +201,7 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
     _judge(bad, num_bad, total, job.data)
     cache_files.join_shards(job.directory, names)
     for name, parts in arrays.items():
-        np.save(job.directory / f"{name}.npy", np.concatenate(parts).astype(np.int64))
+        cache_files.write_array(job.directory / f"{name}.npy", np.concatenate(parts))
     _write_report(work, tallies, total, [part.merged() for part in facts], bad)
     tokenizer = shards.tokenizer_of(job)
     template = tokenizer.template if tokenizer.has_template else None

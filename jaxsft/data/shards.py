@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsft import advice
 from jaxsft.config import Data, Source
 from jaxsft.data import cache
 from jaxsft.data.encode.account import Outcome, Tally
@@ -92,6 +93,7 @@ class Shard:
 @functools.lru_cache(maxsize=1)
 def tokenizer_of(job: Job) -> ChatTokenizer:
     """The job's tokenizer, read once in each process."""
+    advice.leave_out()
     return open_tokenizer(job.tokenizer_dir, job.data)
 
 

@@ -2,10 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsft import mesh as mesh_lib
@@ -67,7 +64,7 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
         ConfigError: model, mesh and batch don't fit each other.
     """
     num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
-    config = _on_slices(config, topology)
+    config = on_slices(config, topology)
     mesh = program.checked_mesh(config, base, topology.devices)
     built = program.build(config, base, num_steps, mesh)
     train, length = config.train, config.data.sequence_length
@@ -91,7 +88,7 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
     return Estimate(
         mesh=dict(built.mesh.shape),
         num_parameters=built.num_parameters,
-        state_bytes=_state_bytes(built),
+        state_bytes=memory.state_bytes(built),
         memory=memory.of(compiled, memory.limit_of(chip)),
         flops=flops,
         matmul_flops=computed,
@@ -105,7 +102,7 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
     )
 
 
-def _on_slices(config: Config, topology: Topology) -> Config:
+def on_slices(config: Config, topology: Topology) -> Config:
     """With the replicas that open axes mean: boxes that aren't there don't say they are slices."""
     sizes = config.mesh
     if sizes.data is None and sizes.fsdp is None:
@@ -120,28 +117,6 @@ def _head_chunks(config: Config, built: Program, rows: Rows) -> float:
     slots = config.train.batch_size * config.data.sequence_length
     local = max(1, slots // (config.train.microbatches * parts))
     return np.ceil(rows.supervised * local / chunk_tokens(local))
-
-
-def _state_bytes(built: Program) -> dict[str, float]:
-    """Per device; gradients lie where their parameters lie."""
-
-    def total(tree: Any, placement: Any, itemsize: int | None = None) -> float:
-        sizes = jax.tree.map(
-            lambda leaf, sharding: float(
-                np.prod(sharding.shard_shape(leaf.shape)) * (itemsize or leaf.dtype.itemsize)
-            ),
-            tree,
-            placement,
-        )
-        return sum(jax.tree.leaves(sizes))
-
-    shapes, placement = built.shapes, built.placement
-    gradients = built.recipe.gradient_dtype
-    return {
-        "parameters": total(shapes.params, placement.params),
-        "optimizer": total(shapes.opt_state, placement.opt_state),
-        "gradients": total(shapes.params, placement.params, jnp.dtype(gradients).itemsize),
-    }
 
 
 def _seconds(

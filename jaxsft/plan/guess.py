@@ -13,7 +13,7 @@ import numpy as np
 from jaxsft import mesh as mesh_lib
 from jaxsft import mesh_fit, optim
 from jaxsft.chips import CHIPS
-from jaxsft.config import Config, Model
+from jaxsft.config import Config, Model, Optim
 from jaxsft.flops import recomputed_flops, training_flops
 from jaxsft.model import settings
 from jaxsft.plan import rates
@@ -46,7 +46,7 @@ class Guesser:
         """For a config whose mesh has no open axes."""
         sizes = {axis: size or 1 for axis, size in dataclasses.asdict(config.mesh).items()}
         train, length = config.train, config.data.sequence_length
-        here, gathered = self._parameters(sizes)
+        here, gathered = held(self.leaves, sizes)
         tokens = (
             train.batch_size
             * length
@@ -59,17 +59,6 @@ class Guesser:
             state_bytes=here * (itemsize + gradients + self.optimizer_bytes),
             kept_bytes=self._kept(config, sizes, tokens // train.microbatches),
         )
-
-    def _parameters(self, sizes: dict[str, int]) -> tuple[float, float]:
-        """Of a chip: those that it holds, and those that it holds once all are gathered."""
-        here = gathered = 0.0
-        for _, shape, axes in self.leaves:
-            fitted = mesh_lib.fitted(shape, axes, sizes)
-            size = math.prod(shape)
-            here += size / math.prod(mesh_lib.parts(axis, sizes) for axis in fitted)
-            others = (axis for axis in fitted if axis not in _GATHERED)
-            gathered += size / math.prod(mesh_lib.parts(axis, sizes) for axis in others)
-        return here, gathered
 
     def _kept(self, config: Config, sizes: dict[str, int], tokens: int) -> float:
         """Each layer's input; without recomputation what its widest products read, too."""
@@ -117,7 +106,24 @@ class Guesser:
 
 def guesser(config: Config, model: settings.Decoder, topology: Topology, rows: Rows) -> Guesser:
     leaves = mesh_fit.leaves(model)
+    return Guesser(model, leaves, optimizer_bytes(config.optim), topology, rows)
+
+
+def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, float]:
+    """Parameters of a chip: those that it holds, and those that it holds once all are gathered."""
+    here = gathered = 0.0
+    for _, shape, axes in leaves:
+        fitted = mesh_lib.fitted(shape, axes, sizes)
+        size = math.prod(shape)
+        here += size / math.prod(mesh_lib.parts(axis, sizes) for axis in fitted)
+        others = (axis for axis in fitted if axis not in _GATHERED)
+        gathered += size / math.prod(mesh_lib.parts(axis, sizes) for axis in others)
+    return here, gathered
+
+
+def optimizer_bytes(asked: Optim) -> float:
+    """Of the optimizer's state, for each parameter."""
     one = jax.ShapeDtypeStruct((1024,), np.float32)
-    state = jax.eval_shape(optim.make_optimizer(config.optim).init, {"one": one})
+    state = jax.eval_shape(optim.make_optimizer(asked).init, {"one": one})
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.ndim)
-    return Guesser(model, leaves, total / one.size, topology, rows)
+    return total / one.size

@@ -5,9 +5,11 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxsft.chips import Chip
-from jaxsft.program import TooLarge, smaller
+from jaxsft.program import Program, TooLarge
 
 GIB = 2**30
 
@@ -72,18 +74,47 @@ def limit_of(chip: Chip | None) -> int | None:
     return limit_here() if chip is None else int(chip.memory_bytes)
 
 
-def refuse_too_large(memory: Memory, microbatches: int, remat: str, num_devices: int) -> None:
-    """Refuses a step that can't run, before a weight is loaded.
+def state_bytes(built: Program) -> dict[str, float]:
+    """Of parameters, optimizer and gradients on each device; gradients lie where parameters lie."""
 
-    Raises:
-        TooLarge: what it needs, what there is, and what would make it smaller.
-    """
-    if memory.fits:
-        return
+    def total(tree: Any, placement: Any, itemsize: int | None = None) -> float:
+        sizes = jax.tree.map(
+            lambda leaf, sharding: float(
+                np.prod(sharding.shard_shape(leaf.shape)) * (itemsize or leaf.dtype.itemsize)
+            ),
+            tree,
+            placement,
+        )
+        return sum(jax.tree.leaves(sizes))
+
+    shapes, placement = built.shapes, built.placement
+    gradients = built.recipe.gradient_dtype
+    return {
+        "parameters": total(shapes.params, placement.params),
+        "optimizer": total(shapes.opt_state, placement.opt_state),
+        "gradients": total(shapes.params, placement.params, jnp.dtype(gradients).itemsize),
+    }
+
+
+def refusal(error: BaseException) -> TooLarge | None:
+    """The error as one that the user can mend, where memory ran out while the run went on."""
+    if isinstance(error, MemoryError):
+        said = "this machine has no memory left"
+    elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        said = f"a device has no memory left: {str(error).strip().splitlines()[0]}"
+    else:
+        return None
+    return TooLarge(
+        f"{said}; less is needed with more config.train.microbatches, and smaller"
+        " config.eval.batch_size and config.eval.prompts, or when nothing else runs there"
+    )
+
+
+def too_large(memory: Memory) -> str:
+    """What a step needs that does not fit, in words."""
     assert memory.limit_bytes is not None
-    raise TooLarge(
+    return (
         f"the training step needs {memory.needed_bytes / GIB:.1f} GiB on each device, of which"
         f" {memory.arguments_bytes / GIB:.1f} are parameters, optimizer state and batch; it may use"
         f" {memory.limit_bytes / GIB:.1f}."
-        f" {smaller(microbatches, remat, num_devices)}"
     )

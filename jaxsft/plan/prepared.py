@@ -8,7 +8,7 @@ from jaxsft import setup
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.convert.pretrained import Pretrained
-from jaxsft.data.epochs import epochs_of
+from jaxsft.data.epochs import epochs_of, num_steps
 from jaxsft.data.prepare import Progress, Work
 from jaxsft.errors import UserError
 from jaxsft.plan.rows import Rows
@@ -60,6 +60,6 @@ def look(config: Config, base: Pretrained) -> Run:
     mean = float((lengths.astype(np.float64) ** 2).sum() / lengths.sum())
     return Run(
         rows=Rows(tokens=epochs.fill, supervised=share * epochs.fill, segment_length=mean),
-        num_steps=config.train.steps or epochs.steps_in(config.train.epochs or 0),
+        num_steps=num_steps(config.train, epochs),
         where_from=f"the prepared data, {data.train.directory.name}",
     )

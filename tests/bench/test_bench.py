@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxsft.bench import page, rows
+from jaxsft.config_file import load
 from jaxsft.convert.pretrained import open_pretrained
 from jaxsft.errors import ConfigError
-from jaxsft.flags import load
 from jaxsft.flops import training_flops
 from jaxsft.metrics import BatchCounts
 

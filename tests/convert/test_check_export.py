@@ -1,7 +1,6 @@
 """What is wrong with an export is found by reading it as others do."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -44,12 +43,13 @@ def test_a_model_too_large_to_hold_twice_is_refused(save_llama):
         check_export.compare_logits(directory, max_parameters=1000)
 
 
-def test_without_torch_the_check_says_so(save_llama, save_tokenizer, monkeypatch):
-    directory, _ = save_llama(vocab_size=320)
-    save_tokenizer(directory)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConversionError, match="model: comparing logits needs torch"):
-        check_export._their_logits(directory, np.zeros((1, 2), np.int32))
+def test_what_cannot_be_compared_is_said_without_reading_the_model(monkeypatch):
+    check_export.refuse_if_not_possible("check_export=True", 7)
+    with pytest.raises(ConversionError, match="check_export=True: 7 parameters are more than max"):
+        check_export.refuse_if_not_possible("check_export=True", 7, max_parameters=6)
+    monkeypatch.setattr(check_export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConversionError, match="check_export=True: comparing logits needs torch"):
+        check_export.refuse_if_not_possible("check_export=True", 7)
 
 
 def test_a_tokenizer_that_lost_a_rule_is_found(save_llama, save_tokenizer, tmp_path):

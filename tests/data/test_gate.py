@@ -281,3 +281,26 @@ def test_without_a_plan_or_warnings():
     report = gate.gate_report(report_of(rows(60)), {}, {}, None)
     text = printed(report, width=80)
     assert "No warnings" in text and "no hints" in text and "Plan" not in text
+
+
+@pytest.mark.parametrize(
+    ("packed", "multiple", "padding", "advice"),
+    [
+        (21, 1, 79, "Set train.batch_size=21:"),
+        (21, 8, 79, "Set train.batch_size=24:"),
+        (21, 100, 79, "Micro-batches and devices share 100 rows at the least: use fewer"),
+        (100, 1, None, None),
+    ],
+)
+def test_a_batch_of_more_rows_than_there_are_says_what_would_be_right(
+    packed, multiple, padding, advice
+):
+    its_plan = plan(batch_size=100, packed_rows=packed, batch_multiple=multiple)
+    report = gate.gate_report(report_of(rows(100)), {}, {}, its_plan)
+    if padding is None:
+        assert not report["warnings"]
+        return
+    (warning,) = report["warnings"]
+    assert warning["text"].startswith(f"train.batch_size=100 is more than the {packed} packed rows")
+    assert f"{padding} rows of each step are padding" in warning["text"]
+    assert warning["advice"].startswith(advice)

@@ -261,3 +261,7 @@ def test_the_programs_show_and_refuse(config, tmp_path):
     done = run("prepare_data.py", config, tmp_path, "--config.data.bad_rows=skip")
     assert done.returncode == 0, done.stderr
     assert "supervised" in done.stdout
+    flags = ("--config.data.bad_rows=skip", "--config.optim.warmup_steps=9")  # as train refuses it
+    refused = run("prepare_data.py", config, tmp_path, *flags)
+    assert refused.returncode == 64
+    assert "warmup_steps=9: the run has 1 steps" in refused.stderr

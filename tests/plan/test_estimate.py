@@ -113,22 +113,6 @@ def test_communication_is_named_by_the_axis_it_travels_over(sharded):
     assert any(one.axis == "fsdp" for one in gathered)
 
 
-def test_a_step_too_large_is_refused_with_what_would_help():
-    large = memory.Memory(
-        arguments_bytes=6 * memory.GIB,
-        output_bytes=5 * memory.GIB,
-        donated_bytes=5 * memory.GIB,
-        temporaries_bytes=3 * memory.GIB,
-        limit_bytes=8 * memory.GIB,
-    )
-    with pytest.raises(ConfigError, match=r"needs 9.0 GiB .* it may use 8.0. Change .*batches=4 "):
-        memory.refuse_too_large(large, 2, "none", 8)
-    memory.refuse_too_large(dataclasses.replace(large, temporaries_bytes=memory.GIB), 2, "none", 8)
-    with pytest.raises(ConfigError) as refused:
-        memory.refuse_too_large(large, 2, "full", 8)
-    assert "remat" not in str(refused.value)
-
-
 @pytest.mark.parametrize(
     ("name", "match"),
     [
@@ -158,7 +142,7 @@ def test_a_step_that_the_compiler_refuses_is_told_like_one_that_does_not_fit(eig
     refused = Refused()
     built = dataclasses.replace(program.build(asked, tiny.SETTINGS, 1, mesh), train_step=refused)
     refused.said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, (1.09T) exceeds (95.74G).\nmore"
-    with pytest.raises(program.TooLarge, match=r"exceeds \(95.74G\). Change .*microbatches=4 "):
+    with pytest.raises(program.TooLarge, match=r"too large\. .* exceeds \(95.74G\)\.$"):
         program.compile_train_step(built, asked)
     refused.said = "RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom"
     with pytest.raises(jax.errors.JaxRuntimeError, match="Vmem"):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxsft import flags, setup
+from jaxsft import config_file, setup
 from jaxsft.console import Console
 from jaxsft.plan import prepared
 
@@ -15,7 +15,7 @@ QUIET = Console(speaks=False)
 @pytest.fixture
 def epochs_of_debug(tmp_path, pytestconfig):
     """configs/debug.py by epochs, one of its sources twice as often as the other one."""
-    config = flags.load(str(pytestconfig.rootpath / "configs" / "debug.py"))
+    config = config_file.load(str(pytestconfig.rootpath / "configs" / "debug.py"))
     first, second = config.data.train
     train = (dataclasses.replace(first, weight=2.0), second)
     data = dataclasses.replace(config.data, train=train, eval=(), cache_dir=str(tmp_path))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft import places
 from jaxsft.data.encode.account import Outcome
 from jaxsft.data.gate import hints, near_duplicates
 from jaxsft.data.read.records import BadRow, Conversation, Message, Record, Tokenized
@@ -264,7 +265,8 @@ def _merged_hints(parts: Sequence[dict[str, Hint]]) -> dict[str, Hint]:
 def save(directory: Path, facts: Facts) -> None:
     """Writes facts.npz and facts.json: the same bytes for the same facts."""
     columns = {f"{name}s": getattr(facts, name) for name in _ARRAYS}  # savez has its own `file`
-    np.savez(directory / _ARRAYS_FILE, **columns)
+    with places.using(str(directory / _ARRAYS_FILE)):
+        np.savez(directory / _ARRAYS_FILE, **columns)
     rest = {
         "files": facts.files,
         "num_answers": facts.num_answers,
@@ -275,7 +277,8 @@ def save(directory: Path, facts: Facts) -> None:
         },
     }
     text = json.dumps(rest, ensure_ascii=False) + "\n"
-    (directory / _REST_FILE).write_text(text, encoding="utf-8", errors="replace")
+    with places.using(str(directory / _REST_FILE)):
+        (directory / _REST_FILE).write_text(text, encoding="utf-8", errors="replace")
 
 
 def load(directory: Path) -> Facts:

@@ -72,6 +72,7 @@ class Plan:
     supervised_tokens_per_epoch: int
     examples_per_epoch: Mapping[str, int]  # by source
     fewest_supervised_tokens: int | None = None  # of any step of the first epoch
+    batch_multiple: int = 1  # rows that micro-batches and devices share at the least
 
 
 def gate_report(
@@ -223,7 +224,31 @@ def _hint_warnings(hints: Mapping[str, Json]) -> Warnings:
             )
 
 
+def _batch_warnings(plan: Plan) -> Warnings:
+    padding = plan.batch_size - plan.packed_rows
+    if padding <= 0:
+        return
+    multiple = plan.batch_multiple
+    enough = -(-plan.packed_rows // multiple) * multiple
+    if enough < plan.batch_size:
+        advice = (
+            f"Set train.batch_size={enough}: it holds all of them; fewer make more steps of an"
+            " epoch. A shorter data.sequence_length makes more rows."
+        )
+    else:
+        advice = (
+            f"Micro-batches and devices share {multiple} rows at the least: use fewer of them, or"
+            " more data. config.mesh.context splits rows, not the batch."
+        )
+    yield _warning(
+        f"train.batch_size={plan.batch_size:,} is more than the {plan.packed_rows:,} packed rows"
+        f" of an epoch: {padding:,} rows of each step are padding",
+        advice,
+    )
+
+
 def _plan_warnings(plan: Plan, train: Json) -> Warnings:
+    yield from _batch_warnings(plan)
     if plan.fill < MIN_FILL:
         yield _warning(
             f"the {plan.packed_rows:,} packed rows are {plan.fill:.1%} full",

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxsft.config import Data, Train
 from jaxsft.data.cache import Cache
-from jaxsft.data.epochs import Epochs, epochs_of
+from jaxsft.data.epochs import Epochs, epochs_of, num_steps
 from jaxsft.data.gate import facts, quality
 from jaxsft.data.gate import report as gate
 from jaxsft.data.prepare import source_names
@@ -17,11 +17,13 @@ def survey(
     cache: Cache,
     evals: Mapping[str, Cache],
     epochs: Epochs | None = None,
+    shares: int = 1,
 ) -> dict[str, Any]:
     """What gate.gate_report says of these caches and of the steps that `train` makes of them.
 
     Args:
         epochs: of the training cache, where they are planned already.
+        shares: of a batch's rows, one for each device that has rows of its own; 1 if not known.
     """
     epochs = epochs or epochs_of(
         cache,
@@ -39,17 +41,18 @@ def survey(
         cache.report,
         {name: other.report for name, other in evals.items()},
         overlaps,
-        plan_of(data, train, cache, epochs),
+        plan_of(data, train, cache, epochs, shares),
     )
 
 
-def plan_of(data: Data, train: Train, cache: Cache, epochs: Epochs) -> gate.Plan:
+def plan_of(data: Data, train: Train, cache: Cache, epochs: Epochs, shares: int = 1) -> gate.Plan:
     """The steps of the run."""
-    steps = train.steps or epochs.steps_in(train.epochs or 0)
+    steps = num_steps(train, epochs)
     per_step = epochs.sums_of_steps(cache.supervised)
     return gate.Plan(
         sequence_length=data.sequence_length,
         batch_size=train.batch_size,
+        batch_multiple=shares * train.microbatches,
         packed_rows=epochs.num_rows,
         fill=epochs.fill,
         steps_per_epoch=epochs.steps_in(1),

@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from jaxsft import places
 from jaxsft.config import Source
 from jaxsft.errors import DataError
 
@@ -36,6 +37,8 @@ def _load(path: str, subset: str | None, split: str, name: str) -> Any:
     try:
         return datasets.load_dataset(path, subset, split=split)
     except Exception as error:  # whatever the package, the network or the data set's files raise
+        if refusal := places.refusal(error):  # no place for it here: HF_HOME
+            raise refusal from error
         raise DataError(f"{name}: can't be loaded: {str(error).strip()}") from None
 
 

@@ -1,0 +1,65 @@
+"""What a run leaves that ends before its time: error.json, and the report of what there is.
+
+Nothing here raises: why the run ended is what the user must hear.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxsft import errors
+from jaxsft.report import REPORT, write_report
+from jaxsft.termination import Termination
+from jaxsft.whole_files import write_text
+from jaxsft.workdir import CONFIG, DATA_REPORT, ERROR, METRICS, SAMPLES, SUMMARY, Workdir
+
+# Written while a run goes on; report.html is the last of all.
+_FILES = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY)
+_NO_WORD = "it was killed, or lost its machine, and could leave no word of it"
+
+
+def leave(workdir: Workdir, error: BaseException) -> None:
+    """Writes error.json, unless the run was stopped by a signal, and report.html."""
+    stopped = isinstance(error, (errors.Stopped, KeyboardInterrupt))
+    why = (str(error) or "stopped by SIGINT") if stopped else None
+    with Termination().listening():  # another signal ends this part, not the program
+        if not stopped:
+            attempt("error.json", lambda: _write_error(workdir.files / ERROR, error))
+        if workdir.reports:
+            attempt(REPORT, lambda: _tell(workdir, why))
+        attempt("copy", workdir.copy)  # the bucket may be what failed in the first place
+
+
+def report_leftover(workdir: Workdir) -> None:
+    """Writes the report of an earlier start that wrote none when it ended."""
+    files = [workdir.files / name for name in _FILES]
+    changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
+    page = workdir.files / REPORT
+    if changed and not (page.is_file() and page.stat().st_mtime_ns >= max(changed)):
+        attempt(REPORT, lambda: write_report(workdir.files, _NO_WORD))
+
+
+def attempt(what: str, write: Callable[[], object]) -> None:
+    """Writes; if that fails, says so in one line and goes on."""
+    try:
+        write()
+    except (Exception, errors.Stopped) as failed:
+        print(f"note: {what}: {type(failed).__name__}: {failed}", file=sys.stderr)
+
+
+def _tell(workdir: Workdir, why: str | None) -> None:
+    page = write_report(workdir.files, why)
+    print(f"note: {workdir.shown(page.name)} shows the run up to here", file=sys.stderr)
+
+
+def _write_error(path: Path, error: BaseException) -> None:
+    code = error.exit_code if isinstance(error, errors.UserError) else errors.INTERNAL
+    value = {
+        "exit_code": code,
+        "kind": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    write_text(path, json.dumps(value, indent=2) + "\n")

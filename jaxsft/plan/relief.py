@@ -1,0 +1,306 @@
+"""What would make a training step fit that needs too much memory: tried, not guessed."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsft import mesh as mesh_lib
+from jaxsft import mesh_fit, program
+from jaxsft.config import Config
+from jaxsft.errors import ConfigError
+from jaxsft.model import settings
+from jaxsft.plan import estimate, guess, memory
+from jaxsft.plan.estimate import Estimate
+from jaxsft.plan.memory import GIB, Memory
+from jaxsft.plan.rows import Rows
+from jaxsft.plan.topology import Topology
+from jaxsft.program import Program, TooLarge
+
+Change = dict[str, Any]  # of fields by their dotted names
+Fits = Callable[[Config], bool]
+_MAX_DEVICES = 4096
+_MIN_SECONDS = 60.0  # that trying may take, however quickly the first step was compiled
+_COMPILATIONS = 6  # as long as the first one, if that is more
+_SHORTEST = 64  # tokens of a row that is proposed
+_VALUES = 16  # of a field, that are tried at most
+_SAVING = {"train.microbatches", "model.remat", "optim.gradient_dtype"}
+
+
+class _Enough(Exception):
+    """The time for trying is over."""
+
+
+def compiling(
+    model: settings.Decoder,
+    devices: Sequence[Any] | None,
+    limit_bytes: int,
+    compile_seconds: float,
+) -> Fits:
+    """Whether a config's step fits, by its compilation.
+
+    Raises:
+        _Enough: by the function returned, after some time.
+    """
+    until = time.monotonic() + max(_MIN_SECONDS, _COMPILATIONS * compile_seconds)
+
+    def fits(config: Config) -> bool:
+        if time.monotonic() > until:
+            raise _Enough
+        steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
+        try:
+            mesh = program.checked_mesh(config, model, devices)
+            compiled = program.compile_train_step(program.build(config, model, steps, mesh), config)
+        except (ConfigError, jax.errors.JaxRuntimeError):
+            return False
+        return memory.of(compiled, limit_bytes).fits
+
+    return fits
+
+
+def compile_step(
+    built: Program,
+    config: Config,
+    limit_bytes: int | None,
+    say: Callable[[str], None],
+    devices: Sequence[Any] | None = None,
+) -> tuple[Any, Memory]:
+    """The compiled step, and what it needs.
+
+    Args:
+        say: is told of what takes long.
+        devices: that `built` is for; None: those of this run.
+
+    Raises:
+        TooLarge: it does not fit; with what would.
+    """
+    count, started = built.mesh.size, time.monotonic()
+    alone = jax.process_count() == 1 and limit_bytes is not None
+
+    def fits() -> Fits | None:
+        """Several processes would have to try the same, at the same time."""
+        if not alone:
+            return None
+        say("too large for a device; trying what would fit, which takes a minute or more")
+        took = time.monotonic() - started
+        return compiling(built.settings, devices, limit_bytes or 0, took)
+
+    state = sum(memory.state_bytes(built)[name] for name in ("parameters", "optimizer"))
+    if limit_bytes is not None and state > limit_bytes:
+        where = "the device" if count == 1 else f"each of {count} devices"
+        raise TooLarge(
+            f"the parameters and the optimizer's state alone take {state / GIB:.1f} GiB on {where},"
+            f" {(state - limit_bytes) / GIB:.1f} more than the {limit_bytes / GIB:.1f} that a"
+            " program may use."
+            f" {of_state(config, built.settings, count, limit_bytes, fits())}"
+        )
+    try:
+        compiled = program.compile_train_step(built, config)
+        needed = memory.of(compiled, limit_bytes)
+        say(
+            f"compiled in {time.monotonic() - started:.0f} s;"
+            f" needs {needed.needed_bytes / GIB:.2f} GiB on each device"
+        )
+        if needed.fits:
+            return compiled, needed
+        said = memory.too_large(needed)
+    except TooLarge as error:
+        said = str(error)
+    raise TooLarge(f"{said} {of_step(config, dict(built.mesh.shape), fits())}")
+
+
+def estimated(config: Config, model: settings.Decoder, topology: Topology, rows: Rows) -> Estimate:
+    """What estimate.make says.
+
+    Raises:
+        TooLarge: the compiler itself finds that it can't fit; with what would.
+    """
+    started = time.monotonic()
+    try:
+        return estimate.make(config, model, topology, rows)
+    except TooLarge as error:
+        limit = int(memory.limit_of(topology.chip) or 0)
+        placed = estimate.on_slices(config, topology)
+        sizes = mesh_lib.fill(placed.mesh, topology.num_chips)
+        took = time.monotonic() - started
+        fits = compiling(model, topology.devices, limit, took)
+        said = _of_either(placed, model, sizes, limit, fits)
+        raise TooLarge(f"{error} {said}") from None
+
+
+def of_estimate(config: Config, model: settings.Decoder, topology: Topology, made: Estimate) -> str:
+    """What would make a step fit whose estimate says that it doesn't, in words."""
+    limit = made.memory.limit_bytes or 0
+    fits = compiling(model, topology.devices, limit, made.compile_seconds)
+    placed = estimate.on_slices(config, topology)
+    return _of_either(placed, model, made.mesh, limit, fits)
+
+
+def _of_either(
+    config: Config, model: settings.Decoder, sizes: dict[str, int], limit: int, fits: Fits
+) -> str:
+    state = _state_bytes(config, mesh_fit.leaves(model), sizes, gradients=False)
+    if state > limit:
+        return of_state(config, model, math.prod(sizes.values()), limit, fits)
+    return of_step(config, sizes, fits)
+
+
+def of_step(config: Config, sizes: dict[str, int], fits: Fits | None) -> str:
+    """What would make the step fit, in words; only what `fits` has been tried on.
+
+    Args:
+        sizes: of the mesh.
+        fits: None: nothing can be tried here.
+    """
+    if fits is None:
+        return "tools/plan.py --search, on any machine, finds what would fit"
+    found: dict[int, Change] = {}
+    groups = _groups(config, sizes)
+    try:
+        for kind, changes in enumerate(groups):
+            if fits(_changed(config, changes[-1])):
+                found[kind] = changes[-1]
+        for kind in list(found):
+            found[kind] = _mildest(config, groups[kind], fits)
+        if not found:
+            found |= enumerate(_together(config, groups, fits))
+    except _Enough:
+        pass
+    if not found:
+        return "Nothing that was tried on these devices fits: take more of them, or larger ones"
+    return f"What fits, each by itself: {'; or '.join(map(_words, found.values()))}"
+
+
+def _groups(config: Config, sizes: dict[str, int]) -> list[list[Change]]:
+    """Changes of one kind, the mildest first; kinds that keep the result come first."""
+    train, model, optim = config.train, config.model, config.optim
+    shares, length = mesh_lib.parts("batch", sizes), config.data.sequence_length
+    over = mesh_lib.parts("sequence", sizes)
+    rows = train.batch_size // shares  # of a device: one at least in each micro-batch
+    parts = [m for m in range(train.microbatches + 1, rows + 1) if rows % m == 0]
+    batch = shares * train.microbatches
+    smaller = range(train.batch_size - batch, 0, -batch)
+    remats = guess.REMATS[guess.REMATS.index(model.remat) + 1 :]
+    halves = [length // 2**n // over * over for n in range(1, 16)]
+    groups: list[list[Change]] = [
+        [{"train.microbatches": count} for count in _thinned(parts)],
+        [{"model.remat": remat} for remat in remats],
+        [{"optim.gradient_dtype": "bfloat16"}] * (optim.gradient_dtype == "float32"),
+        [{"optim.first_moment_dtype": "bfloat16"}] * (optim.first_moment_dtype == "float32"),
+        [{"data.sequence_length": half} for half in halves if half >= _SHORTEST],
+        [{"train.batch_size": size} for size in _thinned(smaller)],
+    ]
+    return [group for group in groups if group]
+
+
+def _thinned(values: Sequence[int]) -> list[int]:
+    """Not all of many values, but the last."""
+    step = -(-len(values) // _VALUES) or 1
+    return list(reversed(values[::-1][::step]))
+
+
+def _mildest(config: Config, changes: list[Change], fits: Fits) -> Change:
+    """The first of the changes that fits; the last does, and each needs less than those before."""
+    low, high = 0, len(changes) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if fits(_changed(config, changes[middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return changes[high]
+
+
+def _together(config: Config, groups: list[list[Change]], fits: Fits) -> list[Change]:
+    """The fewest kinds of change that fit together, each at its strongest, the last mildest."""
+    strongest: Change = {}
+    for changes in groups:
+        if changes[0].keys() == {"train.batch_size"}:
+            continue  # micro-batches of one row each need as little
+        if fits(_changed(config, strongest | changes[-1])):
+            return [strongest | _mildest(_changed(config, strongest), changes, fits)]
+        strongest |= changes[-1]
+    return []
+
+
+def of_state(
+    config: Config,
+    model: settings.Decoder,
+    num_devices: int,
+    limit_bytes: int,
+    fits: Fits | None,
+) -> str:
+    """What would make parameters and optimizer fit that are too large by themselves, in words.
+
+    Args:
+        fits: None: nothing can be tried here.
+    """
+    named = mesh_fit.leaves(model)
+    said = []
+    if fits and (narrow := _narrower(config, named, num_devices, limit_bytes, fits)):
+        said.append(_words(narrow))
+    count = num_devices
+    while count < _MAX_DEVICES:
+        count *= 2
+        sizes = _meshes(config, model, count)
+        if any(_state_bytes(config, named, one, gradients=True) <= limit_bytes for one in sizes):
+            said.append(f"{count} devices like these, which hold it with its gradients")
+            break
+    return f"What fits: {'; or '.join(said)}" if said else "Take a smaller model"
+
+
+def _narrower(
+    config: Config, named: list[mesh_fit.Leaf], num_devices: int, limit_bytes: int, fits: Fits
+) -> Change | None:
+    """The fewest kinds of numbers kept in bfloat16, beside all else that saves memory."""
+    sizes = mesh_lib.fill(config.mesh, num_devices)
+    saving: Change = {}
+    for changes in _groups(config, sizes):
+        if changes[-1].keys() <= _SAVING:
+            saving |= changes[-1]
+    moment: Change = {"optim.first_moment_dtype": "bfloat16"}
+    parameters: Change = {"model.parameter_dtype": "bfloat16"}
+    try:
+        for narrow in (moment, parameters, moment | parameters):
+            one = _changed(config, saving | narrow)
+            small = _state_bytes(one, named, sizes, gradients=True) <= limit_bytes
+            if small and fits(one):
+                return narrow | saving
+    except _Enough:
+        pass
+    return None
+
+
+def _meshes(config: Config, model: settings.Decoder, count: int) -> list[dict[str, int]]:
+    """Meshes of so many devices that the model fits, with as many more rows as they share."""
+    batch = config.train.microbatches * count
+    rows = -(-config.train.batch_size // batch) * batch
+    wider = _changed(config, {"train.batch_size": rows})
+    return [mesh_fit.given_sizes(one) for one in mesh_fit.fitting(wider, model, count)[:8]]
+
+
+def _state_bytes(
+    config: Config, named: list[mesh_fit.Leaf], sizes: dict[str, int], gradients: bool
+) -> float:
+    """Of parameters and optimizer, and of gradients, on each device."""
+    here, _ = guess.held(named, sizes)
+    each = np.dtype(config.model.parameter_dtype).itemsize + guess.optimizer_bytes(config.optim)
+    each += np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
+    return here * each
+
+
+def _changed(config: Config, changes: Change) -> Config:
+    """A copy with other values in the fields of these dotted names."""
+    for path, value in changes.items():
+        section, field = path.split(".")
+        holder = dataclasses.replace(getattr(config, section), **{field: value})
+        config = dataclasses.replace(config, **{section: holder})
+    return config
+
+
+def _words(changes: Change) -> str:
+    return " with ".join(f"config.{path}={value}" for path, value in changes.items())
