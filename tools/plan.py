@@ -55,7 +55,7 @@ def main(config: Config) -> int:
     else:
         text.show(made, found, run, terminal)
         if not made.memory.fits:
-            _say("trying what would fit, which takes a minute or more")
+            _say("trying what would fit, which takes some minutes")
             terminal.print(relief.of_estimate(config, base.settings, found, made))
     return 0
 

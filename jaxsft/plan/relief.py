@@ -24,7 +24,7 @@ from jaxsft.program import Program, TooLarge
 Change = dict[str, Any]  # of fields by their dotted names
 Fits = Callable[[Config], bool]
 _MAX_DEVICES = 4096
-_MIN_SECONDS = 60.0  # that trying may take, however quickly the first step was compiled
+_MIN_SECONDS = 120.0  # that trying may take, however quickly the first step was compiled
 _COMPILATIONS = 6  # as long as the first one, if that is more
 _SHORTEST = 64  # tokens of a row that is proposed
 _VALUES = 16  # of a field, that are tried at most
@@ -85,7 +85,7 @@ def compile_step(
         """Several processes would have to try the same, at the same time."""
         if not alone:
             return None
-        say("too large for a device; trying what would fit, which takes a minute or more")
+        say("too large for a device; trying what would fit, which takes some minutes")
         took = time.monotonic() - started
         return compiling(built.settings, devices, limit_bytes or 0, took)
 
@@ -161,11 +161,13 @@ def of_step(config: Config, sizes: dict[str, int], fits: Fits | None) -> str:
     found: dict[int, Change] = {}
     groups = _groups(config, sizes)
     try:
-        for kind, changes in enumerate(groups):
-            if fits(_changed(config, changes[-1])):
-                found[kind] = changes[-1]
-        for kind in list(found):
-            found[kind] = _mildest(config, groups[kind], fits)
+        for kind, changes in enumerate(groups):  # all kinds, before any is looked at closely
+            ends = changes[:1] if len(changes) == 1 else [changes[0], changes[-1]]
+            if one := next((one for one in ends if fits(_changed(config, one))), None):
+                found[kind] = one
+        for kind, one in list(found.items()):
+            if one != groups[kind][0]:
+                found[kind] = _mildest(config, groups[kind][1:], fits)
         if not found:
             found |= enumerate(_together(config, groups, fits))
     except _Enough:

@@ -94,7 +94,7 @@ def test_what_nothing_mends_is_said():
 
 
 def test_what_was_found_in_time_is_said():
-    left = iter([True])  # for the strongest change of the first kind; then the time is over
+    left = iter([False, True])  # for the strongest change of the first kind; then time is over
 
     def fits(one: Config) -> bool:
         for fine in left:
