@@ -1,0 +1,87 @@
+"""The tensors of a multimodal checkpoint: the text part is read and trained, the others (vision
+tower, projector) go into the export as they are.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxsft.convert import families, multimodal
+from jaxsft.convert.huggingface import Tensors
+
+
+class Part:
+    """Those tensors of a file that have certain names."""
+
+    def __init__(self, whole: Tensors, names: Iterable[str]):
+        self._whole, self._names = whole, list(names)
+
+    def names(self) -> list[str]:
+        return list(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._whole.shape(name)
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._whole.dtype(name)
+
+    def read(self, name: str) -> np.ndarray:
+        return self._whole.read(name)
+
+
+def split(whole: Tensors, inside: families.Table) -> tuple[Part, Part]:
+    """The tensors of the text part, and the others.
+
+    Args:
+        inside: of `multimodal.table`.
+    """
+    head, embedding = (
+        families.tensor_name(inside, leaf).removesuffix(".weight").rpartition(".")[0]
+        for leaf in ("head_DV", "embedding_VD")
+    )
+    prefixes = tuple({f"{embedding}.", f"{head}." if head else "lm_head."})
+    text = [name for name in whole.names() if name.startswith(prefixes)]
+    others = [name for name in whole.names() if not name.startswith(prefixes)]
+    return Part(whole, text), Part(whole, others)
+
+
+def notes(others: Tensors, where: str) -> list[str]:
+    """A line for what is not trained."""
+    parts = dict.fromkeys(_part(name) for name in others.names())
+    if not parts:
+        return [f"{where}: the files hold the text part only"]
+    return [
+        f"{where}: the text part is read and trained; the {len(others.names())} other tensors"
+        f" ({', '.join(parts)}) go into an export as they are"
+    ]
+
+
+def _part(name: str) -> str:
+    first, _, rest = name.partition(".")
+    return rest.partition(".")[0] if first == "model" else first
+
+
+def settled_tying(
+    config: Mapping[str, Any], tensors: Tensors, inside: families.Table
+) -> dict[str, Any]:
+    """The config.json with tie_word_embeddings=false where it has none and the files hold a head of
+    their own, which transformers then does not tie.
+    """
+    head, embedding = (families.tensor_name(inside, leaf) for leaf in ("head_DV", "embedding_VD"))
+    if (
+        multimodal.wrapper(config) is None
+        or "tie_word_embeddings" in config
+        or head not in tensors.names()
+    ):
+        return dict(config)
+    if _equal(tensors.read(head), tensors.read(embedding)):
+        return dict(config)
+    return {**config, "tie_word_embeddings": False}
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Compared row by row, so that two that differ are not read."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
