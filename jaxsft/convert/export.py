@@ -100,8 +100,9 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dtypes = _dtypes(params, base, dtype)
+    in_file = str if base.naming is None else base.naming.in_file
     written = huggingface.write_params(
-        params, base.table, partial, dtypes, max_shard_bytes, base.others
+        params, base.table, partial, dtypes, max_shard_bytes, base.others, in_file
     )
     left_out: list[str] = []
     if first:

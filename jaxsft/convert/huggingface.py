@@ -6,7 +6,7 @@ Reading fills each device's part of a stacked leaf layer by layer, so a process 
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -192,19 +192,21 @@ def write_params(
     dtypes: Mapping[str, np.dtype],
     max_shard_bytes: int = safetensors_write.MAX_SHARD_BYTES,
     others: Tensors | None = None,
+    in_file: Callable[[str], str] = str,
 ) -> Written:
     """Writes model*.safetensors; every process takes part, the first one writes.
 
     Args:
-        dtypes: of each tensor, by its Hugging Face name.
+        dtypes: of each tensor, by its name in the table.
+        in_file: what the file calls it.
         others: tensors that are copied bit for bit, one at a time.
 
     Raises:
         ConversionError: a value that is not finite, or not in its dtype.
     """
-    found = {tensor.name: tensor for tensor in families.tensors(params, table)}
+    found = {in_file(tensor.name): tensor for tensor in families.tensors(params, table)}
     planned = [
-        safetensors_write.Planned(name, dtypes[name], tensor.their_shape, tensor.block)
+        safetensors_write.Planned(name, dtypes[tensor.name], tensor.their_shape, tensor.block)
         for name, tensor in found.items()
     ]
     copied = set(others.names()) if others is not None else set()
@@ -219,7 +221,7 @@ def write_params(
     def produce(name: str) -> np.ndarray:
         if others is not None and name in copied:
             return others.read(name)
-        array, num_zeroed = to_theirs(params, found[name], dtypes[name])
+        array, num_zeroed = to_theirs(params, found[name], dtypes[found[name].name])
         written.num_zeroed += num_zeroed
         return array
 

@@ -29,7 +29,7 @@ class Wrapper:
     unused: frozenset[str] = frozenset()  # fields of the text family that it has not
 
 
-# As published and as transformers saves them; as the modules of transformers 5 are called.
+# As published and as transformers saves them; the last: as modules of transformers are called.
 _LLAVA = (
     Layout("language_model.model.", "language_model.lm_head."),
     Layout("model.language_model.", "lm_head."),
@@ -100,20 +100,51 @@ def with_vocab_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     return {**config, "text_config": {**(config.get("text_config") or {}), "vocab_size": rows}}
 
 
-def table(config: Mapping[str, Any], plain: families.Table, names: Iterable[str]) -> families.Table:
-    """The text family's table with the names that the files have.
+def table(config: Mapping[str, Any], plain: families.Table) -> families.Table:
+    """The text family's table with the names that modules of transformers have, as adapters do.
 
     Args:
         plain: the family's own.
-        names: of all tensors; none: as it is published.
     """
     kind = wrapper(config)
     if kind is None:
         return plain
-    there = set(names)
-    found = (layout for layout in kind.layouts if f"{layout.body}norm.weight" in there)
-    layout = next(found, kind.layouts[0])
+    layout = kind.layouts[-1]
     return tuple(dataclasses.replace(row, theirs=_inside(row.theirs, layout)) for row in plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """What a file calls the text part's tensors."""
+
+    modules: Layout
+    file: Layout
+
+    def in_file(self, name: str) -> str:
+        """The file's name of a tensor that a module has."""
+        return _moved(name, self.modules, self.file)
+
+    def in_modules(self, name: str) -> str | None:
+        """The module's name of a tensor of a file; None: it is of another part."""
+        if not name.startswith((self.file.body, self.file.head)):
+            return None
+        return _moved(name, self.file, self.modules)
+
+
+def naming(kind: Wrapper, names: Iterable[str]) -> Naming:
+    """How a file with these tensors calls them; one without a text part: as published."""
+    there = set(names)
+    bodies = (layout for layout in kind.layouts if f"{layout.body}norm.weight" in there)
+    layout = next(bodies, kind.layouts[0])
+    heads = (other.head for other in kind.layouts if f"{other.head}weight" in there)
+    return Naming(kind.layouts[-1], Layout(layout.body, next(heads, layout.head)))
+
+
+def _moved(name: str, start: Layout, end: Layout) -> str:
+    for old, new in ((start.body, end.body), (start.head, end.head)):
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _inside(theirs: str, layout: Layout) -> str:

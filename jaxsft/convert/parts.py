@@ -2,47 +2,60 @@
 tower, projector) go into the export as they are.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxsft.convert import families, multimodal
 from jaxsft.convert.huggingface import Tensors
+from jaxsft.errors import ConversionError
 
 
 class Part:
-    """Those tensors of a file that have certain names."""
+    """Some tensors of a file, under other names."""
 
-    def __init__(self, whole: Tensors, names: Iterable[str]):
-        self._whole, self._names = whole, list(names)
+    def __init__(self, whole: Tensors, names: Mapping[str, str]):
+        """
+        Args:
+            names: name here: name in the file.
+        """
+        self._whole, self._names = whole, dict(names)
 
     def names(self) -> list[str]:
         return list(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._whole.shape(name)
+        return self._whole.shape(self._names[name])
 
     def dtype(self, name: str) -> np.dtype:
-        return self._whole.dtype(name)
+        return self._whole.dtype(self._names[name])
 
     def read(self, name: str) -> np.ndarray:
-        return self._whole.read(name)
+        return self._whole.read(self._names[name])
 
 
-def split(whole: Tensors, inside: families.Table) -> tuple[Part, Part]:
-    """The tensors of the text part, and the others.
+def split(
+    whole: Tensors, kind: multimodal.Wrapper, naming: multimodal.Naming, where: str
+) -> tuple[Part, Part]:
+    """The tensors of the text part, named as modules are, and the others as the file has them.
 
-    Args:
-        inside: of `multimodal.table`.
+    Raises:
+        ConversionError: a text part under two names.
     """
-    head, embedding = (
-        families.tensor_name(inside, leaf).removesuffix(".weight").rpartition(".")[0]
-        for leaf in ("head_DV", "embedding_VD")
-    )
-    prefixes = tuple({f"{embedding}.", f"{head}." if head else "lm_head."})
-    text = [name for name in whole.names() if name.startswith(prefixes)]
-    others = [name for name in whole.names() if not name.startswith(prefixes)]
+    known = tuple(prefix for layout in kind.layouts for prefix in (layout.body, layout.head))
+    text, others = {}, {}
+    for name in whole.names():
+        inside = naming.in_modules(name)
+        if inside is not None:
+            text[inside] = name
+        elif name.startswith(known):
+            raise ConversionError(
+                f"{where}: the weights have unexpected {name}: the text part is called"
+                f" {naming.file.body}* and {naming.file.head}*"
+            )
+        else:
+            others[name] = name
     return Part(whole, text), Part(whole, others)
 
 
@@ -63,12 +76,12 @@ def _part(name: str) -> str:
 
 
 def settled_tying(
-    config: Mapping[str, Any], tensors: Tensors, inside: families.Table
+    config: Mapping[str, Any], tensors: Tensors, table: families.Table
 ) -> dict[str, Any]:
     """The config.json with tie_word_embeddings=false where it has none and the files hold a head of
     their own, which transformers then does not tie.
     """
-    head, embedding = (families.tensor_name(inside, leaf) for leaf in ("head_DV", "embedding_VD"))
+    head, embedding = (families.tensor_name(table, leaf) for leaf in ("head_DV", "embedding_VD"))
     if (
         multimodal.wrapper(config) is None
         or "tie_word_embeddings" in config

@@ -36,6 +36,7 @@ class Pretrained:
     tensors: huggingface.Tensors | None  # None: opened without weights
     notes: tuple[str, ...]  # what was found and has no effect: show them
     others: huggingface.Tensors | None = None  # of a multimodal model: they pass through
+    naming: multimodal.Naming | None = None  # of a multimodal model's file
     new_ids: frozenset[int] = frozenset()  # tokens that were added: the files have no rows of them
 
 
@@ -56,9 +57,12 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
     config, where = opened.config, opened.where
     plain = hf_config.family_of(config, where).table
     tensors, others, notes = opened.tensors, None, list(opened.notes)
-    table = multimodal.table(config, plain, tensors.names() if tensors is not None else ())
-    if tensors is not None and multimodal.wrapper(config) is not None:
-        tensors, others = parts.split(tensors, table)
+    table, kind = multimodal.table(config, plain), multimodal.wrapper(config)
+    naming = None
+    if kind is not None:
+        naming = multimodal.naming(kind, tensors.names() if tensors is not None else ())
+    if tensors is not None and kind is not None and naming is not None:
+        tensors, others = parts.split(tensors, kind, naming, str(path))
         notes += parts.notes(others, str(path))
         config = parts.settled_tying(config, tensors, table)
     decoder, told = hf_config.settings_from_config(config, where)
@@ -77,6 +81,7 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
         tensors,
         (*told, *notes),
         others=others,
+        naming=naming,
     )
 
 

@@ -126,7 +126,9 @@ def test_each_other_tensor_and_file_comes_out_bit_for_bit(kind, save, tmp_path):
     (directory / "preprocessor_config.json").write_text('{"size": 28}')
     base = pretrained.open_pretrained(directory)
     assert base.tensors is not None and base.others is not None
-    assert {*base.tensors.names(), *base.others.names()} == set(tensors_of(directory))
+    assert base.naming is not None
+    text = {base.naming.in_file(name) for name in base.tensors.names()}
+    assert text and {*text, *base.others.names()} == set(tensors_of(directory))
     assert sum("the text part is read and trained; the" in note for note in base.notes) == 1
     out = export(
         params_of(base), base, tmp_path / "out", dtype="float32", max_shard_bytes=30_000
@@ -134,7 +136,7 @@ def test_each_other_tensor_and_file_comes_out_bit_for_bit(kind, save, tmp_path):
     before, after = tensors_of(directory), tensors_of(out)
     assert set(before) == set(after)
     for name, tensor in before.items():
-        wide = torch.float32 if name in base.tensors.names() else torch.bfloat16
+        wide = torch.float32 if name in text else torch.bfloat16
         assert after[name].dtype == wide and torch.equal(after[name], tensor.to(wide)), name
     assert (out / "preprocessor_config.json").read_text() == '{"size": 28}'
     assert pretrained.open_pretrained(out).settings == base.settings
@@ -176,6 +178,24 @@ def test_a_head_of_its_own_is_not_tied_where_config_json_does_not_say(tied, save
         auto = transformers.AutoModelForImageTextToText
         again = auto.from_pretrained(out, attn_implementation="eager").eval()
         np.testing.assert_array_equal(their_logits(again), their_logits(model))
+
+
+def test_a_head_may_be_called_as_its_module_is(save, tmp_path):
+    directory, model = save("mistral3", tie_word_embeddings=False)
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors.pop("language_model.lm_head.weight")
+    save_file(tensors, path, {"format": "pt"})
+    base = pretrained.open_pretrained(directory)
+    assert "lm_head.weight" in tensors_of(export(params_of(base), base, tmp_path / "out").directory)
+
+
+def test_a_text_part_under_two_names_is_refused(save):
+    directory, _ = save("gemma3")
+    path, name = directory / "model.safetensors", "model.language_model.layers.0.mlp.up_proj.weight"
+    save_file(load_file(path) | {name: torch.ones(2)}, path, {"format": "pt"})
+    with pytest.raises(ConversionError, match=f"unexpected {name}: the text part is called"):
+        pretrained.open_pretrained(directory)
 
 
 def test_new_tokens_are_rows_of_the_text_part(save):
@@ -244,8 +264,24 @@ def test_gguf_is_of_the_text_part(save, save_tokenizer, tmp_path):
     assert ours == theirs
     name = "layers.1.mlp.down_proj.weight"
     np.testing.assert_array_equal(
-        again.tensors.read(f"model.{name}"), base.tensors.read(f"language_model.model.{name}")
+        again.tensors.read(f"model.{name}"), base.tensors.read(f"model.language_model.{name}")
     )
+
+
+def test_an_adapter_names_the_modules_whatever_the_file_calls_them(save, tmp_path):
+    """As PEFT saves it: base_model.model. and the name of the module in transformers."""
+    directory, _ = save("gemma3")
+    module, adapter = "model.language_model.layers.1.self_attn.q_proj", tmp_path / "adapter"
+    adapter.mkdir()
+    a_and_b = {"lora_A": torch.ones(1, 32), "lora_B": torch.ones(32, 1)}
+    tensors = {f"base_model.model.{module}.{k}.weight": t for k, t in a_and_b.items()}
+    save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    config["base_model_name_or_path"] = str(directory)
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    base, merged = pretrained.open_pretrained(directory), pretrained.open_pretrained(adapter)
+    name = f"{module}.weight"
+    np.testing.assert_allclose(merged.tensors.read(name), base.tensors.read(name) + 2, rtol=1e-6)
 
 
 def test_a_field_that_the_whole_model_has_not_is_told(save):
