@@ -26,6 +26,7 @@ class Wrapper:
     text: str  # model_type of a text_config that has none
     tied: bool  # of transformers, where config.json has no tie_word_embeddings
     layouts: tuple[Layout, ...]
+    text_ties: bool = False  # tie_word_embeddings=true of text_config counts too
     unused: frozenset[str] = frozenset()  # fields of the text family that it has not
 
 
@@ -38,10 +39,11 @@ _IDEFICS = (Layout("model.text_model.", "lm_head."),)
 WRAPPERS = {
     "gemma3": Wrapper(
         "Gemma3ForConditionalGeneration",
-        *("gemma3_text", True, _LLAVA, frozenset({"final_logit_softcapping"})),
+        *("gemma3_text", True, _LLAVA),
+        unused=frozenset({"final_logit_softcapping"}),
     ),
     "mistral3": Wrapper("Mistral3ForConditionalGeneration", "mistral", True, _LLAVA),
-    "llava": Wrapper("LlavaForConditionalGeneration", "llama", False, _LLAVA),
+    "llava": Wrapper("LlavaForConditionalGeneration", "llama", False, _LLAVA, text_ties=True),
     "llava_next": Wrapper("LlavaNextForConditionalGeneration", "llama", False, _LLAVA),
     "internvl": Wrapper("InternVLForConditionalGeneration", "qwen2", True, _LLAVA),
     "idefics3": Wrapper("Idefics3ForConditionalGeneration", "llama", False, _IDEFICS),
@@ -74,14 +76,27 @@ def text_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = wrapper(config)
     if kind is None:
         return dict(config)
-    found = config.get("text_config") or {}
+    found = config.get("text_config")
     if not isinstance(found, dict):
-        raise ConversionError(f"{where}: text_config={found!r} is no object")
+        raise ConversionError(
+            f"{where}: text_config={found!r}: model_type={config['model_type']!r} needs an object"
+        )
     text = {"model_type": kind.text} | found
     sizes = SIZES.get(str(text["model_type"]), ())
     text = dict(zip(_SIZE_NAMES, sizes, strict=False)) | text
-    text["tie_word_embeddings"] = bool(config.get("tie_word_embeddings", kind.tied))
+    text["tie_word_embeddings"] = _ties(kind, config, text)
     return {name: text[name] for name in text if name not in {"architectures", *kind.unused}}
+
+
+def _ties(kind: Wrapper, config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    name = "tie_word_embeddings"
+    return bool(config.get(name, kind.tied)) or (kind.text_ties and bool(text.get(name)))
+
+
+def untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of the same model with a head of its own."""
+    no = {"tie_word_embeddings": False}
+    return {**config, **no, "text_config": {**config["text_config"], **no}}
 
 
 def unused(config: Mapping[str, Any], where: str) -> list[str]:
@@ -97,7 +112,7 @@ def with_vocab_size(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """The config.json of the model with another number of rows in its embedding."""
     if wrapper(config) is None:
         return {**config, "vocab_size": rows}
-    return {**config, "text_config": {**(config.get("text_config") or {}), "vocab_size": rows}}
+    return {**config, "text_config": {**config["text_config"], "vocab_size": rows}}
 
 
 def table(config: Mapping[str, Any], plain: families.Table) -> families.Table:

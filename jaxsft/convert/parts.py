@@ -75,26 +75,19 @@ def _part(name: str) -> str:
     return rest.partition(".")[0] if first == "model" else first
 
 
-def settled_tying(
-    config: Mapping[str, Any], tensors: Tensors, table: families.Table
-) -> dict[str, Any]:
-    """The config.json with tie_word_embeddings=false where it has none and the files hold a head of
-    their own, which transformers then does not tie.
+def has_own_head(config: Mapping[str, Any], tensors: Tensors, table: families.Table) -> bool:
+    """Whether config.json ties the head, by what it says or transformers' default, and the files
+    hold another one: transformers then does not tie it.
     """
     head, embedding = (families.tensor_name(table, leaf) for leaf in ("head_DV", "embedding_VD"))
-    if (
-        multimodal.wrapper(config) is None
-        or "tie_word_embeddings" in config
-        or head not in tensors.names()
-    ):
-        return dict(config)
-    if _equal(tensors.read(head), tensors.read(embedding)):
-        return dict(config)
-    return {**config, "tie_word_embeddings": False}
+    tied = multimodal.text_config(config, "")["tie_word_embeddings"]
+    if not tied or head not in tensors.names():
+        return False
+    return not _equal(tensors.read(head), tensors.read(embedding))
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    """Compared row by row, so that two that differ are not read."""
+    """Compared row by row, so that two that differ are not read to the end."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))

@@ -64,7 +64,12 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
     if tensors is not None and kind is not None and naming is not None:
         tensors, others = parts.split(tensors, kind, naming, str(path))
         notes += parts.notes(others, str(path))
-        config = parts.settled_tying(config, tensors, table)
+        if parts.has_own_head(config, tensors, table):
+            config = multimodal.untied(config)
+            notes.append(
+                f"{where}: tie_word_embeddings is true, but the files hold a head of their own: it"
+                " is not tied, as in transformers, and exports say so"
+            )
     decoder, told = hf_config.settings_from_config(config, where)
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:

@@ -1,5 +1,6 @@
 """The text part of a multimodal checkpoint is trained, and the rest of it passes through."""
 
+import copy
 import json
 from typing import Any
 
@@ -41,7 +42,9 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "smolvlm": ("llama", {}, {"model_type": "smolvlm_vision"}),
 }
 IDS = np.arange(3, 83, dtype=np.int32).reshape(2, 40)
-pytestmark = pytest.mark.filterwarnings("ignore:.*(the text part is read|has no effect)")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(the text part is read|has no effect|a head of their own)"
+)
 
 
 @pytest.fixture
@@ -158,11 +161,15 @@ def test_others_are_read_when_they_are_written_one_at_a_time(save, tmp_path, mon
     assert torch.equal(tensors_of(out)["vision_tower.position_ids"], torch.arange(4))
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_head_of_its_own_is_not_tied_where_config_json_does_not_say(tied, save, tmp_path):
-    """Mistral Small 3.1: transformers' default is to tie, and it doesn't where the heads differ."""
+@pytest.mark.parametrize(("tied", "said"), [(True, False), (False, False), (False, True)])
+def test_a_head_of_its_own_is_not_tied(tied, said, save, tmp_path):
+    """Mistral Small 3.1 says nothing, transformers' default is to tie, which it writes when it
+    saves; and it doesn't tie where the heads differ.
+    """
     directory, model = save("mistral3", tie_word_embeddings=False)
     edit_config(directory, lambda config: config.pop("tie_word_embeddings"))
+    if said:
+        edit_config(directory, lambda config: config.update(tie_word_embeddings=True))
     head, embedding = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
     if tied:
         path = directory / "model.safetensors"
@@ -172,6 +179,7 @@ def test_a_head_of_its_own_is_not_tied_where_config_json_does_not_say(tied, save
     base = pretrained.open_pretrained(directory)
     assert base.settings.tied_embeddings == tied
     assert base.config.get("tie_word_embeddings") is (None if tied else False)
+    assert sum("hold a head of their own" in note for note in base.notes) == (not tied)
     out = export(params_of(base), base, tmp_path / "out").directory
     assert (head in tensors_of(out)) != tied
     if not tied:
@@ -218,7 +226,10 @@ def test_new_tokens_are_rows_of_the_text_part(save):
             lambda config: config["text_config"].update(hidden_activation="xielu"),
             "config.json: text_config: hidden_activation='xielu' is not supported",
         ),
-        (lambda config: config.update(text_config=3), "text_config=3 is no object"),
+        (
+            lambda config: config.update(text_config=3),
+            "text_config=3: model_type='gemma3' needs an object",
+        ),
         (
             lambda config: config.update(architectures=["Gemma3ForSequenceClassification"]),
             r"architectures=\['Gemma3ForSequenceClassification'\], expected",
@@ -238,6 +249,17 @@ def test_what_is_wrong_with_the_text_part_is_named(change, message, save):
     edit_config(directory, change)
     with pytest.raises(ConversionError, match=message):
         pretrained.open_pretrained(directory)
+
+
+@pytest.mark.parametrize("inside", [None, True, False])
+@pytest.mark.parametrize("top", [None, True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tying_is_said_where_transformers_looks_for_it(kind, top, inside):
+    config = {"model_type": kind, "text_config": {"model_type": KINDS[kind][0]}}
+    config |= {} if top is None else {"tie_word_embeddings": top}
+    config["text_config"] |= {} if inside is None else {"tie_word_embeddings": inside}
+    theirs = transformers.CONFIG_MAPPING[kind].from_dict(copy.deepcopy(config)).tie_word_embeddings
+    assert multimodal.text_config(config, "config.json")["tie_word_embeddings"] == theirs
 
 
 @pytest.mark.parametrize("family", multimodal.SIZES)
