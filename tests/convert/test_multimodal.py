@@ -2,12 +2,13 @@
 
 import copy
 import json
-from typing import Any
 
+import multimodal_cases
 import numpy as np
 import pytest
 import torch
 import transformers
+from multimodal_cases import IDS, KINDS, their_logits
 from safetensors.torch import load_file, save_file
 
 import jaxsft
@@ -18,30 +19,6 @@ from jaxsft.errors import ConversionError
 from jaxsft.mesh import single_device_mesh
 from jaxsft.model import state
 
-TEXT = {
-    **{"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
-    "max_position_embeddings": 64,
-}
-GEMMA3 = {
-    **{"sliding_window": 8, "sliding_window_pattern": 2, "query_pre_attn_scalar": 20},
-    **{"final_logit_softcapping": 1.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
-}
-VISION = {
-    **{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1},
-    **{"num_attention_heads": 2, "image_size": 28, "patch_size": 14},
-}
-# The text family, further fields of it, and of the vision tower.
-KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "gemma3": ("gemma3_text", GEMMA3, {"model_type": "siglip_vision_model"}),
-    "mistral3": ("mistral", {"sliding_window": None}, {"model_type": "pixtral", "head_dim": 8}),
-    "llava": ("llama", {}, {"model_type": "clip_vision_model", "projection_dim": 16}),
-    "llava_next": ("mistral", {}, {"model_type": "clip_vision_model", "projection_dim": 16}),
-    "internvl": ("qwen2", {}, {"model_type": "internvl_vision"}),
-    "idefics3": ("llama", {}, {"model_type": "idefics3_vision"}),
-    "smolvlm": ("llama", {}, {"model_type": "smolvlm_vision"}),
-}
-IDS = np.arange(3, 83, dtype=np.int32).reshape(2, 40)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(the text part is read|has no effect|a head of their own)"
 )
@@ -51,24 +28,9 @@ pytestmark = pytest.mark.filterwarnings(
 def save(tmp_path):
     """Saves a random model of a kind; gives its directory and torch's model."""
 
-    def save(kind, dtype="float32", max_shard_size="5GB", text=(), **changes):
-        torch.manual_seed(0)
-        family, others, vision = KINDS[kind]
-        config = transformers.CONFIG_MAPPING[kind](
-            text_config={**TEXT, **others, **dict(text), "model_type": family},
-            vision_config={**VISION, **vision},
-            **({"mm_tokens_per_image": 4} if kind == "gemma3" else {}),
-            **changes,
-        )
-        auto = transformers.AutoModelForImageTextToText
-        model = auto.from_config(config, attn_implementation="eager")
-        for parameter in model.parameters():
-            center = 1.0 if parameter.dim() == 1 and kind != "gemma3" else 0.0
-            parameter.data = center + 0.2 * torch.randn_like(parameter)
-        model.tie_weights()
-        model.to(getattr(torch, dtype))
-        model.save_pretrained(tmp_path / kind, max_shard_size=max_shard_size)
-        return tmp_path / kind, model.float().eval()
+    def save(kind, dtype="float32", max_shard_size="5GB", **changes):
+        model = multimodal_cases.save(kind, tmp_path / kind, dtype, max_shard_size, **changes)
+        return tmp_path / kind, model
 
     return save
 
@@ -90,11 +52,6 @@ def edit_config(directory, change):
     config = json.loads(path.read_text())
     change(config)
     path.write_text(json.dumps(config))
-
-
-def their_logits(model):
-    with torch.no_grad():
-        return model(input_ids=torch.tensor(IDS, dtype=torch.long)).logits.numpy()
 
 
 def params_of(base):
