@@ -12,7 +12,19 @@ from jaxsft.model.settings import Rope
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 _SPELLINGS = {"su": "longrope"}  # of the first Phi-3 checkpoints
-_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+_ORIGINAL = "original_max_position_embeddings"
+# Of each rope_type, what is read beside rope_theta and partial_rotary_factor.
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL),
+    "yarn": (
+        *("factor", _ORIGINAL, "attention_factor", "beta_fast", "beta_slow"),
+        *("mscale", "mscale_all_dim", "truncate"),
+    ),
+    "longrope": ("factor", _ORIGINAL, "short_factor", "long_factor", "attention_factor"),
+}
 
 
 def read_rope(
@@ -187,7 +199,7 @@ def _scaling(reading: _Reading) -> settings.Scaling | None:
     fields, rope = reading.fields, reading.rope
     kind = rope.raw("rope_type") or rope.raw("type") or "default"
     rope.raw("type")
-    fields.raw("original_max_position_embeddings")  # means nothing without scaling
+    fields.raw(_ORIGINAL)  # means nothing without scaling
     match reading.spellings.get(kind, kind) if isinstance(kind, str) else None:
         case "default":
             return None
@@ -211,9 +223,10 @@ def _scaling(reading: _Reading) -> settings.Scaling | None:
             return _longrope(reading)
         case _:
             hint = "; for text alone it is 'default'" if kind == "mrope" else ""
+            *kinds, last = PARAMETERS
             raise ConversionError(
                 f"{rope.where}: rope_type={kind!r} is not supported;"
-                f" {', '.join(_KINDS[:-1])} and {_KINDS[-1]} are{hint}"
+                f" {', '.join(kinds)} and {last} are{hint}"
             )
 
 
@@ -221,11 +234,12 @@ def _original(reading: _Reading) -> int:
     """The length before scaling; where both have one, transformers takes the outer one, but not in
     ropes by type of layer.
     """
-    fields, rope, name = reading.fields, reading.rope, "original_max_position_embeddings"
-    inner = rope.maybe_count(name)
-    outer = fields.maybe_count(name)
+    fields, rope = reading.fields, reading.rope
+    inner, outer = rope.maybe_count(_ORIGINAL), fields.maybe_count(_ORIGINAL)
     if outer is not None and reading.by_type:
-        fields.tell(f"{name}={outer} has no effect on ropes by type of layer, as in transformers")
+        fields.tell(
+            f"{_ORIGINAL}={outer} has no effect on ropes by type of layer, as in transformers"
+        )
         outer = None
     return outer or inner or fields.count("max_position_embeddings")
 

@@ -21,7 +21,8 @@ HUB_FILES = [
     "NOTICE*",
     "*.md",
 ]
-HUB_IGNORED = ["*/*"]
+# Some publishers keep a second copy of the weights in a format of their own.
+HUB_IGNORED = ["*/*", "consolidated*.safetensors"]
 PICKLES = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt", "consolidated*.pth")
 ADAPTER = "adapter_config.json"  # a LoRA adapter in PEFT's format
 _TOKENIZER_FILE = re.compile(
@@ -225,7 +226,7 @@ def _refuse_before_download(hub_id: str) -> None:
         quantised.refuse_files(directory)
 
 
-def _download(hub_id: str, weights: bool) -> Path:
+def _download(hub_id: str, weights: bool = True) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 

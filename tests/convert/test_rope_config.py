@@ -152,6 +152,17 @@ def test_rope_scaling_takes_the_place_of_rope_parameters_and_that_is_told():
     assert written["llama.rope.scaling.factor"] == 4.0 and written["llama.rope.freq_base"] == 5e6
 
 
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_what_has_no_effect_on_a_rope_is_not_asked_of_gguf(kind):
+    plain = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    extra = plain | {"attn_factor": 0.88, "mrope_section": [2, 3, 3], "attention_factor": None}
+    one, other = (
+        gguf_hyper.from_config(LLAMA | {"rope_parameters": {**rope}}, "config.json").metadata
+        for rope in (plain, extra)
+    )
+    assert one == other and one["llama.rope.scaling.factor"] == 4.0
+
+
 def test_the_same_rope_under_both_names_is_no_news():
     both = LLAMA | {"rope_parameters": DEFAULT, "rope_scaling": DEFAULT}
     assert settings_from_config(both, "config.json")[1] == []
