@@ -54,39 +54,27 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
         opened = _open_gguf(path, weights)
     else:
         opened = _open_directory(path, weights)
-    config, where = opened.config, opened.where
-    plain = hf_config.family_of(config, where).table
-    tensors, others, notes = opened.tensors, None, list(opened.notes)
-    table, kind = multimodal.table(config, plain), multimodal.wrapper(config)
-    naming = None
-    if kind is not None:
-        naming = multimodal.naming(kind, tensors.names() if tensors is not None else ())
-    if tensors is not None and kind is not None and naming is not None:
-        tensors, others = parts.split(tensors, kind, naming, str(path))
-        notes += parts.notes(others, str(path))
-        if parts.has_own_head(config, tensors, table):
-            config = multimodal.untied(config)
-            notes.append(
-                f"{where}: tie_word_embeddings is true, but the files hold a head of their own: it"
-                " is not tied, as in transformers, and exports say so"
-            )
-    decoder, told = hf_config.settings_from_config(config, where)
+    plain = hf_config.family_of(opened.config, opened.where).table
+    table = multimodal.table(opened.config, plain)
+    opened = _text_part(opened, table, str(path))
+    decoder, told = hf_config.settings_from_config(opened.config, opened.where)
+    tensors, notes = opened.tensors, [*told, *opened.notes]
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:
             tensors = adapter.Merged(tensors, adapter_directory)
             notes += tensors.notes
         notes += _check_tensors(tensors, table, decoder, str(path))
     return Pretrained(
-        str(name),
-        path,
-        config,
-        opened.generation_config,
-        decoder,
-        table,
-        tensors,
-        (*told, *notes),
-        others=others,
-        naming=naming,
+        source=str(name),
+        path=path,
+        config=opened.config,
+        generation_config=opened.generation_config,
+        settings=decoder,
+        table=table,
+        tensors=tensors,
+        notes=tuple(notes),
+        others=opened.others,
+        naming=opened.naming,
     )
 
 
@@ -98,7 +86,9 @@ class _Opened:
     config: dict[str, Any]
     generation_config: dict[str, Any]
     tensors: huggingface.Tensors | None
-    notes: list[str]
+    notes: tuple[str, ...]
+    others: huggingface.Tensors | None = None
+    naming: multimodal.Naming | None = None
 
 
 def _open_gguf(path: Path, weights: bool) -> _Opened:
@@ -106,7 +96,7 @@ def _open_gguf(path: Path, weights: bool) -> _Opened:
 
     file = File(path)
     generation = file.generation_config()
-    return _Opened(str(path), file.hf_config(), generation, file if weights else None, [])
+    return _Opened(str(path), file.hf_config(), generation, file if weights else None, ())
 
 
 def _open_directory(path: Path, weights: bool) -> _Opened:
@@ -126,7 +116,32 @@ def _open_directory(path: Path, weights: bool) -> _Opened:
         quantised.refuse_files(path)
         dtypes = DTYPES if multimodal.wrapper(config) is None else ANY_DTYPES
         tensors = mxfp4.Dequantised(path) if packed else Directory(path, dtypes=dtypes)
-    return _Opened(where, config, generation, tensors, notes)
+    return _Opened(where, config, generation, tensors, tuple(notes))
+
+
+def _text_part(opened: _Opened, table: families.Table, path: str) -> _Opened:
+    """The text part of a multimodal model, apart from its others; any other model as it is."""
+    config, tensors = opened.config, opened.tensors
+    kind = multimodal.wrapper(config)
+    if kind is None:
+        return opened
+    if tensors is None:
+        line = f"{path}: without weights an export holds the text part only"
+        naming = multimodal.naming(kind, ())
+        return dataclasses.replace(opened, naming=naming, notes=(*opened.notes, line))
+    naming = multimodal.naming(kind, tensors.names())
+    text, others = parts.split(tensors, kind, naming, path)
+    notes = parts.notes(others, path)
+    if parts.has_own_head(config, text, table):
+        config = multimodal.untied(config)
+        notes.append(
+            f"{opened.where}: tie_word_embeddings is true, but the files hold a head of their own:"
+            " it is not tied, as in transformers, and exports say so"
+        )
+    told = (*opened.notes, *notes)
+    return dataclasses.replace(
+        opened, config=config, tensors=text, others=others, naming=naming, notes=told
+    )
 
 
 def _check_tensors(
