@@ -140,7 +140,8 @@ def _rope(
     found: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
     found["rope.dimension_count"] = int(head_dim * partial)
     kind = rope.get("rope_type", "default")
-    read = rope_config.PARAMETERS.get(kind, rope.keys())  # the others have no effect
+    known = rope_config.PARAMETERS
+    read = known[kind] if kind in known else tuple(rope)  # the others have no effect
     scaling = {key: rope[key] for key in read if rope.get(key) is not None}
     match kind, sorted(scaling):
         case "default", _:
