@@ -3,6 +3,7 @@
 Nothing here raises: why the run ended is what the user must hear.
 """
 
+import contextlib
 import json
 import sys
 import traceback
@@ -24,7 +25,8 @@ def leave(workdir: Workdir, error: BaseException) -> None:
     """Writes error.json, unless the run was stopped by a signal, and report.html."""
     stopped = isinstance(error, (errors.Stopped, KeyboardInterrupt))
     why = (str(error) or "stopped by SIGINT") if stopped else None
-    with Termination().listening():  # another signal ends this part, not the program
+    # Another signal ends this part, not the program.
+    with contextlib.suppress(errors.Stopped), Termination().listening():
         if not stopped:
             attempt("error.json", lambda: _write_error(workdir.files / ERROR, error))
         if workdir.reports:

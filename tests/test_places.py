@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft import checkpoint, places
+from jaxsft import places
+from jaxsft.checkpoint import store
 from jaxsft.data.cache import write_json
 from jaxsft.data.prepare import cache_root
 from jaxsft.errors import BAD_CONFIG, CheckpointError
@@ -101,8 +102,8 @@ def test_a_checkpoint_that_finds_no_room_names_its_file(tmp_path):
         f'RESOURCE_EXHAUSTED: Failed writing: "{tmp_path}/3/state/d/73f": Failed to write 12 bytes'
         " to file 27: No space left on device [os_error_code='28']"
     )
-    found = checkpoint._not_saved(str(tmp_path), ValueError(spelt))
+    found = store._not_saved(str(tmp_path), ValueError(spelt))
     assert isinstance(found, PlaceError)
     assert str(found).startswith(f"{tmp_path}/3/state/d/73f: No space left on device; make room")
-    other = checkpoint._not_saved(str(tmp_path), ValueError("DATA_LOSS"))
+    other = store._not_saved(str(tmp_path), ValueError("DATA_LOSS"))
     assert isinstance(other, CheckpointError) and "can't save: ValueError: DATA_LOSS" in str(other)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import family_cases
 import family_measures as measures
+import multimodal_cases
+import numpy as np
 import transformers
 from absl import app, flags
 
@@ -35,6 +37,16 @@ where logits or gradients differ by more than 1e-4.
 | model_type | features | logits | gradients | decoding |
 |---|---|---|---|---|
 """
+MULTIMODAL = """
+## Multimodal checkpoints
+
+Of these the text part is read and trained. The other tensors and files (vision tower, projector,
+processor) go into an export bit for bit, under their names. *logits*: as above, against the whole
+model in transformers on text alone.
+
+| model_type | text_config | logits |
+|---|---|---|
+"""
 
 
 def compare(case: family_cases.Case) -> str:
@@ -54,11 +66,25 @@ def compare(case: family_cases.Case) -> str:
     )
 
 
+def compare_text(kind: str) -> str:
+    """A line of the table of multimodal checkpoints."""
+    family, _, _ = multimodal_cases.KINDS[kind]
+    with tempfile.TemporaryDirectory() as directory:
+        reference = multimodal_cases.their_logits(multimodal_cases.save(kind, Path(directory)))
+        computed = np.asarray(jaxsft.load_model(directory)(multimodal_cases.IDS))
+    logits = measures.greatest_difference([computed], [reference])
+    return f"| {kind} | {family} | {logits:.0e} |\n"
+
+
 def page() -> Iterator[str]:
     yield HEAD.format(version=transformers.__version__, length=family_cases.LENGTH)
     for case in family_cases.CASES:
         if ONLY.value in str(case):
             yield compare(case)
+    yield MULTIMODAL
+    for kind in multimodal_cases.KINDS:
+        if ONLY.value in kind:
+            yield compare_text(kind)
 
 
 def main(_: list[str]) -> None:

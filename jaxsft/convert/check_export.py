@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from jaxsft import mesh
-from jaxsft.convert import api
+from jaxsft.convert import api, multimodal, untrusted
 from jaxsft.convert.check_tokenizer import PROBES, open_tokenizer
 from jaxsft.convert.safetensors_read import Directory
 from jaxsft.errors import ConversionError
@@ -67,9 +67,11 @@ def _rows(directory: Path) -> np.ndarray:
 
 def _their_logits(directory: Path, tokens_BT: np.ndarray) -> np.ndarray:
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model = AutoModelForCausalLM.from_pretrained(
+    whole = multimodal.wrapper(untrusted.read_json(directory / "config.json")) is not None
+    auto = transformers.AutoModelForImageTextToText if whole else transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
     )
     with torch.no_grad():

@@ -120,7 +120,7 @@ FAMILIES = {
             use_sliding_window=False,
             no_rope_layer_interval=4,
         ),
-        frozenset({"pretraining_tp", "max_window_layers"}),
+        frozenset({"max_window_layers"}),
     ),
     "granite": Family(
         "GraniteForCausalLM",
@@ -230,7 +230,7 @@ FAMILIES = {
             sliding_window=4096,
             use_sliding_window=False,
         ),
-        frozenset({"max_window_layers"}),
+        frozenset({"max_window_layers", "use_qk_norm"}),  # it has these norms
     ),
     "olmoe": Family(
         "OlmoeForCausalLM",

@@ -22,6 +22,11 @@ from jaxsft.convert.rope_config import read_rope
 from jaxsft.model.moe_settings import ClampedSwiGLU, Moe
 from jaxsft.model.settings import Norm, QkNorm, Rope
 
+# Of transformers, where config.json has none; what was published has the same.
+_GPT_OSS_ROPE = {
+    **{"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096},
+    **{"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+}
 _SILU = {"silu": None, "swish": None}  # what the experts compute; they have no other activation
 
 
@@ -47,6 +52,11 @@ def _moe(fields: Fields, mlp_dim: str, *, normalised: bool, **others: Any) -> Mo
         init_stddev=fields.positive("initializer_range"),
         **others,
     )
+
+
+def _refuse_dense_layers(fields: Fields) -> None:
+    fields.only("mlp_only_layers", [])
+    fields.only("decoder_sparse_step", 1)
 
 
 def _plain(fields: Fields, theta: float) -> Settings:
@@ -75,6 +85,7 @@ def _qwen2_windows(fields: Fields, rope: Rope) -> Settings:
 
 def qwen2_moe(fields: Fields) -> Settings:
     plain = _plain(fields, theta=1e4)
+    _refuse_dense_layers(fields)
     return {
         **plain,
         **_qwen2_windows(fields, plain["rope"]),
@@ -92,6 +103,7 @@ def qwen3_moe(fields: Fields) -> Settings:
     """A window is for all layers, whatever max_window_layers says."""
     plain, slides = _plain(fields, theta=1e4), fields.flag("use_sliding_window")
     fields.raw("sliding_window")
+    _refuse_dense_layers(fields)
     return {
         **plain,
         **(same_window(fields, plain["rope"]) if slides else {}),
@@ -103,6 +115,7 @@ def qwen3_moe(fields: Fields) -> Settings:
 
 def olmoe(fields: Fields) -> Settings:
     fields.only("head_dim", fields.count("hidden_size") // fields.count("num_attention_heads"))
+    fields.only("clip_qkv")
     return {
         **_plain(fields, theta=1e4),
         **attention_bias(fields),
@@ -112,9 +125,7 @@ def olmoe(fields: Fields) -> Settings:
 
 
 def gpt_oss(fields: Fields) -> Settings:
-    if fields.raw("rope_parameters") is None and fields.raw("rope_scaling") is None:
-        raise fields.refuse("rope_parameters", "is missing; expected the rope (yarn, as published)")
-    rope = read_rope(fields, head_dim(fields), theta=150000.0)
+    rope = read_rope(fields, head_dim(fields), theta=150000.0, absent=_GPT_OSS_ROPE)
     types = layer_types(fields, lambda layer: layer % 2 == 0)
     fields.only("experts_per_token", fields.count("num_experts_per_tok"))  # its other name
     swiglu = ClampedSwiGLU(

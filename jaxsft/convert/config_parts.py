@@ -57,7 +57,7 @@ def kinds(fields: Fields, windows: list[int | None], ropes: list[Rope | None]) -
 def layer_types(fields: Fields, default: Callable[[int], bool]) -> list[str]:
     """The type of each layer; `default` says whether layer i slides where there is no list."""
     num_layers = fields.count("num_hidden_layers")
-    types = fields.raw("layer_types")
+    types = _named_types(fields)
     if types is None:
         return [SLIDING if default(i) else FULL for i in range(num_layers)]
     if not isinstance(types, list) or len(types) != num_layers or set(types) - {SLIDING, FULL}:
@@ -66,6 +66,27 @@ def layer_types(fields: Fields, default: Callable[[int], bool]) -> list[str]:
             f"is not supported; {num_layers} of {SLIDING!r} and {FULL!r} are",
         )
     return types
+
+
+def _named_types(fields: Fields) -> Any:
+    types = fields.raw("layer_types")
+    if isinstance(types, list):  # the old name, which transformers translates
+        return [FULL if kind == "attention" else kind for kind in types]
+    return types
+
+
+def check_same_layer_types(fields: Fields) -> None:
+    """For a family whose layers are all of one type, whatever layer_types says.
+
+    Raises:
+        ConversionError: it says something else.
+    """
+    types = _named_types(fields)
+    expected = FULL if fields.raw("sliding_window") is None else SLIDING
+    if types is not None and (
+        not isinstance(types, list) or {*map(str, types)} not in ({expected}, {FULL})
+    ):
+        raise fields.refuse("layer_types", f"is not supported; {expected!r} in all layers is")
 
 
 def windows(fields: Fields, types: list[str]) -> list[int | None]:
@@ -93,11 +114,3 @@ def window_types(fields: Fields, slides_by_default: Callable[[int], bool]) -> li
     if SLIDING in types and not slides:
         raise fields.refuse("layer_types", "contradicts use_sliding_window and sliding_window")
     return types
-
-
-def local_rope(fields: Fields, size: int, theta: float) -> Rope:
-    """The rope of sliding layers, which an outer rope_theta or rope_scaling does not touch."""
-    alone = {name: fields.raw(name) for name in ("rope_parameters", "max_position_embeddings")}
-    alone["rope_parameters"] = alone["rope_parameters"] or {SLIDING: {}}
-    inner = Fields(alone, {}, fields.where)
-    return read_rope(inner, size, theta=theta, layer_type=SLIDING)

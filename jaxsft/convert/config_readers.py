@@ -9,14 +9,13 @@ from jaxsft.convert.config_parts import (
     head_dim,
     kinds,
     layer_types,
-    local_rope,
     plain_parts,
     same_window,
     window_types,
     windows,
 )
 from jaxsft.convert.fields import Fields
-from jaxsft.convert.rope_config import read_rope
+from jaxsft.convert.rope_config import read_rope, read_ropes
 from jaxsft.model.settings import Activation, Block, LongRopeScaling, Norm, QkNorm, Rope
 
 # Gemma's first checkpoints say gelu and mean the approximation.
@@ -61,6 +60,7 @@ def qwen3(fields: Fields) -> Settings:
 
 
 def gemma(fields: Fields) -> Settings:
+    fields.only("use_bidirectional_attention", False)
     fields.only("hidden_activation", "gelu_pytorch_tanh")
     return {
         "norm_eps": fields.positive("rms_norm_eps"),
@@ -85,7 +85,7 @@ def gemma2(fields: Fields) -> Settings:
 
 def _gemma_later(fields: Fields) -> Settings:
     """What Gemma 2 and 3 have in common."""
-    fields.only("hidden_act", "gelu_pytorch_tanh")
+    fields.only("use_bidirectional_attention", False)
     return {
         "norm_eps": fields.positive("rms_norm_eps"),
         "activation": fields.choice("hidden_activation", ACTIVATIONS),
@@ -100,22 +100,23 @@ def _gemma_later(fields: Fields) -> Settings:
 
 def gemma3(fields: Fields) -> Settings:
     size = head_dim(fields)
-    fields.only("attn_logit_softcapping")  # transformers has the field and does not use it
-    full = read_rope(fields, size, theta=1e6, layer_type=FULL)
+    if fields.raw("attn_logit_softcapping") is not None:  # transformers has and does not use it
+        fields.tell("attn_logit_softcapping has no effect in this family, as in transformers")
     local_theta = fields.maybe_positive("rope_local_base_freq") or 1e4
-    ropes = {FULL: full, SLIDING: local_rope(fields, size, local_theta)}
+    ropes = read_ropes(fields, size, full_theta=1e6, sliding_theta=local_theta)
     every = fields.maybe_count("sliding_window_pattern") or 6
     types = layer_types(fields, lambda layer: (layer + 1) % every != 0)
     return {
         **_gemma_later(fields),
         "qk_norm": QkNorm.HEAD,
-        "rope": full,
+        "rope": ropes[FULL],
         **kinds(fields, windows(fields, types), [ropes[kind] for kind in types]),
     }
 
 
 def phi3(fields: Fields) -> Settings:
-    rope = read_rope(fields, head_dim(fields), theta=1e4, share=1.0)
+    names = {"su": "longrope", "yarn": "longrope"}  # as transformers reads them here
+    rope = read_rope(fields, head_dim(fields), theta=1e4, share=1.0, spellings=names)
     if rope.scaling is not None and not isinstance(rope.scaling, LongRopeScaling):
         raise fields.refuse("rope_scaling", "is not supported; longrope is")
     plain = {
@@ -143,14 +144,13 @@ def _olmo(fields: Fields) -> Settings:
 def olmo3(fields: Fields) -> Settings:
     size = head_dim(fields)
     fields.only("rope_theta", 5e5)  # versions of transformers disagree on which layers it is for
-    full = read_rope(fields, size, theta=5e5, layer_type=FULL)
-    ropes = {FULL: full, SLIDING: local_rope(fields, size, 5e5)}
+    ropes = read_ropes(fields, size, full_theta=5e5, sliding_theta=5e5)
     types = layer_types(fields, lambda layer: (layer + 1) % 4 != 0)
     return {
         **_olmo(fields),
         "norm_eps": fields.positive("rms_norm_eps"),
         "activation": fields.choice("hidden_act", ACTIVATIONS),
-        "rope": full,
+        "rope": ropes[FULL],
         **kinds(fields, windows(fields, types), [ropes[kind] for kind in types]),
     }
 
@@ -251,6 +251,8 @@ def gpt_neox(fields: Fields) -> Settings:
     fields.only("head_dim", fields.count("hidden_size") // heads)
     theta = fields.maybe_positive("rotary_emb_base") or 1e4
     share = fields.maybe_positive("rotary_pct") or 0.25
+    fields.only("rope_theta", theta)  # transformers reads neither of these names here
+    fields.only("partial_rotary_factor", share)
     parallel = fields.truth("use_parallel_residual")
     return {
         "norm_eps": fields.positive("layer_norm_eps"),

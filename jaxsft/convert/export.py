@@ -101,7 +101,10 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dtypes = _dtypes(params, base, dtype)
-    written = huggingface.write_params(params, base.table, partial, dtypes, max_shard_bytes)
+    in_file = str if base.naming is None else base.naming.in_file
+    written = huggingface.write_params(
+        params, base.table, partial, dtypes, max_shard_bytes, base.others, in_file
+    )
     left_out: list[str] = []
     if first:
         left_out = _copy_files(base, tokenizer, partial)
@@ -250,7 +253,7 @@ def license_of(base: Pretrained) -> dict[str, str]:
 
 def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:
     """Compares the files with what was meant to be written."""
-    written = safetensors_read.Directory(partial)
+    written = safetensors_read.Directory(partial, dtypes=safetensors_read.ANY_DTYPES)
     assert set(written.names()) == set(digests), partial
     for name, digest in digests.items():
         if safetensors_write.digest(written.read(name)) != digest:

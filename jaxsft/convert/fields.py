@@ -16,11 +16,22 @@ class Fields:
     def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str):
         self._values, self.where = {**defaults, **values}, where
         self._unread = set(values)
+        self._told: dict[str, None] = {}  # each line once, in order
 
     def raw(self, name: str) -> Any:
         """The value, or None where it is null or absent and has no default."""
         self._unread.discard(name)
         return self._values.get(name)
+
+    def has(self, name: str) -> bool:
+        return name in self._values
+
+    def tell(self, line: str) -> None:
+        """Keeps a line for the user: of what was found and has no effect, or an unexpected one."""
+        self._told[f"{self.where}: {line}"] = None
+
+    def told(self) -> list[str]:
+        return list(self._told)
 
     def unread(self) -> list[str]:
         return sorted(self._unread)

@@ -139,9 +139,10 @@ def _rope(
         raise ConversionError(f"{where}: partial_rotary_factor={partial} can't be written as GGUF")
     found: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
     found["rope.dimension_count"] = int(head_dim * partial)
-    others = ("rope_theta", "partial_rotary_factor", "type")  # the last: an old spelling
-    scaling = {k: v for k, v in rope.items() if k not in others}
-    kind = scaling.pop("rope_type", "default")
+    kind = rope.get("rope_type", "default")
+    known = rope_config.PARAMETERS
+    read = known[kind] if kind in known else tuple(rope)  # the others have no effect
+    scaling = {key: rope[key] for key in read if rope.get(key) is not None}
     match kind, sorted(scaling):
         case "default", _:
             return found, {}

@@ -10,7 +10,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxsft.convert import card, families, gguf, gguf_hyper, gguf_vocab, huggingface, source
+from jaxsft.convert import (
+    card,
+    families,
+    gguf,
+    gguf_hyper,
+    gguf_vocab,
+    hf_config,
+    huggingface,
+    multimodal,
+    source,
+)
 from jaxsft.convert.export import base_name, end_ids, license_of
 from jaxsft.convert.new_tokens import settle_padding
 from jaxsft.convert.pretrained import Pretrained
@@ -62,7 +72,8 @@ def export_gguf(
     """
     path = Path(path)
     ends = end_ids(base, end_of_turn_ids)
-    tensors = Trained(settle_padding(params, base.settings), base.table)
+    plain = hf_config.family_of(base.config, str(base.path)).table
+    tensors = Trained(settle_padding(params, base.settings), plain)
     if jax.process_index():
         for name in tensors.names():  # the collectives of the first process
             tensors.read(name)
@@ -70,7 +81,8 @@ def export_gguf(
     directory = tokenizer or source.tokenizer_directory(base.path)
     about = {"general.name": card.redact(base_name(base))}
     about |= {f"general.{key}": value for key, value in license_of(base).items()}
-    return write(tensors, base.config, path, directory, dtype, template, ends, about)
+    config = multimodal.text_config(base.config, str(base.path))
+    return write(tensors, config, path, directory, dtype, template, ends, about)
 
 
 class Trained:

@@ -2,46 +2,52 @@
 
 from typing import Any
 
+from jaxsft.convert import multimodal, quantised
 from jaxsft.convert.config_families import FAMILIES, Family
-from jaxsft.convert.config_parts import head_dim
+from jaxsft.convert.config_parts import check_same_layer_types, head_dim
 from jaxsft.convert.fields import Fields
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings
 
-# Fields that change the arithmetic where they have other values than these. A family that supports
-# other values reads the field; what it did not read is refused by name.
+# Fields that change the arithmetic of some model or program where they have other values than
+# these, and that nothing in the weights would show. A family that supports other values reads the
+# field; what it did not read is refused by name.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias", "use_bias"), (False,)),
-    **dict.fromkeys(("hidden_act", "hidden_activation", "activation_function"), ("silu",)),
-    "pretraining_tp": (1,),
     "partial_rotary_factor": (1,),
     "rotary_pct": (1,),
     "rope_interleaved": (False,),
-    "sliding_window": (),
-    "use_sliding_window": (False,),
     "attention_chunk_size": (),
-    "no_rope_layers": (),
+    "no_rope_layers": ([],),
     "attn_logit_softcapping": (),
     "final_logit_softcapping": (),
     "query_pre_attn_scalar": (),
     "attention_multiplier": (),
     **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), (1,)),
     "logit_scale": (1,),
-    **dict.fromkeys(("use_qk_norm", "qk_layernorm", "attn_temperature_tuning"), (False,)),
+    "attn_temperature_tuning": (False,),
     "clip_qkv": (),
     "use_parallel_residual": (False,),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), (0, 1)),
-    **{"mlp_only_layers": ([],), "decoder_sparse_step": (1,), "router_jitter_noise": (0,)},
+    **{"mlp_only_layers": ([],), "decoder_sparse_step": (1,)},
     "use_bidirectional_attention": (False,),
+    "is_causal": (True,),
+    "per_layer_config": ({},),
     **dict.fromkeys(("full_attn_mod", "interpolate_factor"), (1,)),
-    "quantization_config": (),
     **dict.fromkeys(("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"), (False,)),
     "pruned_heads": ({},),
 }
+# Fields that a family which does not read them can't have: their tensors would be left over.
+# Without those, other values than these are told.
+WEIGHTS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias", "use_bias"), (False,)),
+    **dict.fromkeys(("use_qk_norm", "qk_layernorm"), (False,)),
+}
+# Other names of the activation, which transformers does not read where the family has one already.
+ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "activation_function")
 # They act in training only; here there is none of them.
 TRAINING_ONLY = {
     *("attention_dropout", "embd_pdrop", "resid_pdrop", "residual_dropout", "embedding_dropout"),
-    *("hidden_dropout", "output_router_logits"),
+    *("hidden_dropout", "output_router_logits", "router_jitter_noise"),
 }
 HARMLESS = {
     *("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"),
@@ -61,6 +67,7 @@ HARMLESS = {
     *("cache_implementation", "_sliding_window_pattern", "sliding_window_pattern"),
     "classifier_dropout",
     "router_aux_loss_coef",  # of the loss that output_router_logits switches on
+    "pretraining_tp",  # slices of the same products
 }
 
 
@@ -71,16 +78,34 @@ def family_of(config: dict[str, Any], where: str) -> Family:
         ConversionError: one that is not supported, or another model than its causal decoder.
     """
     name = config.get("model_type")
+    wrapper = multimodal.wrapper(config)
+    if wrapper is not None:
+        _check_architecture(config, wrapper.architecture, where)
+        return family_of(multimodal.text_config(config, where), f"{where}: text_config")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ConversionError(
-            f"{where}: model_type={name!r} is not supported; {', '.join(FAMILIES)} are"
-        )
-    family = FAMILIES[name]
-    if config.get("architectures") not in (None, [family.architecture]):
-        raise ConversionError(
-            f"{where}: architectures={config['architectures']!r}, expected"
-            f" [{family.architecture!r}]"
-        )
+        known = ", ".join([*FAMILIES, *multimodal.WRAPPERS])
+        raise ConversionError(f"{where}: model_type={name!r} is not supported; {known} are")
+    _check_architecture(config, FAMILIES[name].architecture, where)
+    return FAMILIES[name]
+
+
+def _check_architecture(config: dict[str, Any], expected: str, where: str) -> None:
+    """The first Llamas spell theirs LLaMAForCausalLM."""
+    found = config.get("architectures")
+    named = [str(name).lower() for name in found] if isinstance(found, list) else found
+    if named not in (None, [], [expected.lower()]):
+        raise ConversionError(f"{where}: architectures={found!r}, expected [{expected!r}]")
+
+
+def refuse_unsupported(config: dict[str, Any], where: str) -> Family:
+    """The family, known before anything but config.json is read or downloaded.
+
+    Raises:
+        ConversionError: one that is not supported, or quantised weights that can't be read.
+    """
+    family = family_of(config, where)
+    if not quantised.is_mxfp4(config):
+        quantised.refuse(config, where)
     return family
 
 
@@ -91,22 +116,46 @@ def settings_from_config(config: dict[str, Any], where: str) -> tuple[settings.D
         ConversionError: a field that is missing, ill-typed, or asks for what isn't supported.
     """
     family = family_of(config, where)
+    quantised.refuse(config, where)
+    told = multimodal.unused(config, where)
+    if multimodal.wrapper(config) is not None:
+        config, where = multimodal.text_config(config, where), f"{where}: text_config"
     fields = Fields(config, family.defaults, where)
     decoder = settings.Decoder(**_common(fields), **family.read(fields))
-    notes = []
-    for name in fields.unread():
-        if name in NEUTRAL:
-            fields.only(name, *NEUTRAL[name])
-        elif name == "layer_types":
-            _refuse_layer_types(fields)
-        elif name == "auto_map":
-            notes.append(_standard_code(fields, family))
-        elif name in TRAINING_ONLY:
-            if fields.raw(name):
-                notes.append(f"{where}: {name}={fields.raw(name)!r} is not applied in training")
-        elif name not in HARMLESS | family.harmless | {"model_type", "architectures"}:
-            notes.append(f"{where}: unknown field {name}={config[name]!r} has no effect")
-    return decoder, notes
+    unread = fields.unread()
+    for name in unread:
+        if name not in HARMLESS | family.harmless | {"model_type", "architectures"}:
+            _check_unread(fields, name, family)
+    return decoder, told + fields.told()
+
+
+def _check_unread(fields: Fields, name: str, family: Family) -> None:
+    """Tells a field that the family does not read.
+
+    Raises:
+        ConversionError: one that asks for what isn't supported.
+    """
+    value = fields.raw(name)
+    if name in NEUTRAL:
+        fields.only(name, *NEUTRAL[name])
+    elif name in ("sliding_window", "use_sliding_window"):
+        _check_window(fields, name)
+    elif name == "layer_types":
+        check_same_layer_types(fields)
+    elif name == "auto_map":
+        _tell_standard_code(fields, family)
+    elif name in TRAINING_ONLY:
+        if value:
+            fields.tell(f"{name}={value!r} is not applied in training")
+    elif name in WEIGHTS:
+        if value is not None and value not in WEIGHTS[name]:
+            fields.tell(f"{name}={value!r} has no effect in this family, as in transformers")
+    elif name in ACTIVATION_NAMES:
+        used = [fields.raw(other) for other in ACTIVATION_NAMES if other != name]
+        if value is not None and value not in used:
+            fields.tell(f"{name}={value!r} has no effect in this family, as in transformers")
+    else:
+        fields.tell(f"unknown field {name}={value!r} has no effect")
 
 
 def _common(fields: Fields) -> dict[str, Any]:
@@ -128,13 +177,21 @@ def _common(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _refuse_layer_types(fields: Fields) -> None:
-    if set(fields.raw("layer_types") or ()) - {"full_attention"}:
-        raise fields.refuse("layer_types", "is not supported; 'full_attention' in all layers is")
+def _check_window(fields: Fields, name: str) -> None:
+    """A window that no text reaches changes nothing; one that is switched off or on by a flag that
+    the family has not is told.
+    """
+    window = fields.maybe_count("sliding_window")
+    if name == "sliding_window" and window is not None:
+        longest = fields.count("max_position_embeddings")
+        if window < longest:
+            raise fields.refuse(name, f"is not supported in this family; null or {longest} is")
+    if name == "use_sliding_window" and window is not None and not fields.flag(name):
+        fields.tell(f"{name}=False has no effect in this family, as in transformers")
 
 
-def _standard_code(fields: Fields, family: Family) -> str:
-    """What to say of code that comes with a model which transformers has too.
+def _tell_standard_code(fields: Fields, family: Family) -> None:
+    """Says that code which comes with a model is not used where transformers has it too.
 
     Raises:
         ConversionError: code of another class: it may compute anything.
@@ -149,4 +206,4 @@ def _standard_code(fields: Fields, family: Family) -> str:
             f"is not supported: code that comes with a model is not"
             f" run, and its classes are not {' and '.join(sorted(standard))}",
         )
-    return f"{fields.where}: auto_map={map_!r} is not followed; the standard model is used"
+    fields.tell(f"auto_map={map_!r} is not followed; the standard model is used")

@@ -6,7 +6,7 @@ Reading fills each device's part of a stacked leaf layer by layer, so a process 
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,6 +142,8 @@ def check_names(
     if extra := sorted(there - set(expected)):
         raise ConversionError(f"{where}: the weights have unexpected {_some(extra)}")
     for name, tensor in expected.items():
+        if tensors.dtype(name) not in DTYPES.values():
+            raise ConversionError(f"{where}: {name} has dtype {tensors.dtype(name)}")
         if tensors.shape(name) != tensor.their_shape:
             raise ConversionError(
                 f"{where}: {name} has shape {tensors.shape(name)}, config.json asks for"
@@ -151,7 +153,7 @@ def check_names(
 
 
 def _check_layers(names: set[str], num_layers: int, where: str) -> None:
-    matches = (re.match(r"\w+\.layers\.(\d+)\.", name) for name in names)
+    matches = (re.match(r"(?:\w+\.)+layers\.(\d+)\.", name) for name in names)
     layers = {int(match[1]) for match in matches if match}
     if layers and layers != set(range(num_layers)):
         raise ConversionError(
@@ -189,25 +191,37 @@ def write_params(
     directory: Path,
     dtypes: Mapping[str, np.dtype],
     max_shard_bytes: int = safetensors_write.MAX_SHARD_BYTES,
+    others: Tensors | None = None,
+    in_file: Callable[[str], str] = str,
 ) -> Written:
     """Writes model*.safetensors; every process takes part, the first one writes.
 
     Args:
-        dtypes: of each tensor, by its Hugging Face name.
+        dtypes: of each tensor, by its name in the table.
+        in_file: what the file calls it.
+        others: tensors that are copied bit for bit, one at a time.
 
     Raises:
         ConversionError: a value that is not finite, or not in its dtype.
     """
-    found = {tensor.name: tensor for tensor in families.tensors(params, table)}
+    found = {in_file(tensor.name): tensor for tensor in families.tensors(params, table)}
     planned = [
-        safetensors_write.Planned(name, dtypes[name], tensor.their_shape, tensor.block)
+        safetensors_write.Planned(name, dtypes[tensor.name], tensor.their_shape, tensor.block)
         for name, tensor in found.items()
     ]
+    copied = set(others.names()) if others is not None else set()
+    if others is not None:
+        planned += [
+            safetensors_write.Planned(name, others.dtype(name), others.shape(name))
+            for name in others.names()
+        ]
 
     written = Written({}, 0)
 
     def produce(name: str) -> np.ndarray:
-        array, num_zeroed = to_theirs(params, found[name], dtypes[name])
+        if others is not None and name in copied:
+            return others.read(name)
+        array, num_zeroed = to_theirs(params, found[name], dtypes[found[name].name])
         written.num_zeroed += num_zeroed
         return array
 
@@ -216,7 +230,8 @@ def write_params(
         return written
     for shard in safetensors_write.plan_shards(planned, max_shard_bytes):
         for tensor in shard:
-            produce(tensor.name)
+            if tensor.name not in copied:
+                produce(tensor.name)
     return written
 
 

@@ -20,13 +20,6 @@ _BIAS = 127  # of E8M0, the scale's exponent
 _BLOCKS, _SCALES = "_blocks", "_scales"
 
 
-def is_used(config: dict[str, Any]) -> bool:
-    """Whether a config.json says that its weights are stored so."""
-    how = config.get("quantization_config")
-    method = how.get("quant_method") if isinstance(how, dict) else None
-    return config.get("model_type") == "gpt_oss" and method == "mxfp4"
-
-
 def dequantise(blocks_ERGB: np.ndarray, scales_ERG: np.ndarray) -> np.ndarray:
     """The matrices, float32 [E, K, R]: transposed, as transformers holds them.
 

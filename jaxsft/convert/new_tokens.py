@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsft.convert import families, huggingface, new_tokenizer
+from jaxsft.convert import families, huggingface, multimodal, new_tokenizer
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.model import settings, vocabulary
 from jaxsft.model.state import Params
@@ -88,7 +88,7 @@ def extended(base: Pretrained, planned: Plan, initial: Initial, seed: int) -> Pr
     return dataclasses.replace(
         base,
         settings=decoder,
-        config=base.config | {"vocab_size": planned.rows},
+        config=multimodal.with_vocab_size(base.config, planned.rows),
         tensors=tensors,
         new_ids=frozenset(planned.ids.values()),
     )

@@ -10,11 +10,14 @@ from jaxsft.convert import (
     families,
     hf_config,
     huggingface,
+    multimodal,
     mxfp4,
+    parts,
+    quantised,
     source,
     untrusted,
 )
-from jaxsft.convert.safetensors_read import Directory
+from jaxsft.convert.safetensors_read import ANY_DTYPES, DTYPES, Directory
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
@@ -32,6 +35,8 @@ class Pretrained:
     table: families.Table  # of its family: names and layouts of the tensors
     tensors: huggingface.Tensors | None  # None: opened without weights
     notes: tuple[str, ...]  # what was found and has no effect: show them
+    others: huggingface.Tensors | None = None  # of a multimodal model: they pass through
+    naming: multimodal.Naming | None = None  # of a multimodal model's file
     new_ids: frozenset[int] = frozenset()  # tokens that were added: the files have no rows of them
 
 
@@ -45,39 +50,106 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
         ConversionError: not there, not understood, or its parts contradict each other.
     """
     path = source.resolve(name)
-    found: list[str] = []
-    tensors: huggingface.Tensors | None = None
     if source.is_gguf(path):
-        from jaxsft.convert.gguf import File
-
-        file = File(path)
-        config, generation, where = file.hf_config(), file.generation_config(), str(path)
-        tensors = file if weights else None
+        opened = _open_gguf(path, weights)
     else:
-        where = str(path / "config.json")
-        config = untrusted.read_json(path / "config.json")
-        generation = _generation_config(path)
-        found = _template_notes(path)
-        if packed := mxfp4.is_used(config):
-            del config["quantization_config"]
-            found.append(
-                f"{where}: the mxfp4 weights are dequantised; an export has them in bfloat16, and"
-                " no quantization_config"
-            )
-        if weights:
-            tensors = mxfp4.Dequantised(path) if packed else Directory(path)
-    table = hf_config.family_of(config, where).table
-    decoder, notes = hf_config.settings_from_config(config, where)
-    notes += found
+        opened = _open_directory(path, weights)
+    plain = hf_config.family_of(opened.config, opened.where).table
+    table = multimodal.table(opened.config, plain)
+    opened = _text_part(opened, table, str(path))
+    decoder, told = hf_config.settings_from_config(opened.config, opened.where)
+    tensors, notes = opened.tensors, [*told, *opened.notes]
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:
             tensors = adapter.Merged(tensors, adapter_directory)
             notes += tensors.notes
-        constants, told = buffers.check(tensors, decoder, str(path))
-        _, shapes, _ = state.abstract(decoder, "float32", "none")
-        notes += huggingface.check_names(tensors, constants, table, shapes, decoder, str(path))
-        notes += told
-    return Pretrained(str(name), path, config, generation, decoder, table, tensors, tuple(notes))
+        notes += _check_tensors(tensors, table, decoder, str(path))
+    return Pretrained(
+        source=str(name),
+        path=path,
+        config=opened.config,
+        generation_config=opened.generation_config,
+        settings=decoder,
+        table=table,
+        tensors=tensors,
+        notes=tuple(notes),
+        others=opened.others,
+        naming=opened.naming,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """What the files say, before it is understood."""
+
+    where: str  # what to call the configuration in errors
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tensors: huggingface.Tensors | None
+    notes: tuple[str, ...]
+    others: huggingface.Tensors | None = None
+    naming: multimodal.Naming | None = None
+
+
+def _open_gguf(path: Path, weights: bool) -> _Opened:
+    from jaxsft.convert.gguf import File
+
+    file = File(path)
+    generation = file.generation_config()
+    return _Opened(str(path), file.hf_config(), generation, file if weights else None, ())
+
+
+def _open_directory(path: Path, weights: bool) -> _Opened:
+    """The family and how weights are stored come first: they decide what the files can hold."""
+    where = str(path / "config.json")
+    config = untrusted.read_json(path / "config.json")
+    hf_config.refuse_unsupported(config, where)
+    generation, notes = _generation_config(path), _template_notes(path)
+    if packed := quantised.is_mxfp4(config):
+        del config["quantization_config"]
+        notes.append(
+            f"{where}: the mxfp4 weights are dequantised; an export has them in bfloat16, and"
+            " no quantization_config"
+        )
+    tensors = None
+    if weights:
+        quantised.refuse_files(path)
+        dtypes = DTYPES if multimodal.wrapper(config) is None else ANY_DTYPES
+        tensors = mxfp4.Dequantised(path) if packed else Directory(path, dtypes=dtypes)
+    return _Opened(where, config, generation, tensors, tuple(notes))
+
+
+def _text_part(opened: _Opened, table: families.Table, path: str) -> _Opened:
+    """The text part of a multimodal model, apart from its others; any other model as it is."""
+    config, tensors = opened.config, opened.tensors
+    kind = multimodal.wrapper(config)
+    if kind is None:
+        return opened
+    if tensors is None:
+        line = f"{path}: without weights an export holds the text part only"
+        naming = multimodal.naming(kind, ())
+        return dataclasses.replace(opened, naming=naming, notes=(*opened.notes, line))
+    naming = multimodal.naming(kind, tensors.names())
+    text, others = parts.split(tensors, kind, naming, path)
+    notes = parts.notes(others, path)
+    if parts.has_own_head(config, text, table):
+        config = multimodal.untied(config)
+        notes.append(
+            f"{opened.where}: tie_word_embeddings is true, but the files hold a head of their own:"
+            " it is not tied, as in transformers, and exports say so"
+        )
+    told = (*opened.notes, *notes)
+    return dataclasses.replace(
+        opened, config=config, tensors=text, others=others, naming=naming, notes=told
+    )
+
+
+def _check_tensors(
+    tensors: huggingface.Tensors, table: families.Table, decoder: settings.Decoder, where: str
+) -> list[str]:
+    constants, told = buffers.check(tensors, decoder, where)
+    _, shapes, _ = state.abstract(decoder, "float32", "none")
+    return huggingface.check_names(tensors, constants, table, shapes, decoder, where) + told
 
 
 def read_params(base: Pretrained, placement: Params, parameter_dtype: str = "float32") -> Params:

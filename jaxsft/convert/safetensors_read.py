@@ -19,6 +19,12 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 PACKED = {**DTYPES, "U8": np.dtype(np.uint8)}  # where weights may be quantised
+# Of parts that pass through a multimodal model's training.
+ANY_DTYPES = {
+    **PACKED,
+    **{f"{kind}{8 * n}": np.dtype(f"{kind.lower()}{n}") for kind in "IU" for n in (1, 2, 4, 8)},
+    **{"BOOL": np.dtype(np.bool_), "F64": np.dtype(np.float64)},
+}
 # Of the causal masks that the oldest GPT-NeoX checkpoints keep: no weight is of these types.
 MASK_DTYPES = {"BOOL": np.dtype(np.bool_), "U8": np.dtype(np.uint8)}
 MASK = ".attention.bias"
@@ -157,6 +163,7 @@ def _entry(
     if value["dtype"] not in allowed:
         raise ConversionError(
             f"{path}: {name} has dtype {value['dtype']}; {', '.join(dtypes)} are supported"
+            " (quantised weights can't be trained: name the checkpoint they were made from)"
         )
     start = data_start + value["data_offsets"][0]
     return Entry(path, allowed[value["dtype"]], tuple(value["shape"]), start)

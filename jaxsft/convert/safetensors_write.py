@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsft.convert.safetensors_read import DTYPES, INDEX, SINGLE
+from jaxsft.convert.safetensors_read import ANY_DTYPES, INDEX, SINGLE
 from jaxsft.whole_files import write_text
 
 MAX_SHARD_BYTES = 5 * 10**9
-CODES = {dtype: code for code, dtype in DTYPES.items()}
+CODES = {dtype: code for code, dtype in ANY_DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)

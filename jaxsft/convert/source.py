@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from jaxsft import places
-from jaxsft.convert import untrusted
+from jaxsft.convert import hf_config, quantised, untrusted
 from jaxsft.errors import ConversionError
 
 # Never pickled weights and never code. "*" also matches "/", so sub-directories are ignored apart.
@@ -22,7 +22,8 @@ HUB_FILES = [
     "NOTICE*",
     "*.md",
 ]
-HUB_IGNORED = ["*/*"]
+# Some publishers keep a second copy of the weights in a format of their own.
+HUB_IGNORED = ["*/*", "consolidated*.safetensors"]
 PICKLES = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt", "consolidated*.pth")
 ADAPTER = "adapter_config.json"  # a LoRA adapter in PEFT's format
 _TOKENIZER_FILE = re.compile(
@@ -31,13 +32,18 @@ _TOKENIZER_FILE = re.compile(
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 # Read with them by transformers: a web page under one of these names would become a prompt.
-TOKENIZER_EXTRAS = ("chat_template.jinja", "merges.txt", "added_tokens.json")
+TOKENIZER_EXTRAS = (
+    *("chat_template.jinja", "merges.txt", "added_tokens.json", "special_tokens_map.json"),
+)
 
 
-def resolve(source: str | Path) -> Path:
+def resolve(source: str | Path, *, weights: bool = True) -> Path:
     """The local Hugging Face directory or .gguf file that `source` names; a hub id is downloaded.
 
     A run directory stands for its export/, an adapter for its base.
+
+    Args:
+        weights: False: only its tokenizer is wanted, whatever the family of its model.
 
     Raises:
         ConversionError: nothing there, or something that weights can't be read from.
@@ -54,7 +60,7 @@ def resolve(source: str | Path) -> Path:
     if path.is_file():
         return _resolve_file(path)
     if is_hub_id(str(source)) and not Path(path.parts[0]).exists():
-        return _resolve_directory(_download(str(source)))
+        return _resolve_directory(_download(str(source), weights))
     raise ConversionError(f"model.source={source}: no such file or directory{_near(path)}")
 
 
@@ -79,7 +85,7 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     if chosen is not None and Path(chosen).is_dir():
         path = Path(chosen)  # holds no model, so it needs no config.json
     else:
-        path = _with_tokenizer(source if chosen is None else chosen)
+        path = _with_tokenizer(source) if chosen is None else resolve(chosen, weights=False)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 
@@ -93,6 +99,8 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     found += [name for name in TOKENIZER_EXTRAS if (path / name).is_file()]
     for name in found:
         untrusted.refuse_impostor(path / name)
+        if name.endswith(".json"):
+            untrusted.refuse_cut_json(path / name)
     return path
 
 
@@ -185,8 +193,11 @@ def refuse_pickles(path: Path) -> None:
     hint = f"; it has {', '.join(others[:3])}, which is not a name transformers reads" * bool(
         others
     )
+    config = path / "config.json"
+    kind = untrusted.read_json(config).get("model_type") if config.is_file() else None
+    of = f" for its model_type={kind!r}" if kind else ""
     raise ConversionError(
-        f"{path}: has neither model.safetensors nor model.safetensors.index.json{hint}"
+        f"{path}: has neither model.safetensors nor model.safetensors.index.json{of}{hint}"
     )
 
 
@@ -200,14 +211,35 @@ def _near(path: Path) -> str:
     )
 
 
-def _download(hub_id: str) -> Path:
+def _refuse_before_download(hub_id: str) -> None:
+    """Fetches the few small files that tell whether the weights can be read at all.
+
+    Raises:
+        ConversionError: a family that is not supported, or quantised weights.
+    """
+    import huggingface_hub
+
+    first = ["config.json", *quantised.FILES]
+    directory = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=first))
+    path = directory / "config.json"
+    if path.is_file():  # an adapter has none
+        hf_config.refuse_unsupported(untrusted.read_json(path), f"{hub_id}/config.json")
+        quantised.refuse_files(directory)
+
+
+def _download(hub_id: str, weights: bool = True) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
+        if weights:
+            _refuse_before_download(hub_id)
+        wanted = [pattern for pattern in HUB_FILES if weights or pattern != "*.safetensors"]
         directory = huggingface_hub.snapshot_download(
-            hub_id, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED
+            hub_id, allow_patterns=wanted, ignore_patterns=HUB_IGNORED
         )
+    except ConversionError:
+        raise  # a ValueError too
     except errors.GatedRepoError:
         raise ConversionError(
             f"model.source={hub_id}: is gated; accept its terms on huggingface.co and set HF_TOKEN"

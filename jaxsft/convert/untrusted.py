@@ -1,5 +1,6 @@
 """Files that others made: read with limits, and told apart from what often stands in for them."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if size > MAX_JSON_BYTES:
         raise ConversionError(f"{path}: is {size} bytes, expected at most {MAX_JSON_BYTES}")
     return parse_json(path.read_bytes(), str(path))
+
+
+def refuse_cut_json(path: Path) -> None:
+    """Refuses a JSON file of a tokenizer that was cut or overwritten.
+
+    Raises:
+        ConversionError: no JSON; the place in the file where it breaks off.
+    """
+    status = path.stat()
+    _parse_once(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _parse_once(path: Path, size: int, changed: int) -> None:
+    del changed  # another file then
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(
+            f"{path}: is no whole JSON file ({size} bytes): {error}; download it again"
+        ) from None
 
 
 def parse_json(text: bytes, where: str) -> dict[str, Any]:

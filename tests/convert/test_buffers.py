@@ -90,3 +90,48 @@ def test_frequencies_of_old_llamas_are_checked_and_told(save_llama):
     put(directory, {name: np.ones(4, np.float32)}, "model.layers.{}.")
     with pytest.raises(ConversionError, match="0.*inv_freq differs from rope_theta=10000"):
         pretrained.open_pretrained(directory)
+
+
+LLAMA_FREQUENCIES = (1.0 / 10000.0 ** (np.arange(0, 8, 2) / 8)).astype(np.float32)
+ANGLES = np.outer(np.arange(6), np.concatenate([LLAMA_FREQUENCIES] * 2)).astype(np.float32)
+ONCE = "model.rotary_emb.inv_freq"
+
+
+def add(directory, arrays):
+    file = directory / "model.safetensors"
+    save_file(load_file(file) | arrays, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "told"),
+    [
+        (ONCE, LLAMA_FREQUENCIES, "1 rotary_emb.inv_freq follow from rope_theta=10000 of"),
+        ("model.rotary_emb.original_inv_freq", LLAMA_FREQUENCIES, "1 rotary_emb.original_inv_freq"),
+        ("model.rotary_emb.cos_cached", np.cos(ANGLES), "1 rotary_emb.cos_cached follow from"),
+        ("model.rotary_emb.sin_cached", np.sin(ANGLES)[None, None], "1 rotary_emb.sin_cached"),
+        ("model.rotary_emb.attention_scale", np.ones(1, np.float32), "(not compared)"),
+    ],
+)
+def test_buffers_of_one_rotary_module_are_dropped_and_told_once(name, array, told, save_llama):
+    directory, _ = save_llama()
+    add(directory, {name: array})
+    (note,) = pretrained.open_pretrained(directory).notes
+    assert told in note and note.endswith("; not exported")
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [(ONCE, LLAMA_FREQUENCIES * 2), ("model.rotary_emb.cos_cached", np.sin(ANGLES))],
+)
+def test_buffers_of_one_rotary_module_with_other_values_are_refused(name, array, save_llama):
+    directory, _ = save_llama()
+    add(directory, {name: array})
+    with pytest.raises(ConversionError, match=f"{name} differs from rope_theta=10000"):
+        pretrained.open_pretrained(directory)
+
+
+def test_scaled_frequencies_and_those_of_each_rope_are_known(save_llama):
+    linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    directory, _ = save_llama(rope_parameters=linear)
+    add(directory, {ONCE: LLAMA_FREQUENCIES / 4})
+    assert "1 rotary_emb.inv_freq follow" in pretrained.open_pretrained(directory).notes[0]

@@ -34,6 +34,10 @@ def cut(name):
     return change
 
 
+def all_of(*changes):
+    return lambda directory: [change(directory) for change in changes]
+
+
 def without(name):
     return lambda directory: (directory / name).unlink()
 
@@ -146,7 +150,42 @@ CASES = {
     "no config": (without("config.json"), "has no config.json"),
     "unsupported family": (configured(model_type="mamba"), "model_type='mamba' is not supported"),
     "unsupported field": (configured(hidden_act="xielu"), "hidden_act='xielu'"),
-    "quantised": (configured(quantization_config={"bits": 4}), "quantization_config={'bits': 4}"),
+    "quantised": (
+        configured(quantization_config={"bits": 4}),
+        "quantization_config={'bits': 4}: the weights are quantised .4 bits.; training needs",
+    ),
+    "quantised in a family that is not supported": (
+        configured(model_type="mamba", quantization_config={"quant_method": "awq"}),
+        "model_type='mamba' is not supported",
+    ),
+    "quantised, and its weights are integers": (
+        all_of(
+            rewritten(lambda tensors: tensors.update({NORM: np.ones(32, np.int32)})),
+            configured(quantization_config={"quant_method": "awq", "bits": 4}),
+        ),
+        "the weights are quantised .awq, 4 bits.; training needs the unquantised weights",
+    ),
+    "quantised to fp8 by modelopt": (
+        holds("hf_quant_config.json", b'{"quantization": {"quant_algo": "FP8"}}'),
+        "hf_quant_config.json: .*the weights are quantised .FP8.; .*if they are not, remove",
+    ),
+    "quantised by bitsandbytes": (
+        configured(quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"}),
+        "the weights are quantised .bitsandbytes.",
+    ),
+    "compressed tensors of old": (
+        configured(compression_config={"quant_method": "compressed-tensors"}),
+        "compression_config=.*the weights are quantised .compressed-tensors.",
+    ),
+    "another family's mxfp4": (
+        configured(quantization_config={"quant_method": "mxfp4"}),
+        "the weights are quantised .mxfp4.",
+    ),
+    "tokenizer is cut": (cut("tokenizer.json"), "tokenizer.json: is no whole JSON file"),
+    "no weights": (
+        lambda directory: [file.unlink() for file in directory.glob("model*")],
+        "has neither model.safetensors nor .* for its model_type='llama'",
+    ),
     "code of its own": (
         configured(auto_map={"AutoModelForCausalLM": "modeling_evil.EvilForCausalLM"}),
         "auto_map=.*modeling_evil.EvilForCausalLM.*code that comes with a model is not run",

@@ -1,7 +1,9 @@
 """What model.source may name, and what is said about everything else."""
 
 import json
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from jaxsft.convert import source, untrusted
@@ -100,3 +102,71 @@ def test_a_model_without_tokenizer_is_told(model):
     (model / "tokenizer.json").unlink()
     with pytest.raises(ConversionError, match="llama-tiny: has no tokenizer"):
         source.tokenizer_directory(model)
+
+
+CUT = '{"version": "1.0", "model": {"vocab": {"a"'
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"]
+)
+def test_a_cut_file_of_the_tokenizer_is_named(name, chosen, model):
+    (model / name).write_text(CUT)
+    with pytest.raises(ConversionError, match=rf"{name}: is no whole JSON file \(42 bytes\)"):
+        source.tokenizer_directory("org/other" if chosen else model, model if chosen else None)
+    (model / name).write_text("{}" + " " * 40)  # mended: of the same size
+    assert source.tokenizer_directory(model) == model
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A model on the hub, by its files; what was fetched is listed."""
+    fetched = []
+
+    def make(**files):
+        def snapshot(hub_id, allow_patterns, ignore_patterns=None):
+            for name, text in files.items():
+                if any(Path(name).match(pattern) for pattern in allow_patterns):
+                    fetched.append(name)
+                    (tmp_path / name).write_text(text)
+            return str(tmp_path)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+        return fetched
+
+    return make
+
+
+WEIGHTS, GPTQ = "model.safetensors", {"quant_method": "gptq", "bits": 4}
+
+
+@pytest.mark.parametrize(
+    ("config", "beside", "message"),
+    [
+        ({"model_type": "mamba"}, None, "org/name/config.json: model_type='mamba' is not"),
+        ({"model_type": "gemma3", "text_config": {"model_type": "x"}}, None, "model_type='x'"),
+        ({"model_type": "llama", "quantization_config": GPTQ}, None, "quantised .gptq, 4 bits."),
+        ({"model_type": "llama"}, {"w_bit": 4}, "quantize_config.json: .*quantised .4 bits."),
+    ],
+)
+def test_nothing_is_downloaded_of_a_model_that_can_not_be_read(config, beside, message, hub):
+    files = {"config.json": json.dumps(config), WEIGHTS: "", "tokenizer.json": "{}"}
+    if beside is not None:
+        files["quantize_config.json"] = json.dumps(beside)
+    fetched = hub(**files)
+    with pytest.raises(ConversionError, match=message):
+        source.resolve("org/name")
+    assert not {WEIGHTS, "tokenizer.json"} & set(fetched)
+
+
+def test_a_tokenizer_may_be_of_any_family_and_its_weights_are_not_downloaded(hub):
+    fetched = hub(**{"config.json": '{"model_type": "mamba"}', WEIGHTS: "", "tokenizer.json": "{}"})
+    source.tokenizer_directory("org/base", "org/name")
+    assert sorted(fetched) == ["config.json", "tokenizer.json"]
+
+
+def test_a_model_that_can_be_read_is_downloaded(hub):
+    fetched = hub(**{"config.json": '{"model_type": "llama"}', WEIGHTS: ""})
+    source.resolve("org/name")
+    assert fetched[0] == "config.json" and fetched[-1] == WEIGHTS

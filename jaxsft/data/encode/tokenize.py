@@ -24,7 +24,7 @@ from jaxsft.data.read.records import (
 )
 from jaxsft.data.render.rendering import Option
 from jaxsft.data.render.template import ChatTemplate, Control, TrainingText
-from jaxsft.errors import DataError
+from jaxsft.errors import ConversionError, DataError
 
 _ASSISTANT_FIELDS = ("content", "reasoning", "tool_calls")
 
@@ -308,7 +308,10 @@ def _load(directory: str) -> Any:
             directory, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # tokenizers raises plain Exception for a broken file
-        raise DataError(f"{directory}: the tokenizer can't be read: {error}") from None
+        files = sorted(path.name for path in Path(directory).glob("tokenizer*.*"))
+        raise ConversionError(
+            f"{directory}: the tokenizer ({', '.join(files)}) can't be read: {error}"
+        ) from None
     if not tokenizer.is_fast:
         raise DataError(f"{directory}: {type(tokenizer).__name__} has no tokenizer.json form")
     return tokenizer
