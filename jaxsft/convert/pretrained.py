@@ -68,11 +68,14 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
             tensors = mxfp4.Dequantised(path) if packed else Directory(path)
     table = hf_config.family_of(config, where).table
     decoder, notes = hf_config.settings_from_config(config, where)
-    notes += found
+    notes += found + source.adapter_notes(name, path)
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:
-            tensors = adapter.Merged(tensors, adapter_directory)
+            tensors = adapter.Merged(tensors, adapter_directory, table, decoder.tied_embeddings)
             notes += tensors.notes
+            if tensors.untied:
+                decoder = dataclasses.replace(decoder, tied_embeddings=False)
+                config = config | {"tie_word_embeddings": False}
         constants, told = buffers.check(tensors, decoder, str(path))
         _, shapes, _ = state.abstract(decoder, "float32", "none")
         notes += huggingface.check_names(tensors, constants, table, shapes, decoder, str(path))
