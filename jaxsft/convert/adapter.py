@@ -86,7 +86,7 @@ class Merged:
         if made.a is None or made.b is None:
             return weight
         merged = self._product(made.a, made.b)  # in place from here: no third array of this size
-        merged *= np.float32(self._scale(name, made.a))
+        merged *= np.float32(self._config.scale(_module(name)))
         merged += weight
         return merged
 
@@ -102,9 +102,6 @@ class Merged:
         if not np.isfinite(array).all():
             raise ConversionError(f"{self._where}: {ours} holds NaN or infinite values")
         return array
-
-    def _scale(self, name: str, a: str) -> float:
-        return self._config.scale(_module(name), self._tensors.shape(a)[0])
 
     def _parts(self) -> list[adapter_parts.Part]:
         parts = [adapter_parts.parse(name) for name in self._tensors.names()]
@@ -141,8 +138,8 @@ class Merged:
         given = [self._made.pop(name, Made()) for name in ends]
         made = adapter_tying.resolve(*given, self._config)
         self._made |= dict(zip(ends, made, strict=True))
-        scales = {self._scale(name, m.a) for name, m in zip(ends, made, strict=True) if m.a}
-        return made[0] != made[1] or len(scales) > 1
+        scales = {self._config.scale(_module(name)) for name in ends}
+        return made[0] != made[1] or made[0].a is not None and len(scales) > 1
 
     def _count(self) -> tuple[int, int]:
         made = self._made.values()
@@ -153,18 +150,24 @@ class Merged:
             shape = self.shape(target)
             if made.a is not None and made.b is not None:
                 a, b = self._tensors.shape(made.a), self._tensors.shape(made.b)
-                rank = self._config.rank(_module(target))
+                rank = self._rank(target)
                 wanted = shape[::-1] if _is_of_embedding(made.a) else shape
                 if a != (rank, wanted[1]) or b != (wanted[0], rank):
                     raise ConversionError(
                         f"{self._where}: {target} has factors {a} and {b}, expected"
                         f" {(rank, wanted[1])} and {(wanted[0], rank)}"
                     )
-            if made.weight is not None and self._tensors.shape(made.weight) != shape:
-                raise ConversionError(
-                    f"{self._where}: {made.weight} has shape {self._tensors.shape(made.weight)},"
-                    f" the base {shape}"
-                )
+            for name in filter(None, (made.weight, made.original)):
+                if self._tensors.shape(name) != shape:
+                    raise ConversionError(
+                        f"{self._where}: {name} has shape {self._tensors.shape(name)}, the base"
+                        f" {shape}"
+                    )
+
+    def _rank(self, target: str) -> int:
+        if self._tied and self._config.ties_factors and target == self._head:
+            target = self._embedding  # whose factors it has, whatever rank_pattern says of it
+        return self._config.rank(_module(target))
 
     def _check_targets(self, targeted: set[str]) -> list[str]:
         """A line for each name without effect; one that should have tensors must have some."""

@@ -105,8 +105,9 @@ class AdapterConfig:
     def rank(self, module: str) -> int:
         return self._first_match("rank_pattern", self._ranks, module, self._values["r"])
 
-    def scale(self, module: str, rank: int) -> float:
+    def scale(self, module: str) -> float:
         """What B A is multiplied by; arXiv:2312.03732 for rank-stabilised LoRA."""
+        rank = self.rank(module)
         alpha = self._first_match("alpha_pattern", self._alphas, module, self._values["lora_alpha"])
         return alpha / rank**0.5 if self._values.get("use_rslora") else alpha / rank
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from jaxsft.convert.adapter_config import AdapterConfig
 from jaxsft.errors import ConversionError
@@ -10,7 +11,7 @@ from jaxsft.errors import ConversionError
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B)\.weight|(.+)\.(lora_embedding_[AB])")
 _WHOLE = re.compile(r"\.modules_to_save(\.default)?\.")
-_WRAPPED = ".base_layer."
+_WRAPPED, _ORIGINAL = ".base_layer.", ".original_module."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Made:
 
     weight: str | None = None  # the adapter's tensor that takes the place of the base's
     whole: bool = False  # that one is a copy which modules_to_save made
+    original: str | None = None  # and this one what it was copied from
     a: str | None = None
     b: str | None = None
 
@@ -31,6 +33,7 @@ class Part:
     target: str  # the base's tensor
     factor: str | None  # A, B or None
     whole: bool
+    original: bool
     wrapped: bool  # of a module that has factors
 
     @property
@@ -41,12 +44,12 @@ class Part:
 def parse(name: str) -> Part:
     path = name.removeprefix(_PREFIX)
     whole, wrapped = _WHOLE.search(path) is not None, _WRAPPED in path
-    path = _WHOLE.sub(".", path).replace(_WRAPPED, ".")
-    match = _FACTOR.fullmatch(path)
-    if match is None:
-        return Part(name, path, None, whole, wrapped)
-    target = (match[1] or match[3]) + ".weight"
-    return Part(name, target, (match[2] or match[4])[-1], whole, wrapped)
+    original = _ORIGINAL in path
+    path = _WHOLE.sub(".", path).replace(_WRAPPED, ".").replace(_ORIGINAL, ".")
+    factor = None
+    if match := _FACTOR.fullmatch(path):
+        path, factor = (match[1] or match[3]) + ".weight", (match[2] or match[4])[-1]
+    return Part(name, path, factor, whole, original, wrapped)
 
 
 def place(
@@ -64,11 +67,14 @@ def place(
     idle = []
     for part in parts:
         whole = part.whole or config.kept(part.module)
-        changes: dict[str, str | bool] = {"weight": part.name, "whole": whole}
+        changes: dict[str, Any] = {}
         if part.factor is not None:
-            changes = {part.factor.lower(): part.name}
+            changes[part.factor.lower()] = part.name
             used = part.module in targeted
+        elif part.original:
+            changes["original"], used = part.name, whole
         else:
+            changes |= {"weight": part.name, "whole": whole}
             used = whole or part.wrapped == (part.module in targeted)
         if used:
             made[part.target] = dataclasses.replace(made.get(part.target, Made()), **changes)

@@ -1,6 +1,7 @@
 """Embedding and head of a tied base under an adapter. No jax here."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from jaxsft.convert.adapter_config import AdapterConfig
 from jaxsft.convert.adapter_parts import Made
@@ -16,18 +17,21 @@ def resolve(embedding: Made, head: Made, config: AdapterConfig) -> tuple[Made, M
     Source: measured with peft 0.21.2 and transformers 5.24, each case on a tied Llama.
     """
     both = (head, embedding)
-    shared = _first(made.weight for made in both if config.ties_kept or not made.whole)
-    if config.ties_factors:
-        donor = next((made for made in both if made.a is not None), head)
-        both = tuple(dataclasses.replace(made, a=donor.a, b=donor.b) for made in both)
-    head, embedding = (
-        made
-        if made.whole and not config.ties_kept
-        else dataclasses.replace(made, weight=shared, whole=False)
-        for made in both
-    )
-    return embedding, head
+    if config.ties_kept:
+        shared = _first(made.weight for made in both)
+    else:
+        shared = _first(made.original if made.whole else made.weight for made in both)
+    donor = embedding if head.a is None else head
+
+    def settled(made: Made) -> Made:
+        if config.ties_factors:
+            made = dataclasses.replace(made, a=donor.a, b=donor.b)
+        if config.ties_kept or not made.whole:
+            made = dataclasses.replace(made, weight=shared, whole=False)
+        return dataclasses.replace(made, original=None)
+
+    return settled(embedding), settled(head)
 
 
-def _first(names) -> str | None:
+def _first(names: Iterable[str | None]) -> str | None:
     return next((name for name in names if name is not None), None)

@@ -79,7 +79,8 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     if chosen is not None and Path(chosen).is_dir():
         path = Path(chosen)  # holds no model, so it needs no config.json
     else:
-        path = _with_tokenizer(source if chosen is None else chosen)
+        named = source if chosen is None else chosen
+        path = own_tokenizer(named) or resolve(named)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 
@@ -105,12 +106,15 @@ def tokenizer_files(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if path.is_file() and is_tokenizer_file(path)]
 
 
-def _with_tokenizer(source: str | Path) -> Path:
-    """Where `source` has its tokenizer: an adapter may have its own."""
+def own_tokenizer(source: str | Path) -> Path | None:
+    """The directory of an adapter that comes with a tokenizer, which then stands in for the base's.
+
+    None: `source` is no adapter, or one without.
+    """
     adapter = adapter_directory(source)
     if adapter is not None and any((adapter / name).is_file() for name in TOKENIZER_FILES):
         return adapter
-    return resolve(source)
+    return None
 
 
 def _resolve_file(path: Path) -> Path:
