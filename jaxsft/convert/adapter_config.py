@@ -163,8 +163,7 @@ class AdapterConfig:
         try:
             return re.compile(pattern)
         except re.error as error:
-            value = self._values[field]
-            raise self.refuse(field, f"is no regular expression ({error}): {value!r}") from None
+            raise self.refuse(field, f"is no regular expression ({error})") from None
 
     def _refuse_unsupported(self) -> None:
         for field, values in NEUTRAL.items():

@@ -138,7 +138,7 @@ def _rope(
     if partial != 1.0 and not a.partial_rotary:
         raise ConversionError(f"{where}: partial_rotary_factor={partial} can't be written as GGUF")
     found: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
-    found["rope.dimension_count"] = int(head_dim * partial)
+    found["rope.dimension_count"] = rotated = int(head_dim * partial)
     others = ("rope_theta", "partial_rotary_factor", "type")  # the last: an old spelling
     scaling = {k: v for k, v in rope.items() if k not in others}
     kind = scaling.pop("rope_type", "default")
@@ -146,7 +146,7 @@ def _rope(
         case "default", _:
             return found, {}
         case "llama3", _:
-            factors = gguf_config.llama3_factors(scaling, rope["rope_theta"], head_dim)
+            factors = gguf_config.llama3_factors(scaling, rope["rope_theta"], rotated)
             return found, {gguf_config.FREQUENCIES: factors}
         case "linear", ["factor"]:
             return found | _scaling(kind, scaling), {}
