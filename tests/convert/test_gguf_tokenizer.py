@@ -253,7 +253,7 @@ def pieces(tmp_path):
                     "42": {"content": "<|im_end|>", **SPECIAL},
                     "43": {"content": "<x>", **PLAIN},
                 },
-                "eos_token": {"content": "<x>"},
+                "eos_token": "<x>",
             },
             [3, 3],
             43,
