@@ -145,7 +145,11 @@ def _plan(
     for theirs in tensors.names():
         ours, shape = gguf.their_name(theirs, names), tensors.shape(theirs)
         if ours == theirs:
-            raise ConversionError(f"{path}: {theirs} has no place in llama.cpp's architecture")
+            always = "; there the head is always the embedding" * (theirs == families.HEAD)
+            raise ConversionError(
+                f"{path}: {theirs} has no place in llama.cpp's architecture"
+                f" {hyper.architecture.name!r}{always}"
+            )
         kind = kinds[_KINDS[dtype]] if len(shape) > 1 else kinds.F32
         if shape and shape[-1] % library.GGML_QUANT_SIZES[kind][0]:
             kind = kinds.F16

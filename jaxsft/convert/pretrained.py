@@ -75,7 +75,7 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
             notes += tensors.notes
             if tensors.untied:
                 decoder = dataclasses.replace(decoder, tied_embeddings=False)
-                config = config | {"tie_word_embeddings": False}
+                config = _untied(config)
         constants, told = buffers.check(tensors, decoder, str(path))
         _, shapes, _ = state.abstract(decoder, "float32", "none")
         notes += huggingface.check_names(tensors, constants, table, shapes, decoder, str(path))
@@ -107,6 +107,14 @@ def rounding_notes(base: Pretrained, parameter_dtype: str) -> list[str]:
         f"{base.path}: {len(wider)} of {len(dtypes)} tensors are rounded from"
         f" {' and '.join(sorted(set(wider)))} to {parameter_dtype} parameters"
     ]
+
+
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    """The config.json without tying, also in the part that describes a text model."""
+    text, field = config.get("text_config"), "tie_word_embeddings"
+    if isinstance(text, dict) and field in text:
+        config = config | {"text_config": text | {field: False}}
+    return config | {field: False}
 
 
 def _generation_config(path: Path) -> dict[str, Any]:
