@@ -2,14 +2,15 @@
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, overload
 
 from flax import nnx
 from jax.sharding import Mesh
 
 from jaxsft import mesh as mesh_lib
-from jaxsft.convert import pretrained
-from jaxsft.convert.export import Exported, export
+from jaxsft.convert import gguf_write, pretrained, source
+from jaxsft.convert.export import ExportDtype, Exported, export, main_dtype
+from jaxsft.convert.gguf_write import Written
 from jaxsft.errors import ConversionError
 from jaxsft.model import state
 from jaxsft.model.transformer import Decoder
@@ -43,12 +44,32 @@ def load_model(
     return model
 
 
+@overload
 def save_model(
     model: Decoder,
-    directory: str | Path,
-    dtype: Literal["source", "float32", "bfloat16", "float16"] = "source",
-) -> Exported:
-    """Writes a Hugging Face directory: the model, and all that its source has beside the weights.
+    path: str | Path,
+    format: Literal["safetensors"] = "safetensors",
+    dtype: ExportDtype = "source",
+) -> Exported: ...
+@overload
+def save_model(
+    model: Decoder,
+    path: str | Path,
+    format: Literal["gguf"],
+    dtype: ExportDtype | Literal["q8_0"] = "source",
+) -> Written: ...
+def save_model(
+    model: Decoder,
+    path: str | Path,
+    format: Literal["safetensors", "gguf"] = "safetensors",
+    dtype: ExportDtype | Literal["q8_0"] = "source",
+) -> Exported | Written:
+    """Writes the model, and all that its source has beside the weights.
+
+    Args:
+        path: of a Hugging Face directory, or of a .gguf file for llama.cpp.
+        dtype: "source": that of most of the weights that were read (quantised ones: float32), or of
+            each weight in a directory; q8_0 in GGUF only.
 
     Raises:
         ConversionError: a model that load_model did not make, or one that can't be written exactly.
@@ -60,4 +81,13 @@ def save_model(
         )
     base = pretrained.open_pretrained(model.source)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    return export(params, base, directory, dtype=dtype)
+    tokenizer = source.own_tokenizer(model.source)
+    if format == "gguf" and dtype in ("source", *gguf_write.DTYPES):
+        kind = gguf_write.DTYPES[main_dtype(params, base) if dtype == "source" else dtype]
+        return gguf_write.export_gguf(params, base, path, dtype=kind, tokenizer=tokenizer)
+    if format == "safetensors" and dtype != "q8_0" and dtype in get_args(ExportDtype):
+        return export(params, base, path, dtype=dtype, tokenizer=tokenizer)
+    raise ConversionError(
+        f"save_model: format={format!r} with dtype={dtype!r}; safetensors has"
+        f" {', '.join(get_args(ExportDtype))}, gguf q8_0 too"
+    )

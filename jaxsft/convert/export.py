@@ -1,9 +1,10 @@
 """A trained model as a directory that transformers and vLLM read: complete, or not there at all."""
 
 import dataclasses
-import json
+import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from jaxsft import whole_files
 from jaxsft.convert import (
     card,
     check_tokenizer,
+    export_config,
     families,
     hf_config,
     huggingface,
@@ -48,6 +50,7 @@ class Exported:
     directory: Path
     files: tuple[str, ...]
     left_out: tuple[str, ...]  # files of the base that are not in the export
+    without_code: tuple[str, ...]  # files that named code, which is in no export
     num_zeroed: int  # values that were too small for the dtype of the export and are 0 there
 
     @property
@@ -57,6 +60,9 @@ class Exported:
         if self.left_out:
             names = ", ".join(self.left_out)
             notes.append(f"of the base's files these are not in the export: {names}")
+        if self.without_code:
+            names = ", ".join(self.without_code)
+            notes.append(f"no code is exported, so its names (auto_map) are left out of {names}")
         if self.num_zeroed:
             notes.append(
                 f"{self.num_zeroed:,} values are too small for the dtype of the export and became"
@@ -106,20 +112,26 @@ def export(
         params, base.table, partial, dtypes, max_shard_bytes, base.others, in_file
     )
     left_out: list[str] = []
+    without_code: list[str] = []
     if first:
         left_out = _copy_files(base, tokenizer, partial)
         used = _write_template(partial, template)
-        _write_configs(partial, base, dtype, end_of_turn_ids)
+        without_code = export_config.drop_code(partial)
+        without_code += ["config.json"] * export_config.names_code(base.config)
+        main = main_dtype(params, base) if dtype == "source" else dtype
+        _write_configs(partial, base, main, dtype == "source", end_of_turn_ids)
         text = card.render(about or card.Card(), base_name(base), license_of(base), used)
         whole_files.write_text(partial / "README.md", text)
-        _write_json(partial / MARKER, {"tensors": written.digests})
+        safetensors_write.write_json(partial / MARKER, {"tensors": written.digests})
         _verify(partial, base, written.digests)
         check_tokenizer.check_token_ids(tokenizer or _tokenizer_of(base), partial)
         _publish(partial, directory)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {directory.name}")
     files = sorted(path.name for path in directory.iterdir()) if first else []
-    return Exported(directory, tuple(files), tuple(left_out), written.num_zeroed)
+    return Exported(
+        directory, tuple(files), tuple(left_out), tuple(without_code), written.num_zeroed
+    )
 
 
 def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dtype]:
@@ -131,6 +143,16 @@ def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dty
     stored = base.config.get("dtype") or base.config.get("torch_dtype")
     same = huggingface.DTYPES.get(str(stored), huggingface.DTYPES["float32"])
     return {name: same for name in names}
+
+
+def main_dtype(params: Params, base: Pretrained) -> str:
+    """The dtype that most of the model's bytes have in its source."""
+    dtypes = _dtypes(params, base, "source")
+    total: Counter[str] = Counter()
+    for tensor in families.tensors(params, base.table):
+        dtype = dtypes[tensor.name]
+        total[str(dtype)] += dtype.itemsize * math.prod(tensor.their_shape)
+    return max(total, key=lambda name: total[name])
 
 
 def refuse_foreign(directory: Path) -> None:
@@ -197,26 +219,30 @@ def _write_template(partial: Path, template: str | None) -> str | None:
     if isinstance(embedded, list):
         others = [named for named in embedded if named.get("name") != "default"]
         config["chat_template"] = [*others, {"name": "default", "template": template}]
-        _write_json(config_path, config)
+        safetensors_write.write_json(config_path, config)
     elif embedded not in (None, template):
         del config["chat_template"]
-        _write_json(config_path, config)
+        safetensors_write.write_json(config_path, config)
     return template
 
 
 def _write_configs(
-    partial: Path, base: Pretrained, dtype: str, end_of_turn_ids: Sequence[int]
+    partial: Path,
+    base: Pretrained,
+    dtype: str,
+    as_source: bool,
+    end_of_turn_ids: Sequence[int],
 ) -> None:
-    config, generation = dict(base.config), dict(base.generation_config)
-    if dtype != "source":
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    ends = end_ids(base, end_of_turn_ids)
+    config = export_config.model_config(base.config, dtype, as_source, ends)
+    generation = export_config.without_code(base.generation_config)
     if not generation:
         ids = ("bos_token_id", "pad_token_id")
         generation = {name: config[name] for name in ids if config.get(name) is not None}
-    if ends := end_ids(base, end_of_turn_ids):
-        config["eos_token_id"] = generation["eos_token_id"] = ends
-    _write_json(partial / "config.json", config)
-    _write_json(partial / "generation_config.json", generation)
+    if ends:
+        generation["eos_token_id"] = ends
+    safetensors_write.write_json(partial / "config.json", config)
+    safetensors_write.write_json(partial / "generation_config.json", generation)
 
 
 def end_ids(base: Pretrained, end_of_turn_ids: Sequence[int]) -> list[int]:
@@ -229,11 +255,6 @@ def end_ids(base: Pretrained, end_of_turn_ids: Sequence[int]) -> list[int]:
 def _ids(config: dict[str, Any]) -> list[int]:
     value = config.get("eos_token_id")
     return [] if value is None else list(value) if isinstance(value, list) else [value]
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    whole_files.write_text(path, text + "\n")
 
 
 def base_name(base: Pretrained) -> str:

@@ -53,7 +53,6 @@ _KEYS = {
     "attention.key_length": "head_dim",
     "attention.value_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.dimension_count": "head_dim",
     "vocab_size": "vocab_size",
 }
 _WINDOW = {"attention.sliding_window": "sliding_window"}

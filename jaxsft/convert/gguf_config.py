@@ -1,5 +1,6 @@
 """A config.json <-> the hyper-parameters in a .gguf file's metadata. No jax here."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from jaxsft.errors import ConversionError
 FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 ATTENTION_FACTOR = "rope.scaling.attn_factor"
-_ROPE = {"rope.freq_base", "rope.scaling.type", "rope.scaling.factor"}
+_DIMENSIONS = "rope.dimension_count"  # that are rotated, of head_dim
+_ROPE = {"rope.freq_base", "rope.scaling.type", "rope.scaling.factor", _DIMENSIONS}
 _ROPE |= {"rope.scaling.original_context_length", ATTENTION_FACTOR}
 # Keys that change nothing with these values; others are refused, as most change the arithmetic.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -128,13 +130,13 @@ class Reader:
         found |= self._longrope(factors) if long else {"rope_scaling": self._scaling(factors)}
         if a.local_rope_theta is not None:
             found["rope_local_base_freq"] = a.local_rope_theta
-        rotated = self.get("rope.dimension_count", head_dim)
-        if rotated != head_dim and not a.partial_rotary:
-            raise self._differs("rope.dimension_count", head_dim)
+        rotated = self.get(_DIMENSIONS, head_dim)
+        if rotated != head_dim and not (a.partial_rotary and 0 < rotated < head_dim):
+            raise self._differs(_DIMENSIONS, head_dim)
         if rotated != head_dim:
-            found["partial_rotary_factor"] = rotated / head_dim
+            found["partial_rotary_factor"] = share_of(rotated, head_dim)
         if FREQUENCIES in factors:
-            scaling = llama3_scaling(factors[FREQUENCIES], theta, head_dim, self.where)
+            scaling = llama3_scaling(factors[FREQUENCIES], theta, rotated, self.where)
             found["rope_scaling"] = scaling
         return found
 
@@ -178,7 +180,7 @@ class Reader:
         )
 
 
-def llama3_scaling(factors: np.ndarray, theta: float, head_dim: int, where: str) -> dict[str, Any]:
+def llama3_scaling(factors: np.ndarray, theta: float, rotated: int, where: str) -> dict[str, Any]:
     """The scaling behind the factors in the file, which llama.cpp doesn't store by name.
 
     Every published Llama 3.x has low 1, high 4 and 8192 positions; the factors must agree.
@@ -190,7 +192,7 @@ def llama3_scaling(factors: np.ndarray, theta: float, head_dim: int, where: str)
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    wanted = llama3_factors(scaling, theta, head_dim)
+    wanted = llama3_factors(scaling, theta, rotated)
     if factors.shape != wanted.shape or not np.allclose(factors, wanted, 1e-4, 0):
         raise ConversionError(
             f"{where}: {FREQUENCIES} holds other factors than Llama 3's"
@@ -199,16 +201,22 @@ def llama3_scaling(factors: np.ndarray, theta: float, head_dim: int, where: str)
     return scaling
 
 
-def llama3_factors(scaling: Mapping[str, Any], theta: float, head_dim: int) -> np.ndarray:
-    """What each rotary frequency is divided by, float32 [head_dim / 2].
+def llama3_factors(scaling: Mapping[str, Any], theta: float, rotated: int) -> np.ndarray:
+    """What each rotary frequency is divided by, float32 [rotated / 2].
 
     Source: arXiv:2407.21783 section 3.4.2 and the published llama-models code, apply_scaling.
     """
-    frequencies = theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    frequencies = theta ** -(np.arange(0, rotated, 2) / rotated)
     turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return (1 / (kept + (1 - kept) / scaling["factor"])).astype(np.float32)
+
+
+def share_of(rotated: int, head_dim: int) -> float:
+    """What head_dim is to be multiplied by, so that it gives `rotated` when its fraction is cut."""
+    share = rotated / head_dim
+    return share if int(head_dim * share) == rotated else math.nextafter(share, 1)
 
 
 def layer_types(layers: int, full_every: int) -> list[str]:

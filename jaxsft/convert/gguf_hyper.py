@@ -138,7 +138,7 @@ def _rope(
     if partial != 1.0 and not a.partial_rotary:
         raise ConversionError(f"{where}: partial_rotary_factor={partial} can't be written as GGUF")
     found: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
-    found["rope.dimension_count"] = int(head_dim * partial)
+    found["rope.dimension_count"] = rotated = int(head_dim * partial)
     kind = rope.get("rope_type", "default")
     known = rope_config.PARAMETERS
     read = known[kind] if kind in known else tuple(rope)  # the others have no effect
@@ -147,7 +147,7 @@ def _rope(
         case "default", _:
             return found, {}
         case "llama3", _:
-            factors = gguf_config.llama3_factors(scaling, rope["rope_theta"], head_dim)
+            factors = gguf_config.llama3_factors(scaling, rope["rope_theta"], rotated)
             return found, {gguf_config.FREQUENCIES: factors}
         case "linear", ["factor"]:
             return found | _scaling(kind, scaling), {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import gguf_splits, untrusted
+from jaxsft.convert import gguf_added, gguf_splits, sentencepiece_types, untrusted
 from jaxsft.errors import ConversionError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -29,12 +29,13 @@ def metadata(
     Raises:
         ConversionError: a tokenizer whose ids llama.cpp would not reproduce.
     """
-    config = _optional_json(directory / "tokenizer_config.json")
-    tokenizer = _optional_json(directory / "tokenizer.json")
+    config = gguf_added.optional_json(directory / "tokenizer_config.json")
+    tokenizer = gguf_added.optional_json(directory / "tokenizer.json")
     if tokenizer:
         found = _of_tokenizer_json(tokenizer, str(directory / "tokenizer.json"))
     else:
         found = _of_sentencepiece(directory, config)
+    _add(found, directory)
     _fill(found, vocab_size, str(directory))
     ends, notes = _ends(end_ids, found, config, str(directory))
     found |= ends
@@ -114,8 +115,13 @@ def _of_sentencepiece(directory: Path, config: dict[str, Any]) -> dict[str, Any]
 
     path = directory / "tokenizer.model"
     untrusted.refuse_impostor(path)
-    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise ConversionError(f"{path}: is no sentencepiece model: {error}") from None
+    types = sentencepiece_types.read(path.read_bytes())
     ids = range(model.get_piece_size())
+    assert len(types) == len(ids), path
     scores = [float(model.get_score(i)) for i in ids]
     prefix = config.get("add_prefix_space")
     if any(score != int(score) for score in scores):
@@ -125,18 +131,40 @@ def _of_sentencepiece(directory: Path, config: dict[str, Any]) -> dict[str, Any]
         raise ConversionError(
             f"{path}: makes {normal!r} of 'a  \ufb01 '; llama.cpp normalises nothing"
         )
-    kinds = {i: CONTROL for i in ids if model.is_control(i)}
-    kinds |= {i: BYTE for i in ids if model.is_byte(i)} | {model.unk_id(): UNKNOWN}
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [model.id_to_piece(i) for i in ids],
         "tokenizer.ggml.scores": scores,
-        "tokenizer.ggml.token_type": [kinds.get(i, NORMAL) for i in ids],
+        "tokenizer.ggml.token_type": types,  # the numbers are sentencepiece's
         "tokenizer.ggml.add_bos_token": config.get("add_bos_token", True),
         "tokenizer.ggml.add_eos_token": config.get("add_eos_token", False),
         _PREFIX: normal.startswith("▁") if prefix is None else prefix,
     }
+
+
+def _add(found: dict[str, Any], directory: Path) -> None:
+    """Puts in the tokens that other files add, and marks the special ones as such.
+
+    Raises:
+        ConversionError: transformers gives other ids to them.
+    """
+    tokens, types = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
+    scores = found.get("tokenizer.ggml.scores", [])
+    added = gguf_added.read(directory)
+    missing = max(added.texts, default=-1) + 1 - len(tokens)
+    tokens += [None] * missing
+    types += [UNUSED] * missing
+    scores += [_NEVER_MADE] * (missing if scores else 0)
+    for index, text in added.texts.items():
+        if tokens[index] in (None, text):  # else the tokenizer's own, as transformers has it
+            tokens[index] = text
+            types[index] = USER_DEFINED if types[index] in (NORMAL, UNUSED) else types[index]
+    for index, text in enumerate(tokens):
+        if text in added.special and types[index] in (NORMAL, USER_DEFINED):
+            types[index] = CONTROL
+    if missing > 0 or any(tokens[index] != text for index, text in added.texts.items()):
+        gguf_added.check(directory, tokens)
 
 
 def _only_at_the_start(tokenizer: dict[str, Any], config: dict[str, Any]) -> bool:
@@ -198,8 +226,7 @@ def _ends(
 
 def _id_of(token: Any, found: dict[str, Any]) -> int | None:
     """The id of a token as tokenizer_config.json names it: its text, or an object with it."""
-    text = token.get("content") if isinstance(token, dict) else token
-    tokens = found["tokenizer.ggml.tokens"]
+    text, tokens = gguf_added.text_of(token), found["tokenizer.ggml.tokens"]
     return tokens.index(text) if text in tokens else None
 
 
@@ -212,7 +239,3 @@ def _own_template(directory: Path, config: dict[str, Any]) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in embedded}
         embedded = named.get("default")
     return embedded if isinstance(embedded, str) else None
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return untrusted.read_json(path) if path.is_file() else {}

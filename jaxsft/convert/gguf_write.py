@@ -28,6 +28,8 @@ from jaxsft.errors import ConversionError
 from jaxsft.model.state import Params
 
 Dtype = Literal["f32", "f16", "bf16", "q8_0"]
+# What other formats call them.
+DTYPES: dict[str, Dtype] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 _KINDS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # general.file_type
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -155,7 +157,11 @@ def _plan(
     for theirs in tensors.names():
         ours, shape = gguf.their_name(theirs, names), tensors.shape(theirs)
         if ours == theirs:
-            raise ConversionError(f"{path}: {theirs} has no place in llama.cpp's architecture")
+            always = "; there the head is always the embedding" * (theirs == families.HEAD)
+            raise ConversionError(
+                f"{path}: {theirs} has no place in llama.cpp's architecture"
+                f" {hyper.architecture.name!r}{always}"
+            )
         kind = kinds[_KINDS[dtype]] if len(shape) > 1 else kinds.F32
         if shape and shape[-1] % library.GGML_QUANT_SIZES[kind][0]:
             kind = kinds.F16

@@ -136,7 +136,7 @@ def check_names(
         _check_layers(there, decoder.num_layers, where)
         raise ConversionError(f"{where}: the weights lack {_some(missing)}")
     if decoder.tied_embeddings and head in there:
-        notes.append(_check_tied(tensors, head, embedding, where))
+        notes.append(check_tied(tensors, head, embedding, where))
         there.remove(head)
     _check_layers(there, decoder.num_layers, where)
     if extra := sorted(there - set(expected)):
@@ -162,7 +162,12 @@ def _check_layers(names: set[str], num_layers: int, where: str) -> None:
         )
 
 
-def _check_tied(tensors: Tensors, head_name: str, embedding_name: str, where: str) -> str:
+def check_tied(tensors: Tensors, head_name: str, embedding_name: str, where: str) -> str:
+    """A line that says that the head in the file is a copy.
+
+    Raises:
+        ConversionError: it is none.
+    """
     head, embedding = tensors.read(head_name), tensors.read(embedding_name)
     same = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
     if not same or safetensors_write.digest(head) != safetensors_write.digest(embedding):

@@ -94,9 +94,9 @@ def _ties(kind: Wrapper, config: Mapping[str, Any], text: Mapping[str, Any]) -> 
 
 
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of the same model with a head of its own."""
-    no = {"tie_word_embeddings": False}
-    return {**config, **no, "text_config": {**config["text_config"], **no}}
+    """The config.json of the same model, of text alone too, with a head of its own."""
+    no, text = {"tie_word_embeddings": False}, config.get("text_config")
+    return {**config, **no, **({"text_config": {**text, **no}} if isinstance(text, dict) else {})}
 
 
 def unused(config: Mapping[str, Any], where: str) -> list[str]:

@@ -58,16 +58,20 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
     table = multimodal.table(opened.config, plain)
     opened = _text_part(opened, table, str(path))
     decoder, told = hf_config.settings_from_config(opened.config, opened.where)
-    tensors, notes = opened.tensors, [*told, *opened.notes]
+    config, tensors = opened.config, opened.tensors
+    notes = [*told, *opened.notes, *source.adapter_notes(name, path)]
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:
-            tensors = adapter.Merged(tensors, adapter_directory)
+            tensors = adapter.Merged(tensors, adapter_directory, table, decoder.tied_embeddings)
             notes += tensors.notes
+            if tensors.untied:
+                decoder = dataclasses.replace(decoder, tied_embeddings=False)
+                config = multimodal.untied(config)
         notes += _check_tensors(tensors, table, decoder, str(path))
     return Pretrained(
         source=str(name),
         path=path,
-        config=opened.config,
+        config=config,
         generation_config=opened.generation_config,
         settings=decoder,
         table=table,

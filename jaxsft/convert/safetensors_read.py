@@ -42,30 +42,33 @@ class Entry:
 
 
 class Directory:
-    """The tensors of model.safetensors, or of the files that model.safetensors.index.json names."""
+    """The tensors of model.safetensors, or of the files that model.safetensors.index.json names.
+
+    An index of that one file, which some programs write beside it, is checked with the others.
+    """
 
     def __init__(
-        self, directory: Path, single: str | None = None, dtypes: Mapping[str, np.dtype] = DTYPES
+        self, directory: Path, single: str = SINGLE, dtypes: Mapping[str, np.dtype] = DTYPES
     ):
         """Reads the headers only.
 
         Args:
-            single: the one file to read; None: as transformers finds a model's.
+            single: its name where it is no model's; its index is NAME.index.json.
             dtypes: that tensors may have.
 
         Raises:
             ConversionError: a file that is broken or missing, a tensor missing or repeated.
         """
         self._entries: dict[str, Entry] = {}
-        weight_map = {} if single else _weight_map(directory)
-        for name in dict.fromkeys(weight_map.values()) or [single or SINGLE]:
+        weight_map = _weight_map(directory, single)
+        for name in dict.fromkeys(weight_map.values()) or [single]:
             for tensor, entry in read_header(directory / name, dtypes).items():
                 if tensor in self._entries:
                     other = self._entries[tensor].path.name
                     raise ConversionError(f"{directory}: {tensor} is in both {other} and {name}")
                 self._entries[tensor] = entry
         if weight_map:
-            self._check_index(directory, weight_map)
+            self._check_index(directory / _index_of(single), weight_map)
         self._maps: dict[Path, np.memmap] = {}
 
     def names(self) -> list[str]:
@@ -86,30 +89,35 @@ class Directory:
         raw = self._maps[entry.path][entry.start : entry.start + size]
         return np.asarray(raw).view(entry.dtype).reshape(entry.shape)
 
-    def _check_index(self, directory: Path, weight_map: dict[str, str]) -> None:
+    def _check_index(self, index: Path, weight_map: dict[str, str]) -> None:
         for tensor, shard in weight_map.items():
             if tensor not in self._entries or self._entries[tensor].path.name != shard:
-                raise ConversionError(f"{directory / INDEX}: {tensor} is not in {shard}")
+                raise ConversionError(f"{index}: {tensor} is not in {shard}")
         for tensor in self._entries:
             if tensor not in weight_map:
                 shard = self._entries[tensor].path
                 raise ConversionError(f"{shard}: {tensor} is not in the index")
 
 
-def _weight_map(directory: Path) -> dict[str, str]:
+def _index_of(single: str) -> str:
+    return f"{single}.index.json"
+
+
+def _weight_map(directory: Path, name: str) -> dict[str, str]:
     """The index: tensor name -> file name; empty when there is one file only."""
-    single, index = directory / SINGLE, directory / INDEX
-    if single.exists() and index.exists():
-        raise ConversionError(
-            f"{directory}: has both {SINGLE} and {INDEX}; remove the one that is out of date"
-        )
+    single, index = directory / name, directory / _index_of(name)
     if not index.exists():
-        if not single.exists():
+        if not single.exists() and name == SINGLE:
             source.refuse_pickles(directory)
         return {}
     weight_map = untrusted.read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConversionError(f"{index}: weight_map={weight_map!r}, expected tensor: file")
+    if single.exists() and any(shard != name for shard in weight_map.values()):
+        raise ConversionError(
+            f"{directory}: has both {name} and {index.name} of other files; remove the one that is"
+            " out of date"
+        )
     for shard in dict.fromkeys(weight_map.values()):
         if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard:
             raise ConversionError(f"{index}: file {shard!r} is not a plain name in this directory")

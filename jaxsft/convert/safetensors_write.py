@@ -6,8 +6,9 @@ import itertools
 import json
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,10 @@ def digest(array: np.ndarray) -> str:
 def _bytes(array: np.ndarray) -> memoryview:
     """The array's memory in row-major order; no copy when it lies so already."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_file(

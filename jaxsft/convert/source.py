@@ -25,6 +25,7 @@ HUB_FILES = [
 # Some publishers keep a second copy of the weights in a format of their own.
 HUB_IGNORED = ["*/*", "consolidated*.safetensors"]
 PICKLES = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt", "consolidated*.pth")
+MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 ADAPTER = "adapter_config.json"  # a LoRA adapter in PEFT's format
 _TOKENIZER_FILE = re.compile(
     r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
@@ -85,7 +86,8 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     if chosen is not None and Path(chosen).is_dir():
         path = Path(chosen)  # holds no model, so it needs no config.json
     else:
-        path = _with_tokenizer(source) if chosen is None else resolve(chosen, weights=False)
+        named = source if chosen is None else chosen
+        path = own_tokenizer(named) or resolve(named, weights=chosen is None)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 
@@ -113,12 +115,15 @@ def tokenizer_files(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if path.is_file() and is_tokenizer_file(path)]
 
 
-def _with_tokenizer(source: str | Path) -> Path:
-    """Where `source` has its tokenizer: an adapter may have its own."""
+def own_tokenizer(source: str | Path) -> Path | None:
+    """The directory of an adapter that comes with a tokenizer, which then stands in for the base's.
+
+    None: `source` is no adapter, or one without.
+    """
     adapter = adapter_directory(source)
     if adapter is not None and any((adapter / name).is_file() for name in TOKENIZER_FILES):
         return adapter
-    return resolve(source)
+    return None
 
 
 def _resolve_file(path: Path) -> Path:
@@ -132,11 +137,38 @@ def _resolve_file(path: Path) -> Path:
 
 
 def adapter_directory(source: str | Path) -> Path | None:
-    """The directory of a LoRA adapter that `source` names, if it does."""
+    """The directory of a LoRA adapter that `source` names, if it does; a hub id is downloaded.
+
+    Raises:
+        ConversionError: it is the directory of a model too.
+    """
     path = Path(source).expanduser()
-    if not (path / ADAPTER).is_file() or (path / "config.json").is_file():
+    if not path.exists() and is_hub_id(str(source)) and not Path(path.parts[0]).exists():
+        path = _download(str(source))
+    if not (path / ADAPTER).is_file():
         return None
+    weights = [file for pattern in MODEL_WEIGHTS for file in sorted(path.glob(pattern))]
+    if (path / "config.json").is_file() and weights:
+        raise ConversionError(
+            f"model.source={path}: has {ADAPTER} beside config.json and {weights[0].name}: is the"
+            " adapter meant, or the model? Move the files of the other one away"
+        )
     return path
+
+
+def adapter_notes(source: str | Path, path: Path) -> list[str]:
+    """A line for what lies beside an adapter or a model as if it belonged to it.
+
+    Args:
+        path: what `source` resolves to.
+    """
+    adapter = adapter_directory(source)
+    if adapter is not None:
+        if not (adapter / "config.json").is_file():
+            return []
+        return [f"{adapter}: config.json has no effect beside {ADAPTER}; the base's own is read"]
+    found = sorted(path.glob("adapter_model.*")) if path.is_dir() else []
+    return [f"{file}: has no {ADAPTER} beside it and is not read" for file in found]
 
 
 def _base_of(directory: Path) -> str:

@@ -5,6 +5,8 @@ merge_and_unload of peft 0.21.2 gave the same weights to the last bit for eight 
 """
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -166,8 +168,10 @@ def test_the_base_is_found_and_said(save_adapter, save_tokenizer, tmp_path, monk
         ({"r": ...}, "r=None, expected a number"),
         ({"r": 8}, r"_proj.weight has factors \(4, .*\) and \(32, 4\), expected \(8, "),
         ({"target_modules": ["q_proj", "down_proj", "o_proj"]}, "target_modules has 'o_proj'"),
+        ({"target_modules": ["c_attn"]}, r"target_modules=\['c_attn'\] match nothing in the base"),
+        ({"exclude_modules": ".*"}, "target_modules=.* match nothing in the base"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save has 'lm_head'"),
-        ({"drop": ("lora",)}, r"target_modules=\['q_proj', 'down_proj'\] match nothing"),
+        ({"drop": ("lora",)}, r"target_modules=\['q_proj', 'down_proj'\] match nothing in"),
         ({"drop": ("0.self_attn.q_proj.lora_A",)}, r"q_proj.weight has factor \['B'\] only"),
         ({"extra": {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}}, "no x.weight in the"),
         ({"extra": {"base_model.model.lm_head.weight": torch.ones(97, 32)}}, r"\(97, 32\), the"),
@@ -182,6 +186,68 @@ def test_what_does_not_fit_is_named(arguments, message, save_adapter):
     directory, _, _ = save_adapter(**arguments)
     with pytest.raises(ConversionError, match=message):
         pretrained.open_pretrained(directory)
+
+
+@pytest.mark.filterwarnings("ignore:.*/adapter")
+@pytest.mark.parametrize(
+    ("changes", "left", "notes"),
+    [
+        (
+            {"target_modules": ["q_proj", "down_proj", "c_attn"], "modules_to_save": ["score"]},
+            ("0.self", "1.self", "0.mlp", "1.mlp"),
+            ["target_modules has 'c_attn', which", "modules_to_save has 'score', which"],
+        ),
+        (
+            {"exclude_modules": ["layers.1.self_attn.q_proj"]},
+            ("0.self", "0.mlp", "1.mlp"),
+            [f"2 tensors have no effect, as in PEFT.*{Q.format(1)}.lora_A"],
+        ),
+        (
+            {"layers_to_transform": [0], "exclude_modules": ".*down_proj"},
+            ("0.self",),
+            ["6 tensors have no effect"],
+        ),
+        (
+            {"drop": ("1.self_attn.q_proj",)},
+            ("0.self", "0.mlp", "1.mlp"),
+            [rf"no factors for 1 of the 4 modules .* \({Q.format(1)}\)"],
+        ),
+    ],
+)
+def test_names_without_effect_are_told(changes, left, notes, save_adapter, tmp_path):
+    directory, tensors, weights = save_adapter(**changes)
+    told = pretrained.open_pretrained(directory).notes
+    for note in notes:
+        assert any(re.search(note, line) for line in told), told
+    tensors = {name: t for name, t in tensors.items() if any(part in name for part in left)}
+    assert_loads_as(directory, merged(tensors, weights, lambda module, rank: 6 / 4), tmp_path)
+
+
+def test_an_adapter_beside_a_config_json_is_read_and_one_beside_a_model_is_not(
+    save_adapter, save_tokenizer, tmp_path
+):
+    directory, _, _ = save_adapter()
+    base = tmp_path / "model"
+    shutil.copy(base / "config.json", directory)
+    (directory / "optimizer.pt").write_bytes(b"of the trainer")
+    opened = pretrained.open_pretrained(directory)
+    assert opened.path.resolve() == base
+    assert any("config.json has no effect beside adapter_config.json" in n for n in opened.notes)
+    shutil.copy(base / "model.safetensors", directory)
+    message = "adapter: has adapter_config.json beside config.json and model.safetensors"
+    for read in (pretrained.open_pretrained, source.tokenizer_directory):
+        with pytest.raises(ConversionError, match=message):
+            read(directory)
+    (directory / "adapter_config.json").unlink()
+    (note,) = (n for n in pretrained.open_pretrained(directory).notes if "adapter" in n)
+    assert "adapter_model.safetensors: has no adapter_config.json beside it and is not" in note
+
+
+def test_an_adapter_of_the_hub_is_merged_too(save_adapter, monkeypatch):
+    directory, _, _ = save_adapter()
+    monkeypatch.setattr(source, "_download", lambda name: {"org/adapter": directory}[name])
+    notes = pretrained.open_pretrained("org/adapter").notes
+    assert any("4 matrices merged" in note for note in notes)
 
 
 def test_fields_that_are_not_known_are_told(save_adapter):

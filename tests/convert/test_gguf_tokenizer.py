@@ -223,6 +223,124 @@ def test_the_first_space_is_that_of_the_sentencepiece_model(tmp_path, edit_json)
     assert metadata["tokenizer.ggml.add_space_prefix"] and "after each control token" in note
 
 
+SPECIAL, PLAIN = ({"special": special, "normalized": False} for special in (True, False))
+LLAMA = {"tokenizer_class": "LlamaTokenizer", "unk_token": "<unk>", "bos_token": "<s>"}
+LLAMA |= {"add_bos_token": True}
+
+
+@pytest.fixture
+def pieces(tmp_path):
+    """A tokenizer.model of 42 pieces: 3 control ones, 2 user-defined ones, then merges."""
+    changes = {"user_defined_symbols": ["<think>", "wor"], "control_symbols": ["<c>"]}
+    train_sentencepiece(tmp_path, remove_extra_whitespaces=False, vocab_size=42, **changes)
+
+    def save(added=None, **config):
+        if added is not None:
+            (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(LLAMA | config))
+        return tmp_path
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("files", "types", "eos"),
+    [
+        ({"added": {"<|im_end|>": 42, "<x>": 43}, "eos_token": "<|im_end|>"}, [3, 4], 42),
+        (
+            {
+                "added_tokens_decoder": {
+                    "42": {"content": "<|im_end|>", **SPECIAL},
+                    "43": {"content": "<x>", **PLAIN},
+                },
+                "eos_token": "<x>",
+            },
+            [3, 3],
+            43,
+        ),
+        (
+            {
+                "added": {"<x>": 43, "<|im_end|>": 42},
+                "added_tokens_decoder": {"42": {"content": "<|im_end|>", **PLAIN}},
+                "extra_special_tokens": {"image_token": "<x>"},
+                "eos_token": "</s>",
+            },
+            [4, 3],
+            2,
+        ),
+    ],
+)
+def test_added_tokens_of_a_sentencepiece_directory_are_kept(files, types, eos, pieces, tmp_path):
+    """Each at its id, of its type, and the tokenizer made of the file gives transformers' ids."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    directory = pieces(**files)
+    metadata, _ = gguf_vocab.metadata(directory, 46, [eos], None)
+    tokens, kinds = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type"))
+    assert tokens[42:] == ["<|im_end|>", "<x>", "[PAD44]", "[PAD45]"]
+    assert kinds[:6] == [2, 3, 3, 3, 4, 4] and kinds[42:] == [*types, 5, 5]
+    assert set(kinds[6:42]) == {1} and len(metadata["tokenizer.ggml.scores"]) == 46
+    assert metadata["tokenizer.ggml.eos_token_id"] == eos
+    (tmp_path / "ours").mkdir()
+    gguf_tokenizer.write(metadata, tmp_path / "ours", "m.gguf")
+    ours = Tokenizer.from_file(str(tmp_path / "ours" / "tokenizer.json"))
+    theirs = AutoTokenizer.from_pretrained(directory)
+    for text in ("of<|im_end|>", "a few wor<x><think>", "<c><x>"):  # no text after one
+        assert ours.encode(text).ids == theirs(text).input_ids, text
+
+
+def test_a_piece_that_is_called_special_is_a_control_token(pieces):
+    plain = gguf_vocab.metadata(pieces(), 42, [], None)[0]["tokenizer.ggml.tokens"]
+    decoder = {"20": {"content": plain[20], **SPECIAL}, "21": {"content": plain[21], **PLAIN}}
+    directory = pieces(added_tokens_decoder=decoder, additional_special_tokens=[plain[22]])
+    metadata, _ = gguf_vocab.metadata(directory, 42, [], None)
+    assert metadata["tokenizer.ggml.tokens"] == plain
+    assert metadata["tokenizer.ggml.token_type"][19:24] == [1, 3, 4, 3, 1]
+
+
+def test_tokens_that_only_the_configuration_of_a_tokenizer_json_adds_are_kept(
+    tokenizer, edit_json, tmp_path
+):
+    directory = tmp_path / "tokenizer"
+    extra = {str(len(tokenizer)): {"content": "<new>", **PLAIN}}
+    edit_json(
+        directory / "tokenizer_config.json",
+        added_tokens_decoder=extra,
+        extra_special_tokens=["<think>"],
+    )
+    metadata, _ = gguf_vocab.metadata(directory, len(tokenizer) + 1, [], None)
+    tokens, types = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type"))
+    assert (tokens[-1], types[-1]) == ("<new>", 4)
+    assert types[tokens.index("<think>")] == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"added": {"<x>": 45}}, "transformers gives token 42 to '<x>', the files None"),
+        (
+            {"added_tokens_decoder": {"20": {"content": "<x>", **SPECIAL}}},
+            "transformers gives token 42 to '<x>', the files None",
+        ),
+        ({"added": {"<x>": 42, "<y>": 43, "<z>": 44}}, "has 45 tokens, the model vocab_size=44"),
+        ({"added": {"<x>": -1}}, "added_tokens.json: -1 is no token id"),
+        ({"added_tokens_decoder": {"a": "<x>"}}, "'a' is no token id"),
+        ({"added_tokens_decoder": {"42": {}}}, "tokenizer_config.json: token 42 is {}, not a te"),
+    ],
+)
+def test_added_tokens_that_do_not_fit_are_named(files, message, pieces):
+    with pytest.raises(ConversionError, match=message):
+        gguf_vocab.metadata(pieces(**files), 44, [], None)
+
+
+def test_a_cut_tokenizer_model_is_named(pieces):
+    path = pieces() / "tokenizer.model"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ConversionError, match="tokenizer.model: is no sentencepiece model"):
+        gguf_vocab.metadata(path.parent, 42, [], None)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,6 +4,7 @@ Needs JAXSFT_LLAMA_CPP_SOURCE, a folder with the source of llama.cpp: convert_hf
 and models/. It is vendor/llama.cpp in the source distribution of llama-cpp-python (0.3.36).
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
+from sentencepiece import SentencePieceProcessor
 
 import jaxsft
-from jaxsft.convert import families, gguf_header, gguf_tokenizer, gguf_write, untrusted
+from jaxsft.convert import families, gguf_header, gguf_tokenizer, gguf_vocab, gguf_write, untrusted
 from jaxsft.convert.gguf import File
 from jaxsft.convert.safetensors_read import Directory
 from jaxsft.model.settings import LongRopeScaling
@@ -28,6 +30,8 @@ LLAMA3 = {
 }
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0, 2.5], **ROPE}
 LONGROPE["long_factor"] = [3.0, 4.0, 5.0, 6.5]
+PARTIAL = LONGROPE | {"partial_rotary_factor": 0.75}  # 6 dimensions of 8
+PARTIAL |= {f"{kind}_factor": LONGROPE[f"{kind}_factor"][:3] for kind in ("short", "long")}
 CASES = [
     ("llama", "smollm2", {"attention_bias": True}),
     ("llama", "smollm2", {"rope_parameters": LLAMA3, "max_position_embeddings": 16384}),
@@ -38,6 +42,7 @@ CASES = [
     ("gemma2", "mistral_v1", {}),
     ("gemma3_text", "mistral_v1", {}),
     ("phi3", "mistral_v1", {"rope_parameters": LONGROPE, "sliding_window": 512}),
+    ("phi3", "mistral_v1", {"rope_parameters": PARTIAL, "sliding_window": 512}),
 ]
 # What theirs says otherwise, or says and ours doesn't.
 OTHERWISE = {
@@ -68,19 +73,47 @@ def test_its_converter_writes_the_same_file(
     for file in (assets / "tokenizers" / tokenizer).iterdir():
         shutil.copy(file, directory)
     theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
-    program = [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", directory]
-    done = subprocess.run(
-        [*program, "--outfile", theirs, "--outtype", "f32"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    header = run_converter(llama_cpp_source, directory, tmp_path)
     config = untrusted.read_json(directory / "config.json")
     gguf_write.write(Directory(directory), config, ours, directory, "f32", None, [2])
-    assert_same_header(*(gguf_header.read(path) for path in (theirs, ours)))
+    assert_same_header(header, gguf_header.read(ours))
     files = File(theirs), File(ours)
     assert set(files[0].names()) == set(files[1].names())
     for name in files[0].names():
         np.testing.assert_array_equal(files[0].raw(name), files[1].raw(name), err_msg=name)
     assert_same_model(jaxsft.load_model(theirs), jaxsft.load_model(directory))
+
+
+def test_its_converter_adds_the_same_tokens_to_a_sentencepiece_model(
+    llama_cpp_source, assets, save_family, tmp_path
+):
+    directory, _ = save_family("llama", vocab_size=32004)
+    shutil.copy(assets / "tokenizers" / "mistral_v1" / "tokenizer.model", directory)
+    pieces = SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    special = {32000: "<|im_end|>", 31000: pieces.id_to_piece(31000)}
+    decoder = {str(i): {"content": t, **flags, "special": True} for i, t in special.items()}
+    decoder["32001"] = {"content": "<x>", **flags, "special": False}
+    named = {"bos_token": "<s>", "eos_token": "<|im_end|>", "unk_token": "<unk>"}
+    config = {"tokenizer_class": "LlamaTokenizer", **named, "add_bos_token": True}
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(config | {"added_tokens_decoder": decoder})
+    )
+    (directory / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 32000, "<x>": 32001}))
+    theirs = run_converter(llama_cpp_source, directory, tmp_path).metadata
+    ours, _ = gguf_vocab.metadata(directory, 32004, [], None)
+    for key in ("tokens", "token_type", "bos_token_id"):
+        assert theirs[f"tokenizer.ggml.{key}"] == ours[f"tokenizer.ggml.{key}"], key
+
+
+def run_converter(source, directory, tmp_path):
+    program = [sys.executable, source / "convert_hf_to_gguf.py", directory]
+    path = tmp_path / "theirs.gguf"
+    done = subprocess.run(
+        [*program, "--outfile", path, "--outtype", "f32"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return gguf_header.read(path)
 
 
 def assert_same_header(theirs, ours):

@@ -131,6 +131,17 @@ def test_tensors_beside_the_index_and_twice_are_refused(tmp_path):
         safetensors_read.Directory(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "adapter_model.safetensors"])
+def test_an_index_of_the_one_file_is_accepted_and_checked(name, tmp_path):
+    save_file({"a": A, "b": B}, tmp_path / name)
+    index = tmp_path / f"{name}.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name, "b": name}}))
+    assert safetensors_read.Directory(tmp_path, name).names() == ["a", "b"]
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ConversionError, match=f"{name}: b is not in the index"):
+        safetensors_read.Directory(tmp_path, name)
+
+
 def test_two_models_in_one_directory_are_refused(tmp_path):
     two_shards(tmp_path)
     one_file(tmp_path)
