@@ -131,7 +131,7 @@ def fingerprint_inputs(
     options = {k: v for k, v in vars(data).items() if k not in _NOT_IN_FINGERPRINT}
     return {
         "sources": [
-            [source.format, source.columns, source_files.fingerprint_of(source)]
+            [source.format, source.columns, source.ignore, source_files.fingerprint_of(source)]
             for source in sources
         ],
         "names": source_names(sources),

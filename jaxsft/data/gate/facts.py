@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxsft.data.encode.account import Outcome
 from jaxsft.data.gate import hints, near_duplicates
-from jaxsft.data.read.records import BadRow, Conversation, Message, Record, Tokenized
+from jaxsft.data.read.records import BadRow, Conversation, LeftOut, Message, Record, Tokenized
 from jaxsft.errors import DataError
 
 HINT_EXAMPLES = 5  # kept of each kind
@@ -116,7 +116,7 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
     answers: list[tuple[int, int, Example]] = []
     found: list[tuple[str, Example]] = []
     for record, outcome in zip(records, outcomes, strict=True):
-        if not outcome.kept or isinstance(record, BadRow):
+        if not outcome.kept or isinstance(record, BadRow | LeftOut):
             continue
         dialogue, prompt = _hashes(record)
         facts = {

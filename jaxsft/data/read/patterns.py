@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxsft.errors import DataError
+
 
 def files_matching(pattern: str) -> tuple[list[str], list[str]]:
     """The files that the pattern finds, by name, and other names of the same files.
@@ -17,6 +19,9 @@ def files_matching(pattern: str) -> tuple[list[str], list[str]]:
 
     Returns:
         Both in the order of their names.
+
+    Raises:
+        DataError: a link leads nowhere, or a folder may not be searched.
     """
     names = sorted(set(_search(pattern)), key=lambda name: (name.count(os.sep), name))
     known: set[tuple[int, int]] = set()
@@ -54,6 +59,8 @@ def _search(pattern: str) -> Iterator[str]:
                     waiting.append((path, at))
                 elif not is_last:
                     waiting.append((path, at + 1))
+            elif is_last and not os.path.exists(path):
+                raise DataError(f"{path}: is a link to what is not there")
             elif is_last and os.path.isfile(path):
                 yield path
 
@@ -64,8 +71,10 @@ def _names(folder: str, wanted: str) -> list[str]:
         return [wanted] if os.path.lexists(os.path.join(folder, wanted)) else []
     try:
         names = sorted(os.listdir(folder or "."))
-    except OSError:  # no folder, or one that may not be read
+    except NotADirectoryError:
         return []
+    except OSError as error:
+        raise DataError(f"{folder}: can't be searched: {error.strerror}") from None
     if not wanted.startswith("."):
         names = [name for name in names if not name.startswith(".")]
     return names if wanted == "**" else fnmatch.filter(names, wanted)

@@ -1,6 +1,7 @@
 """Where an assistant's turn ends: learnt from what the template writes after it."""
 
 import dataclasses
+import json
 import os.path
 import re
 from collections.abc import Iterable, Iterator
@@ -90,7 +91,7 @@ class TurnEndings:
             RowError: no ending can be established.
         """
         calls = bool(rendering.messages[turn].tool_calls)
-        key = (tail, calls, *sorted(rendering.options.items()))
+        key = (tail, calls, json.dumps(rendering.options, sort_keys=True))
         if key not in self._known:
             # What stands before the first control token, such as "}, makes no difference.
             controls = self._controls.find(Traced(tail))
