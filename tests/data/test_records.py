@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from jaxsft.data.read.records import Message, RowError, parse_message, parse_tools
-from jaxsft.data.read.tool_calls import check_required
+from jaxsft.data.read.tool_calls import check_required, required_of
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "ho"}
@@ -154,9 +154,10 @@ def test_arguments_under_another_key_are_the_arguments(call):
 def test_a_call_of_a_function_that_needs_arguments_has_some():
     tools = parse_tools([{"name": "f", "parameters": {"required": ["q"]}}, {"name": "g"}])
     calls = [{"type": "function", "function": {"name": n, "arguments": {}}} for n in "gf"]
-    check_required((calls[0],), tools, "messages[1]")
+    required = required_of(tools)
+    check_required((calls[0],), required, "messages[1]")
     with pytest.raises(RowError, match=r"messages\[1\] calls 'f' without arguments.*\['q'\]"):
-        check_required(tuple(calls), tools, "messages[1]")
+        check_required(tuple(calls), required, "messages[1]")
 
 
 TOOL = {"name": "f", "parameters": {"type": "object"}}

@@ -92,19 +92,27 @@ class Facts:
 
 
 class Gathering:
-    """Facts of many shards in order, merged now and then so that they stay small."""
+    """Facts of many shards in order, merged now and then so that they stay small.
+
+    Parts are merged with parts of about their size, so that no row is copied often.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[Facts] = []
+        self._levels: list[list[Facts]] = []  # of rising size, the later rows at the lower levels
 
     def add(self, part: Facts) -> None:
-        self._parts.append(part)
-        if len(self._parts) > _PARTS_AT_ONCE:
-            self._parts = [merge(self._parts)]
+        for level in self._levels:
+            level.append(part)
+            if len(level) < _PARTS_AT_ONCE:
+                return
+            part = merge(level)
+            level.clear()
+        self._levels.append([part])
 
     def merged(self) -> Facts:
-        self._parts = [merge(self._parts)]
-        return self._parts[0]
+        whole = merge([part for level in reversed(self._levels) for part in level])
+        self._levels = [[whole]]
+        return whole
 
 
 def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts:

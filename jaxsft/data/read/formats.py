@@ -31,7 +31,7 @@ from jaxsft.data.read.strict_json import (
     show,
     too_long,
 )
-from jaxsft.data.read.tool_calls import check_required
+from jaxsft.data.read.tool_calls import check_required, required_of
 from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS
 from jaxsft.errors import DataError
 
@@ -211,7 +211,8 @@ def _conversation(
     if "tools" in row and "functions" in row:
         raise RowError("bad tools", "has both 'tools' and 'functions'; keep 'tools'")
     tools = parse_tools(row.get("tools", row.get("functions")))
+    required = required_of(tools)
     for index, message in enumerate(messages):
-        check_required(message.tool_calls, tools, f"messages[{index}]")
+        check_required(message.tool_calls, required, f"messages[{index}]")
     options = template_options(row.get("chat_template_kwargs"))
     return Conversation(messages, tools, raw.file, raw.row, options, unread)

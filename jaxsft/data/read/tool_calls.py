@@ -113,8 +113,20 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def required_of(tools: tuple[dict[str, Any], ...] | None) -> dict[str, list[Any]]:
+    """The arguments that a call of each function must have, by the function's name."""
+    required = {}
+    for tool in tools or ():
+        function = tool.get("function", tool)
+        parameters = function.get("parameters") if isinstance(function, dict) else None
+        needed = parameters.get("required") if isinstance(parameters, dict) else None
+        if isinstance(needed, list) and needed and isinstance(function.get("name"), str):
+            required[function["name"]] = needed
+    return required
+
+
 def check_required(
-    calls: tuple[dict[str, Any], ...], tools: tuple[dict[str, Any], ...] | None, where: str
+    calls: tuple[dict[str, Any], ...], required: dict[str, list[Any]], where: str
 ) -> None:
     """
     Raises:
@@ -122,15 +134,9 @@ def check_required(
     """
     for call in calls:
         name = call["function"]["name"]
-        for tool in (tools or ()) if not call["function"]["arguments"] else ():
-            function = tool.get("function", tool)
-            if not isinstance(function, dict) or function.get("name") != name:
-                continue
-            parameters = function.get("parameters")
-            needed = parameters.get("required") if isinstance(parameters, dict) else None
-            if isinstance(needed, list) and needed:
-                detail = f"{where} calls {name!r} without arguments, but tools says that it needs "
-                raise RowError("bad tool_calls", detail + show(needed))
+        if name in required and not call["function"]["arguments"]:
+            detail = f"{where} calls {name!r} without arguments, but tools says that it needs "
+            raise RowError("bad tool_calls", detail + show(required[name]))
 
 
 def from_text(value: Any, kind: str, where: str) -> Any:
