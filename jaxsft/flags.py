@@ -19,6 +19,8 @@ from jaxsft import config as config_module
 from jaxsft import errors
 from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
+from jaxsft.printable import printable
+from jaxsft.redact import redacted
 
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
 _HELP = frozenset({"--help", "-help", "-h"})
@@ -76,13 +78,13 @@ def _exit_code(run: Callable[[], int | None]) -> int:
     try:
         return run() or errors.DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(redacted(str(error)))}", file=sys.stderr)
         return error.exit_code
     except errors.Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
     except Exception:
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), file=sys.stderr)
         print(
             "error: this is a defect of jaxsft, please report it with the lines above",
             file=sys.stderr,

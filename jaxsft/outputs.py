@@ -13,6 +13,7 @@ from jaxsft.checkpoint import CheckpointStore
 from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.metrics import JsonLines
+from jaxsft.redact import redacted_values
 from jaxsft.workdir import Workdir
 
 CONFIG = "config.json"
@@ -67,5 +68,5 @@ def write_inputs(config: Config, data_report: dict[str, Any], workdir: Path) -> 
     """config.json: what the run really uses, after all overrides; and data_report.json."""
     if jax.process_index() == 0:
         for name, value in ((CONFIG, dataclasses.asdict(config)), (DATA_REPORT, data_report)):
-            text = json.dumps(value, indent=2, ensure_ascii=False)
+            text = json.dumps(redacted_values(value), indent=2, ensure_ascii=False)
             (workdir / name).write_text(text + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from jaxsft.figures import draw_curves
+from jaxsft.redact import redacted_values
 
 PHASES = {
     "before": "before",
@@ -60,12 +61,12 @@ def read_run(workdir: Path) -> Run:
     unreadable: list[str] = []
     metrics = _json_lines(workdir / "metrics.jsonl", unreadable)
     return Run(
-        config=_json_file(workdir / "config.json", unreadable),
+        config=redacted_values(_json_file(workdir / "config.json", unreadable)),
         steps=[line for line in metrics if "loss" in line],
         evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
-        samples=_json_lines(workdir / "samples.jsonl", unreadable),
-        summary=_json_file(workdir / "summary.json", unreadable),
-        error=_json_file(workdir / "error.json", unreadable),
+        samples=redacted_values(_json_lines(workdir / "samples.jsonl", unreadable)),
+        summary=redacted_values(_json_file(workdir / "summary.json", unreadable)),
+        error=redacted_values(_json_file(workdir / "error.json", unreadable)),
         unreadable=tuple(unreadable),
     )
 

@@ -16,6 +16,7 @@ from absl import flags
 from jaxsft import errors, xla_flags
 from jaxsft import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.redact import redacted, redacted_values
 from jaxsft.workdir import ERROR, Workdir, opened
 
 jaxsft_flags.define_config()
@@ -58,7 +59,7 @@ def _run(config: Config, workdir: Workdir) -> None:
         try:
             workdir.copy()
         except errors.CheckpointError as failed:  # the bucket may be what failed in the first place
-            print(f"error: {failed}", file=sys.stderr)
+            print(f"error: {redacted(str(failed))}", file=sys.stderr)
         raise
 
 
@@ -70,7 +71,7 @@ def _write_error(path: Path, error: Exception) -> None:
         "message": str(error),
         "traceback": traceback.format_exc(),
     }
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(redacted_values(value), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from jaxsft.data.encode.account import Outcome
 from jaxsft.data.gate import hints, near_duplicates
 from jaxsft.data.read.records import BadRow, Conversation, LeftOut, Message, Record, Tokenized
 from jaxsft.errors import DataError
+from jaxsft.redact import redacted_values
 
 HINT_EXAMPLES = 5  # kept of each kind
 SAMPLED_ANSWERS = 16_384  # among which repeated ones are counted
@@ -282,7 +283,7 @@ def save(directory: Path, facts: Facts) -> None:
             for kind, hint in sorted(facts.hints.items())
         },
     }
-    text = json.dumps(rest, ensure_ascii=False) + "\n"
+    text = json.dumps(redacted_values(rest), ensure_ascii=False) + "\n"
     (directory / _REST_FILE).write_text(text, encoding="utf-8", errors="replace")
 
 

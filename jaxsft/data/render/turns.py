@@ -4,7 +4,8 @@ import dataclasses
 import json
 import os.path
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from jaxsft.data.read.records import Message, RowError
@@ -17,6 +18,11 @@ _LOOKS_LIKE_CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>"
 )
 _LONG_TAIL = 200  # characters; one that long is seen once
+
+
+def new_tokens_flag(tokens: Sequence[str]) -> str:
+    """The flag that makes these control tokens, as a shell takes it."""
+    return f"--config.model.new_tokens={shlex.quote(json.dumps(list(tokens), ensure_ascii=False))}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +144,8 @@ class TurnEndings:
                 return Ending(tokens, appended=headers[0])
         reason = "no control token of the tokenizer follows its text"
         if unknown := self._controls.unknown(text):
-            reason += f"; {unknown} look like control tokens: name those in config.model.new_tokens"
+            reason += f"; {unknown} look like control tokens: {new_tokens_flag(unknown)} makes them"
+            reason += " such (add them to those that it names already)"
         self._fail(turn, reason)
 
     def _following(self, rendering: Rendering, turn: int) -> Iterator[Traced]:
