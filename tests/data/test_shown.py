@@ -4,11 +4,14 @@ import io
 import json
 
 import pytest
+from made_tokenizers import LLAMA2, make_sentencepiece
 from rich.console import Console
 
-from jaxsft.config import Data, Source
+from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.gate import inspect, inspect_html, report, report_text
 from jaxsft.data.prepare import prepare, source_names
+from jaxsft.setup import Data as SetupData
 
 SECRET = "hf_" + "SeCrEt" * 4
 
@@ -54,6 +57,25 @@ def test_neither_has_what_inspection_shows(data, tokenizer, is_terminal):
     for output in (lines, page, shown):
         assert "***.jsonl" in output.getvalue() and SECRET not in output.getvalue()
     assert "\u241b" in shown.getvalue() and "\x1b" not in shown.getvalue()
+
+
+def test_the_report_page_shows_tokens_with_their_spaces(data, tmp_path):
+    """A word alone loses the space before it in decoders such as Llama's."""
+    from jaxsft import finish
+
+    directory = make_sentencepiece(tmp_path / "llama", "LlamaTokenizer", chat_template=LLAMA2)
+    path = tmp_path / "spaced.jsonl"
+    path.write_text(json.dumps({"prompt": "hello world", "completion": "the fox says hello"}))
+    cache = prepare((Source(path=str(path)),), data, directory)
+    made = SetupData(directory, cache, {})
+    config = Config(
+        model=Model(source="m"), data=data, optim=Optim(peak_lr=1.0), train=Train(batch_size=1)
+    )
+    shown = finish._example(config, made)
+    (ids, weights) = cache.examples([0])[0]
+    whole = ChatTokenizer(directory).decode(ids.tolist())
+    assert "".join(text for text, _ in shown) == whole and "the fox says hello" in whole
+    assert sum(weight > 0 for _, weight in shown) == (weights > 0).sum()
 
 
 def test_the_name_of_a_signed_url_is_its_files():
