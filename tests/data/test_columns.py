@@ -1,5 +1,6 @@
 """What a row has beside its text is listed, or is an error where it means something."""
 
+import ast
 import datetime
 import decimal
 import json
@@ -56,6 +57,21 @@ def test_a_column_without_which_the_row_means_something_else_is_an_error(fields,
         assert said in bad.detail
     kept = record(fields, arrow, ignored=tuple(fields))
     assert isinstance(kept, Conversation) and kept.unread == ()
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": "q", "chosen": "a"}, {"chosen": [*MESSAGES[:1], MESSAGES[1]]}]
+)
+def test_rows_that_compare_answers_are_trained_on_the_chosen_one_as_the_error_says(row):
+    row = {**row, "rejected": "b"}
+    with pytest.raises(formats.FormatError, match="these rows compare answers") as raised:
+        formats.detect(row, {})
+    columns, ignored = re.search(r"columns=({.*?}), ignore=(\(.*?\))", str(raised.value)).groups()
+    columns, ignored = ast.literal_eval(columns), ast.literal_eval(ignored)
+    left = {key for key in row if key not in ignored}
+    raw = RawRow("f", 1, json.dumps(row).encode())
+    kept = formats.record_of(raw, formats.detect(left, columns), columns, ignored)
+    assert [message.role for message in kept.messages] == ["user", "assistant"]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ CHECKS = {
         lambda n: talk(*"ab" * n),
         300,
     ),
-    "facts of shards": (lambda gather: gather(None), gathered, 20),
+    "facts of shards": (lambda gather: gather(None), gathered, 64),
     "quality": (quality.report, rows, 200),
     "overlap": (lambda f: quality.overlap(f, f), rows, 200),
     "near duplicates of words": (near_duplicates.signatures, lambda n: ["a b "] * n, 500),

@@ -90,7 +90,17 @@ def detect(keys: Collection[str], columns: Mapping[str, str]) -> str:
         f"format='auto' finds no format: the first row has the keys {_keys(keys)}{renamed}; "
         "the formats and what they need:\n" + "\n".join(needs) + "\n"
         "or rename keys, such as columns={'prompt': 'query', 'completion': 'response'}"
+        + _of_preferences(keys)
     )
+
+
+def _of_preferences(keys: Collection[str]) -> str:
+    """How rows of "chosen" and "rejected" are trained on the better answer alone."""
+    if "chosen" not in keys or "rejected" not in keys:
+        return ""
+    mine = "{'completion': 'chosen'}" if "prompt" in keys else "{'messages': 'chosen'}"
+    said = "\nthese rows compare answers; to train on the chosen ones alone: "
+    return f"{said}columns={mine}, ignore=('rejected',)"
 
 
 def check_columns(form: str, columns: Mapping[str, str]) -> None:
