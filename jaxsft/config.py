@@ -69,6 +69,7 @@ class Source:
     weight: float | None = None
     count: int | None = None  # examples in an epoch
     columns: dict[str, str] = dataclasses.field(default_factory=dict)  # the format's key -> theirs
+    ignore: tuple[str, ...] = ()  # columns to take for not there, such as ("chosen", "rejected")
     subset: str | None = None  # of a hub data set
     split: str = "train"  # of a hub data set
 

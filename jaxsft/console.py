@@ -12,6 +12,8 @@ import rich.table
 import rich.text
 
 from jaxsft import eta
+from jaxsft.printable import printable
+from jaxsft.redact import redacted
 
 _LINE_SECONDS = 5  # between two lines off a terminal
 _BAR_WIDTH = 10
@@ -30,7 +32,7 @@ class Console:
     def say(self, topic: str, text: str) -> None:
         """One line: what it is about, then what there is to know."""
         if self._speaks:
-            self._rich.print(f"{topic:<11}{text}", markup=False)
+            self._rich.print(f"{topic:<11}{printable(redacted(text))}", markup=False)
             sys.stdout.flush()
 
     def show(self, print_to: Callable[[rich.console.Console], None]) -> None:
@@ -111,11 +113,11 @@ class Console:
     def table(self, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         if not self._speaks:
             return
-        table = rich.table.Table(*head, title=title, title_justify="left")
+        table = rich.table.Table(*head, title=printable(redacted(title)), title_justify="left")
         for column in table.columns[1:]:
             column.justify = "right"
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(printable(redacted(cell)) for cell in row))
         self._rich.print(table)
 
 

@@ -32,6 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsft import errors, places
 from jaxsft.config import Config
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
+from jaxsft.redact import redacted
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]
@@ -280,10 +281,10 @@ def leave(error: BaseException) -> None:
     if isinstance(error, UserError | errors.Stopped) and error.agreed:
         return
     number = jax.process_index()
-    print(f"error: process {number}: {error}", file=sys.stderr, flush=True)
+    print(redacted(f"error: process {number}: {error}"), file=sys.stderr, flush=True)
     known = isinstance(error, UserError | errors.Stopped)
     if not known:
-        traceback.print_exception(error)
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
     # The first process serves the others, which may be at the same error: it leaves after them.
     time.sleep(_LEAVE_SECONDS if number == 0 else 0)
     os._exit(error.exit_code if known else errors.INTERNAL)

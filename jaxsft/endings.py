@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxsft import errors
+from jaxsft.redact import redacted, redacted_values
 from jaxsft.report import REPORT, write_report
 from jaxsft.termination import Termination
 from jaxsft.whole_files import write_text
@@ -48,7 +49,8 @@ def attempt(what: str, write: Callable[[], object]) -> None:
     try:
         write()
     except (Exception, errors.Stopped) as failed:
-        print(f"note: {what}: {type(failed).__name__}: {failed}", file=sys.stderr)
+        said = redacted(f"note: {what}: {type(failed).__name__}: {failed}")
+        print(said, file=sys.stderr)
 
 
 def _tell(workdir: Workdir, why: str | None) -> None:
@@ -64,4 +66,4 @@ def _write_error(path: Path, error: BaseException) -> None:
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(redacted_values(value), indent=2) + "\n")

@@ -22,9 +22,11 @@ from jaxsft.convert.card import Card, Metric
 from jaxsft.convert.export import MARKER, ExportDtype, Exported, export, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
+from jaxsft.data.gate.inspect import pieces
 from jaxsft.mesh import describe
 from jaxsft.model.state import Params
 from jaxsft.outputs import Outputs
+from jaxsft.redact import redacted, redacted_values
 from jaxsft.report import REPORT, write_report
 from jaxsft.setup import Data, Setup, tokenizer_directory
 from jaxsft.whole_files import write_text
@@ -44,6 +46,7 @@ def finish(
     started: float,
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
+    command = redacted(command)
     lines = out.metrics.read()
     before, after = figures(lines, 0), figures(lines, plan.num_steps)
     first = jax.process_index() == 0
@@ -79,7 +82,8 @@ def finish(
         "choices": plan.program.choices,
         "example": _example(config, data),
     }
-    write_text(out.workdir.files / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    text = json.dumps(redacted_values(summary), indent=2) + "\n"
+    write_text(out.workdir.files / SUMMARY, text)
     endings.attempt(REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
     _show(summary, out.workdir, REPORT, out.console)
@@ -180,10 +184,7 @@ def _example(config: Config, data: Data) -> list[tuple[str, float]]:
     """The first training example, token by token with its weight."""
     tokenizer = open_tokenizer(data.tokenizer_directory, config.data)
     ((ids, weights),) = data.train.examples([0])
-    return [
-        (tokenizer.decode([token]), float(weight))
-        for token, weight in zip(ids.tolist(), weights.tolist(), strict=True)
-    ]
+    return [(text, float(weights[start])) for text, start in pieces(ids.tolist(), tokenizer)]
 
 
 def _show(summary: dict[str, Any], workdir: Workdir, report: str, console: Console) -> None:

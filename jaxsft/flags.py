@@ -19,6 +19,8 @@ from jaxsft import advice, config_file, errors, places, streams
 from jaxsft import config as config_module
 from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
+from jaxsft.printable import printable
+from jaxsft.redact import redacted
 
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
 _LEAVE_SECONDS = 5  # whoever sends a second signal waits for less than ten
@@ -93,7 +95,7 @@ def _exit_code(run: Callable[[], int | None]) -> int:
     except BaseException as error:  # a library's sys.exit, and errors of Rust that are no Exception
         if refusal := places.refusal(error):
             return _refused(refusal)
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), file=sys.stderr)
         print(
             "error: this is a defect of jaxsft, please report it with the lines above",
             file=sys.stderr,
@@ -113,7 +115,7 @@ class _HelpGiven(SystemExit):
 
 
 def _refused(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(redacted(str(error)))}", file=sys.stderr)
     return error.exit_code
 
 

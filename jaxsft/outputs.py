@@ -15,6 +15,7 @@ from jaxsft.config import Config
 from jaxsft.console import Console
 from jaxsft.errors import CheckpointError
 from jaxsft.metrics import JsonLines
+from jaxsft.redact import redacted_values
 from jaxsft.whole_files import write_text
 from jaxsft.workdir import CONFIG, DATA_REPORT, METRICS, SAMPLES, Workdir
 
@@ -84,4 +85,5 @@ def write_inputs(config: Config, data_report: dict[str, Any], workdir: Path) -> 
     """config.json: what the run really uses, after all overrides; and data_report.json."""
     if jax.process_index() == 0:
         for name, value in ((CONFIG, dataclasses.asdict(config)), (DATA_REPORT, data_report)):
-            write_text(workdir / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(redacted_values(value), indent=2, ensure_ascii=False)
+            write_text(workdir / name, text + "\n")

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from jaxsft.figures import draw_curves
+from jaxsft.redact import redacted_values
 from jaxsft.whole_files import write_text
 
 PHASES = {
@@ -77,14 +78,14 @@ def read_run(workdir: Path, ended: str | None = None) -> Run:
         summary = {name: value for name, value in summary.items() if name not in _OF_THE_END}
     return Run(
         ended=ended,
-        config=_json_file(workdir / "config.json", unreadable),
+        config=redacted_values(_json_file(workdir / "config.json", unreadable)),
         steps=[line for line in metrics if "loss" in line],
         evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
-        samples=_json_lines(workdir / "samples.jsonl", unreadable),
-        summary=summary,
+        samples=redacted_values(_json_lines(workdir / "samples.jsonl", unreadable)),
+        summary=redacted_values(summary),
         finished=finished,
-        data_report=_json_file(workdir / "data_report.json", unreadable),
-        error=_json_file(workdir / "error.json", unreadable),
+        data_report=redacted_values(_json_file(workdir / "data_report.json", unreadable)),
+        error=redacted_values(_json_file(workdir / "error.json", unreadable)),
         unreadable=tuple(unreadable),
     )
 

@@ -195,5 +195,6 @@ def test_padding_lets_a_mesh_split_an_odd_vocabulary(flags, tmp_path):
 def test_without_the_new_tokens_the_error_names_the_field(flags, tmp_path):
     refused = train(tmp_path / "w", *spelt(flags, model__new_tokens=...), check=False)
     assert refused.returncode == 65
-    assert "['<|turn|>', '<|over|>'] look like control tokens: name those" in refused.stderr
-    assert "in config.model.new_tokens" in refused.stderr
+    flag = """--config.model.new_tokens='["<|turn|>", "<|over|>"]'"""
+    assert f"['<|turn|>', '<|over|>'] look like control tokens: {flag} makes" in refused.stderr
+    assert refused.stderr.count("look like control tokens") == 1  # one cause, however many rows

@@ -11,6 +11,7 @@ from jaxsft.config import Source
 from jaxsft.data.pack import shuffled
 from jaxsft.errors import DataError
 
+MOST_EXAMPLES = 2**31  # in an epoch: their order takes 8 bytes each
 _PURPOSE = 2  # of the random numbers; pack.py has 0 and 1
 
 
@@ -29,6 +30,11 @@ def per_epoch(sources: Sequence[Source], sizes: Sequence[int]) -> list[int]:
             raise DataError(
                 f"{source.path}: weight={source.weight} of {size} examples is none at all; "
                 f"use at least {1 / size:.2g}"
+            )
+        if count > MOST_EXAMPLES:
+            raise DataError(
+                f"{source.path}: weight={source.weight}, count={source.count} of {size} examples"
+                f" make {count} in an epoch; at most {MOST_EXAMPLES}"
             )
         wanted.append(count)
     return wanted

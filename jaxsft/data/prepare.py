@@ -19,13 +19,15 @@ from jaxsft.data import shards
 from jaxsft.data.cache import Cache
 from jaxsft.data.encode.account import Tally
 from jaxsft.data.encode.tokenizer_files import date_written, directory_digest, file_digest
+from jaxsft.data.gate import bad_rows, quality
 from jaxsft.data.gate import facts as row_facts
-from jaxsft.data.gate import quality
 from jaxsft.data.gate.facts import Facts, Gathering
+from jaxsft.data.read import file_rows
 from jaxsft.data.read import sources as source_files
 from jaxsft.data.read.records import BadRow
 from jaxsft.data.shards import Job, Shard
 from jaxsft.errors import DataError
+from jaxsft.redact import redacted, redacted_values
 
 # What decides nothing: where the cache lies, who makes it, and what belongs to the plan.
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
@@ -33,6 +35,7 @@ _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "te
 )
 # The code that makes a cache; the rest of data/ plans, shows or measures.
 _CODE = ("read/*.py", "render/*.py", "encode/*.py", "shards.py", "cache.py", "prepare.py") + (
+    "gate/bad_rows.py",
     "gate/facts.py",
     "gate/hints.py",
     "gate/near_duplicates.py",
@@ -136,10 +139,11 @@ def fingerprint_inputs(
     """All that the cache's content depends on."""
     here = Path(__file__).parent
     code = sorted(path for pattern in _CODE for path in here.glob(pattern))
+    code.append(here.parent / "redact.py")
     options = {k: v for k, v in vars(data).items() if k not in _NOT_IN_FINGERPRINT}
     return {
         "sources": [
-            [source.format, source.columns, source_files.fingerprint_of(source)]
+            [source.format, source.columns, source.ignore, source_files.fingerprint_of(source)]
             for source in sources
         ],
         "names": source_names(sources),
@@ -147,7 +151,7 @@ def fingerprint_inputs(
         "template": None if data.template is None else file_digest(Path(data.template)),
         "date": date_written(tokenizer_dir, data),
         "options": options | {"vocab_size": vocab_size},
-        "code": [f"{path.relative_to(here)} {file_digest(path)}" for path in code],
+        "code": [f"{path.relative_to(here.parent)} {file_digest(path)}" for path in code],
         "libraries": [importlib.metadata.version(name) for name in _LIBRARIES],
     }
 
@@ -156,7 +160,8 @@ def source_names(sources: Sequence[Source]) -> list[str]:
     """The sources' names, the file's stem where none is given; numbered where they repeat."""
     names: list[str] = []
     for source in sources:
-        name = source.name or Path(source.path).name.partition(".")[0] or source.path
+        path = file_rows.without_query(source.path)
+        name = redacted(source.name or Path(path).name.partition(".")[0] or path)
         repeats = sum(other == name or other.startswith(f"{name}#") for other in names)
         names.append(f"{name}#{repeats + 1}" if repeats else name)
     return names
@@ -213,7 +218,7 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
         "end_of_turn_ids": sorted(ends),
         "control_ids": sorted(controls),
         "tokenizer_sha256": work.inputs["tokenizer"],
-        "files": work.files,
+        "files": [redacted(file) for file in work.files],
         "inputs": work.inputs,
     }
     cache_files.write_json(job.directory / cache_files.MANIFEST, manifest)
@@ -229,6 +234,7 @@ def _write_report(
     whole = row_facts.merge(facts)
     report = total.report() | {"quality": quality.report(whole)}
     report["bad_rows"] = [str(row) for row in bad]
+    report["bad_rows_by_cause"] = bad_rows.listed(bad, total.dropped)
     # A model's own template knows what it writes as plain text.
     foreign = work.job.data.template is not None
     template = shards.tokenizer_of(work.job).template if foreign else None
@@ -238,7 +244,9 @@ def _write_report(
         for name, tally, part in zip(source_names(work.sources), tallies, facts, strict=True)
     }
     row_facts.save(work.job.directory, whole)
-    cache_files.write_json(work.job.directory / cache_files.REPORT, report)
+    names = [name for source in work.sources for name in source_files.other_names(source)]
+    report["other_names"] = names
+    cache_files.write_json(work.job.directory / cache_files.REPORT, redacted_values(report))
 
 
 def _judge(bad: Sequence[BadRow], num_bad: int, total: Tally, data: Data) -> None:
@@ -246,8 +254,10 @@ def _judge(bad: Sequence[BadRow], num_bad: int, total: Tally, data: Data) -> Non
     rows = total.counts["rows_in"]
     allowed = data.max_bad_rows if data.bad_rows == "skip" else 0
     if num_bad > allowed or (data.overlong == "error" and total.dropped["overlong"]):
-        lines = [str(row) for row in bad]
-        lines.append(f"{num_bad} of {rows} rows can't be used, {len(lines)} listed")
+        kinds = {row.kind: total.dropped[row.kind] for row in bad}
+        lines = bad_rows.listed(bad, kinds)
+        said = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        lines.append(f"{num_bad} of {rows} rows can't be used" + f": {said}" * (len(kinds) > 1))
         if allowed and num_bad > allowed:
             lines.append(f"data.bad_rows='skip' allows max_bad_rows={allowed}")
         raise DataError("\n".join(lines))

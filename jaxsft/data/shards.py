@@ -62,6 +62,7 @@ class Chunk:
     number: int  # in the source
     form: str
     columns: dict[str, str]
+    ignored: tuple[str, ...]
     rows: list[RawRow]
 
     @property
@@ -107,7 +108,7 @@ def read_source_chunks(index: int, source: Source) -> Iterator[Chunk]:
     """Every row of one source, in order."""
     form = sources.form_of(source)
     for number, rows in enumerate(_grouped(sources.read_rows(source))):
-        yield Chunk(index, number, form, source.columns, rows)
+        yield Chunk(index, number, form, source.columns, source.ignore, rows)
 
 
 def _num_bytes(row: RawRow) -> int:
@@ -128,7 +129,9 @@ def _grouped(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
 
 def outcomes(job: Job, chunk: Chunk) -> tuple[list[Record], list[Outcome]]:
     """Each row as a record, and what becomes of it."""
-    records = [formats.record_of(row, chunk.form, chunk.columns) for row in chunk.rows]
+    records = [
+        formats.record_of(row, chunk.form, chunk.columns, chunk.ignored) for row in chunk.rows
+    ]
     return records, outcomes_of(tokenizer_of(job), records, job.data, job.vocab_size)
 
 

@@ -293,7 +293,13 @@ DEFECTS = [
     ("messages", {**ONE, "chat_template_kwargs": 3}, {}, "kwargs is 3; expected an object"),
     ("messages", {**ONE, "chat_template_kwargs": "{"}, {}, "chat_template_kwargs is not JSON: "),
     ("messages", {**ONE, "chat_template_kwargs": {"tools": ""}}, {}, "sets 'tools', which is not"),
-    ("messages", {**ONE, "chat_template_kwargs": {"a": [1]}}, {}, r"kwargs\['a'\] is \[1\]; exp"),
+    ("messages", {**ONE, "chat_template_kwargs": [1]}, {}, r"kwargs is \[1\]; expected an object"),
+    (
+        "messages",
+        {**ONE, **dict.fromkeys(map(str, range(30)), 1), "messages": None},
+        {},
+        r"its keys are \['0', '1', .*\] and 10 more",
+    ),
     ("prompt_completion", {"prompt": 3, "completion": "x"}, {}, "prompt is 3; expected a list"),
     ("prompt_completion", {"prompt": "x", "completion": []}, {}, r"completion=\[\]: there is no"),
     (

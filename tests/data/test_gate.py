@@ -51,7 +51,8 @@ def report_of(records, outcomes=None, **sources) -> gate.Json:
         tally.add(each)
     facts = facts_lib.shard_facts(records, outcomes)
     own = {**tally.report(), "quality": quality.report(facts)}
-    rest = {"bad_rows": [], "unknown_controls": [], "sources": sources or {"main": own}}
+    rest = {"bad_rows": [], "bad_rows_by_cause": [], "other_names": [], "unknown_controls": []}
+    rest["sources"] = sources or {"main": own}
     return own | rest
 
 
@@ -125,8 +126,46 @@ def test_rows_that_are_lost():
     train = report_of(records, lost + list(map(outcome, records[2:])))
     (warning,) = warnings_of(train)
     assert warning == (
-        "train: 2 of 100 (2.0%) rows dropped: overlong: more than sequence_length=40 tokens"
+        "train: 2 of 100 (2.0%) rows dropped, with 100 of 5,000 (2.0%) tokens:"
+        " overlong: more than sequence_length=40 tokens"
     )
+
+
+def test_a_loss_is_led_by_the_larger_share():
+    """Few long rows hold most of the tokens."""
+    records = rows(100)
+    long = Drop("overlong: more than sequence_length=999 tokens", "overlong: 4600 tokens", 4600)
+    odd = Drop("no supervised token", "no supervised token", 0)
+    lost = [Outcome(r.file, r.row, (), (long,)) for r in records[:1]]
+    lost += [Outcome(r.file, r.row, (), (odd,)) for r in records[1:8]]
+    train = report_of(records, lost + list(map(outcome, records[8:])))
+    first, second = warnings_of(train)[:2]
+    assert first == (
+        "train: 4,600 of 9,200 (50.0%) tokens dropped, with 1 of 100 (1.0%) rows:"
+        " overlong: more than sequence_length=999 tokens"
+    )
+    assert second == "train: 7 of 100 (7.0%) rows dropped: no supervised token"
+    assert "  1 dropped, 50.0% of the tokens: overlong" in printed(
+        gate.gate_report(train, {}, {}, None), width=80
+    )
+
+
+def test_tokens_that_are_left_out_to_fit_are_a_loss_too():
+    records = rows(100)
+    train = report_of(records)
+    train["tokens"] |= {"rendered": 10_000, "truncated": 5_000}
+    train["truncated_examples"] = 30
+    (warning,) = warnings_of(train)
+    assert (
+        warning
+        == "train: 5,000 of 10,000 (50.0%) tokens left out to fit, of 30 of 100 (30.0%) examples"
+    )
+
+
+def test_a_column_that_may_belong_to_the_conversation_is_a_warning():
+    train = report_of(rows(100)) | {"unread_columns": {"id": 100, "system_prompt": 40}}
+    (warning,) = warnings_of(train)
+    assert warning == ("train: nothing reads system_prompt, which may belong to the conversation")
 
 
 def test_few_supervised_tokens():
@@ -190,7 +229,8 @@ def test_a_template_with_control_tokens_that_the_tokenizer_lacks():
     assert warning["text"] == (
         "data.template has '<|im_end|>', '<|tool|>', no tokens of the tokenizer"
     )
-    assert "config.model.new_tokens" in warning["advice"]
+    flag = """--config.model.new_tokens='["<|im_end|>", "<|tool|>"]'"""
+    assert flag in warning["advice"]
 
 
 def test_every_hint_has_advice():
@@ -209,7 +249,7 @@ def everything() -> gate.Json:
     again = [Conversation(r.messages, None, r.file, 100 + r.row) for r in records[:2]]
     train = report_of([*records, *odd, *again])
     train["split_conversations"] = 7
-    train["bad_rows"] = ["train.jsonl:9: messages=[] [/nonsense]: there is no message"]
+    train["bad_rows_by_cause"] = ["train.jsonl:9: messages=[] [/nonsense]: there is no message"]
     train["dropped"] = {"no messages": 1}
     names = ("main", "a_source_with_a_long_name_and_more")
     train["sources"] = {name: copy.deepcopy(train["sources"]["main"]) for name in names}

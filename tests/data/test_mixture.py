@@ -52,3 +52,9 @@ def test_epochs_of_a_part_differ_and_seeds_too():
     assert not set(first) & set(second)
     assert members(source_of, [20], 1, 0).tolist() != first
     assert members(source_of, [20], 0, 0).tolist() == first
+
+
+@pytest.mark.parametrize("options", [{"weight": 1e39}, {"count": 10**12}])
+def test_more_examples_than_memory_holds_are_refused(options):
+    with pytest.raises(DataError, match=r"^a: .* of 5 examples make [149]\d+ in an epoch; at most"):
+        per_epoch([Source(path="a", **options)], [5])

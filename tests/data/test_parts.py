@@ -82,6 +82,59 @@ def test_the_parts_of_a_turn(chat, parts):
     assert trained(chat, WHOLE, *parts) == PICTURES[parts]
 
 
+def in_parts(*said, role="assistant", **fields):
+    parts = [{"type": "text", "text": text, **own} for text, own in said]
+    return parse_message({"role": role, "content": parts, **fields})
+
+
+UNTRAINED = {"train": False}
+PARTED = {
+    "first untrained": ([("no", UNTRAINED), ("YES", {})], {}, [("YES<|im_end|>", 1)]),
+    "middle": (
+        [("YES", {}), ("no", UNTRAINED), ("AND", {"weight": 1})],
+        {},
+        [("YES", 1), ("AND<|im_end|>", 1)],
+    ),
+    "weights": (
+        [("A", {"weight": 2}), ("B", {"weight": 2}), ("C", {})],
+        {"weight": 0.5},
+        [("AB", 1), ("C<|im_end|>", 0.5)],
+    ),
+    "all": ([("no", UNTRAINED), ("no", UNTRAINED)], {}, []),
+    "reasoning stays": (
+        [("no", UNTRAINED)],
+        {"reasoning": "hm"},
+        [("<think>\nhm\n</think>\n\n", 1), ("<|im_end|>", 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("said, fields, expected", PARTED.values(), ids=PARTED)
+def test_a_part_of_a_content_is_trained_by_its_own_weight(chat, said, fields, expected):
+    (example,) = chat.encode(talk(in_parts(*said, **fields), assistant("Z")))
+    spans = [(chat.decode(example.ids[a:b]), set(example.weights[a:b])) for a, b in example.spans]
+    assert spans == [*((text, {weight}) for text, weight in expected), ("Z<|im_end|>", {1})]
+    assert not example.boundary_tokens
+    whole = assistant("".join(text for text, _ in said), fields.get("reasoning"))
+    (plain,) = chat.encode(talk(whole, assistant("Z")))
+    assert example.ids.tolist() == plain.ids.tolist()
+
+
+def test_a_part_keeps_its_weight_where_the_template_strips_the_content(tmp_path):
+    stripping = TEMPLATE.replace("m.content }}", "m.content | trim }}")
+    chat = ChatTokenizer(make_tokenizer(tmp_path, stripping))
+    (example,) = chat.encode(talk(in_parts(("  no", UNTRAINED), ("YES ", {}))))
+    assert [chat.decode(example.ids[a:b]) for a, b in example.spans] == ["YES<|im_end|>"]
+
+
+def test_a_tools_result_is_trained_where_it_says_so_or_the_row_is_refused(chat):
+    result = in_parts(("no", UNTRAINED), ("SUN", {"train": True}), role="tool")
+    row = talk(assistant("", None, "here"), result, assistant("Z"))
+    assert trained(chat, row, "tool_results") == ["SUN"]
+    with pytest.raises(RowError, match=r"messages\[2\] has role 'tool' and is to .* no 'tool_res"):
+        chat.encode(row)
+
+
 def words(part):
     return st.text(alphabet=LETTERS[part], min_size=1, max_size=4)
 

@@ -33,6 +33,15 @@ def test_every_row_is_a_conversation(assets, path):
     assert (len(records), list(roles)) == SETS[path]
 
 
+def test_its_other_columns_are_named(assets):
+    named = {path: {name for row in read(assets, path) for name in row.unread} for path in SETS}
+    assert {path.partition("/")[0]: names for path, names in named.items() if names} == {
+        "oasst_en": {"lang", "tree_id"},
+        "p3_subset": {"dataset", "template"},
+        "taskmaster4": {"id"},
+    }
+
+
 def test_the_two_forms_of_one_data_set_are_the_same_conversations(assets):
     one, other = (read(assets, path) for path in SETS if "glaive" in path)
     assert [(r.messages, r.tools) for r in one] == [(r.messages, r.tools) for r in other]

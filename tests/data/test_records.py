@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from jaxsft.data.read.records import Message, RowError, parse_message, parse_tools
+from jaxsft.data.read.tool_calls import check_required, required_of
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "ho"}
@@ -38,6 +39,56 @@ def test_text_parts_are_joined():
     assert parse_message({"role": "user", "content": parts}).content == "a b"
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "value": "a"},
+        {"type": "text", "content": "a", "text": None},
+        {"type": "output_text", "text": "a"},
+    ],
+)
+def test_a_text_part_has_other_names(part):
+    assert parse_message({"role": "user", "content": [part]}).content == "a"
+    part["type"] = "tool_use"
+    with pytest.raises(RowError, match=r"type 'tool_use' and \w+ 'a' .*only text"):
+        parse_message({"role": "user", "content": [part]})
+
+
+def text_parts(*said):
+    return [{"type": "text", "text": text, **fields} for text, fields in said]
+
+
+@pytest.mark.parametrize(
+    "message, weight, parts",
+    [
+        ({"content": text_parts(("ab", {}), ("c", {}))}, None, ()),
+        ({"content": text_parts(("ab", {"train": False}), ("c", {}))}, 1.0, ((2, 0.0), (3, None))),
+        ({"content": text_parts(("ab", {"weight": 0}))}, 0.0, ((2, 0.0),)),
+        ({"content": text_parts(("ab", {"loss": False})), "thinking": "hm"}, 1.0, ((2, 0.0),)),
+        ({"content": text_parts(("ab", {"weight": 2})), "weight": 0.5}, 0.5, ((2, 2.0),)),
+    ],
+)
+def test_a_part_of_a_content_has_a_weight(message, weight, parts):
+    """Where all of it is untrained, the end of its turn is not trained either."""
+    message = parse_message({"role": "assistant", **message})
+    assert (message.weight, message.part_weights) == (weight, parts)
+
+
+@pytest.mark.parametrize(
+    "message, part, match",
+    [
+        ({"role": "user"}, {"train": True}, "role 'user' and is to be trained"),
+        ({"role": "assistant", "weight": 0}, {"train": True}, "weight 0 and a part of 1; keep one"),
+        ({"role": "assistant"}, {"train": "no"}, r"content\[0\] has train 'no'; expected true or"),
+        ({"role": "assistant"}, {"mask": True}, r"content\[0\] has mask True, which is not read"),
+        ({"role": "assistant", "weight": 1e-9}, {"weight": 1e-9}, "make 1e-18; expected a number"),
+    ],
+)
+def test_a_weight_of_a_part_that_cannot_be_honoured_is_named(message, part, match):
+    with pytest.raises(RowError, match=match):
+        parse_message({**message, "content": text_parts(("ab", part))})
+
+
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
 def test_reasoning_has_three_names(key):
     assert parse_message({**ASSISTANT, key: "hm"}).reasoning == "hm"
@@ -51,6 +102,7 @@ def test_reasoning_has_three_names(key):
         ({"weight": 2}, 2.0),
         ({"loss_weight": 0.5}, 0.5),
         ({"train": True}, 1.0),
+        ({"loss_scale": 3}, 3.0),
         ({"train": False, "weight": 0}, 0.0),
         ({"loss": False}, 0.0),
         ({}, None),
@@ -82,6 +134,30 @@ def test_a_call_keeps_its_id_and_may_have_no_arguments():
     first, second = parse_message({**ASSISTANT, "tool_calls": calls}).tool_calls
     assert first == {"type": "function", "id": "7", "function": {"name": "f", "arguments": {}}}
     assert second == {"id": "8", "function": {"name": "g", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"type": "function", "function": {"name": "f", "parameters": {"q": "oslo"}}},
+        {"type": "function", "function": {"name": "f"}, "arguments": {"q": "oslo"}},
+        {"type": "tool_call", "name": "f", "args": {"q": "oslo"}},
+        {"name": "f", "input": '{"q": "oslo"}'},
+        {"name": "f", "arguments": None, "tool_input": {"q": "oslo"}},
+    ],
+)
+def test_arguments_under_another_key_are_the_arguments(call):
+    (read,) = parse_message({"role": "assistant", "tool_calls": [call]}).tool_calls
+    assert read == {"type": "function", "function": {"name": "f", "arguments": {"q": "oslo"}}}
+
+
+def test_a_call_of_a_function_that_needs_arguments_has_some():
+    tools = parse_tools([{"name": "f", "parameters": {"required": ["q"]}}, {"name": "g"}])
+    calls = [{"type": "function", "function": {"name": n, "arguments": {}}} for n in "gf"]
+    required = required_of(tools)
+    check_required((calls[0],), required, "messages[1]")
+    with pytest.raises(RowError, match=r"messages\[1\] calls 'f' without arguments.*\['q'\]"):
+        check_required(tuple(calls), required, "messages[1]")
 
 
 TOOL = {"name": "f", "parameters": {"type": "object"}}
@@ -124,7 +200,7 @@ DEFECTS = [
     ({"role": "user", "content": ["x"]}, r"content\[0\] is 'x'; expected {\"type\": \"text\""),
     (
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]},
-        r"content\[1\] has type 'image_url' and text None; only text can be trained",
+        r"content\[1\] has type 'image_url' .its keys are \['type'\].; only text can be trained",
     ),
     ({"role": "user", "content": [{"type": "text", "text": 3}]}, "type 'text' and text 3"),
     ({**ASSISTANT, "name": 3}, "name 3"),
@@ -134,6 +210,13 @@ DEFECTS = [
     ({**ASSISTANT, "weight": -1}, "weight -1; expected a number of 0"),
     ({**ASSISTANT, "weight": float("nan")}, "weight nan"),
     ({**ASSISTANT, "weight": True}, "weight True"),
+    ({**ASSISTANT, "weight": 1e39}, r"weight 1e\+39; expected a number of 0, or from 1e-12 to 1e"),
+    ({**ASSISTANT, "weight": 10**400}, "weight 1000000"),
+    ({**ASSISTANT, "loss_weight": 1e-46}, "loss_weight 1e-46"),
+    ({**ASSISTANT, "mask": [0, 1]}, r"mask \[0, 1\], which is not read; say 'train'"),
+    ({**USER, "train": True}, r"role 'user' and is to be trained .weight 1., but only an assist"),
+    ({"role": "system", "content": "x", "weight": 0.5}, "role 'system' and is to be trained"),
+    ({**USER, "images": ["a.png"]}, r"images \['a.png'\]; only text can be trained"),
     ({**ASSISTANT, "loss_weight": "1"}, "loss_weight '1'"),
     ({**ASSISTANT, "train": 1}, "train 1; expected true or false"),
     ({**ASSISTANT, "loss": "no"}, "loss 'no'; expected true or false"),
@@ -143,6 +226,19 @@ DEFECTS = [
     ({**ASSISTANT, "tool_calls": [CALL], "function_call": FUNCTION}, "both function_call and tool"),
     ({**ASSISTANT, "tool_calls": [{"name": 1}]}, r"tool_calls\[0\] is {'name': 1}; expected"),
     ({**ASSISTANT, "tool_calls": ["f"]}, r"tool_calls\[0\] is 'f'"),
+    (
+        {**ASSISTANT, "function_calls": [CALL]},
+        "function_calls .*; calls are read from 'tool_calls'",
+    ),
+    (
+        {**ASSISTANT, "tool_calls": [{"name": "f", "arguments": {}, "args": {"a": 1}}]},
+        r"has arguments {} and args {'a': 1}; keep one",
+    ),
+    (
+        {**ASSISTANT, "tool_calls": [{"function": {"name": "f", "body": {"a": 1}}}]},
+        r"tool_calls\[0\] has no arguments but \['body'\]; they are read from arguments",
+    ),
+    ({**ASSISTANT, "tool_calls": [{"name": "f", "input": "{x"}]}, "input is not JSON"),
     (
         {**ASSISTANT, "tool_calls": [{"name": "f", "arguments": "{x"}]},
         r"tool_calls\[0\]: arguments is not JSON: .* at column 2",

@@ -51,6 +51,11 @@ DEFECTS = [
         r"labels\[0\]=9 but input_ids\[0\]=1; .*: these are shifted by one, shift them back",
     ),
     ({"input_ids": [1, 2], "weights": [1, -1]}, r"weights\[1\]=-1: expected a "),
+    (
+        {"input_ids": [1, 2], "weights": [1, 1e39]},
+        r"weights\[1\]=1e\+39: expected a number of 0, or",
+    ),
+    ({"input_ids": [1, 2], "weights": [1, 1e-46]}, r"weights\[1\]=1e-46: expected a number of 0"),
     ({"input_ids": [1, 2], "loss_mask": [1, 2]}, r"loss_mask\[1\]=2: expected 0 "),
     (
         {"input_ids": [1], "labels": [1], "weights": [1]},

@@ -66,7 +66,8 @@ def test_the_picture(chat):
     assert contents(chat, fitted(chat, record, third)) == "S0 U7 A8"
     dropped = fitted(chat, record, third - 1)
     reason = f"overlong: the last turn alone has more than sequence_length={third - 1} tokens"
-    assert dropped.dropped == (Drop(reason, f"{reason}; {whole} with all turns", whole),)
+    what = "messages[7] to messages[8] and 1 system message before them"
+    assert dropped.dropped == (Drop(reason, f"{reason} ({what}); {whole} with all turns", whole),)
 
 
 def test_what_was_left_out_is_counted(chat):
@@ -92,7 +93,8 @@ SPOKEN = st.from_regex(r"\AS?(U{1,2}(AT{0,2}){1,2}){1,5}U?\Z").map(str.strip)
 @settings(max_examples=60)
 @given(spoken=SPOKEN, length=st.integers(10, 120))
 def test_as_few_turns_go_as_will_do(chat, spoken, length):
-    """Against every cut tried in order; M12: each trained turn has its end."""
+    """Against every cut tried in order, with what follows the last answer and then without it;
+    M12: each trained turn has its end."""
     record = conversation(spoken)
     (full,) = chat.encode(record)
     outcome = fitted(chat, record, length)
@@ -104,9 +106,14 @@ def test_as_few_turns_go_as_will_do(chat, spoken, length):
         if record.messages[i].role == "user"
         and (i == front or record.messages[i - 1].role != "user")
     ]
-    fits = [
-        cut for cut, n in zip(starts, lengths(chat, record, starts), strict=True) if n <= length
-    ]
+
+    def fitting(record):
+        sizes = lengths(chat, record, starts)
+        return [cut for cut, size in zip(starts, sizes, strict=True) if size <= length]
+
+    if len(full.ids) > length and not fitting(record):
+        record = dataclasses.replace(record, messages=record.messages[: last + 1])
+    fits = fitting(record)
     if not fits:
         assert not outcome.kept and outcome.dropped[0].num_tokens == len(full.ids)
         return
@@ -122,14 +129,25 @@ def test_as_few_turns_go_as_will_do(chat, spoken, length):
 
 
 def test_the_last_supervised_turn_is_the_one_that_stays(chat):
-    """Here the one before the last, which has weight 0; what follows it stays too."""
+    """Here the one before the last, which has weight 0; what follows it stays if it fits."""
     record = conversation("UAUAUA")
     messages = list(record.messages)
     messages[5] = dataclasses.replace(messages[5], weight=0.0)
     record = dataclasses.replace(record, messages=tuple(messages))
     (shortest,) = lengths(chat, record, (2,))
     assert contents(chat, fitted(chat, record, shortest)) == "U2 A3 U4 A5"
-    assert not fitted(chat, record, shortest - 1).kept
+    assert contents(chat, fitted(chat, record, shortest - 1)) == "U2 A3"
+
+
+def test_a_long_word_after_the_last_answer_goes_before_the_answer_does(chat):
+    record = conversation("UAU")
+    long = dataclasses.replace(record.messages[2], content="z" * 200)
+    record = dataclasses.replace(record, messages=(*record.messages[:2], long))
+    outcome = fitted(chat, record, 60)
+    assert contents(chat, outcome) == "U0 A1"
+    (example,) = outcome.kept
+    assert example.truncated_tokens == len(chat.encode(record)[0].ids) - len(example.ids)
+    assert (example.turns, example.truncated_turns) == ((1,), 0)
 
 
 def test_last_turn_only(chat):

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.read.records import BadRow
+from jaxsft.data.read.strict_json import show
 
 COUNTS = (
     "rows_in",
@@ -21,6 +22,9 @@ COUNTS = (
     "truncated_examples",
     "truncated_turns",  # supervised turns among what truncation left out
 )
+
+MAX_UNREAD = 100  # names of columns that are counted one by one: rows may have names of their own
+OTHERS = "other columns"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Outcome:
     kept: tuple[Example, ...] = ()
     dropped: tuple[Drop, ...] = ()
     bad: BadRow | None = None
+    unread: tuple[str, ...] = ()  # columns that hold something but decide nothing
 
     @property
     def reason(self) -> str | None:
@@ -58,6 +63,8 @@ class Tally:
         self.tokens: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.dropped_examples: Counter[str] = Counter()
+        self.dropped_tokens: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
 
     def add(self, outcome: Outcome) -> None:
         self.counts["rows_in"] += 1
@@ -65,11 +72,15 @@ class Tally:
             self.counts["rows_out"] += 1
         else:
             self.dropped[outcome.reason] += 1
+        for name in outcome.unread:
+            is_new = name not in self.unread and len(self.unread) >= MAX_UNREAD
+            self.unread[OTHERS if is_new else show(name)[1:-1]] += 1
         self.counts["split_conversations"] += any(example.is_split for example in outcome.kept)
         for example in outcome.kept:
             self._add_example(example)
         for drop in outcome.dropped:
             self.dropped_examples[drop.kind] += 1
+            self.dropped_tokens[drop.kind] += drop.num_tokens
             self.tokens["rendered"] += drop.num_tokens
             self.tokens["dropped"] += drop.num_tokens
 
@@ -101,5 +112,7 @@ class Tally:
             **{name: self.counts[name] for name in COUNTS},
             "dropped": dict(sorted(self.dropped.items())),
             "dropped_examples": dict(sorted(self.dropped_examples.items())),
+            "dropped_tokens": dict(sorted(self.dropped_tokens.items())),
+            "unread_columns": dict(sorted(self.unread.items())),
             "tokens": tokens,
         }

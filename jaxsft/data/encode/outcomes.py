@@ -6,7 +6,15 @@ from jaxsft.config import Data
 from jaxsft.data.encode.account import Drop, Outcome
 from jaxsft.data.encode.tokenize import ChatTokenizer, Example
 from jaxsft.data.encode.truncate import truncate
-from jaxsft.data.read.records import BadRow, Conversation, PlainText, Record, RowError, Tokenized
+from jaxsft.data.read.records import (
+    BadRow,
+    Conversation,
+    LeftOut,
+    PlainText,
+    Record,
+    RowError,
+    Tokenized,
+)
 
 
 def outcomes_of(
@@ -27,6 +35,8 @@ def outcome_of(
     file, row = record.file, record.row
     if isinstance(record, BadRow):
         return Outcome(file, row, bad=record)
+    if isinstance(record, LeftOut):
+        return Outcome(file, row, dropped=(Drop(f"left out by {record.reason}", record.reason, 0),))
     try:
         examples = tokenizer.encode(record, data.train_on, vocab_size, data.train_parts)
         fitted = [_fitted(tokenizer, record, e, data, vocab_size) for e in examples]
@@ -34,7 +44,18 @@ def outcome_of(
         return Outcome(file, row, bad=BadRow(file, row, error.kind, str(error)))
     kept = tuple(result for result in fitted if isinstance(result, Example))
     dropped = tuple(result for result in fitted if isinstance(result, Drop))
-    return Outcome(file, row, kept, dropped)
+    return Outcome(file, row, kept, dropped, unread=_unread(tokenizer, record))
+
+
+def _unread(
+    tokenizer: ChatTokenizer, record: Conversation | PlainText | Tokenized
+) -> tuple[str, ...]:
+    """The columns that weren't read, and the fields of messages that the template doesn't name."""
+    if not isinstance(record, Conversation):
+        return record.unread
+    named = tokenizer.template.source
+    fields = dict.fromkeys(key for message in record.messages for key in message.fields)
+    return (*record.unread, *(f"messages[].{key}" for key in fields if key not in named))
 
 
 def _fitted(

@@ -12,9 +12,11 @@ and white space. The frame is trained along with the content or the reasoning, s
 served, but not what to think.
 """
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 
 from jaxsft.data.read.records import Message, RowError
+from jaxsft.data.render.rendering import PartField
 from jaxsft.data.render.template import Span, TrainingText
 
 Range = tuple[int, int, float]  # start, stop, weight
@@ -44,7 +46,38 @@ def trained_ranges(
         ranges = [found for span in text.spans for found in _turn_ranges(text, span, parts)]
     if "tool_results" in parts:
         ranges = sorted([*ranges, *_result_ranges(text, messages)])
-    return ranges
+    else:
+        _refuse_weighted_results(messages)
+    return list(_by_part(text, ranges))
+
+
+def _by_part(text: TrainingText, ranges: Sequence[Range]) -> Iterator[Range]:
+    """The ranges cut where a part of a content has a weight of its own.
+
+    content   a b c d e        the range [0, 6) of weight 1, parts of weights 0 and 0.5
+    parts     0 0 .5 .5 .      and one without: [2, 4) of 0.5 and [4, 6) of 1 are left
+    """
+    own = [(a, b, field.weight) for a, b, (_, field) in text.text.runs if type(field) is PartField]
+    place = 0
+    for start, stop, weight in ranges:
+        pieces: list[Range] = []
+        at = start
+        while place < len(own) and own[place][0] < stop:
+            first, last, factor = own[place]
+            place += 1
+            first, last = max(first, at), min(last, stop)
+            pieces += [(at, first, weight), (first, last, weight * factor)]
+            at = max(at, last)
+        for first, last, kept in _joined([*pieces, (at, stop, weight)]):
+            if kept:
+                yield first, last, kept
+
+
+def _joined(pieces: Sequence[Range]) -> Iterator[Range]:
+    """Neighbours of one weight as one, so that no token straddles a border that is none."""
+    for weight, group in itertools.groupby((p for p in pieces if p[0] < p[1]), lambda p: p[2]):
+        alike = list(group)
+        yield alike[0][0], alike[-1][1], weight
 
 
 def _turn_ranges(text: TrainingText, span: Span, parts: Collection[str]) -> list[Range]:
@@ -86,6 +119,17 @@ def _result_ranges(text: TrainingText, messages: Sequence[Message]) -> Iterator[
         weight = messages[index].weight
         if next(readers, None) in trained and weight != 0:
             yield start, stop, 1.0 if weight is None else weight
+
+
+def _refuse_weighted_results(messages: Sequence[Message]) -> None:
+    for index, message in enumerate(messages):
+        if message.role == "tool" and message.weight:
+            raise RowError(
+                "weight of another role",
+                f"messages[{index}] has role 'tool' and is to be trained (weight "
+                f"{message.weight:g}), but data.train_parts has no 'tool_results': add it, or take "
+                "the weight off",
+            )
 
 
 def _refuse_inline_reasoning(message: Message, index: int) -> None:

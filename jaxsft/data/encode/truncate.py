@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxsft.config import Data
 from jaxsft.data.encode.account import Drop
@@ -23,6 +23,8 @@ def truncate(
     messages  S U A U A T A U A     system messages at the front stay
     cuts            3       7       everything between them and a user message may go
     kept      S             U A     the last supervised turn stays whole, from its question on
+
+    What follows that turn, such as a user's last word, goes if nothing fits with it.
 
     What is left is a conversation of its own, rendered as such. Where the template rewrites
     history the example is one turn with what led to it, and its conversation ends there; so the
@@ -46,14 +48,20 @@ def truncate(
         fits = len(found) == 1 and len(found[0].ids) <= data.sequence_length
         return found[0] if fits else None
 
-    # Fewer turns never give more tokens; and whatever is returned was seen to fit.
     cuts = _cuts(conversation.messages, last)
-    first = bisect.bisect_left(cuts, True, key=lambda cut: fitting(cut) is not None)
-    kept = fitting(cuts[first]) if first < len(cuts) else None
+    cut, kept = _first_fitting(cuts, fitting)
+    if kept is None and len(conversation.messages) > last + 1:
+        messages = conversation.messages[: last + 1]
+        conversation = dataclasses.replace(conversation, messages=messages)
+        fitting.cache_clear()
+        cut, kept = _first_fitting(cuts, fitting)
     if kept is None:
         reason = f"overlong: the last turn alone has more than {limit} tokens"
-        return Drop(reason, f"{reason}; {num_tokens} with all turns", num_tokens)
-    num_left_out = len(conversation.messages) - len(_from(conversation.messages, cuts[first]))
+        what = f"messages[{cut}] to messages[{last}]"
+        if front := _front(conversation.messages):
+            what += f" and {front} system message{'s' * (front > 1)} before them"
+        return Drop(reason, f"{reason} ({what}); {num_tokens} with all turns", num_tokens)
+    num_left_out = cut - _front(conversation.messages)
     return dataclasses.replace(
         kept,
         turns=tuple(turn + num_left_out for turn in kept.turns),
@@ -61,6 +69,17 @@ def truncate(
         truncated_tokens=num_tokens - len(kept.ids),
         truncated_turns=len(example.turns) - len(kept.turns),
     )
+
+
+def _first_fitting(
+    cuts: Sequence[int], fitting: Callable[[int], Example | None]
+) -> tuple[int, Example | None]:
+    """The first cut from which on the conversation fits, and what it gives; else the last cut.
+
+    Fewer turns never give more tokens; and whatever is returned was seen to fit.
+    """
+    first = bisect.bisect_left(cuts, True, key=lambda cut: fitting(cut) is not None)
+    return (cuts[first], fitting(cuts[first])) if first < len(cuts) else (cuts[-1], None)
 
 
 def _from(messages: tuple[Message, ...], cut: int) -> tuple[Message, ...]:
@@ -73,9 +92,12 @@ def _front(messages: Sequence[Message]) -> int:
 
 
 def _cuts(messages: Sequence[Message], last: int) -> list[int]:
-    """The user messages, up to the one that `last` answers, before which messages can go."""
-    return [
+    """Where the rest may begin: where it does, and at the user messages, up to the one that `last`
+    answers, before which messages can go."""
+    front = _front(messages)
+    later = [
         i
-        for i in range(_front(messages) + 1, last)
+        for i in range(front + 1, last)
         if messages[i].role == "user" and messages[i - 1].role != "user"
     ]
+    return [front, *later]

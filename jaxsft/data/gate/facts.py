@@ -20,8 +20,9 @@ import numpy as np
 from jaxsft import places
 from jaxsft.data.encode.account import Outcome
 from jaxsft.data.gate import hints, near_duplicates
-from jaxsft.data.read.records import BadRow, Conversation, Message, Record, Tokenized
+from jaxsft.data.read.records import BadRow, Conversation, LeftOut, Message, Record, Tokenized
 from jaxsft.errors import DataError
+from jaxsft.redact import redacted_values
 
 HINT_EXAMPLES = 5  # kept of each kind
 SAMPLED_ANSWERS = 16_384  # among which repeated ones are counted
@@ -93,19 +94,27 @@ class Facts:
 
 
 class Gathering:
-    """Facts of many shards in order, merged now and then so that they stay small."""
+    """Facts of many shards in order, merged now and then so that they stay small.
+
+    Parts are merged with parts of about their size, so that no row is copied often.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[Facts] = []
+        self._levels: list[list[Facts]] = []  # of rising size, the later rows at the lower levels
 
     def add(self, part: Facts) -> None:
-        self._parts.append(part)
-        if len(self._parts) > _PARTS_AT_ONCE:
-            self._parts = [merge(self._parts)]
+        for level in self._levels:
+            level.append(part)
+            if len(level) < _PARTS_AT_ONCE:
+                return
+            part = merge(level)
+            level.clear()
+        self._levels.append([part])
 
     def merged(self) -> Facts:
-        self._parts = [merge(self._parts)]
-        return self._parts[0]
+        whole = merge([part for level in reversed(self._levels) for part in level])
+        self._levels = [[whole]]
+        return whole
 
 
 def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts:
@@ -117,7 +126,7 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
     answers: list[tuple[int, int, Example]] = []
     found: list[tuple[str, Example]] = []
     for record, outcome in zip(records, outcomes, strict=True):
-        if not outcome.kept or isinstance(record, BadRow):
+        if not outcome.kept or isinstance(record, BadRow | LeftOut):
             continue
         dialogue, prompt = _hashes(record)
         facts = {
@@ -276,7 +285,7 @@ def save(directory: Path, facts: Facts) -> None:
             for kind, hint in sorted(facts.hints.items())
         },
     }
-    text = json.dumps(rest, ensure_ascii=False) + "\n"
+    text = json.dumps(redacted_values(rest), ensure_ascii=False) + "\n"
     with places.using(str(directory / _REST_FILE)):
         (directory / _REST_FILE).write_text(text, encoding="utf-8", errors="replace")
 

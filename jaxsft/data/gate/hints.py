@@ -15,7 +15,11 @@ ENDLESS_WORDS = 20  # from this many words on an answer is expected to have an e
 LONGEST_WORD = 40  # characters
 EXCERPT = 80  # characters
 
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b")
+# An address is looked for from its @ on, and back from there: a pattern that begins with the name
+# would try each letter of a long word as its beginning, and read the rest of the word each time.
+_EMAIL_HOST = re.compile(r"@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b")
+_EMAIL_NAME_BACKWARDS = re.compile(r"[\w.+-]+")
+_LONGEST_EMAIL_NAME = 64  # RFC 5321, 4.5.3.1.1
 _PHONE = re.compile(
     r"(?<![\w.+-])(?:"
     r"\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}"  # +44 20 7946 0958
@@ -120,7 +124,7 @@ def of_text(text: str) -> Found:
     if any(start in text for start in _ROLE_STARTS):
         yield from _first("role or control text in a message", _ROLE_TEXT, text)
     if "@" in text:
-        yield from _first("e-mail address", _EMAIL, text, _is_real_email, masked=True)
+        yield from _first("e-mail address", _emails(text), text, _is_real_email, masked=True)
     digits = raw.translate(_DIGITS_AS_ZERO)
     if b"0.0" in digits and _FOUR_NUMBERS.search(digits):
         yield from _first("IP address", _IP, text, _is_public_ip, masked=True)
@@ -144,19 +148,29 @@ def _of_characters(text: str, raw: bytes) -> Found:
         yield from _first("HTML entity", _ENTITY, text)
 
 
+def _emails(text: str) -> Iterator[tuple[int, int]]:
+    for host in _EMAIL_HOST.finditer(text):
+        at = host.start()
+        name = _EMAIL_NAME_BACKWARDS.match(text[max(0, at - _LONGEST_EMAIL_NAME) : at][::-1])
+        if name:
+            yield at - name.end(), host.end()
+
+
 def _first(
     kind: str,
-    pattern: re.Pattern[str],
+    found_in: re.Pattern[str] | Iterator[tuple[int, int]],
     text: str,
     holds: Callable[[str], bool] | None = None,
     masked: bool = False,
 ) -> Found:
     """The first match that holds, with what stands around it; a private one is not repeated."""
-    for match in pattern.finditer(text):
-        found = match.group()
+    if isinstance(found_in, re.Pattern):
+        found_in = (match.span() for match in found_in.finditer(text))
+    for start, stop in found_in:
+        found = text[start:stop]
         if holds is None or holds(found):
             shown = found[:3] + "…" if masked else found
-            around = text[max(0, match.start() - 30) : match.start()], text[match.end() :][:30]
+            around = text[max(0, start - 30) : start], text[stop : stop + 30]
             yield kind, excerpt(around[0] + shown + ("" if masked else around[1]))
             return
 

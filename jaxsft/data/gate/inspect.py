@@ -14,6 +14,8 @@ from jaxsft.data.encode.tokenize import ChatTokenizer, Example
 from jaxsft.data.prepare import source_names
 from jaxsft.data.read.sources import read_source
 from jaxsft.errors import ConfigError
+from jaxsft.printable import printable
+from jaxsft.redact import redacted
 
 _SUPERVISED = ("bold green underline", "bold cyan underline")  # neighbours differ: boundaries show
 _CONTEXT = ("default", "bright_black")
@@ -66,11 +68,12 @@ class Rows:
 
 def json_rows(outcome: Outcome, tokenizer: ChatTokenizer) -> Iterator[dict[str, Any]]:
     """One object for each example of the row; for a row without one, why."""
+    file = redacted(outcome.file)
     if outcome.reason is not None:
-        yield {"file": outcome.file, "row": outcome.row, "dropped": why_dropped(outcome)}
+        yield {"file": file, "row": outcome.row, "dropped": why_dropped(outcome)}
     for example in outcome.kept:
         yield {
-            "file": example.file,
+            "file": file,
             "row": example.row,
             "ids": example.ids.tolist(),
             "weights": example.weights.tolist(),
@@ -94,9 +97,10 @@ def show(rows: Rows, tokenizer: ChatTokenizer, console: Console) -> None:
     num_rows = num_examples = num_tokens = num_supervised = 0
     for name, outcome in rows:
         num_rows += 1
-        where = f"{name}, {outcome.file}:{outcome.row}"
+        where = printable(f"{name}, {redacted(outcome.file)}:{outcome.row}")
         if outcome.reason is not None:
-            console.print(Text(f"{where}: dropped: {why_dropped(outcome)}\n", style="red"))
+            why = printable(why_dropped(outcome))
+            console.print(Text(f"{where}: dropped: {why}\n", style="red"))
         for example in outcome.kept:
             supervised = int((example.weights > 0).sum())
             num_examples, num_tokens = num_examples + 1, num_tokens + len(example.ids)
@@ -144,7 +148,7 @@ def example_text(example: Example, tokenizer: ChatTokenizer, is_terminal: bool) 
         elif place and not is_terminal:
             text.append("|")
         styles = _SUPERVISED if weight else _CONTEXT
-        text.append(piece.replace("\n", "\u21b5\n"), style=styles[place % 2])
+        text.append(printable(piece).replace("\n", "\u21b5\n"), style=styles[place % 2])
         before = weight
     return text.append("]]\n" if before and not is_terminal else "\n")
 

@@ -12,6 +12,7 @@ import jinja2
 from jaxsft.data.encode.account import Outcome
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.gate.inspect import Rows, pieces, why_dropped
+from jaxsft.redact import redacted
 
 DEFAULT_ROWS = 1000
 _TEMPLATE = Path(__file__).with_name("inspect.html.jinja")
@@ -33,7 +34,7 @@ def _items(name: str, outcome: Outcome, tokenizer: ChatTokenizer) -> list[dict[s
 
     tokens: (text, ids, weight) of each piece, of one token or of several that share a character.
     """
-    place = {"source": name, "file": outcome.file, "row": outcome.row}
+    place = {"source": name, "file": redacted(outcome.file), "row": outcome.row}
     if outcome.reason is not None:
         return [{**place, "kind": outcome.reason, "dropped": why_dropped(outcome)}]
     items = []

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxsft.data.render.turns import new_tokens_flag
+
 Json = dict[str, Any]
 Warnings = Iterator[Json]
 
@@ -26,6 +28,13 @@ MIN_STEPS = 50
 MAX_EPOCHS = 5
 MAX_TIMES_SEEN = 10  # an example of any source, over the run
 MIN_EVAL_ROWS = 30
+
+# Columns and fields that may be a part of the conversation under another name.
+LIKE_CONVERSATION = frozenset(
+    ("system_prompt", "system_message", "context", "contexts", "document", "documents", "passage")
+    + ("input", "inputs", "history", "instruction", "reasoning", "thinking", "thought", "thoughts")
+    + ("rationale", "cot", "chain_of_thought", "tools", "functions", "function", "tool_calls")
+) | {f"messages[].{name}" for name in ("thought", "thoughts", "cot", "rationale", "context")}
 
 ADVICE = {
     "answer equals the question": "Leave these rows out, unless the task is to repeat.",
@@ -138,12 +147,13 @@ def _overlap_warnings(overlaps: Mapping[str, Json]) -> Warnings:
 
 
 def _account_warnings(name: str, report: Json) -> Warnings:
-    for reason, rows in report["dropped"].items():
-        if rows > MAX_DROPPED_SHARE * report["rows_in"]:
-            advice = "Run tools/inspect_data.py to see them."
-            if reason.startswith("overlong"):
-                advice = "Raise data.sequence_length, or set data.overlong to 'truncate'."
-            yield _warning(f"{name}: {_of(rows, report['rows_in'])} rows dropped: {reason}", advice)
+    yield from _loss_warnings(name, report)
+    looks = [key for key in report["unread_columns"] if key in LIKE_CONVERSATION]
+    if looks:
+        yield _warning(
+            f"{name}: nothing reads {', '.join(looks)}, which may belong to the conversation",
+            "Put them into the messages, or name them for what they are with Source.columns.",
+        )
     if report["control_text"]:
         yield _warning(
             f"{name}: {report['control_text']:,} trained words spell a control token and are"
@@ -153,13 +163,41 @@ def _account_warnings(name: str, report: Json) -> Warnings:
         )
 
 
+def _loss_warnings(name: str, report: Json) -> Warnings:
+    """What was lost, by its larger share: few long rows may hold most of the tokens."""
+    tokens, rendered = report["tokens"], max(report["tokens"]["rendered"], 1)
+    found: list[tuple[float, Json]] = []
+    for reason in dict.fromkeys([*report["dropped"], *report["dropped_tokens"]]):
+        rows, lost = report["dropped"].get(reason, 0), report["dropped_tokens"].get(reason, 0)
+        of_rows, of_tokens = rows / max(report["rows_in"], 1), lost / rendered
+        if max(of_rows, of_tokens) <= MAX_DROPPED_SHARE:
+            continue
+        said = f"{_of(rows, report['rows_in'])} rows dropped"
+        if of_tokens > of_rows:
+            said = f"{_of(lost, rendered)} tokens dropped, with {_of(rows, report['rows_in'])} rows"
+        elif lost:
+            said += f", with {_of(lost, rendered)} tokens"
+        advice = "Run tools/inspect_data.py to see them."
+        if reason.startswith("overlong"):
+            advice = "Raise data.sequence_length, or set data.overlong to 'truncate'."
+        if reason.startswith("left out"):
+            advice = "The rows say so themselves."
+        found.append((max(of_rows, of_tokens), _warning(f"{name}: {said}: {reason}", advice)))
+    if tokens["truncated"] > MAX_DROPPED_SHARE * rendered:
+        said = f"{_of(tokens['truncated'], rendered)} tokens left out to fit"
+        said += f", of {_of(report['truncated_examples'], report['examples'])} examples"
+        advice = "Raise data.sequence_length: data.overlong='truncate' leaves out the oldest turns."
+        found.append((tokens["truncated"] / rendered, _warning(f"{name}: {said}", advice)))
+    yield from (warning for _, warning in sorted(found, key=lambda item: -item[0]))
+
+
 def _template_warnings(train: Json) -> Warnings:
     if train["unknown_controls"]:
         yield _warning(
             f"data.template has {', '.join(map(repr, train['unknown_controls']))}, no tokens of"
             " the tokenizer",
             "Each is spelt in several tokens, which a user's text can spell too: name those that"
-            " are meant as control tokens in config.model.new_tokens.",
+            f" are meant as control tokens, as {new_tokens_flag(train['unknown_controls'])}.",
         )
     if train["unprompted"]:
         yield _warning(

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxsft.data.gate.report import ADVICE
+from jaxsft.printable import printable
 
 _BAR = 36  # characters of the longest
 _EXAMPLES = 2  # of each hint
@@ -50,18 +51,31 @@ def print_account(name: str, report: Json, console: Console) -> None:
     lost = sum(report["dropped"].values())
     _line(f"{report['rows_in']:,} rows = {report['rows_out']:,} used + {lost:,} dropped", console)
     for reason, rows in report["dropped"].items():
-        _line(f"  {rows:,} dropped: {reason}", console)
+        of_tokens = _share_of_tokens(report, reason)
+        _line(f"  {rows:,} dropped{of_tokens}: {reason}", console)
     tokens = report["tokens"]
     parts = " + ".join(f"{tokens[kind]:,} {kind}" for kind in list(tokens)[1:])
     _line(f"{tokens['rendered']:,} tokens rendered = {parts}", console)
     _line(f"{report['examples']:,} examples", console)
     for reason, examples in report["dropped_examples"].items():
-        _line(f"  {examples:,} more dropped: {reason}", console)
+        of_tokens = "" if reason in report["dropped"] else _share_of_tokens(report, reason)
+        _line(f"  {examples:,} more dropped{of_tokens}: {reason}", console)
     for count, what in _COUNTS.items():
         if report[count]:
             _line(f"{report[count]:,} {what}", console)
-    for row in report["bad_rows"]:
-        console.print(Padding(Text(row, style="red"), (0, 0, 0, 2), expand=False))
+    if report["unread_columns"]:
+        named = ", ".join(f"{name} ({rows:,})" for name, rows in report["unread_columns"].items())
+        _line(f"columns and fields that nothing reads (rows that have them): {named}", console)
+    for name in report["other_names"]:
+        _line(f"not read again: {name} is another name of a file that is read", console)
+    for row in report["bad_rows_by_cause"]:
+        text = Text(printable(row), style="red")
+        console.print(Padding(text, (0, 0, 0, 2), expand=False))
+
+
+def _share_of_tokens(report: Json, reason: str) -> str:
+    tokens, rendered = report["dropped_tokens"].get(reason, 0), report["tokens"]["rendered"]
+    return f", {tokens / rendered:.1%} of the tokens" if tokens else ""
 
 
 def _print_warnings(warnings: Sequence[Json], console: Console) -> None:
@@ -70,7 +84,7 @@ def _print_warnings(warnings: Sequence[Json], console: Console) -> None:
         return
     _heading("1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings", console)
     for warning in warnings:
-        console.print(Text(f"! {warning['text']}", style="yellow"))
+        console.print(Text(printable(f"! {warning['text']}"), style="yellow"))
         _line(warning["advice"], console, indent=4)
         for example in warning["examples"]:
             _line(f"for example {example}", console, indent=4)
@@ -190,4 +204,4 @@ def _heading(text: str, console: Console) -> None:
 
 def _line(text: str, console: Console, indent: int = 2) -> None:
     """Wrapped, and never read as markup."""
-    console.print(Padding(Text(text), (0, 0, 0, indent), expand=False))
+    console.print(Padding(Text(printable(text)), (0, 0, 0, indent), expand=False))

@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from jaxsft.data.read.records import Message, from_text, parse_message, tool_call
+from jaxsft.data.read.records import Message, parse_message
 from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.read.tool_calls import from_text, tool_call
 
 # What ShareGPT's data sets call the speakers.
 _SPEAKERS = {
@@ -43,7 +44,7 @@ def messages_of(row: dict[str, Any], form: str, names: Mapping[str, str]) -> tup
     else:
         messages = [_said("user", row, "question"), _said("assistant", row, "answer")]
     if all(message.role != "assistant" for message in messages):
-        roles = [message.role for message in messages]
+        roles = sorted({message.role for message in messages})
         detail = f"messages have roles {roles}; none is assistant to train on"
         raise RowError("no assistant message", detail)
     return _with_system(messages, row)
@@ -52,21 +53,20 @@ def messages_of(row: dict[str, Any], form: str, names: Mapping[str, str]) -> tup
 def template_options(value: Any) -> dict[str, Any]:
     """A row's `chat_template_kwargs`: variables of the template such as enable_thinking.
 
+    A null is a variable that isn't set: Arrow gives each row the keys of all the others.
+
     Raises:
-        RowError: it isn't an object of plain values, or sets what isn't a row's to set.
+        RowError: it isn't an object, or sets what isn't a row's to set.
     """
     kind = "bad chat_template_kwargs"
     value = from_text(value, kind, "chat_template_kwargs")
     options = {} if value is None else value
     if not isinstance(options, dict):
         raise RowError(kind, f"chat_template_kwargs is {show(value)}; expected an object")
-    for key, item in options.items():
+    for key in options:
         if key in _RESERVED:
             raise RowError(kind, f"chat_template_kwargs sets {key!r}, which is not a row's to set")
-        if not isinstance(item, bool | int | float | str):
-            expected = "expected a boolean, number or string"
-            raise RowError(kind, f"chat_template_kwargs[{key!r}] is {show(item)}; {expected}")
-    return options
+    return {key: item for key, item in options.items() if item is not None}
 
 
 def _with_system(messages: list[Message], row: dict[str, Any]) -> tuple[Message, ...]:
@@ -131,7 +131,7 @@ def _prompt_completion(row: dict[str, Any], names: Mapping[str, str]) -> list[Me
     else:
         completion = _list(row, "completion", names)
     if all(message.role != "assistant" for message in completion):
-        roles = [message.role for message in completion]
+        roles = sorted({message.role for message in completion})
         detail = f"completion has roles {roles}; none is assistant to train on"
         raise RowError("no assistant message", detail)
     return [_untrained(message) for message in prompt] + completion

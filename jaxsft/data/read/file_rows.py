@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from jaxsft.data.read import strict_json
+from jaxsft.data.read import magic, strict_json
 from jaxsft.data.read.strict_json import RowError
 from jaxsft.errors import DataError
 
@@ -18,7 +18,7 @@ _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 _READ_BYTES = 2**20
 _BATCH_ROWS = 256
 _SPACE = re.compile(r"[ \t\r\n]*")
-ARRAY_RECORD = ".array_record"
+ARRAY_RECORD, _PARQUET = ".array_record", ".parquet"
 
 
 def kind_of(path: str) -> tuple[str, str | None]:
@@ -27,13 +27,18 @@ def kind_of(path: str) -> tuple[str, str | None]:
     Raises:
         DataError: files of this suffix can't be read.
     """
-    name = PurePosixPath(path)
+    name = PurePosixPath(without_query(path))
     compression = _COMPRESSIONS.get(name.suffix.lower())
     suffix = (name.with_suffix("") if compression else name).suffix.lower()
     if suffix not in _READERS or (compression and _READERS[suffix] not in (_lines, _json)):
         kinds = f"{', '.join(_READERS)}; or .jsonl and .json followed by .gz or .zst"
         raise DataError(f"{path}: unknown kind of file; expected {kinds}")
     return suffix, compression
+
+
+def without_query(path: str) -> str:
+    """The path; of a URL without what a signed one has behind its ?."""
+    return path.partition("?")[0].partition("#")[0] if "://" in path else path
 
 
 def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[Row]:
@@ -51,6 +56,8 @@ def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[Row]:
             yield row, data
     except DataError as error:
         raise DataError(f"{path}:{row + 1}: {error}") from None
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # pyarrow and stores of objects have kinds of their own
         said = f"{type(error).__name__}: {str(error).strip()}"
         raise DataError(f"{path}:{row + 1}: can't be read ({said}); is the file whole?") from None
@@ -60,15 +67,29 @@ def _stream(
     open_file: Callable[[], BinaryIO], suffix: str, compression: str | None
 ) -> Iterator[Row]:
     with open_file() as raw, _decompressed(raw, compression) as file:
+        if wrong := _complaint(file, suffix, compression):
+            raise DataError(wrong)
         yield from _READERS[suffix](file)
 
 
-def _decompressed(file: BinaryIO, compression: str | None) -> io.BufferedReader:
-    if compression is not None:
-        import pyarrow  # notices a stream cut short, for gzip and zstd alike
+def _complaint(file: io.BufferedReader, suffix: str, compression: str | None) -> str | None:
+    head = file.peek(magic.HEAD_BYTES)[: magic.HEAD_BYTES]
+    if suffix != _PARQUET:
+        return magic.complaint(head, suffix, compression)
+    kind = magic.kind_of(head)
+    return f"is {kind}, not Parquet as its name says" if kind not in (None, "Parquet") else None
 
-        file = pyarrow.CompressedInputStream(file, compression)
-    return io.BufferedReader(cast(Any, file), _READ_BYTES)
+
+def _decompressed(file: BinaryIO, compression: str | None) -> io.BufferedReader:
+    stream = io.BufferedReader(cast(Any, file), _READ_BYTES)
+    if compression is None:
+        return stream
+    if wrong := magic.not_compressed(stream.peek(4), compression):
+        raise DataError(wrong)
+    import pyarrow  # notices a stream cut short, for gzip and zstd alike
+
+    unpacked = pyarrow.CompressedInputStream(stream, compression)
+    return io.BufferedReader(cast(Any, unpacked), _READ_BYTES)
 
 
 def _lines(file: io.BufferedReader) -> Iterator[Row]:
@@ -180,7 +201,7 @@ def _parquet(file: io.BufferedReader) -> Iterator[Row]:
     row = 0
     with pyarrow.parquet.ParquetFile(file) as table:
         for batch in table.iter_batches(_BATCH_ROWS):
-            for data in batch.to_pylist():
+            for data in batch.to_pylist(maps_as_pydicts="strict"):
                 row += 1
                 yield row, data
 
@@ -202,6 +223,6 @@ _READERS: dict[str, Any] = {
     ".jsonl": _lines,
     ".ndjson": _lines,
     ".json": _json,
-    ".parquet": _parquet,
+    _PARQUET: _parquet,
     ARRAY_RECORD: _array_record,
 }

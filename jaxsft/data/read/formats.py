@@ -10,19 +10,29 @@ from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from jaxsft.data.read import tokenized
+from jaxsft.data.read.columns import left_out, unread_of
 from jaxsft.data.read.dialogs import messages_of, template_options
 from jaxsft.data.read.records import (
-    NUMBER_KEYS,
     REASONING_KEYS,
-    SWITCH_KEYS,
     BadRow,
+    Columns,
     Conversation,
+    LeftOut,
     PlainText,
     RawRow,
     Record,
     parse_tools,
 )
-from jaxsft.data.read.strict_json import RowError, parse_object, refuse_characters, show, too_long
+from jaxsft.data.read.strict_json import (
+    RowError,
+    parse_object,
+    refuse_characters,
+    refuse_values,
+    show,
+    too_long,
+)
+from jaxsft.data.read.tool_calls import check_required, required_of
+from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS
 from jaxsft.errors import DataError
 
 
@@ -55,6 +65,9 @@ FORMATS = {
 }
 
 
+_SHOWN_KEYS = 20
+
+
 class FormatError(DataError):
     """No format fits, or `columns` doesn't fit the format."""
 
@@ -74,10 +87,20 @@ def detect(keys: Collection[str], columns: Mapping[str, str]) -> str:
     hints = [_did_you_mean(key, known) for key in columns if key not in known]
     renamed = f" and columns={dict(columns)}{''.join(hints)}" if columns else ""
     raise FormatError(
-        f"format='auto' finds no format: the first row has the keys {sorted(keys)}{renamed}; "
+        f"format='auto' finds no format: the first row has the keys {_keys(keys)}{renamed}; "
         "the formats and what they need:\n" + "\n".join(needs) + "\n"
         "or rename keys, such as columns={'prompt': 'query', 'completion': 'response'}"
+        + _of_preferences(keys)
     )
+
+
+def _of_preferences(keys: Collection[str]) -> str:
+    """How rows of "chosen" and "rejected" are trained on the better answer alone."""
+    if "chosen" not in keys or "rejected" not in keys:
+        return ""
+    mine = "{'completion': 'chosen'}" if "prompt" in keys else "{'messages': 'chosen'}"
+    said = "\nthese rows compare answers; to train on the chosen ones alone: "
+    return f"{said}columns={mine}, ignore=('rejected',)"
 
 
 def check_columns(form: str, columns: Mapping[str, str]) -> None:
@@ -94,20 +117,30 @@ def check_columns(form: str, columns: Mapping[str, str]) -> None:
             )
 
 
-def record_of(raw: RawRow, form: str, columns: Mapping[str, str]) -> Record:
-    """The row as a record; a defect becomes a BadRow."""
+def record_of(
+    raw: RawRow, form: str, columns: Mapping[str, str], ignored: Collection[str] = ()
+) -> Record:
+    """The row as a record; a defect becomes a BadRow.
+
+    Args:
+        ignored: columns that are left out, whatever they mean.
+    """
     try:
-        row = _renamed(_value_of(raw), form, columns)
+        row = {key: value for key, value in _value_of(raw).items() if key not in ignored}
+        row, read = _renamed(row, form, columns), FORMATS[form].of_row
+        if reason := left_out(row, read):
+            return LeftOut(raw.file, raw.row, reason)
+        unread = unread_of(row, read)
         for key in FORMATS[form].required:
             if key not in row:
                 _fail_missing(key, row, form)
         if isinstance(raw.data, dict) and form != "tokenized":
             row = _from_arrow(row, form)
         if form == "text":
-            return PlainText(_string(row, "text"), raw.file, raw.row)
+            return PlainText(_string(row, "text"), raw.file, raw.row, unread)
         if form == "tokenized":
-            return tokenized.tokenized(row, raw.file, raw.row)
-        return _conversation(row, form, columns, raw)
+            return dataclasses.replace(tokenized.tokenized(row, raw.file, raw.row), unread=unread)
+        return _conversation(row, form, columns, raw, unread)
     except RowError as error:
         return BadRow(raw.file, raw.row, error.kind, str(error))
 
@@ -127,7 +160,7 @@ def _renamed(row: dict[str, Any], form: str, columns: Mapping[str, str]) -> dict
     for key, theirs in taken.items():
         if theirs not in row:
             detail = f"has no column {theirs!r}, which columns maps to {key!r}"
-            hint = _did_you_mean(theirs, row) or f"; its keys are {sorted(row)}"
+            hint = _did_you_mean(theirs, row) or f"; its keys are {_keys(row)}"
             raise RowError("missing key", f"{detail}{hint}; a null counts as having none")
         result[key] = row[theirs]
     return {key: value for key, value in result.items() if value is not None}
@@ -136,6 +169,7 @@ def _renamed(row: dict[str, Any], form: str, columns: Mapping[str, str]) -> dict
 def _from_arrow(row: dict[str, Any], form: str) -> dict[str, Any]:
     """The format's keys of a row of Arrow, checked as JSON text would be."""
     row = {key: _without_nulls(row[key]) for key in FORMATS[form].of_row if key in row}
+    refuse_values(row)
     refuse_characters(row)
     return row
 
@@ -157,8 +191,15 @@ def _fail_missing(key: str, row: dict[str, Any], form: str) -> NoReturn:
     hint = _did_you_mean(key, row)
     raise RowError(
         "missing key",
-        f"has no {key!r}, which format {form!r} needs; its keys are {sorted(row)}{hint}",
+        f"has no {key!r}, which format {form!r} needs; its keys are {_keys(row)}{hint}",
     )
+
+
+def _keys(row: Collection[str]) -> str:
+    """The first of them, for a message."""
+    shown = sorted(row)[:_SHOWN_KEYS]
+    more = f" and {len(row) - len(shown)} more" if len(row) > len(shown) else ""
+    return f"[{', '.join(map(show, shown))}]{more}"
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:
@@ -173,12 +214,15 @@ def _string(row: dict[str, Any], key: str) -> str:
 
 
 def _conversation(
-    row: dict[str, Any], form: str, columns: Mapping[str, str], raw: RawRow
+    row: dict[str, Any], form: str, columns: Mapping[str, str], raw: RawRow, unread: Columns
 ) -> Conversation:
     names = {key: theirs for key, theirs in columns.items() if key in FORMATS[form].of_message}
     messages = messages_of(row, form, names)
     if "tools" in row and "functions" in row:
         raise RowError("bad tools", "has both 'tools' and 'functions'; keep 'tools'")
     tools = parse_tools(row.get("tools", row.get("functions")))
+    required = required_of(tools)
+    for index, message in enumerate(messages):
+        check_required(message.tool_calls, required, f"messages[{index}]")
     options = template_options(row.get("chat_template_kwargs"))
-    return Conversation(messages, tools, raw.file, raw.row, options)
+    return Conversation(messages, tools, raw.file, raw.row, options, unread)

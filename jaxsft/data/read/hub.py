@@ -36,6 +36,8 @@ def _load(path: str, subset: str | None, split: str, name: str) -> Any:
         raise DataError(f"{name}: needs the package datasets: {install}") from None
     try:
         return datasets.load_dataset(path, subset, split=split)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the package, the network or the data set's files raise
         if refusal := places.refusal(error):  # no place for it here: HF_HOME
             raise refusal from error

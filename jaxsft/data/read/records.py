@@ -1,14 +1,17 @@
 """What a row of a data set becomes: a conversation, plain text, tokens, or a named defect."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 
+from jaxsft.data.read.content import PartWeights, content_of, refuse_media
 from jaxsft.data.read.strict_json import RowError as RowError
-from jaxsft.data.read.strict_json import parse, show
+from jaxsft.data.read.strict_json import show
 from jaxsft.data.read.strict_json import strings as strings
+from jaxsft.data.read.tool_calls import parse_tools as parse_tools
+from jaxsft.data.read.tool_calls import tool_calls_of
+from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS, product, weight_of
 
 ROLES = ("system", "user", "assistant", "tool")
 # OpenAI renamed two roles; no template but gpt-oss's knows the new name of system, and that one
@@ -16,14 +19,14 @@ ROLES = ("system", "user", "assistant", "tool")
 _OTHER_ROLES = {"developer": "system", "function": "tool"}
 # The names under which data sets keep an assistant's reasoning, in transformers' order.
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-# The names under which they say how much, or whether, a message is trained.
-NUMBER_KEYS, SWITCH_KEYS = ("weight", "loss_weight"), ("train", "loss")
 _KNOWN_KEYS = {
     *("role", "content", "tool_calls", "function_call", "name"),
     *REASONING_KEYS,
     *NUMBER_KEYS,
     *SWITCH_KEYS,
 }
+
+Columns = tuple[str, ...]  # of a row, that hold something but are not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Message:
     name: str | None = None
     weight: float | None = None  # of the loss on this message; None means 1
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the template
+    # Of content in parts, some with a weight: it multiplies the message's own.
+    part_weights: PartWeights = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Conversation:
     file: str
     row: int  # from 1: a line of the file, or a place in its array or table
     template_options: dict[str, Any] = dataclasses.field(default_factory=dict)  # this row's own
+    unread: Columns = dataclasses.field(default=(), compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,7 @@ class PlainText:
     text: str
     file: str
     row: int
+    unread: Columns = dataclasses.field(default=(), compare=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +74,7 @@ class Tokenized:
     weights: np.ndarray
     file: str
     row: int
+    unread: Columns = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +90,16 @@ class BadRow:
         return f"{self.file}:{self.row}: {self.detail}"
 
 
-Record = Conversation | PlainText | Tokenized | BadRow
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A row that says itself that it is not to be trained."""
+
+    file: str
+    row: int
+    reason: str
+
+
+Record = Conversation | PlainText | Tokenized | LeftOut | BadRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,39 +125,16 @@ def parse_message(value: Any, where: str = "message") -> Message:
         raise RowError("message not an object", f"{where} is {show(value)}; expected an object")
     value = {key: item for key, item in value.items() if item is not None}
     role = _role(value.get("role"), where)
-    calls = _tool_calls(value, role, where)
-    content = _content(value.get("content"), bool(calls), where)
+    refuse_media(value, where)
+    calls = tool_calls_of(value, role, where)
+    content, parts = content_of(value.get("content"), bool(calls), where)
     name = value.get("name")
     if not isinstance(name, str | None):
         raise RowError("name not a string", f"{where} has name {show(name)}")
     fields = {key: item for key, item in value.items() if key not in _KNOWN_KEYS}
-    reasoning, weight = _reasoning(value, role, where), _weight(value, where)
-    return Message(role, content, reasoning, calls, name, weight, fields)
-
-
-def parse_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
-    """Tools as templates expect them, from a list or its JSON text; None where there is none.
-
-    A bare function, {"name": ...}, becomes {"type": "function", "function": {"name": ...}}.
-
-    Raises:
-        RowError: it is no list of objects.
-    """
-    value = from_text(value, "bad tools", "tools")
-    if value is None or value == []:
-        return None
-    tools = value if isinstance(value, list) else [None]
-    tools = [from_text(tool, "bad tools", f"tools[{i}]") for i, tool in enumerate(tools)]
-    if not all(isinstance(tool, dict) for tool in tools):
-        raise RowError("bad tools", f"tools is {show(value)}; expected a list of objects")
-    return tuple(_tool(tool) for tool in tools)
-
-
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    if "function" in tool or "name" not in tool or tool.get("type", "function") != "function":
-        return tool
-    function = {key: item for key, item in tool.items() if key != "type"}
-    return {"type": "function", "function": function}
+    reasoning = _reasoning(value, role, where)
+    weight = _weights(value, role, parts, bool(reasoning or calls), where)
+    return Message(role, content, reasoning, calls, name, weight, fields, parts)
 
 
 def _role(role: Any, where: str) -> str:
@@ -149,30 +143,6 @@ def _role(role: Any, where: str) -> str:
         expected = "expected system, user, assistant or tool"
         raise RowError("unknown role", f"{where} has role {show(role)}; {expected}")
     return known
-
-
-def _content(content: Any, has_calls: bool, where: str) -> str:
-    if isinstance(content, list):
-        content = "".join(_part(p, f"{where}.content[{i}]") for i, p in enumerate(content)) or None
-    if content is None and has_calls:
-        return ""
-    if not isinstance(content, str):
-        raise RowError(
-            "content not a string",
-            f"{where} has content {show(content)}; expected a string or a list of text parts",
-        )
-    return content
-
-
-def _part(part: Any, where: str) -> str:
-    if not isinstance(part, dict):
-        expected = 'expected {"type": "text", "text": ...}'
-        raise RowError("content not a string", f"{where} is {show(part)}; {expected}")
-    if part.get("type") != "text" or not isinstance(part.get("text"), str):
-        detail = f"{where} has type {show(part.get('type'))}"
-        detail += f" and text {show(part.get('text'))}; only text can be trained on"
-        raise RowError("content part not text", detail)
-    return part["text"]
 
 
 def _reasoning(message: dict[str, Any], role: str, where: str) -> str | None:
@@ -194,80 +164,26 @@ def _reasoning(message: dict[str, Any], role: str, where: str) -> str | None:
     return reasoning
 
 
-def _weight(message: dict[str, Any], where: str) -> float | None:
-    weights: dict[str, float] = {}
-    for key in NUMBER_KEYS:
-        weight = message.get(key)
-        if weight is None:
-            continue
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0:
-            expected = "expected a number of 0 or more"
-            raise RowError("bad weight", f"{where} has {key} {show(weight)}; {expected}")
-        weights[key] = float(weight)
-    for key in SWITCH_KEYS:
-        switch = message.get(key)
-        if switch is None:
-            continue
-        if not isinstance(switch, bool):
-            raise RowError(
-                "bad weight", f"{where} has {key} {show(switch)}; expected true or false"
-            )
-        weights[key] = float(switch)
-    if len(set(weights.values())) > 1:
-        raise RowError("two weights", f"{where} has the weights {weights}; keep one")
-    return next(iter(weights.values()), None)
+def _weights(
+    message: dict[str, Any], role: str, parts: PartWeights, has_more: bool, where: str
+) -> float | None:
+    """The message's own weight; where its parts have some, whether any of it is trained.
 
-
-def _tool_calls(message: dict[str, Any], role: str, where: str) -> tuple[dict[str, Any], ...]:
-    """Tool calls whose arguments are objects: JSON text in `arguments` is read (D2)."""
-    value = message.get("tool_calls", [])
-    if "function_call" in message:  # OpenAI's older form, of one call
-        if value:
-            detail = f"{where} has both function_call and tool_calls; keep one"
-            raise RowError("bad tool_calls", detail)
-        value = [message["function_call"]]
-    if not isinstance(value, list):
-        raise RowError("bad tool_calls", f"{where} has tool_calls {show(value)}; expected a list")
-    if value and role != "assistant":
-        detail = f"{where} has role {role!r} and tool_calls; only an assistant calls tools"
-        raise RowError("bad tool_calls", detail)
-    return tuple(tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(value))
-
-
-def tool_call(call: Any, where: str) -> dict[str, Any]:
-    """The call as {"type": "function", "function": {"name", "arguments"}}, its id kept.
-
-    Raises:
-        RowError: it has no name, or its arguments are no JSON object.
+    Args:
+        has_more: reasoning or calls, which are no parts of the content.
     """
-    function = call.get("function", call) if isinstance(call, dict) else call
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        detail = f"{where} is {show(call)}; expected a function with a name"
-        raise RowError("bad tool_calls", detail)
-    arguments = function.get("arguments")
-    arguments = from_text(arguments, "bad tool_calls", f"{where}: arguments")
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, dict):
-        detail = f"{where} has arguments {show(arguments)}; expected an object"
-        raise RowError("bad tool_calls", detail)
-    if "function" in call:
-        return {**call, "function": {**function, "arguments": arguments}}
-    around = {key: call[key] for key in ("id", "type") if call.get(key) is not None}
-    function = {key: item for key, item in call.items() if key not in around}
-    return {"type": "function", **around, "function": {**function, "arguments": arguments}}
-
-
-def from_text(value: Any, kind: str, where: str) -> Any:
-    """The value, read from JSON where it is text; blank text is None.
-
-    Raises:
-        RowError: of `kind`, naming `where`: the text is not JSON.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse(value) if value.strip() else None
-    except RowError as error:
-        raise RowError(kind, f"{where} {error}") from None
+    weight = weight_of(message, where)
+    trained = [own for _, own in parts if own]
+    given = [own for own in (weight, *trained) if own]
+    if given and role not in ("assistant", "tool"):
+        detail = f"{where} has role {role!r} and is to be trained (weight {given[0]:g}), but "
+        raise RowError(
+            "weight of another role", detail + "only an assistant's words are: take the weight off"
+        )
+    for own in trained:
+        if weight == 0:
+            raise RowError("two weights", f"{where} has weight 0 and a part of {own:g}; keep one")
+        product({"weight": 1.0 if weight is None else weight, "part": own}, where)
+    if not parts or weight is not None:
+        return weight
+    return float(has_more or any(own != 0 for _, own in parts))

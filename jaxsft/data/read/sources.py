@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from jaxsft.config import Source
 from jaxsft.data.read import file_rows, formats, hub
+from jaxsft.data.read.patterns import files_matching
 from jaxsft.data.read.records import RawRow, Record
 from jaxsft.data.read.strict_json import RowError, parse_object
 from jaxsft.errors import DataError
@@ -30,6 +31,14 @@ def files_of(source: Source) -> list[str]:
         if file_rows.kind_of(file)[0] == file_rows.ARRAY_RECORD and _is_remote(file):
             raise DataError(f"{file}: ArrayRecord is read from a local disk only; copy it there")
     return files
+
+
+def other_names(source: Source) -> list[str]:
+    """Names that the source's pattern finds too, of files that it has found under another."""
+    path = os.path.expanduser(source.path)
+    if _is_remote(path) or not glob.has_magic(path) or os.path.isfile(path):
+        return []
+    return files_matching(path)[1]
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
@@ -59,7 +68,7 @@ def read_source(source: Source) -> Iterator[Record]:
     """
     form = form_of(source)
     for raw in read_rows(source):
-        yield formats.record_of(raw, form, source.columns)
+        yield formats.record_of(raw, form, source.columns, source.ignore)
 
 
 def form_of(source: Source) -> str:
@@ -84,7 +93,7 @@ def _first_keys(source: Source) -> list[str]:
         except RowError:
             continue
         if row is not None:
-            return list(row)
+            return [key for key in row if key not in source.ignore]
     # Nothing can be read: with the keys of some format each row is reported for what it is.
     return list(formats.FORMATS["messages"].required)
 
@@ -117,7 +126,7 @@ def _local_files(path: str) -> list[str]:
         raise DataError(f"{path}: is a directory; give a pattern such as {folder}/*.jsonl")
     if not glob.has_magic(path):
         raise DataError(f"{path}: no such file")
-    files = [file for file in sorted(glob.glob(path, recursive=True)) if os.path.isfile(file)]
+    files, _ = files_matching(path)
     if not files:
         raise DataError(f"{path}: no file matches the pattern")
     return files
@@ -130,6 +139,8 @@ def _remote_files(url: str) -> list[str]:
             return [url]
         found = system.glob(path) if glob.has_magic(path) else []
         files = [system.unstrip_protocol(file) for file in sorted(found) if system.isfile(file)]
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a store of objects raises: no access, no network
         raise DataError(f"{url}: can't be looked up: {error}") from None
     if not files:
@@ -161,6 +172,8 @@ def _digest(file: str) -> str:
             while block := data.read(2**20):
                 digest.update(block)
             return digest.hexdigest()
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # stores of objects have kinds of their own
         raise DataError(f"{file}: can't be read: {error}") from None
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +94,25 @@ def refuse_characters(value: Any) -> None:
                 raise RowError("lone surrogate", detail)
 
 
+def refuse_values(value: Any, where: str = "") -> None:
+    """
+    Raises:
+        RowError: naming a value, from a table with types of its own, that JSON doesn't have.
+    """
+    if isinstance(value, dict):
+        for key, item in value.items():
+            refuse_values(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            refuse_values(item, f"{where}[{index}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise RowError("NaN or Infinity", f"{where} is {value}, which is not JSON")
+    elif not isinstance(value, str | int | None):
+        detail = f"{where} is {show(value)} of type {type(value).__name__}, which JSON doesn't have"
+        raise RowError("not a JSON value", f"{detail}: write it as a string or a number")
+
+
 def strings(value: Any) -> Iterator[str]:
     """Every string in a JSON value, keys included, in the order of the text."""
     if isinstance(value, str):
@@ -132,9 +152,8 @@ def _check_depth(value: Any) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise RowError("duplicate key", f"has the key {twice!r} twice in one object")
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise RowError("duplicate key", f"has the key {show(twice)} twice in one object")
     return result
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxsft.data.read.records import Tokenized
 from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.read.weights import LEAST, MOST, WANTED
 
 IGNORED = -100  # the label of a token that is not trained, as in PyTorch's cross-entropy
 # A row may say with one of these which tokens are trained.
@@ -63,15 +64,15 @@ def _weights_of_labels(row: dict[str, Any], ids: np.ndarray) -> np.ndarray:
 
 
 def _weights(row: dict[str, Any], key: str, length: int) -> np.ndarray:
-    weights = _numbers(row, key, "iufb", length).astype(np.float32)
-    bad = ~np.isfinite(weights) | (weights < 0)
+    weights = _numbers(row, key, "iufb", length).astype(np.float64)
+    bad = ~((weights == 0) | ((weights >= LEAST) & (weights <= MOST)))  # NaN is bad
     if key in MASKS:
         bad |= (weights != 0) & (weights != 1)
     if bad.any():
         place = int(bad.argmax())
-        wanted = "0 or 1" if key in MASKS else "a number of 0 or more"
-        raise RowError(_KIND, f"{key}[{place}]={weights[place]:g}: expected {wanted}")
-    return weights
+        wanted = "expected 0 or 1" if key in MASKS else WANTED
+        raise RowError(_KIND, f"{key}[{place}]={weights[place]:g}: {wanted}")
+    return weights.astype(np.float32)
 
 
 def _check_whole(row: dict[str, Any], ids: np.ndarray) -> None:

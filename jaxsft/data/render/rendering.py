@@ -13,7 +13,7 @@ from jinja2.runtime import new_context
 
 from jaxsft.data.read.records import Message, RowError, strings
 from jaxsft.data.render.limits import LimitedEnvironment, LimitError
-from jaxsft.data.render.provenance import Origin, ProvenanceError, Traced, trace
+from jaxsft.data.render.provenance import Origin, ProvenanceError, Traced, concat, trace
 from jaxsft.data.render.sandbox import TracingEnvironment
 from jaxsft.errors import DataError
 
@@ -25,7 +25,7 @@ MAX_SOURCE_CHARS = 1_000_000
 _COMPARED = 16  # renderings of each process that are compared with transformers' own
 _SAID = 300  # characters of a template's own message that are shown
 
-Option = bool | int | float | str
+Option = bool | int | float | str | list[Any] | dict[str, Any]
 
 
 class Renderer:
@@ -234,7 +234,11 @@ class Rendering:
     @functools.cached_property
     def _traced_values(self) -> dict[str, Any]:
         messages = self._plain_values["messages"]
-        return self._values([_trace_message(m, i) for i, m in enumerate(messages)], trace)
+        traced = [_trace_message(m, i) for i, m in enumerate(messages)]
+        for index, message in enumerate(self.messages):
+            if message.part_weights:
+                traced[index]["content"] = trace_content(message, index)
+        return self._values(traced, trace)
 
     def _values(
         self, messages: list[dict[str, Any]], tracer: Callable[[Any, Origin], Any] | None
@@ -262,6 +266,25 @@ def message_dict(message: Message) -> dict[str, Any]:
     if message.name is not None:
         result["name"] = message.name
     return {**result, **message.fields}
+
+
+class PartField(str):
+    """The field "content", of a part of it that has a weight."""
+
+    weight: float
+
+
+def trace_content(message: Message, index: int) -> Traced:
+    """The content with its provenance: of a part with a weight its own, told by its field."""
+    pieces, start = [], 0
+    for stop, weight in message.part_weights or ((len(message.content), None),):
+        field = "content"
+        if weight is not None:
+            field = PartField(field)
+            field.weight = weight
+        pieces.append(trace(message.content[start:stop], (index, field)))
+        start = stop
+    return concat(pieces)
 
 
 def _with_text_arguments(message: Message) -> Message:

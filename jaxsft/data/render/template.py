@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jaxsft.data.read.records import Conversation, Message, RowError
-from jaxsft.data.render.provenance import Traced, concat, trace
+from jaxsft.data.render.provenance import Traced, concat
 from jaxsft.data.render.rendering import TOOLS as TOOLS
-from jaxsft.data.render.rendering import Option, Renderer, Rendering
+from jaxsft.data.render.rendering import Option, Renderer, Rendering, trace_content
 from jaxsft.data.render.rendering import message_dict as message_dict
 from jaxsft.data.render.turns import Control as Control
 from jaxsft.data.render.turns import ControlTokens, TurnEndings
@@ -207,7 +207,7 @@ class ChatTemplate:
         last = own[-1][1] if own else len(alone)
         ending = self._endings.of(rendering, turn, str.__getitem__(alone, slice(last, None)))
         end = alone[last : len(alone) - ending.trailing]
-        answer = trace(said, (turn, "content"))[len(prefill) :]
+        answer = trace_content(message, turn)[len(prefill) : len(said)]
         text = concat((prompt, answer, end, ending.appended or ""))
         span = Span(len(prompt), len(text), _weight(message), turn)
         controls = tuple(self.controls(text))

@@ -1,9 +1,11 @@
 """Where an assistant's turn ends: learnt from what the template writes after it."""
 
 import dataclasses
+import json
 import os.path
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from jaxsft.data.read.records import Message, RowError
@@ -16,6 +18,11 @@ _LOOKS_LIKE_CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>"
 )
 _LONG_TAIL = 200  # characters; one that long is seen once
+
+
+def new_tokens_flag(tokens: Sequence[str]) -> str:
+    """The flag that makes these control tokens, as a shell takes it."""
+    return f"--config.model.new_tokens={shlex.quote(json.dumps(list(tokens), ensure_ascii=False))}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +97,7 @@ class TurnEndings:
             RowError: no ending can be established.
         """
         calls = bool(rendering.messages[turn].tool_calls)
-        key = (tail, calls, *sorted(rendering.options.items()))
+        key = (tail, calls, json.dumps(rendering.options, sort_keys=True))
         if key not in self._known:
             # What stands before the first control token, such as "}, makes no difference.
             controls = self._controls.find(Traced(tail))
@@ -137,7 +144,8 @@ class TurnEndings:
                 return Ending(tokens, appended=headers[0])
         reason = "no control token of the tokenizer follows its text"
         if unknown := self._controls.unknown(text):
-            reason += f"; {unknown} look like control tokens: name those in config.model.new_tokens"
+            reason += f"; {unknown} look like control tokens: {new_tokens_flag(unknown)} makes them"
+            reason += " such (add them to those that it names already)"
         self._fail(turn, reason)
 
     def _following(self, rendering: Rendering, turn: int) -> Iterator[Traced]:

@@ -1,0 +1,76 @@
+"""The text of a message, from a string or from parts that may each have a weight."""
+
+from typing import Any
+
+from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.read.weights import weight_of
+
+# (where the part stops in the content, its own weight)
+PartWeights = tuple[tuple[int, float | None], ...]
+
+_TEXT_TYPES = ("text", "input_text", "output_text")  # the last two are of OpenAI's Responses
+_TEXT_KEYS = ("text", "value", "content")
+# What a row or a message has beside its text where it is about more than text.
+MEDIA = frozenset(
+    f"{kind}{ending}"
+    for kind in ("image", "img", "picture", "photo", "video", "audio")
+    for ending in ("", "s", "_path", "_paths", "_url", "_urls", "_file", "_files", "_bytes")
+) | {"pixel_values", "image_data", "input_features", "videos_path", "attachments", "files"}
+
+
+def content_of(value: Any, has_calls: bool, where: str) -> tuple[str, PartWeights]:
+    """The text, and the weights of its parts if any of them has one.
+
+    [{"type": "text", "text": "ab", "train": false}, {"type": "text", "text": "c"}]
+    is "abc" and ((2, 0.0), (3, None)).
+
+    Raises:
+        RowError: something is not text, or a weight is none.
+    """
+    parts: list[tuple[int, float | None]] = []
+    if isinstance(value, list):
+        texts, size = [], 0
+        for index, part in enumerate(value):
+            text, weight = _part(part, f"{where}.content[{index}]")
+            texts.append(text)
+            size += len(text)
+            parts.append((size, weight))
+        value = "".join(texts) or None
+    if value is None and has_calls:
+        return "", ()
+    if not isinstance(value, str):
+        raise RowError(
+            "content not a string",
+            f"{where} has content {show(value)}; expected a string or a list of text parts",
+        )
+    return value, tuple(parts) if any(weight is not None for _, weight in parts) else ()
+
+
+def _part(part: Any, where: str) -> tuple[str, float | None]:
+    if not isinstance(part, dict):
+        expected = 'expected {"type": "text", "text": ...}'
+        raise RowError("content not a string", f"{where} is {show(part)}; {expected}")
+    said = [key for key in _TEXT_KEYS if part.get(key) is not None]
+    kind = part.get("type")
+    if kind not in _TEXT_TYPES or len(said) != 1 or not isinstance(part[said[0]], str):
+        detail = f"{where} has type {show(kind)}"
+        detail += "".join(f" and {key} {show(part[key])}" for key in said)
+        detail += f" (its keys are {show(sorted(part))}); only text can be trained on"
+        raise RowError("content part not text", f'{detail}: {{"type": "text", "text": ...}}')
+    return part[said[0]], weight_of(part, where)
+
+
+def has_media(value: Any) -> bool:
+    """Whether a value of such a name holds any: not what is empty, and not how many there are."""
+    return not isinstance(value, bool | int | float | None) and value not in ([], {}, "")
+
+
+def refuse_media(holder: dict[str, Any], where: str) -> None:
+    """
+    Raises:
+        RowError: the message has images, sound or files beside its text.
+    """
+    for key in MEDIA.intersection(holder):
+        if has_media(holder[key]):
+            detail = f"{where} has {key} {show(holder[key])}; only text can be trained on"
+            raise RowError("media beside the text", detail)

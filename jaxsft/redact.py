@@ -1,0 +1,72 @@
+"""Text as it may be written down: with neither passwords, nor tokens, nor what signs a URL.
+
+Every sink uses it, not those who raise or say something: error lines, error.json, reports, the
+console, config.json. So a message may name a URL as it is.
+"""
+
+import re
+from typing import Any
+
+HIDDEN = "***"
+
+# user:password@host of any URL, and user@host: a token is often the user. Up to the last @ before
+# the path, for a password may hold one.
+_USER = re.compile(
+    r"(?<=://)(?:[^/\s?#\"'<>]*@|[^/\s:@\"'<>]+:(?!\d+[/?#])[^\s@\"'<>]*@(?=[\w.-]+(?:[:/?#\s\"']|$)))"
+)
+# ?name=value: `&amp;`, `\u0026` and `%26` are what stands for an & within HTML, JSON and URLs.
+_PARAMETER = re.compile(
+    r"([?&;#]|\\u0026|%26|%3[Ff])([\w.$~%-]+)(=|%3[Dd])((?:(?!:\d*:?(?:\s|$))[^&\s\"'<>;,)\]}\\])+)"
+)
+_SECRET_WORDS = frozenset(
+    ("auth", "authorization", "credential", "credentials", "hdnea", "hdnts", "jwt", "key", "pass")
+    + ("passwd", "password", "policy", "pwd", "sas", "secret", "session", "sig", "signature")
+    + ("sign", "signed", "token", "apikey", "accesskey", "accesskeyid", "accessid", "code")
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# name=value, name: value and {"name": "value"} outside a URL: only names that mean a secret alone.
+_ASSIGNED = re.compile(
+    r"(?i)((?<![\w-])(?:(?:aws_|hf_|hub_|client_|auth_|access_|api_|secret_|account_?|shared_?)*"
+    r"(?:access_?key|access_?token|api_?key|auth_?token|hf_token|hub_token|secret|secret_?key|"
+    r"session_?token|account_?key|access_?signature|password|passwd))[\"']?\s*[=:]\s*[\"']?)"
+    r"((?:(?!:\d*:?(?:\s|$))[^\s\"'&;,)\]}])+)"
+)
+_BEARER = re.compile(r"(?i)\b((?:bearer|basic)\s+)[\w.~+/-]{8,}=*")
+# Keys that are known by how they begin: their issuers' documentation.
+_KEYS = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|hf_oauth_[\w.-]{16,}|api_org_[A-Za-z0-9]{16,}|gh[opsur]_\w{20,}"
+    r"|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{35}|ya29\.[\w.-]{16,}"
+    r"|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
+)
+
+
+def redacted(text: str) -> str:
+    """The text with *** for each secret that it may hold.
+
+    https://me:pw@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature=ab
+    https://***@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature=***
+    """
+    if "@" in text and "://" in text:
+        text = _USER.sub(f"{HIDDEN}@", text)
+    if "=" in text or "%3" in text:
+        text = _PARAMETER.sub(_without_value, text)
+    text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    return _KEYS.sub(HIDDEN, text)
+
+
+def _without_value(found: re.Match[str]) -> str:
+    before, name, equals, value = found.groups()
+    words = {word.lower() for word in _WORD.findall(name)} | {name.lower()}
+    return f"{before}{name}{equals}{HIDDEN if words & _SECRET_WORDS else value}"
+
+
+def redacted_values(value: Any) -> Any:
+    """JSON's values with every string redacted, keys too."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {redacted_values(key): redacted_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted_values(item) for item in value]
+    return value

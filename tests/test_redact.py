@@ -1,0 +1,122 @@
+"""No sink shows a password, a token or a signature, whatever says the text."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+import rich.console
+
+from jaxsft import flags, outputs, report
+from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.console import Console
+from jaxsft.errors import DataError
+from jaxsft.redact import redacted, redacted_values
+
+SECRET = "hf_" + "SeCrEt" * 4
+URL = f"https://me:{SECRET}@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature={SECRET}"
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("https://me:pw@h/a.jsonl:3: bad", "https://***@h/a.jsonl:3: bad"),
+        ("https://tok@h/a", "https://***@h/a"),
+        ("db://me:p@ss@h:54/a", "db://***@h:54/a"),
+        ("s3://ME:pa/ss+x@bucket/a", "s3://***@bucket/a"),
+        (
+            "h://h/a?X-Amz-Date=1&X-Amz-Signature=ab%2F/c",
+            "h://h/a?X-Amz-Date=1&X-Amz-Signature=***",
+        ),
+        ("h://h/a?X-Amz-Security-Token=a&b=1", "h://h/a?X-Amz-Security-Token=***&b=1"),
+        ("h://h/a.jsonl?sv=1&sig=a+b=:7: bad", "h://h/a.jsonl?sv=1&sig=***:7: bad"),
+        ("('h://h/a?token=ab', 3)", "('h://h/a?token=***', 3)"),
+        ("h://h/a?access_token=ab: no file", "h://h/a?access_token=***: no file"),
+        (
+            "h://h/a?x=1&amp;Signature=ab&amp;Key-Pair-Id=K",
+            "h://h/a?x=1&amp;Signature=***&amp;Key-Pair-Id=***",
+        ),
+        ("h://h/a?AWSAccessKeyId=ab\\u0026x=1", "h://h/a?AWSAccessKeyId=***\\u0026x=1"),
+        ("h://h/a#access_token=ab", "h://h/a#access_token=***"),
+        (f"token {SECRET} is bad", "token *** is bad"),
+        ("Authorization: Bearer abcdef.ghi-jkl", "Authorization: Bearer ***"),
+        ('{"api_key": "ab", "x": 1}', '{"api_key": "***", "x": 1}'),
+        ("AccountKey=ab==;Endpoint=x", "AccountKey=***;Endpoint=x"),
+        ("AKIA" + "A1" * 8, "***"),
+    ],
+)
+def test_a_secret_is_hidden_and_the_rest_stays(text, shown):
+    assert redacted(text) == shown
+    assert redacted(shown) == shown
+    assert redacted_values({text: [text, 1, None]}) == {shown: [shown, 1, None]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("http://host:80/a@b/c", "gs://bucket/a@b.jsonl", "http://host:8080?q=a@b.c"),
+        *("config.data.trusted_control_tokens=('<think>',)", "config.eval.max_new_tokens=0: must"),
+        *("tokenizer=/x, 5 tokens=3", "https://h/a?keyword=x&design=y", "me@mail.org"),
+        *("a.jsonl:3: token '<|x|>' has id 9", "--config.model.new_tokens='[\"<|a|>\"]'"),
+    ],
+)
+def test_what_is_no_secret_stays(text):
+    assert redacted(text) == text
+
+
+@pytest.mark.parametrize("error", [DataError(f"{URL}: no such file"), RuntimeError(URL)])
+def test_error_lines_and_tracebacks(error, capsys):
+    def fail():
+        raise error
+
+    assert flags._exit_code(fail) in (65, 70)
+    said = capsys.readouterr().err
+    assert "error: " in said and "https://***@host/a.jsonl" in said and SECRET not in said
+
+
+def test_an_error_line_moves_no_cursor(capsys):
+    def fail():
+        raise DataError("row \x1b[2J and \x9b1m\n\tgone \u202e")
+
+    flags._exit_code(fail)
+    assert capsys.readouterr().err == "error: row \u241b[2J and <U+009B>1m\n\tgone <U+202E>\n"
+
+
+def test_error_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    from jaxsft import train
+
+    try:
+        raise DataError(f"{URL}: no such file")
+    except DataError as error:
+        train._write_error(tmp_path / "error.json", error)
+    value = json.loads((tmp_path / "error.json").read_text())
+    assert value["message"].startswith("https://***@host/") and "DataError" in value["traceback"]
+    assert SECRET not in (tmp_path / "error.json").read_text()
+
+
+def test_the_console(capsys):
+    console = Console()
+    console.say("data", f"reading {URL} \x1b[2J")
+    console.table(URL, ("", "x"), [(URL, "1")])
+    console.show(lambda terminal: rich.console.Console.print(terminal, "shown"))
+    said = capsys.readouterr().out
+    assert "https://***@host" in said and "shown" in said
+    assert SECRET not in said.replace("\n", "") and "\x1b" not in said
+
+
+def test_files_of_a_run_and_its_page(tmp_path):
+    config = Config(
+        model=Model(source="m"),
+        data=Data(train=(Source(path=URL),), sequence_length=8),
+        optim=Optim(peak_lr=1.0),
+        train=Train(batch_size=1, steps=1),
+    )
+    outputs.write_inputs(config, {"warnings": [URL]}, tmp_path)
+    path = json.loads((tmp_path / "config.json").read_text())["data"]["train"][0]["path"]
+    assert path == redacted(URL)
+    # Files that an older version wrote are shown without it too.
+    values = dataclasses.asdict(config)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "error.json").write_text(json.dumps({"message": URL}))
+    assert SECRET not in report.write_report(tmp_path).read_text()
