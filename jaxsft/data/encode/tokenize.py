@@ -367,6 +367,8 @@ def _load(directory: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
+    except MemoryError:
+        raise
     except Exception as error:  # tokenizers raises plain Exception for a broken file
         raise DataError(f"{directory}: the tokenizer can't be read: {error}") from None
     if not tokenizer.is_fast:

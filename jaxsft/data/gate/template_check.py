@@ -235,6 +235,8 @@ class _Transformers:
     def refuses(self) -> bool:
         try:
             self.render(len(self._case.messages))
+        except MemoryError:
+            raise
         except Exception:  # whatever the template's own code may raise
             return True
         return False

@@ -11,6 +11,7 @@ import dataclasses
 import html
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from jaxsft.data.read.records import Message
 from jaxsft.data.render.provenance import Run, Traced
 
 _SHOWN = 60  # characters of what is lost
+_LONGEST_ESCAPED = 200  # characters that a template escapes by hand side by side
+_MARK_STARTS, _MARK_ENDS = ("<", "[", "\u25c1"), (">", "]", "\u25b7")
 # What closes reasoning that stands inside the content, in the formats of public data sets.
 REASONING_ENDS = ("</think>", "</thinking>", "</reasoning>", "[/THINK]", "\u25c1/think\u25b7")
 
@@ -65,7 +68,7 @@ def lost_turn(sources: Sources, message: Message, turn: int, start: int, stop: i
     own = _by_string(sources.within(turn, start, stop))
     for field, said in (("content", message.content), ("reasoning", message.reasoning or "")):
         runs = own.get((field, ""), [])
-        what = _lost(sources, runs, said) or _altered(sources.text, runs, said)
+        what = _altered(sources.text, runs, said) or _lost(sources, runs, said)
         if what:
             return Loss(f"{field} not rendered", turn, f"its {field} {what}")
     return _lost_call(sources, own, message, turn)
@@ -118,7 +121,7 @@ def _lost_call(
 ) -> Loss | None:
     for path, said in _said_in_calls(message):
         runs = own.get(("tool_calls", path), [])
-        what = _lost(sources, runs, said, keep_edges=True) or _altered(sources.text, runs, said)
+        what = _altered(sources.text, runs, said) or _lost(sources, runs, said, keep_edges=True)
         if what:
             where = f"tool_calls{path.removesuffix('#')}"
             return Loss("tool call not rendered", index, f"its {where} {what}")
@@ -173,12 +176,12 @@ def _lost(
         if not runs:
             return f"is left out: {_shown(said)}"
         before, after = stops.get(first), starts.get(last)
+        is_before, is_after = after is not None, before is not None
         if before is None:
             before = sources.last_stop(sources.next_start(0) if after is None else after)
         if after is None or after < before:
-            after = sources.next_start(before)
-        written = sources.text[before:after]
-        if not _stands_for(written, gap):
+            after, is_before = sources.next_start(before), False
+        if not _stands_for(sources.text[before:after], gap, is_after, is_before):
             return f"loses {_shown(gap)}"
     return ""
 
@@ -206,20 +209,36 @@ def _altered(text: str, runs: Sequence[Run], said: str) -> str:
     return ""
 
 
-def _stands_for(written: str, gap: str) -> bool:
+def _stands_for(written: str, gap: str, at_start: bool = True, at_end: bool = True) -> bool:
     """Whether what the template wrote itself stands for what it took away.
 
-    That is the same; or an escape of it; or, of more than white space, it with white space around.
+    That is the same, each character maybe escaped; or marks, as of reasoning, with any white space
+    around.
+
+    Args:
+        at_start: it stands where that starts, for what was said before ends there.
+        at_end: it stands where that ends.
     """
-    if written == gap or html.unescape(written) == gap:
+    mark = "".join(gap.split())
+    if mark[:1] in _MARK_STARTS and mark[-1:] in _MARK_ENDS and mark in "".join(written.split()):
         return True
-    if gap.strip() and "".join(gap.split()) in "".join(written.split()):
-        return True
-    escaped = written.replace("\\'", "'")  # which JSON does not escape
-    try:
-        return json.loads(f'"{escaped}"') == gap
-    except ValueError:
+    if len(gap) > _LONGEST_ESCAPED:
         return False
+    pattern = "".join(f"(?:{'|'.join(map(re.escape, _forms(char)))})" for char in gap)
+    pattern = pattern if at_start else f"(?s:.*){pattern}"
+    pattern = pattern if at_end else f"{pattern}(?s:.*)"
+    return re.fullmatch(pattern, written) is not None
+
+
+def _forms(char: str) -> tuple[str, ...]:
+    """The character, and how JSON, HTML, Python, SQL and templates by hand escape it."""
+    code = ord(char)
+    forms = [char, html.escape(char), f"&#{code};", f"&#x{code:x};"]
+    forms += [json.dumps(char)[1:-1], json.dumps(char, ensure_ascii=False)[1:-1]]
+    forms += [f"\\u{code:04x}", f"\\u{code:04X}", f"\\x{code:02x}"]
+    if not char.isalnum() and not char.isspace():
+        forms += [f"\\{char}", char * 2]
+    return tuple(forms)
 
 
 def _shown(text: str) -> str:

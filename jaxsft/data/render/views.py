@@ -10,8 +10,8 @@ from jaxsft.data.render.rendering import Rendering
 
 # So many turns of a conversation are compared with renderings of all that stands before them;
 # those between them with renderings of what is near, for each takes as long as what it renders.
-_EXACT = 16
-_NEAR = 24  # messages that are near where no user speaks
+_EXACT = 12
+_NEAR = 8  # messages that are near where no user speaks
 
 
 @dataclasses.dataclass(frozen=True)
