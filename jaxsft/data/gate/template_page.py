@@ -20,7 +20,8 @@ jaxsft found no way.
 
 - **equal**: conversations whose text and token ids are those of `apply_chat_template`, with every
   answer's span found and every turn's ids beginning with those of its generation prompt; where the
-  tokenizer would join that to the answer, the ids are cut there. Tried were: {", ".join(case.name for case in CASES)}, and two turns with each
+  tokenizer would join that to the answer, the ids are cut there.
+  Tried were: {", ".join(case.name for case in CASES)}, and two turns with each
   of {" and ".join(SWITCHES)} on and off where the template has such a variable.
 - **split**: of these, those whose history the template rewrites, so that each turn is an example.
 - **a turn ends with**: the last token of a span, which the model must write to stop. It is learnt
