@@ -4,7 +4,6 @@
 process or machine may take any shard, and the cache is the same bytes whoever did.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -14,7 +13,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.gate.facts import Facts, shard_facts
 from jaxsft.data.read import formats, sources
 from jaxsft.data.read.records import BadRow, RawRow, Record
-from jaxsft.errors import DataError
+from jaxsft.errors import DataError, Stopped
 
 SHARD_ROWS = 2048
 SHARD_BYTES = 2**25  # of raw rows, so that long rows don't fill memory
@@ -136,8 +137,19 @@ def outcomes(job: Job, chunk: Chunk) -> tuple[list[Record], list[Outcome]]:
 
 
 def encode_shard(job: Job, chunk: Chunk) -> Shard:
-    """Writes the examples of the chunk and returns the account of it."""
-    records, results = outcomes(job, chunk)
+    """Writes the examples of the chunk and returns the account of it.
+
+    Raises:
+        DataError: the template runs away, or memory does not suffice.
+    """
+    try:
+        records, results = outcomes(job, chunk)
+    except MemoryError:
+        first, last = chunk.rows[0], chunk.rows[-1]
+        raise DataError(
+            f"{first.file}:{first.row} to {last.row}: not enough memory to encode these rows; try "
+            "a smaller data.workers"
+        ) from None
     tally = Tally()
     for outcome in results:
         tally.add(outcome)
@@ -185,8 +197,8 @@ def _in_processes(job: Job, chunks: Iterator[Chunk], workers: int) -> Iterator[S
     """At most two chunks for each process are in memory."""
     # Not by fork: this process may have threads, whose locks a fork would copy as they are.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker) as pool:
-        waiting: deque[concurrent.futures.Future[Shard]] = deque()
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        waiting: deque[Future[Shard]] = deque()
         try:
             for chunk in chunks:
                 waiting.append(pool.submit(encode_shard, job, chunk))
@@ -195,12 +207,29 @@ def _in_processes(job: Job, chunks: Iterator[Chunk], workers: int) -> Iterator[S
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
-            raise DataError(
-                f"one of the {workers} processes that prepare the data was killed, by a lack of "
-                "memory perhaps; try a smaller data.workers"
-            ) from None
+            processes = _processes(pool)
+            pool.shutdown()  # now each has its exit code
+            raise _broken([process.exitcode for process in processes]) from None
+        except BaseException:  # a stop, above all: nobody waits for what is half done
+            for process in _processes(pool):
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _broken(exit_codes: Sequence[int | None]) -> BaseException:
+    """What ended a process: a stop that was sent to all of them, or a lack of memory perhaps."""
+    if set(exit_codes) == {-signal.SIGTERM}:
+        return Stopped("stopped by SIGTERM; start the same command again")
+    return DataError(
+        f"one of the {len(exit_codes)} processes that prepare the data was killed, by a lack of "
+        "memory perhaps; try a smaller data.workers"
+    )
+
+
+def _processes(pool: ProcessPoolExecutor) -> list[BaseProcess]:
+    return list((pool._processes or {}).values())
 
 
 def _start_worker() -> None:

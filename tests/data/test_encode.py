@@ -4,12 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import conversation, make_tokenizer
+from conftest import CHATML, conversation, make_tokenizer
 
 from jaxsft.config import Data
 from jaxsft.data.encode.account import Tally
 from jaxsft.data.encode.outcomes import outcome_of, outcomes_of
 from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.gate.facts import shard_facts
 from jaxsft.data.read.records import BadRow, Conversation, Message, PlainText, Tokenized
 
 
@@ -34,6 +35,39 @@ def test_a_bad_row_stays_one(tokenizer):
     bad = BadRow("f", 4, "not JSON", "is not JSON")
     result = outcome(tokenizer, bad)
     assert (result.file, result.row, result.bad, result.reason) == ("f", 4, bad, "not JSON")
+
+
+def test_control_tokens_that_plain_text_spells_are_counted_and_are_no_text(tokenizer):
+    """11: the text is trained as it is; those that the tokenizer adds itself are not the text's."""
+    text = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na"
+    result = outcome(tokenizer, PlainText(text, "f", 1))
+    (example,) = result.kept
+    assert example.text_controls == 3 and example.ids[-1] == tokenizer.eos_id
+    tally = Tally()
+    tally.add(result)
+    assert tally.report()["text_controls"] == 3
+    hints = [shard_facts([PlainText(t, "f", 1)], [outcome(tokenizer, PlainText(t, "f", 1))]).hints
+             for t in (text, "[INST] a [/INST]")]  # fmt: skip
+    assert [list(found) for found in hints] == [[], ["role or control text in a message"]]
+
+
+def test_a_header_that_is_trained_for_want_of_a_prompt_is_counted(tmp_path):
+    """13: no prompt, no header before the answer; but where there is none there is nothing."""
+    source = CHATML.replace("{% if add", "{% if false and add")
+    tallies = []
+    for name, template in (("header", source), ("none", BARE), ("prompt", CHATML)):
+        tally = Tally()
+        chat = ChatTokenizer(make_tokenizer(tmp_path / name, template))
+        tally.add(outcome(chat, conversation("q", "a", "r", "b")))
+        tallies.append(tally.report()["trained_headers"])
+        assert tally.report()["supervised_turns"] == 2
+    assert tallies == [1, 0, 0]
+
+
+BARE = (  # as Mistral's: the question ends with what an answer follows
+    "{% for m in messages %}{{ '<think>' + m.content + '</think>' if m.role == 'user'"
+    " else ' ' + m.content + '<|im_end|>' }}{% endfor %}"
+)
 
 
 def test_the_options_reach_the_tokenizer(tokenizer):

@@ -223,6 +223,20 @@ def test_control_text_and_a_small_eval():
     assert second == "eval dev: 9 rows"
 
 
+@pytest.mark.parametrize(
+    "count, said, advice",
+    [
+        ("trained_headers", "train the header of an answer", "add_generation_prompt"),
+        ("text_controls", "are spelt in rows of plain text", "give the conversation itself"),
+    ],
+)
+def test_what_is_trained_beside_the_answers(count, said, advice):
+    made = gate.gate_report(report_of(rows(100)) | {count: 7}, {}, {}, plan())
+    (warning,) = made["warnings"]
+    assert warning["text"].startswith("7 ") and said in warning["text"]
+    assert advice in warning["advice"] and "as plain text" not in warning["advice"]
+
+
 def test_a_template_with_control_tokens_that_the_tokenizer_lacks():
     train = report_of(rows(100)) | {"unknown_controls": ["<|im_end|>", "<|tool|>"]}
     (warning,) = gate.gate_report(train, {}, {}, None)["warnings"]

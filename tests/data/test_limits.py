@@ -7,8 +7,8 @@ import time
 import pytest
 from conftest import CHATML, conversation
 
-from jaxsft.data.read.records import RowError
 from jaxsft.data.render import limits
+from jaxsft.data.render.rendering import TemplateRunsAway
 from jaxsft.data.render.template import ChatTemplate
 from jaxsft.errors import DataError
 
@@ -98,7 +98,7 @@ def test_a_hostile_template_is_refused(source):
     if HOSTILE[source] == "refused|left out":
         assert "class" not in render(source)
     else:
-        with pytest.raises(RowError, match=HOSTILE[source]):
+        with pytest.raises(DataError, match=HOSTILE[source]):
             render(source)
     assert time.thread_time() - start < 8
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
@@ -113,7 +113,7 @@ def test_calls_without_end_are_stopped_by_the_clock_in_any_thread(monkeypatch):
     def run():
         try:
             render(calls + "{{ f(60) }}")
-        except RowError as error:
+        except TemplateRunsAway as error:
             errors.append(str(error))
 
     thread = threading.Thread(target=run)
@@ -152,5 +152,5 @@ def test_both_renderings_are_limited():
         "{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
     )
     talk = Conversation(conversation("q", "a").messages, None, "f", 1)
-    with pytest.raises(RowError, match="takes too many steps"):
+    with pytest.raises(TemplateRunsAway, match="takes too many steps"):
         ChatTemplate(source, {}, ("<|im_end|>",)).training_texts(talk)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxsft.data.render.escapes import to_json
 from jaxsft.data.render.provenance import (
     ProvenanceError,
     Traced,
     concat,
     percent_format,
-    to_json,
     to_text,
     trace,
 )
@@ -23,7 +23,7 @@ TEXT = st.text(alphabet="ab \n\t<|>Eé🙂", max_size=12)
 def origins(text):
     """The origin of each character, by the plain definition of the runs."""
     result = [None] * len(text)
-    for start, stop, origin in text.runs:
+    for start, stop, origin, *_ in text.runs:
         for place in range(start, stop):
             assert result[place] is None
             result[place] = origin
@@ -32,7 +32,7 @@ def origins(text):
 
 def numbered(text):
     """A traced text in which every character has an origin of its own."""
-    return Traced(text, tuple((i, i + 1, (i, "c")) for i in range(len(text))))
+    return Traced(text, tuple((i, i + 1, (i, "c", ""), 0, 1) for i in range(len(text))))
 
 
 OPERATIONS = {
@@ -107,9 +107,9 @@ def test_replace_keeps_the_rest(text, old):
 )
 def test_json_marks_exactly_the_inside_of_strings(value, ascii_only, indent, sort_keys):
     options = {"ensure_ascii": ascii_only, "indent": indent, "sort_keys": sort_keys}
-    result = to_json(trace(value, (0, "x")), **options)
+    result = to_json(trace(value, 0, "x"), **options)
     assert result == json.dumps(value, **options)
-    inside = [str.__getitem__(result, slice(a, b)) for a, b, _ in result.runs]
+    inside = [str.__getitem__(result, slice(a, b)) for a, b, *_ in result.runs]
     assert all(json.loads(f'"{part}"') for part in inside)
     outside = "".join(char for char, origin in origins(result) if origin is None)
     assert not set(outside) - set('[]{}"-:, \n0123456789truefalsn')
@@ -123,13 +123,22 @@ def test_json_marks_exactly_the_inside_of_strings(value, ascii_only, indent, sor
     )
 )
 def test_the_text_of_a_value_marks_exactly_the_inside_of_strings(value):
-    result = to_text(trace(value, (0, "x")))
+    result = to_text(trace(value, 0, "x"))
     assert result == str(value)
     if isinstance(value, str):
         return
-    assert all(ast.literal_eval(_quoted(result, a, b)) for a, b, _ in result.runs)
+    assert all(ast.literal_eval(_quoted(result, a, b)) for a, b in whole(result.runs))
     outside = "".join(char for char, origin in origins(result) if origin is None)
     assert not set(outside) - set("[]{}'\"-:, 0123456789None")
+
+
+def whole(runs):
+    """(start, stop) of runs that touch, as one: those of one string, escapes and all."""
+    edges = [run[0] for run in runs] + [runs[-1][1]] if runs else []
+    stops = {run[1] for run in runs}
+    starts = [start for start in edges[:-1] if start not in stops]
+    ends = sorted(stops - set(edges[:-1]))
+    return list(zip(starts, ends, strict=True))
 
 
 def _quoted(text, start, stop):
@@ -139,13 +148,18 @@ def _quoted(text, start, stop):
 
 def test_the_text_of_a_tuple_with_a_message_is_refused():
     with pytest.raises(ProvenanceError, match="the text of a tuple would lose"):
-        to_text([(trace("a", (0, "x")),)])
+        to_text([(trace("a", 0, "x"),)])
 
 
 def test_json_of_a_string_put_together_keeps_both_origins():
-    text = trace('a"', (0, "x")) + "|" + trace("é", (1, "y"))
+    text = trace('a"', 0, "x") + "|" + trace("é", 1, "y")
     result = to_json(text, ensure_ascii=True)
-    assert [str(result)[a:b] for a, b, _ in result.runs] == ['a\\"', "\\u00e9"]
+    assert [str(result)[a:b] for a, b, *_ in result.runs] == ["a", '\\"', "\\u00e9"]
+    assert [run[2:] for run in result.runs] == [
+        ((0, "x", ""), 0, 1),
+        ((0, "x", ""), 1, 2),
+        ((1, "y", ""), 0, 1),
+    ]
 
 
 @pytest.mark.parametrize(

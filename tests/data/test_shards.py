@@ -14,7 +14,7 @@ import pytest
 from jaxsft.config import Data, Source
 from jaxsft.data import shards
 from jaxsft.data.prepare import prepare
-from jaxsft.errors import ConfigError, DataError
+from jaxsft.errors import ConfigError, DataError, Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,6 +95,31 @@ def test_a_process_that_dies_is_one_clear_error(sources, tmp_path, tokenizer_dir
     with pytest.raises(DataError, match="one of the 2 processes .* smaller data.workers"):
         prepare(sources, data_of(tmp_path, "dead", workers=2), tokenizer_dir)
     assert list((tmp_path / "dead").iterdir()) == []
+
+
+def stop(job, chunk):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def lack_memory(job, chunk):
+    raise MemoryError
+
+
+def test_processes_that_are_told_to_stop_are_no_bad_data(
+    sources, tmp_path, tokenizer_dir, monkeypatch
+):
+    """A signal to all processes may reach the workers first."""
+    monkeypatch.setattr(shards, "encode_shard", stop)
+    with pytest.raises(Stopped, match="SIGTERM; start the same command again"):
+        prepare(sources, data_of(tmp_path, "stopped", workers=2), tokenizer_dir)
+
+
+def test_a_lack_of_memory_names_the_rows_and_is_no_bad_row(
+    sources, tmp_path, tokenizer_dir, monkeypatch
+):
+    monkeypatch.setattr(shards, "outcomes", lack_memory)
+    with pytest.raises(DataError, match=r":1 to \d+: not enough memory .* data.workers"):
+        prepare(sources, data_of(tmp_path, "small", workers=1), tokenizer_dir)
 
 
 PREPARE = """

@@ -1,5 +1,6 @@
 """Published templates: their text is transformers', their turns end where the model must stop."""
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -81,13 +82,25 @@ def spans(text):
     return [str.__getitem__(text.text, slice(span.start, span.stop)) for span in text.spans]
 
 
+def thinking(messages):
+    """With a thought before each answer: these templates prompt with the beginning of one."""
+    begin = (
+        "" if any("</think>" in message.content for message in messages) else "<think>\n</think>"
+    )
+    return tuple(
+        dataclasses.replace(m, content=begin + m.content) if m.role == "assistant" else m
+        for m in messages
+    )
+
+
 @pytest.mark.parametrize("name", ENDS)
 def test_text_and_ends_of_turns(stock, name):
     template = chat_template(read(stock, name))
     options = {"enable_thinking": False} if name.startswith("nemotron") else {}
     num_equal = 0
     for case in CASES:
-        conversation = Conversation(case.messages, case.tools, "f", 1, options)
+        messages = thinking(case.messages) if name.startswith("deepseek") else case.messages
+        conversation = Conversation(messages, case.tools, "f", 1, options)
         try:
             texts, is_split = template.training_texts(conversation)
         except RowError as error:
@@ -102,7 +115,7 @@ def test_text_and_ends_of_turns(stock, name):
                 assert trained.endswith(ENDS[name][is_call])
                 assert case.messages[span.message].content.strip()[-4:] in trained
         num_equal += 1
-    assert num_equal >= 5
+    assert num_equal >= (4 if name.startswith("deepseek") else 5)
 
 
 def test_phi3_learns_to_stop_before_the_end_of_the_conversation(stock):
@@ -184,11 +197,12 @@ def test_ids_are_those_of_transformers(tokenizer_dir):
 
 
 def test_a_difference_from_transformers_is_a_failure(tokenizer_dir, monkeypatch):
-    """Plant: ours writes something else than transformers."""
-    from jaxsft.data.render import rendering
+    """Plant: ours is given another token to begin with than transformers."""
+    from jaxsft.data.render.rendering import Rendering
 
-    monkeypatch.setattr(rendering, "_aliased", lambda m: {**m, "content": m["content"] + "!"})
-    outcome = check_template("chatml", CHATML, tokenizer_dir)
+    values = Rendering._values
+    monkeypatch.setattr(Rendering, "_values", lambda *a: {**values(*a), "bos_token": "!"})
+    outcome = check_template("chatml", "{{ bos_token }}" + CHATML, tokenizer_dir)
     assert outcome.failed and not outcome.equal
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jaxsft.data.read.records import Conversation, Message, RowError
-from jaxsft.data.render.template import TOOLS, ChatTemplate
+from jaxsft.data.render.template import ChatTemplate
 from jaxsft.errors import DataError
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -140,18 +140,18 @@ def test_weighted_turns_are_those_that_were_given_a_weight():
     assert [span.message for span in text.spans] == [3]
 
 
-OPTIONS = CHATML + "{{ '' if thinking is not defined else 'thinks ' ~ thinking ~ style }}"
+OPTIONS = "{{ '' if thinking is not defined else 'thinks ' ~ thinking ~ style }}" + CHATML
 
 
 def test_options_reach_the_template_and_a_rows_own_win():
     talk = conversation("q", "a").messages
     chat = ChatTemplate(OPTIONS, {}, CONTROLS, options={"thinking": True})
     assert chat.variables == {"thinking", "style"}
-    assert chat.render(talk).endswith("thinks True")
-    assert chat.render(talk, options={"thinking": False}).endswith("thinks False")
+    assert chat.render(talk).startswith("thinks True")
+    assert chat.render(talk, options={"thinking": False}).startswith("thinks False")
     row = Conversation(talk, None, "f", 1, {"thinking": 3, "style": "<|im_end|>"})
     ((text,), _) = chat.training_texts(row)
-    assert text.text.endswith("thinks 3<|im_end|>") and len(text.controls) == 4
+    assert text.text.startswith("thinks 3<|im_end|>") and len(text.controls) == 4
 
 
 def test_an_unknown_option_is_an_error_that_knows_better():
@@ -228,19 +228,23 @@ def test_tool_calls_are_trained_whole_and_forge_nothing():
     source = CALLS + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     rendered = template(source).render(messages, (TOOL,))
     assert [c.token for c in template(source).controls(rendered)] == list(CONTROLS[:2]) * 2
-    assert TOOLS in {origin for _, _, origin in rendered.runs}
+    assert (-1, "tools") in {run[2][:2] for run in rendered.runs}
     ((span,),) = trained(source, messages)
     assert span == 'look(at="the \\"<|im_end|>\\""n=3)<|im_end|>'
     assert "null" not in rendered and "None" not in rendered
 
 
 FAILURES = [
-    (CHATML, {"tools": (TOOL,)}, "leaves out the tools"),
-    (CHATML.replace("message['content']", "''"), {}, r"messages\[0\]: role 'user' is left out"),
+    (CHATML, {"tools": (TOOL,)}, r"leaves out tools\[0\]"),
+    (
+        CHATML.replace("message['content']", "''"),
+        {},
+        r"messages\[0\]: its content is left out \(role 'user'\): 'q1'",
+    ),
     (
         CHATML.replace("message['content']", "(message['content'] | upper)"),
         {},
-        r"messages\[1\]: its content 'a1' is changed",
+        r"messages\[1\]: its content is changed: 'a1' is 'A1'",
     ),
     (
         CHATML.replace("message['content']", "(message['content'] | urlize)"),
@@ -248,7 +252,11 @@ FAILURES = [
         "uses the filter 'urlize'",
     ),
     (CHATML.replace("message['content']", "(message.content | center(9))"), {}, "center would"),
-    (CHATML.replace("assistant\\n' }}", "bot\\n' }}"), {}, "does not begin with the generation"),
+    (
+        CHATML.replace("assistant\\n' }}", "bot\\n' }}"),
+        {},
+        r"with 'bot\\n', but the answer.*'assistant\\na1",
+    ),
     (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{{ 'assistant: ' if add_generation_prompt }}",
@@ -277,7 +285,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("source, talk, match", FAILURES)
 def test_what_cannot_be_established_is_an_error(source, talk, match):
-    with pytest.raises(RowError, match=match) as raised:
+    with pytest.raises(DataError, match=match) as raised:
         template(source).training_texts(conversation("q1", "a1", **talk))
     assert template(source).sha256[:12] in str(raised.value)
 

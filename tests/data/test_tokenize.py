@@ -30,37 +30,48 @@ def supervised_text(tokenizer, example):
     return [tokenizer.decode(example.ids[a:b]) for a, b in example.spans]
 
 
+def prompt_of(reference, messages):
+    """The ids that a server makes of a conversation."""
+    return reference.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+
+
 @given(contents=st.lists(HARMLESS, min_size=2, max_size=4))
 @example(contents=[" leading", "\n\nlines", "   three spaces   ", "\n"])
-def test_ids_of_harmless_text_are_those_of_apply_chat_template(tokenizer, reference, contents):
-    """M6: one tokenization, so what stands at the start of an answer merges as in serving."""
+def test_the_ids_of_every_turn_begin_with_those_of_its_prompt(tokenizer, reference, contents):
+    """M6: the ids are apply_chat_template's, but for a cut where a prompt ends inside a token."""
     talk = conversation(*contents)
     messages = [message_dict(message) for message in talk.messages]
-    (ours,) = tokenizer.encode(talk)
-    theirs = reference.apply_chat_template(messages, tokenize=True, return_dict=False)
-    assert ours.ids.tolist() == theirs
-    prompt = reference.apply_chat_template(
-        messages[:1], tokenize=True, add_generation_prompt=True, return_dict=False
-    )
-    assert tokenizer.encode_prompt(messages[:1]) == prompt
+    examples = tokenizer.encode(talk)
+    turns = sorted(turn for example in examples for turn in example.turns)
+    assert turns == [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    for ours in examples:
+        for turn, (start, stop) in zip(ours.turns, ours.spans, strict=True):
+            prompt = prompt_of(reference, messages[:turn])
+            assert ours.ids[:start].tolist() == prompt == tokenizer.encode_prompt(messages[:turn])
+            said = messages[turn]["content"] + "<|im_end|>"
+            assert tokenizer.decode(ours.ids[start:stop]) == said
+        until = ours.turns[-1] + 1 if ours.is_split else len(messages)
+        theirs = reference.apply_chat_template(messages[:until], tokenize=False)
+        assert tokenizer.decode(ours.ids) == theirs
+        if not any(content.startswith("\n") for content in contents):
+            whole = reference.apply_chat_template(messages[:until], return_dict=False)
+            assert ours.ids.tolist() == whole and not ours.is_split
 
 
 @given(contents=st.lists(HARMLESS, min_size=2, max_size=4))
 def test_the_trained_tokens_spell_the_answers_and_their_end(tokenizer, contents):
     """M2, M5: exactly the content and the end-of-turn token, each with weight 1."""
     talk = conversation(*contents)
-    (ours,) = tokenizer.encode(talk)
-    straddling = ours.boundary_tokens  # "\n\n" across the header's end is one token: context
-    expected = [m.content + "<|im_end|>" for m in talk.messages if m.role == "assistant"]
-    found = supervised_text(tokenizer, ours)
-    if straddling == 0:
-        assert found == expected
-    assert len(found) == len(expected)
-    assert all(whole.endswith(part) for part, whole in zip(found, expected, strict=True))
-    assert ours.weights.sum() == sum(b - a for a, b in ours.spans)
-    assert all(ours.ids[b - 1] == tokenizer.eos_id for _, b in ours.spans)
-    assert ours.end_of_turn_ids == {tokenizer.eos_id}
-    assert ours.weights[0] == 0 and ours.ids.dtype == np.int32
+    for ours in tokenizer.encode(talk):
+        found = supervised_text(tokenizer, ours)
+        assert found == [talk.messages[turn].content + "<|im_end|>" for turn in ours.turns]
+        assert ours.boundary_tokens == 0
+        assert ours.weights.sum() == sum(b - a for a, b in ours.spans)
+        assert all(ours.ids[b - 1] == tokenizer.eos_id for _, b in ours.spans)
+        assert ours.end_of_turn_ids == {tokenizer.eos_id}
+        assert ours.weights[0] == 0 and ours.ids.dtype == np.int32
 
 
 @given(st.lists(st.sampled_from([*CONTROL_TEXT, "a", " ", "\n", "start|>"]), max_size=8))
@@ -76,13 +87,22 @@ def test_no_message_forges_a_control_token(tokenizer, parts):
     assert supervised_text(tokenizer, ours) == ["x" + evil + "<|im_end|>"]
 
 
-def test_a_token_across_the_start_of_a_span_is_context(tokenizer):
-    """The corpus has " user" as one token: the space is the prompt's, so the token is not ours."""
+def test_a_token_across_the_start_of_a_span_is_cut(tokenizer):
+    """The corpus has " user" as one token, but a server's prompt ends with the space."""
     source = CHATML.replace("assistant\\n", "assistant ").replace("+ '\\n' +", "+ ' ' +")
     chat = make_like(tokenizer, source)
+    assert len(tokenizer._backend.encode(" user").ids) == 1
     (ours,) = chat.encode(conversation("q", "user"))
-    assert ours.boundary_tokens == 1
-    assert supervised_text(chat, ours) == ["<|im_end|>"]
+    assert supervised_text(chat, ours) == ["user<|im_end|>"] and ours.boundary_tokens == 0
+    prompt = chat.encode_prompt(conversation("q").messages)
+    assert ours.ids[: len(prompt)].tolist() == prompt and ours.spans[0][0] == len(prompt)
+    # In the prompt of a second turn nothing is cut: each turn has an example of its own.
+    talk = conversation("q", "user", "q", "1", "q", "user")
+    examples = chat.encode(talk)
+    assert [(e.turns, e.is_split) for e in examples] == [((3,), False), ((1,), True), ((5,), True)]
+    for own in examples:
+        (turn,), ((start, _),) = own.turns, own.spans
+        assert own.ids[:start].tolist() == chat.encode_prompt(talk.messages[:turn])
 
 
 def make_like(tokenizer, source):

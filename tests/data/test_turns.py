@@ -113,16 +113,20 @@ PREFILLING = (
 
 def test_an_answer_goes_on_where_the_generation_prompt_left_off():
     """DeepSeek R1 prompts with <think>, and leaves the reasoning out of a conversation."""
-    messages = conversation("q1", "<think>\nr</think>a1", "q2", "a2").messages
+    messages = conversation("q1", "<think>\nr</think>a1", "q2", "<think>\n</think>a2").messages
     (first, second), is_split = template(PREFILLING).training_texts(
         Conversation(messages, None, "f", 1)
     )
     prompt = template(PREFILLING).render(messages[:1], add_generation_prompt=True)
     assert is_split and first.text == prompt + "r</think>a1<|im_end|>"
     assert first.spans[0].start == len(prompt) and first.prefilled == "<think>\n"
-    # An answer without reasoning is trained after the header alone, and says so.
-    assert trained(PREFILLING, messages[2:]) == [["a2<|im_end|>"]]
-    assert second.unprompted == "<think>\n"
+    assert second.text.endswith("<think>\n</think>a2<|im_end|>") and "r</think>" not in second.text
+    # An answer without reasoning would be trained after the header, but served after <think>.
+    with pytest.raises(
+        RowError, match=r"messages\[1\]: .*with '<think>\\n', but .*with 'a2<"
+    ) as no:
+        trained(PREFILLING, conversation("q2", "a2").messages)
+    assert "begin its content with '<think>\\n' and close it" in str(no.value)
     calls = (Message("user", "q"), Message("assistant", "<think>\nr</think>a", reasoning="x"))
-    with pytest.raises(RowError, match=r"messages\[1\]: its generation prompt begins .*think"):
+    with pytest.raises(RowError, match=r"messages\[1\]: its generation prompt goes on .*think"):
         trained(PREFILLING, calls)

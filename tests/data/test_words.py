@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -90,13 +91,23 @@ def test_real_text_goes_the_fast_way(pair):
 
 def test_memory_is_bounded(pair, monkeypatch):
     words, tokenizer = pair
-    words._ids.clear()
-    words._texts.clear()
-    monkeypatch.setattr("jaxsft.data.encode.words._MAX_WORDS", 5)
-    for n in range(0, 90, 3):
-        text = f"a{n} {n} (x{n})"
-        assert words.encode(text)[0] == tokenizer.encode(text).ids
-    assert len(words._ids) <= 5 + 9  # one text at a time
+    """By bytes: of one text with ever new words, of many texts, and of words without an end."""
+    texts = [f"a{n} {n} (x{n})" for n in range(0, 900, 3)]
+    texts = [*texts, " ".join(texts), "ab" * 200_000 + " ab", *(f"{'x' * n} b" for n in range(400))]
+    for limit in (20_000, 0):
+        words._ids.clear()
+        words._lengths.clear()
+        words._texts.clear()
+        words._num_bytes = 0
+        monkeypatch.setattr("jaxsft.data.encode.words._MAX_BYTES", limit)
+        for text in texts:
+            assert words.encode(text)[0] == tokenizer.encode(text).ids
+            kept = sum(
+                sys.getsizeof(word) + sys.getsizeof(ids) + sys.getsizeof(words._lengths[word])
+                for word, ids in words._ids.items()
+            )
+            assert kept <= limit
+        assert bool(words._ids) == bool(limit) and max(map(len, words._ids), default=0) < 200
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ COUNTS = (
     "split_conversations",
     "boundary_tokens",  # straddle a border of what is trained
     "control_text",  # trained words that spell a control token and stay text
-    "unprompted",  # examples whose prompt at inference has more than their text
+    "text_controls",  # control tokens that rows of plain text spell, which are trained as such
+    "trained_headers",  # examples whose template has no prompt: they train what begins an answer
     "truncated_examples",
     "truncated_turns",  # supervised turns among what truncation left out
 )
@@ -90,7 +91,8 @@ class Tally:
         self.counts["supervised_turns"] += len(example.turns)
         self.counts["boundary_tokens"] += example.boundary_tokens
         self.counts["control_text"] += example.control_text
-        self.counts["unprompted"] += bool(example.unprompted)
+        self.counts["text_controls"] += example.text_controls
+        self.counts["trained_headers"] += bool(example.header)
         self.counts["truncated_examples"] += example.truncated_tokens > 0
         self.counts["truncated_turns"] += example.truncated_turns
         self.tokens["rendered"] += len(example.ids) + example.truncated_tokens

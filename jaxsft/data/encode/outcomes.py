@@ -15,6 +15,7 @@ from jaxsft.data.read.records import (
     RowError,
     Tokenized,
 )
+from jaxsft.data.render.rendering import TemplateRunsAway
 
 
 def outcomes_of(
@@ -31,6 +32,9 @@ def outcome_of(
     Args:
         data: train_on, train_parts, sequence_length and overlong are read.
         vocab_size: of the model; an id beyond it makes a bad row.
+
+    Raises:
+        TemplateRunsAway: rendering the row took all the time or text that a template may take.
     """
     file, row = record.file, record.row
     if isinstance(record, BadRow):
@@ -40,6 +44,11 @@ def outcome_of(
     try:
         examples = tokenizer.encode(record, data.train_on, vocab_size, data.train_parts)
         fitted = [_fitted(tokenizer, record, e, data, vocab_size) for e in examples]
+    except TemplateRunsAway as error:
+        raise TemplateRunsAway(
+            f"{file}:{row}: {error}, as it would for every row: mend it, or name another in "
+            "data.template"
+        ) from None
     except RowError as error:
         return Outcome(file, row, bad=BadRow(file, row, error.kind, str(error)))
     kept = tuple(result for result in fitted if isinstance(result, Example))

@@ -12,19 +12,18 @@ and white space. The frame is trained along with the content or the reasoning, s
 served, but not what to think.
 """
 
+import bisect
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 
 from jaxsft.data.read.records import Message, RowError
-from jaxsft.data.render.rendering import PartField
+from jaxsft.data.render.recovered import REASONING_ENDS
 from jaxsft.data.render.template import Span, TrainingText
 
 Range = tuple[int, int, float]  # start, stop, weight
 
 _WHOLE_TURN = {"content", "reasoning", "tool_calls", "end_of_turn"}
 _OWN_PARTS = ("reasoning", "tool_calls")  # fields that are parts; any other counts as content
-# What closes reasoning that stands inside the content, in the formats of public data sets.
-_REASONING_ENDS = ("</think>", "</thinking>", "</reasoning>", "[/THINK]", "\u25c1/think\u25b7")
 
 
 def trained_ranges(
@@ -48,16 +47,18 @@ def trained_ranges(
         ranges = sorted([*ranges, *_result_ranges(text, messages)])
     else:
         _refuse_weighted_results(messages)
-    return list(_by_part(text, ranges))
+    return list(_by_part(text, ranges, messages))
 
 
-def _by_part(text: TrainingText, ranges: Sequence[Range]) -> Iterator[Range]:
+def _by_part(
+    text: TrainingText, ranges: Sequence[Range], messages: Sequence[Message]
+) -> Iterator[Range]:
     """The ranges cut where a part of a content has a weight of its own.
 
     content   a b c d e        the range [0, 6) of weight 1, parts of weights 0 and 0.5
     parts     0 0 .5 .5 .      and one without: [2, 4) of 0.5 and [4, 6) of 1 are left
     """
-    own = [(a, b, field.weight) for a, b, (_, field) in text.text.runs if type(field) is PartField]
+    own = list(_weighted_parts(text, messages))
     place = 0
     for start, stop, weight in ranges:
         pieces: list[Range] = []
@@ -71,6 +72,20 @@ def _by_part(text: TrainingText, ranges: Sequence[Range]) -> Iterator[Range]:
         for first, last, kept in _joined([*pieces, (at, stop, weight)]):
             if kept:
                 yield first, last, kept
+
+
+def _weighted_parts(text: TrainingText, messages: Sequence[Message]) -> Iterator[Range]:
+    """Where the parts of contents that have a weight stand in the text."""
+    for start, stop, (index, field, _), first, last in text.text.runs:
+        if index < 0 or field != "content":
+            continue
+        begin = 0
+        for end, weight in messages[index].part_weights:
+            a, b = max(begin, first), min(end, last)
+            if a < b and weight is not None:
+                # A run that is longer than its source is one character's escape.
+                yield start + a - first, stop if b == last else start + b - first, weight
+            begin = end
 
 
 def _joined(pieces: Sequence[Range]) -> Iterator[Range]:
@@ -96,12 +111,16 @@ def _turn_ranges(text: TrainingText, span: Span, parts: Collection[str]) -> list
 
 def _pieces(text: TrainingText, span: Span) -> Iterator[tuple[int, int, str]]:
     """The whole span as (start, stop, part), one after another."""
-    ends = [control.start for control in text.controls if control.stop == span.stop]
-    end = ends[0] if ends else span.stop
+    controls, runs = text.controls, text.text.runs
+    last = bisect.bisect_left(controls, span.stop, key=lambda control: control.stop)
+    is_there = last < len(controls) and controls[last].stop == span.stop
+    end = controls[last].start if is_there else span.stop
+    first = bisect.bisect_left(runs, span.start, key=lambda run: run[0])
+    after = bisect.bisect_right(runs, end, key=lambda run: run[1])
     own = [
         (start, stop, field if field in _OWN_PARTS else "content")
-        for start, stop, (message, field) in text.text.runs
-        if message == span.message and start >= span.start and stop <= end
+        for start, stop, (message, field, _), *_ in runs[first:after]
+        if message == span.message
     ]
     at, before = span.start, "frame"
     for start, stop, part in [*own, (end, span.stop, "end_of_turn")]:
@@ -112,7 +131,7 @@ def _pieces(text: TrainingText, span: Span) -> Iterator[tuple[int, int, str]]:
 
 def _result_ranges(text: TrainingText, messages: Sequence[Message]) -> Iterator[Range]:
     trained = {span.message for span in text.spans}
-    for start, stop, (index, field) in text.text.runs:
+    for start, stop, (index, field, _), *_ in text.text.runs:
         if index < 0 or field != "content" or messages[index].role != "tool":
             continue
         readers = (i for i in range(index, len(messages)) if messages[i].role == "assistant")
@@ -133,7 +152,7 @@ def _refuse_weighted_results(messages: Sequence[Message]) -> None:
 
 
 def _refuse_inline_reasoning(message: Message, index: int) -> None:
-    found = [mark for mark in _REASONING_ENDS if mark in message.content]
+    found = [mark for mark in REASONING_ENDS if mark in message.content]
     if found:
         raise RowError(
             "reasoning inside content",

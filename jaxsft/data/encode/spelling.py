@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -18,6 +19,8 @@ from jaxsft.errors import DataError
 _SENTINEL = 0x100000  # first character of Unicode's last private-use plane
 _NUM_SENTINELS = 0xFFFD
 _UNKNOWN = chr(_SENTINEL + _NUM_SENTINELS)  # the plane's last character
+_GUARDS = ("\n", ".", "a", "0")  # what may stand before a text without joining it
+_SHOWN = 20  # characters in an error
 _RESERVED = re.compile(f"[{chr(_SENTINEL)}-{_UNKNOWN}]")
 
 
@@ -46,6 +49,29 @@ class Encoded:
         """Where the token of this index stops; it never falls from one token to the next."""
         place = self._control_places.get(token)
         return self._chars(token)[1] if place is None else place + 1
+
+
+def joined(first: Encoded, second: Encoded, cut: int) -> Encoded:
+    """Both as the ids of one text, of which `first` has the characters before the cut.
+
+    ids      1 9 4 | 7 2       no token is of both sides
+    """
+    num_first, size = len(first.ids), first.place(cut)
+
+    def place(position: int) -> int:
+        return first.place(position) if position < cut else size + second.place(position - cut)
+
+    def chars(token: int) -> tuple[int, int]:
+        if token < num_first:
+            return first.start(token), first.stop(token)
+        token -= num_first
+        return size + second.start(token), size + second.stop(token)
+
+    ids, is_control = (
+        np.concatenate([one, other])
+        for one, other in ((first.ids, second.ids), (first.is_control, second.is_control))
+    )
+    return Encoded(ids, is_control, place, chars, {})
 
 
 class Spelling:
@@ -100,6 +126,30 @@ class Spelling:
             raise RowError("control token lost", f"not all of {list(controls)} became tokens")
         return Encoded(ids, is_control, place, chars, dict(zip(tokens, places, strict=True)))
 
+    def encode_after(self, text: str, controls: Sequence[Control]) -> Encoded:
+        """The ids of `text` as they go on after other text: of no token that begins a text alone.
+
+        Raises:
+            RowError: as `encode`; or the tokenizer joins the text to whatever stands before it.
+        """
+        if not self._begins_otherwise:
+            return self.encode(text, controls)
+        for guard in _GUARDS:
+            moved = [Control(c.start + 1, c.stop + 1, c.token) for c in controls]
+            encoded = self.encode(guard + text, moved)
+            tokens = range(len(encoded.ids))
+            first = bisect.bisect_left(tokens, 1, key=encoded.start)
+            if encoded.stop(first - 1) == 1:  # what spells the guard ends with it
+                return _from(encoded, first)
+        shown = repr(text[:_SHOWN])
+        raise RowError("prompt inside a token", f"the tokenizer has no border before {shown}")
+
+    @functools.cached_property
+    def _begins_otherwise(self) -> bool:
+        """Whether a text begins with ids that it has nowhere else, as sentencepiece's may."""
+        alone, after = (self.encode(text, ()) for text in ("ab", _GUARDS[0] + "ab"))
+        return alone.ids.tolist() != after.ids[-len(alone.ids) :].tolist()
+
     def _encode_word(self, word: str) -> Any:
         """Its tokenizers.Encoding, or None if it has ids that are not the tokenizer's own."""
         encoding = self._variant.encode(word, add_special_tokens=False)
@@ -142,6 +192,18 @@ class Spelling:
         """Which ids are control tokens; the unknown token, which text may give, is none."""
         inside = ids < len(self._is_control)
         return inside & self._is_control[np.where(inside, ids, 0)]
+
+
+def _from(encoded: Encoded, first: int) -> Encoded:
+    """The tokens from the first one on, of a text without its first character."""
+
+    def chars(token: int) -> tuple[int, int]:
+        return encoded.start(token + first) - 1, encoded.stop(token + first) - 1
+
+    def place(position: int) -> int:
+        return encoded.place(position + 1) - 1
+
+    return Encoded(encoded.ids[first:], encoded.is_control[first:], place, chars, {})
 
 
 def _spell(

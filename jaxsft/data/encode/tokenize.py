@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxsft.config import Data
 from jaxsft.data.encode.parts import Range, trained_ranges
+from jaxsft.data.encode.prompts import Prompts
 from jaxsft.data.encode.spelling import Encoded, Spelling
 from jaxsft.data.read.records import (
     Conversation,
@@ -23,7 +24,7 @@ from jaxsft.data.read.records import (
     parse_message,
 )
 from jaxsft.data.render.rendering import Option
-from jaxsft.data.render.template import ChatTemplate, Control, TrainingText
+from jaxsft.data.render.template import ChatTemplate, Control, Span, TrainingText
 from jaxsft.errors import ConversionError, DataError
 
 _ASSISTANT_FIELDS = ("content", "reasoning", "tool_calls")
@@ -53,7 +54,25 @@ class Example:
     # What data.overlong="truncate" left out: tokens of the rendering, supervised turns.
     truncated_tokens: int = 0
     truncated_turns: int = 0
-    unprompted: str = ""  # the generation prompt has this, but the answer as rendered lacks it
+    header: str = ""  # is trained before an answer, for the template has no generation prompt
+    text_controls: int = 0  # control tokens that plain text spells, and which its ids have
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spelt:
+    """A text, its control tokens and its ids."""
+
+    plain: str
+    controls: Sequence[Control]
+    encoded: Encoded
+    left_as_text: Sequence[int]  # where an assistant spells a control token that stays text
+
+    def begins_with_prompt(self, prompts: Prompts, span: Span) -> bool:
+        return prompts.begins(self.encoded, self.plain, self.controls, span.start)
+
+    def cut(self, prompts: Prompts, place: int) -> "_Spelt":
+        encoded = prompts.cut(self.plain, self.controls, place)
+        return dataclasses.replace(self, encoded=encoded)
 
 
 class ChatTokenizer:
@@ -91,6 +110,7 @@ class ChatTokenizer:
         self.bos_id: int | None = tokenizer.bos_token_id
         self.eos_id: int | None = tokenizer.eos_token_id
         self._spelling = Spelling(self._backend)
+        self._prompts = Prompts(self._spelling)
         controls = self._spelling.controls
         self._trusted = frozenset(trusted_control_tokens)
         _check_known(trusted_control_tokens, controls, directory)
@@ -146,8 +166,7 @@ class ChatTokenizer:
             examples = [self._whole(record.ids, record.weights, record)]
             self._check(record.ids, self.vocab_size if vocab_size is None else vocab_size)
         else:
-            texts, is_split = self.template.training_texts(record, train_on)
-            examples = [self._encode_text(text, record, is_split, train_parts) for text in texts]
+            examples = self._encode_conversation(record, train_on, train_parts)
         for example in examples:
             self._check(example.ids, vocab_size)
         return examples
@@ -169,7 +188,7 @@ class ChatTokenizer:
         ]
         text = self.template.render(parsed, tools, True, template_options)
         rendered = TrainingText(text, (), tuple(self.template.controls(text)), frozenset())
-        return self._encode_controls(rendered, parsed)[0].ids.tolist()
+        return self._spell(rendered, parsed).encoded.ids.tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, control tokens included."""
@@ -183,12 +202,15 @@ class ChatTokenizer:
         """The text as it is, control tokens that it spells included: it is all that the model
         sees. It begins as the tokenizer begins a text (with BOS, if that is its way) and ends with
         EOS, which is trained: a model that never saw a text end would not stop."""
-        ids = self._backend.encode(record.text).ids
+        encoding = self._backend.encode(record.text)
+        ids, said = encoding.ids, np.array(encoding.special_tokens_mask) == 0
+        spelt = int((self._spelling.is_control(np.array(ids, np.int32)) & said).sum())
         ends = [] if self.eos_id is None else [self.eos_id]
         if ids[-1:] != ends:
             ids += ends
         tokens = np.array(ids, np.int32)
-        return self._whole(tokens, np.ones(len(ids), np.float32), record, frozenset(ends))
+        example = self._whole(tokens, np.ones(len(ids), np.float32), record, frozenset(ends))
+        return dataclasses.replace(example, text_controls=spelt)
 
     def _whole(
         self,
@@ -210,10 +232,46 @@ class ChatTokenizer:
             control_ids=frozenset(ids[self._spelling.is_control(ids)].tolist()),
         )
 
-    def _encode_text(
-        self, text: TrainingText, record: Conversation, is_split: bool, parts: Collection[str]
+    def _encode_conversation(
+        self, record: Conversation, train_on: str, parts: Collection[str]
+    ) -> list[Example]:
+        """The turns that one text can train in one example, each of the others in its own."""
+        texts, is_split = self.template.training_texts(record, train_on)
+        if is_split:
+            return [self._own_example(text, record, parts) for text in texts]
+        (text,) = texts
+        spelt = self._spell(text, record.messages)
+        spans, apart = [], []
+        for span in text.spans:
+            begins = spelt.begins_with_prompt(self._prompts, span)
+            (spans if begins else apart).append(span)
+        if len(text.spans) == 1 and apart:
+            cut = spelt.cut(self._prompts, apart[0].start)
+            return [self._example(text, cut, record, False, parts)]
+        text = dataclasses.replace(text, spans=tuple(spans))
+        joint = [self._example(text, spelt, record, False, parts)] if spans or not apart else []
+        own = (self.template.turn_text(record, span.message) for span in apart)
+        return joint + [self._own_example(text, record, parts) for text in own]
+
+    def _own_example(
+        self, text: TrainingText, record: Conversation, parts: Collection[str]
     ) -> Example:
-        encoded, left_as_text = self._encode_controls(text, record.messages)
+        """The example of a text that trains one turn."""
+        (span,) = text.spans
+        spelt = self._spell(text, record.messages)
+        if not spelt.begins_with_prompt(self._prompts, span):
+            spelt = spelt.cut(self._prompts, span.start)
+        return self._example(text, spelt, record, True, parts)
+
+    def _example(
+        self,
+        text: TrainingText,
+        spelt: "_Spelt",
+        record: Conversation,
+        is_split: bool,
+        parts: Collection[str],
+    ) -> Example:
+        encoded, left = spelt.encoded, spelt.left_as_text
         ranges = trained_ranges(text, record.messages, parts)
         weights, spans, boundary_tokens = _weigh(encoded, ranges)
         return Example(
@@ -226,19 +284,20 @@ class ChatTokenizer:
             end_of_turn_ids=frozenset(self._spelling.added_ids[t] for t in text.end_of_turn),
             is_split=is_split,
             turns=tuple(span.message for span in text.spans),
-            unprompted=text.unprompted,
+            header=text.header,
             control_ids=frozenset(encoded.ids[encoded.is_control].tolist()),
-            control_text=sum(a <= at < b for at in left_as_text for a, b, _ in ranges),
+            control_text=sum(
+                bisect.bisect_left(left, stop) - bisect.bisect_left(left, start)
+                for start, stop, _ in ranges
+            ),
         )
 
-    def _encode_controls(
-        self, text: TrainingText, messages: Sequence[Message]
-    ) -> tuple[Encoded, list[int]]:
-        """The text with the template's controls and the trusted ones of an assistant; and where
-        an assistant spells others, which stay text."""
+    def _spell(self, text: TrainingText, messages: Sequence[Message]) -> "_Spelt":
+        """The text with the template's controls and the trusted ones of an assistant; and where an
+        assistant spells others, which stay text."""
         plain = str.__getitem__(text.text, slice(None))
         controls, left_as_text = list(text.controls), []
-        for start, stop, (index, field) in text.text.runs:
+        for start, stop, (index, field, _), *_ in text.text.runs:
             if field not in _ASSISTANT_FIELDS or messages[index].role != "assistant":
                 continue
             for match in self._spelt_control.finditer(plain, start, stop):
@@ -248,7 +307,8 @@ class ChatTokenizer:
                     left_as_text.append(match.start())
         if len(controls) > len(text.controls):
             controls.sort(key=lambda control: control.start)
-        return self._spelling.encode(plain, controls), left_as_text
+        encoded = self._spelling.encode(plain, controls)
+        return _Spelt(plain, controls, encoded, left_as_text)
 
     def _check(self, ids: np.ndarray, vocab_size: int | None) -> None:
         if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
@@ -307,6 +367,8 @@ def _load(directory: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
+    except MemoryError:
+        raise
     except Exception as error:  # tokenizers raises plain Exception for a broken file
         files = sorted(path.name for path in Path(directory).glob("tokenizer*.*"))
         raise ConversionError(

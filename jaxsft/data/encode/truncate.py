@@ -45,6 +45,8 @@ def truncate(
     def fitting(cut: int) -> Example | None:
         shorter = dataclasses.replace(conversation, messages=_from(conversation.messages, cut))
         found = tokenizer.encode(shorter, train_on, vocab_size, data.train_parts)
+        if not example.is_split:  # a turn that no other can share a text with has its own example
+            found = [other for other in found if not other.is_split]
         fits = len(found) == 1 and len(found[0].ids) <= data.sequence_length
         return found[0] if fits else None
 

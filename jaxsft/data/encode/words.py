@@ -13,7 +13,10 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_MAX_WORDS = 500_000  # remembered; then it begins anew
+_MAX_BYTES = 2**27  # of remembered words, about; then it begins anew
+_LONG = 200  # characters: a word that long seldom comes again
+# Bytes in Python: of an entry with its word and two lists; of a token in both lists.
+_ENTRY_BYTES, _TOKEN_BYTES = 400, 48
 _MAX_TEXTS, _SHORT = 1000, 256  # texts remembered whole, and their characters
 _LATIN, _SIGNS = "À-ÖØ-öø-ÿ", "‘’“”–—…•£€°×÷§©®™"
 _PLAIN = re.compile(rf"[\t\n\r -~{_LATIN}{_SIGNS}]*")
@@ -46,6 +49,7 @@ class Words:
         self._encode = encode
         self._ids: dict[str, list[int]] = {}  # of words
         self._lengths: dict[str, list[int]] = {}
+        self._num_bytes = 0
         self._texts: dict[str, Tokens] = {}
 
     def encode(self, text: str) -> Tokens | None:
@@ -60,21 +64,25 @@ class Words:
             return None
         words = self._split(text)
         try:
-            result = self._look_up(words)
+            result = self._look_up(words, {})
         except KeyError:
-            if not self._learn(words):
+            passing = self._learn(words)
+            if passing is None:
                 return None
-            result = self._look_up(words)
+            result = self._look_up(words, passing)
         if is_short:
             if len(self._texts) >= _MAX_TEXTS:
                 self._texts.clear()
             self._texts[text] = result
         return result
 
-    def _look_up(self, words: Sequence[str]) -> Tokens:
+    def _look_up(self, words: Sequence[str], passing: dict[str, Tokens]) -> Tokens:
         chain = itertools.chain.from_iterable
-        ids = list(chain(map(self._ids.__getitem__, words)))
-        return ids, list(chain(map(self._lengths.__getitem__, words)))
+        if not passing:
+            ids = list(chain(map(self._ids.__getitem__, words)))
+            return ids, list(chain(map(self._lengths.__getitem__, words)))
+        found = [passing.get(w) or (self._ids[w], self._lengths[w]) for w in words]
+        return list(chain(ids for ids, _ in found)), list(chain(sizes for _, sizes in found))
 
     def _split(self, text: str) -> list[str]:
         first, *others = self._patterns
@@ -83,24 +91,37 @@ class Words:
             words = [piece for word in words for piece in _cut(pattern, word)]
         return words
 
-    def _learn(self, words: Sequence[str]) -> bool:
-        """Whether all of the words can be known; they then are."""
-        if len(self._ids) >= _MAX_WORDS:
+    def _learn(self, words: Sequence[str]) -> dict[str, Tokens] | None:
+        """Remembers the words; returns those that are too long for that, None if not all of them
+        can be known."""
+        if self._num_bytes >= _MAX_BYTES:
             self._ids.clear()
             self._lengths.clear()
+            self._num_bytes = 0
+        passing: dict[str, Tokens] = {}
         for word in words:
-            if word in self._ids:
+            if word in self._ids or word in passing:
                 continue
-            # A word that would be cut again when it stands alone can't be encoded alone.
-            encoding = self._encode(word) if self._split(word) == [word] else None
-            if encoding is None:
-                return False
-            stops = [0, *(stop for _, stop in encoding.offsets)]
-            if encoding.offsets != list(itertools.pairwise(stops)) or stops[-1] != len(word):
-                return False  # tokens that share a character
-            self._ids[word] = encoding.ids
-            self._lengths[word] = [stop - start for start, stop in encoding.offsets]
-        return True
+            tokens = self._encode_alone(word)
+            if tokens is None:
+                return None
+            # What a single text has beyond the bound is only kept for it, too.
+            if len(word) >= _LONG or self._num_bytes >= _MAX_BYTES:
+                passing[word] = tokens
+                continue
+            self._ids[word], self._lengths[word] = tokens
+            self._num_bytes += _ENTRY_BYTES + 4 * len(word) + _TOKEN_BYTES * len(tokens[0])
+        return passing
+
+    def _encode_alone(self, word: str) -> Tokens | None:
+        # A word that would be cut again when it stands alone can't be encoded alone.
+        encoding = self._encode(word) if self._split(word) == [word] else None
+        if encoding is None:
+            return None
+        stops = [0, *(stop for _, stop in encoding.offsets)]
+        if encoding.offsets != list(itertools.pairwise(stops)) or stops[-1] != len(word):
+            return None  # tokens that share a character
+        return encoding.ids, [stop - start for start, stop in encoding.offsets]
 
 
 def _cut(pattern: re.Pattern[str], text: str) -> list[str]:

@@ -39,6 +39,7 @@ _COLUMNS = {
 }
 _ARRAYS = (*_COLUMNS, "signature", "answer_keys", "answer_hashes")
 _ARRAYS_FILE, _REST_FILE = "facts.npz", "facts.json"
+_CONTROL_TEXT = "role or control text in a message"  # the hint that says that it stays text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,12 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
             said = [message for message in record.messages if message.role == "assistant"]
             facts["turns"] = min(len(said), 2**16 - 1)
             answers += _answers(record, dialogue, said)
-        found += [(kind, Example(record.file, record.row, text)) for kind, text in _hints(record)]
+        spelt = any(example.text_controls for example in outcome.kept)
+        found += [
+            (kind, Example(record.file, record.row, text))
+            for kind, text in _hints(record)
+            if not (spelt and kind == _CONTROL_TEXT)  # there they are no text but tokens
+        ]
         texts.append(_words_of(record))
         for name, value in facts.items():
             columns[name].append(value)

@@ -199,13 +199,20 @@ def _template_warnings(train: Json) -> Warnings:
             "Each is spelt in several tokens, which a user's text can spell too: name those that"
             f" are meant as control tokens, as {new_tokens_flag(train['unknown_controls'])}.",
         )
-    if train["unprompted"]:
+    if train["trained_headers"]:
         yield _warning(
-            f"{_of(train['unprompted'], train['examples'])} examples are not trained as they will"
-            " be prompted",
-            "The template's generation prompt begins an answer with more than these answers have,"
-            " such as <think>: give them reasoning, or set data.template_options if the template"
-            " has a switch for it.",
+            f"{_of(train['trained_headers'], train['examples'])} examples train the header of an"
+            " answer: the template writes no generation prompt",
+            "The model learns to write the header itself. Where a server writes it, that is wasted"
+            " and the prompt another: let the template write it where add_generation_prompt is"
+            " true, in a data.template of your own.",
+        )
+    if train["text_controls"]:
+        yield _warning(
+            f"{train['text_controls']:,} control tokens are spelt in rows of plain text and become"
+            " control tokens",
+            "A text is trained whole, as it is. If it is a rendered conversation, its questions are"
+            " trained too: give the conversation itself as messages, to train its answers alone.",
         )
 
 

@@ -20,7 +20,8 @@ _COUNTS = {
     " each turn",
     "truncated_examples": "examples without their oldest turns, which didn't fit",
     "truncated_turns": "supervised turns among those",
-    "unprompted": "examples lack what the generation prompt begins an answer with",
+    "text_controls": "control tokens are spelt in rows of plain text and trained as such",
+    "trained_headers": "examples train the header of an answer: the template has no prompt",
     "boundary_tokens": "tokens straddle a border of what is trained and are context",
     "control_text": "trained words spell a control token and stay text",
 }

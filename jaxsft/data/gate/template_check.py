@@ -94,7 +94,7 @@ def control_tokens(source: str, special: dict[str, str]) -> list[str]:
                 text = probe.render(case.messages, case.tools, prompt)
             except RowError:
                 continue
-            edges = [0, *[edge for a, b, _ in text.runs for edge in (a, b)], len(text)]
+            edges = [0, *[edge for a, b, *_ in text.runs for edge in (a, b)], len(text)]
             plain = str.__getitem__(text, slice(None))
             texts += [plain[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
     found = [match.group() for text in texts for match in _CONTROL.finditer(text)]
@@ -156,13 +156,13 @@ def _check_case(case: Case, chat: ChatTokenizer, reference: Any, outcome: Outcom
     conversation = Conversation(case.messages, case.tools, case.name, 1, case.options)
     transformers = _Transformers(reference, chat.template, case)
     try:
-        texts, is_split = chat.template.training_texts(conversation)
         examples = chat.encode(conversation)
+        texts = [_text_of(chat.template, conversation, example) for example in examples]
     except RowError as error:
         _note_error(error, transformers, outcome, case)
         return
     for text, example in zip(texts, examples, strict=True):
-        until = text.spans[-1].message + 1 if is_split else len(case.messages)
+        until = example.turns[-1] + 1 if example.is_split else len(case.messages)
         problem = _difference(text, example, transformers, until)
         if problem:
             outcome.failed.setdefault(problem, []).append(case.name)
@@ -170,16 +170,25 @@ def _check_case(case: Case, chat: ChatTokenizer, reference: Any, outcome: Outcom
         outcome.ends += sorted(text.end_of_turn - set(outcome.ends))
         if text.appended:
             outcome.note("a turn ends with the next one's header")
-        if text.unprompted:
-            outcome.note(f"prompts with {text.unprompted!r}, which answers without it lack")
-        if text.prefilled:
+        if text.header:
+            outcome.note(f"has no generation prompt: {text.header!r} is trained")
+        if text.prefilled.strip():
             outcome.note(f"an answer that begins with {text.prefilled!r} is trained from there")
+        elif text.prefilled:
+            outcome.note(f"answers are trained after the prompt's {text.prefilled!r}")
     outcome.equal.append(case.name)
-    if is_split:
+    if any(example.is_split for example in examples):
         outcome.split.append(case.name)
     if outcome.tags is not None:
         found = compare_generation(chat.template, conversation)
         outcome.tags += [line for line in found if line not in outcome.tags]
+
+
+def _text_of(template: ChatTemplate, conversation: Conversation, example: Example) -> TrainingText:
+    if example.is_split:
+        return template.turn_text(conversation, example.turns[-1])
+    ((text,), _) = template.training_texts(conversation)
+    return text
 
 
 def _note_error(error: RowError, theirs: "_Transformers", outcome: Outcome, case: Case) -> None:
@@ -189,7 +198,7 @@ def _note_error(error: RowError, theirs: "_Transformers", outcome: Outcome, case
     elif error.kind.startswith("template refused") and theirs.refuses():
         outcome.refused.setdefault(said, []).append(case.name)
     elif error.kind == "template: not a prefix":
-        prompt = said.partition("prompt ...")[2].partition(": an option")[0]
+        prompt = said.partition(" with ")[2].partition(", but the answer")[0]
         reason = f"rendered otherwise than prompted: {prompt or said}"
         outcome.refused.setdefault(reason, []).append(case.name)
     else:
@@ -226,6 +235,8 @@ class _Transformers:
     def refuses(self) -> bool:
         try:
             self.render(len(self._case.messages))
+        except MemoryError:
+            raise
         except Exception:  # whatever the template's own code may raise
             return True
         return False
@@ -234,17 +245,26 @@ class _Transformers:
 def _difference(text: TrainingText, example: Example, theirs: _Transformers, until: int) -> str:
     """How our text and ids differ from transformers', or ""."""
     ours = text.text[: len(text.text) - len(text.appended)]
+    is_harmless = not any(token in said for token in theirs.tokens for said in theirs.said)
+    # Each turn goes on from the prompt that it is served after.
+    prompts = {
+        start: theirs.render(turn, tokenize=True, prompt=True)
+        for turn, (start, _) in zip(example.turns, example.spans, strict=True)
+        if is_harmless
+    }
+    if any(example.ids[:start].tolist() != ids for start, ids in prompts.items()):
+        return "ids differ from the prompt's"
     if text.prefilled:
         turn = text.spans[0].message
         return "" if ours.startswith(theirs.render(turn, prompt=True)) else "prompt differs"
     if ours != theirs.render(until):
         return "text differs from transformers'"
     ids = theirs.render(until, tokenize=True)
-    is_harmless = not any(token in said for token in theirs.tokens for said in theirs.said)
     same = example.ids[: len(ids)].tolist() == ids and (
         text.appended or len(ids) == len(example.ids)
     )
-    return "ids differ from transformers'" if is_harmless and not same else ""
+    is_cut = any(ids[: len(prompt)] != prompt for prompt in prompts.values())
+    return "ids differ from transformers'" if is_harmless and not same and not is_cut else ""
 
 
 def compare_generation(template: ChatTemplate, conversation: Conversation) -> list[str]:

@@ -19,7 +19,9 @@ template refuses, leaves parts of out or renders otherwise than it prompts; {fai
 jaxsft found no way.
 
 - **equal**: conversations whose text and token ids are those of `apply_chat_template`, with every
-  answer's span found. Tried were: {", ".join(case.name for case in CASES)}, and two turns with each
+  answer's span found and every turn's ids beginning with those of its generation prompt; where the
+  tokenizer would join that to the answer, the ids are cut there.
+  Tried were: {", ".join(case.name for case in CASES)}, and two turns with each
   of {" and ".join(SWITCHES)} on and off where the template has such a variable.
 - **split**: of these, those whose history the template rewrites, so that each turn is an example.
 - **a turn ends with**: the last token of a span, which the model must write to stop. It is learnt
@@ -35,8 +37,8 @@ jaxsft found no way.
   and a tool's description.
 - **notes**: conversations that became no example and why: in the template's own words; "left out"
   where it drops reasoning, tools or tool calls; "rendered otherwise than prompted" where an answer
-  as rendered does not begin with the generation prompt (often `enable_thinking=False` fits answers
-  without reasoning). What is in bold is a failure.
+  as rendered does not go on from the generation prompt, of which that part is shown (the error
+  names the option that makes them agree, if there is one). What is in bold is a failure.
 
 Templates without their own tokenizer are tried over another, to which their control tokens are
 added."""

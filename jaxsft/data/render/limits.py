@@ -24,6 +24,7 @@ from jaxsft.data.render.provenance import CONVERSION
 MAX_STEPS, STEPS_PER_CHAR = 2_000_000, 10
 MAX_MADE, MADE_PER_CHAR = 100_000_000, 100
 MAX_TEXT, TEXT_PER_CHAR = 1_000_000, 20
+SECONDS_PER_CHAR = 1e-5  # published templates need a hundredth of it
 MAX_SECONDS = 5.0  # of this thread's processor time: a busy machine refuses nothing
 CHARS_PER_STEP = 1000
 MAX_BITS = 10_000  # of an integer
@@ -48,6 +49,10 @@ _NUMBER = re.compile(r"\d+")
 
 class LimitError(ValueError):
     """A template that takes too long or makes too much."""
+
+
+class RunawayError(LimitError):
+    """A template that does so little by little, until nothing of its limit is left."""
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
@@ -82,7 +87,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self._left = MAX_MADE + MADE_PER_CHAR * num_chars
         self._max_text = MAX_TEXT + TEXT_PER_CHAR * num_chars
         self._clock_at = self._steps - _STEPS_BETWEEN_CLOCKS
-        self._until = time.thread_time() + MAX_SECONDS
+        self._seconds = MAX_SECONDS + SECONDS_PER_CHAR * num_chars
+        self._until = time.thread_time() + self._seconds
 
     def step(self) -> bool:
         self._steps -= 1
@@ -93,9 +99,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def _look_at_clock(self) -> None:
         self._clock_at = self._steps - _STEPS_BETWEEN_CLOCKS
         if self._steps <= 0:
-            raise LimitError("takes too many steps")
+            raise RunawayError("takes too many steps")
         if time.thread_time() > self._until:
-            raise LimitError(f"takes longer than {MAX_SECONDS} seconds")
+            raise RunawayError(f"takes longer than {self._seconds:.1f} seconds")
 
     def reserve(self, size: int, what: str) -> None:
         """Refuses to make `size` characters in one piece."""
@@ -115,7 +121,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self._left -= size
         self._steps -= size // CHARS_PER_STEP
         if self._left < 0:
-            raise LimitError("makes too much text")
+            raise RunawayError("makes too much text")
         return result
 
     def bounded(self, value: Any) -> Any:

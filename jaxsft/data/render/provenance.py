@@ -1,12 +1,14 @@
 """Strings that know which of their characters came from where."""
 
-import json
+import bisect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
-Origin = tuple[int, str]  # index of the message, its field
-Run = tuple[int, int, Origin]  # start, stop, origin
+# Index of the message, its field, and which string of that field, as a path: "" where it has one.
+Origin = tuple[int, str, str]
+# Characters [start, stop) came from [first, last) of a string: the same, or its escape if longer.
+Run = tuple[int, int, Origin, int, int]  # start, stop, origin, first, last
 MAX_CHARS = 50_000_000  # of one string; a template that builds more is broken or hostile
 
 
@@ -18,7 +20,7 @@ class Traced(str):
     """A string with the origin of its characters; those in no run are the template's.
 
         text    u s e r \\n H i
-        runs              (5, 7, (0, "content"))
+        runs              (5, 7, (0, "content", ""), 0, 2)
 
     Every method that returns strings keeps the record or raises ProvenanceError.
     """
@@ -189,18 +191,22 @@ def traced(text: str) -> Traced:
 
 
 def _shifted(runs: tuple[Run, ...], by: int) -> tuple[Run, ...]:
-    return tuple([(start + by, stop + by, origin) for start, stop, origin in runs])
+    return tuple([(a + by, b + by, origin, first, last) for a, b, origin, first, last in runs])
 
 
 def _cut(runs: tuple[Run, ...], start: int, stop: int) -> tuple[Run, ...]:
     """The runs inside [start, stop), counted from start."""
-    return tuple(
-        [
-            (max(a, start) - start, min(b, stop) - start, origin)
-            for a, b, origin in runs
-            if a < stop and b > start
-        ]
-    )
+    cut: list[Run] = []
+    for a, b, origin, first, last in runs:
+        if a >= stop or b <= start:
+            continue
+        before, after = max(start - a, 0), max(b - stop, 0)
+        if before or after:
+            # Part of an escape stands for no character.
+            is_same = b - a == last - first
+            first, last = (first + before, last - after) if is_same else (first, first)
+        cut.append((a + before - start, b - after - start, origin, first, last))
+    return tuple(cut)
 
 
 def concat(parts: Iterable[str]) -> Traced:
@@ -211,21 +217,29 @@ def concat(parts: Iterable[str]) -> Traced:
     for part in parts:
         texts.append(part)
         if type(part) is Traced:
-            runs.extend([(start + at, stop + at, origin) for start, stop, origin in part.runs])
+            runs.extend(_shifted(part.runs, at))
         at += len(part)
         if at > MAX_CHARS:
             raise ProvenanceError(f"the text is longer than {MAX_CHARS} characters")
     return Traced("".join(texts), tuple(runs))
 
 
-def trace(value: Any, origin: Origin) -> Any:
-    """A JSON value, rebuilt, each string in it (keys too) traced to `origin`."""
+def trace(value: Any, index: int, field: str, path: str = "") -> Any:
+    """A JSON value, rebuilt, each string in it (keys too) traced to its place.
+
+    path    [0].function.name    of a value
+            [0].function.name#   of the key itself
+    """
     if isinstance(value, str):
-        return Traced(value, ((0, len(value), origin),) if value else ())
+        size = len(value)
+        return Traced(value, ((0, size, (index, field, path), 0, size),) if value else ())
     if isinstance(value, dict):
-        return {trace(key, origin): trace(item, origin) for key, item in value.items()}
+        return {
+            trace(key, index, field, f"{path}.{key}#"): trace(item, index, field, f"{path}.{key}")
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [trace(item, origin) for item in value]
+        return [trace(item, index, field, f"{path}[{i}]") for i, item in enumerate(value)]
     return value
 
 
@@ -248,14 +262,13 @@ def to_text(value: Any) -> Traced:
     return text if text == str(value) else _lost("the text of a list")
 
 
+_REPR_ESCAPE = re.compile(r"\\x..|\\u.{4}|\\U.{8}|\\.", re.DOTALL)
+
+
 def _repr(value: Any) -> Traced:
     if isinstance(value, str):
         plain = repr(str.__getitem__(value, slice(None)))
-
-        def width(char: str) -> int:
-            return 2 if char in (plain[0], "\\") else len(repr(char)) - 2
-
-        return Traced(plain, tuple(_escaped_runs(value, 1, len(plain) - 1, width)))
+        return Traced(plain, escaped_runs(plain, 1, len(plain) - 1, value, _REPR_ESCAPE))
     if isinstance(value, dict):
         items = [concat((_repr(key), ": ", _repr(item))) for key, item in value.items()]
         return concat(("{", Traced(", ").join(items), "}"))
@@ -296,47 +309,45 @@ def percent_format(template: str, values: Any) -> Traced:
     return result if result == plain else _lost("%")
 
 
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+def escaped_runs(
+    text: str, start: int, stop: int, value: str, escapes: re.Pattern[str]
+) -> tuple[Run, ...]:
+    """The runs of `value` where it stands at [start, stop) of `text`, some characters escaped.
 
-
-def to_json(value: Any, **options: Any) -> Traced:
-    """`json.dumps(value, **options)`: the k-th string of the text is the k-th string of value."""
-    text = json.dumps(value, **options)
-    leaves = _json_strings(value, options.get("sort_keys", False))
-    ascii_only = options.get("ensure_ascii", True)
-    runs: list[Run] = []
-
-    def width(char: str) -> int:
-        return len(json.dumps(char, ensure_ascii=ascii_only)) - 2
-
-    for match in _JSON_STRING.finditer(text):
-        leaf = next(leaves)
-        if type(leaf) is not Traced or not leaf.runs:
-            continue
-        runs += _escaped_runs(leaf, match.start() + 1, match.end() - 1, width)
-    return Traced(text, tuple(runs))
-
-
-def _escaped_runs(text: str, first: int, last: int, width: Callable[[str], int]) -> list[Run]:
-    """The runs of `text` where it stands at [first, last), each character `width(char)` wide."""
-    own = text.runs if type(text) is Traced else ()
-    if last - first == len(text):
-        return list(_shifted(own, first))
-    places = [first]
-    for char in str.__iter__(text):
-        places.append(places[-1] + width(char))
-    if places[-1] != last:
+    Args:
+        escapes: finds what stands for one character.
+    """
+    if type(value) is not Traced or not value.runs:
+        return ()
+    if stop - start == len(value):
+        return _shifted(value.runs, start)
+    pieces: list[tuple[int, int, int]] = []  # start and stop in the text, place in the value
+    at, place = start, 0
+    for match in escapes.finditer(text, start, stop):
+        pieces += [(at, match.start(), place), (*match.span(), place + match.start() - at)]
+        place += match.start() - at + 1
+        at = match.end()
+    pieces.append((at, stop, place))
+    if place + stop - at != len(value):
         _lost("the escapes in a text")
-    return [(places[a], places[b], origin) for a, b, origin in own]
+    return tuple(run for own in value.runs for run in _escaped(own, pieces))
 
 
-def _json_strings(value: Any, sort_keys: bool) -> Iterator[Any]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key in sorted(value) if sort_keys else value:
-            yield key
-            yield from _json_strings(value[key], sort_keys)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _json_strings(item, sort_keys)
+def _escaped(run: Run, pieces: Sequence[tuple[int, int, int]]) -> Iterator[Run]:
+    """The run, in the text of the pieces; each escape is a run of its own."""
+    start, stop, origin, first, last = run
+    index = max(bisect.bisect_right(pieces, start, key=lambda piece: piece[2]) - 1, 0)
+    found: list[Run] = []
+    while index < len(pieces) and pieces[index][2] < stop:
+        a, b, place = pieces[index]
+        # Pieces take turns: the same characters, an escape of one, the same again...
+        size = b - a if index % 2 == 0 else 1
+        before, after = max(start - place, 0), max(place + size - stop, 0)
+        if a < b and before < size:
+            at = first + max(place - start, 0)
+            found.append((a + before, b - after, origin, at, at + size - before - after))
+        index += 1
+    if last - first == stop - start:
+        yield from found
+    elif found:  # an escape that is escaped again
+        yield found[0][0], found[-1][1], origin, first, last

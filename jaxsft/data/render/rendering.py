@@ -12,20 +12,26 @@ from jinja2 import TemplateSyntaxError, meta, nodes
 from jinja2.runtime import new_context
 
 from jaxsft.data.read.records import Message, RowError, strings
-from jaxsft.data.render.limits import LimitedEnvironment, LimitError
-from jaxsft.data.render.provenance import Origin, ProvenanceError, Traced, concat, trace
+from jaxsft.data.render.limits import LimitedEnvironment, LimitError, RunawayError
+from jaxsft.data.render.provenance import ProvenanceError, Traced, trace
 from jaxsft.data.render.sandbox import TracingEnvironment
 from jaxsft.errors import DataError
 
-TOOLS: Origin = (-1, "tools")
-OPTIONS: Origin = (-1, "options")
+# Where strings come from that are of no message: index and field.
+_TOOLS, _OPTIONS = (-1, "tools"), (-1, "options")
 # Variables that a rendering gives to every template; they are no options.
 _GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 MAX_SOURCE_CHARS = 1_000_000
 _COMPARED = 16  # renderings of each process that are compared with transformers' own
 _SAID = 300  # characters of a template's own message that are shown
+_CHARS_PER_MESSAGE = 50  # that it counts as beside its own, for what a template may compute
+_KEPT = 8  # texts of one conversation that are kept for a second use
 
 Option = bool | int | float | str | list[Any] | dict[str, Any]
+
+
+class TemplateRunsAway(DataError):
+    """A template that used up its whole limit on one conversation, as it would on the next."""
 
 
 class Renderer:
@@ -106,6 +112,8 @@ class Renderer:
             rendered, _ = chat_template_utils.render_jinja_template(
                 [values["messages"]], chat_template=self.source, **given
             )
+        except MemoryError:
+            raise
         except Exception as error:  # whatever the template's own code may raise
             self.refuse(error)
         if rendered[0] != text:
@@ -140,6 +148,8 @@ def _compile(name: str, source: str, today: datetime.date) -> tuple[Any, Any, no
         return plain, traced, plain.environment.parse(source)
     except TemplateSyntaxError as error:
         raise DataError(f"{name}: line {error.lineno}: {error.message}") from None
+    except MemoryError:
+        raise
     except Exception as error:  # nested too deep for Python, for one
         raise DataError(f"{name}: can't be compiled: {type(error).__name__}: {error}") from None
 
@@ -156,6 +166,11 @@ class Rendering:
     def __post_init__(self) -> None:
         self._plain: dict[tuple[int, bool], str] = {}
         self._traced: dict[tuple[int, bool], Traced] = {}
+
+    @functools.cached_property
+    def users(self) -> list[int]:
+        """Indices of the messages of users."""
+        return [i for i, message in enumerate(self.messages) if message.role == "user"]
 
     @property
     def is_possible(self) -> bool:
@@ -176,7 +191,7 @@ class Rendering:
         if key not in self._plain:
             text = self._run(self.renderer.plain, self._plain_values, until, prompt)
             self.renderer.compare(text, self._given(self._plain_values, until, prompt))
-            self._plain[key] = text
+            _keep(self._plain, key, text)
         return self._plain[key]
 
     def traced(self, until: int, prompt: bool = False) -> Traced:
@@ -191,8 +206,15 @@ class Rendering:
             if text != self.plain(until, prompt):
                 detail = f"{self.renderer.name} renders otherwise with provenance"
                 raise RowError("template not reproduced", detail)
-            self._traced[key] = text
+            _keep(self._traced, key, text)
         return self._traced[key]
+
+    def prompts(self, turn: int) -> bool:
+        """Whether the template writes more where it is asked to prompt for the turn."""
+        try:
+            return self.plain(turn) != self.plain(turn, True)
+        except RowError:
+            return True
 
     def followed_by(self, message: Message, until: int) -> "Rendering":
         """The first messages and one more, to see what follows them."""
@@ -216,8 +238,12 @@ class Rendering:
         except ProvenanceError as error:
             detail = f"{self.renderer.name}: {error}"
             raise RowError("template loses provenance", detail) from None
+        except RunawayError as error:
+            raise TemplateRunsAway(f"{self.renderer.name} {error}") from None
         except LimitError as error:
             raise RowError("template runs away", f"{self.renderer.name} {error}") from None
+        except MemoryError:  # the machine's, not the template's
+            raise
         except Exception as error:  # whatever the template's own code may raise
             self.renderer.refuse(error)
 
@@ -225,7 +251,8 @@ class Rendering:
     def _num_chars(self) -> int:
         said = sum(len(message.content) for message in self.messages)
         others = [(m.reasoning, m.tool_calls, m.fields) for m in self.messages]
-        return said + sum(map(len, strings([others, self.tools])))
+        size = said + sum(map(len, strings([others, self.tools])))
+        return size + _CHARS_PER_MESSAGE * len(self.messages)
 
     @functools.cached_property
     def _plain_values(self) -> dict[str, Any]:
@@ -234,19 +261,15 @@ class Rendering:
     @functools.cached_property
     def _traced_values(self) -> dict[str, Any]:
         messages = self._plain_values["messages"]
-        traced = [_trace_message(m, i) for i, m in enumerate(messages)]
-        for index, message in enumerate(self.messages):
-            if message.part_weights:
-                traced[index]["content"] = trace_content(message, index)
-        return self._values(traced, trace)
+        return self._values([_trace_message(m, i) for i, m in enumerate(messages)], trace)
 
     def _values(
-        self, messages: list[dict[str, Any]], tracer: Callable[[Any, Origin], Any] | None
+        self, messages: list[dict[str, Any]], tracer: Callable[[Any, int, str], Any] | None
     ) -> dict[str, Any]:
         tools = None if self.tools is None else list(self.tools)
         options = dict(self.options)
         if tracer is not None:
-            tools, options = tracer(tools, TOOLS), _trace_values(options)
+            tools, options = tracer(tools, *_TOOLS), _trace_values(options)
         return {
             "messages": messages,
             "tools": tools,
@@ -266,25 +289,6 @@ def message_dict(message: Message) -> dict[str, Any]:
     if message.name is not None:
         result["name"] = message.name
     return {**result, **message.fields}
-
-
-class PartField(str):
-    """The field "content", of a part of it that has a weight."""
-
-    weight: float
-
-
-def trace_content(message: Message, index: int) -> Traced:
-    """The content with its provenance: of a part with a weight its own, told by its field."""
-    pieces, start = [], 0
-    for stop, weight in message.part_weights or ((len(message.content), None),):
-        field = "content"
-        if weight is not None:
-            field = PartField(field)
-            field.weight = weight
-        pieces.append(trace(message.content[start:stop], (index, field)))
-        start = stop
-    return concat(pieces)
 
 
 def _with_text_arguments(message: Message) -> Message:
@@ -311,10 +315,17 @@ def _trace_message(message: dict[str, Any], index: int) -> dict[str, Any]:
     """
     names = {"reasoning_content": "reasoning", "thinking": "reasoning"}
     return {
-        key: value if key == "role" else trace(value, (index, names.get(key, key)))
+        key: value if key == "role" else trace(value, index, names.get(key, key))
         for key, value in message.items()
     }
 
 
 def _trace_values(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: trace(value, OPTIONS) for key, value in values.items()}
+    return {key: trace(value, *_OPTIONS, key) for key, value in values.items()}
+
+
+def _keep(texts: dict[tuple[int, bool], Any], key: tuple[int, bool], text: str) -> None:
+    """A conversation of many turns is rendered many times: the oldest of the texts goes."""
+    while len(texts) >= _KEPT:
+        del texts[next(iter(texts))]
+    texts[key] = text

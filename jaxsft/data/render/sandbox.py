@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2.filters import do_title
 
+from jaxsft.data.render.escapes import to_html, to_json
 from jaxsft.data.render.limits import LimitedEnvironment
 from jaxsft.data.render.provenance import (
     ProvenanceError,
@@ -14,7 +15,6 @@ from jaxsft.data.render.provenance import (
     concat,
     has_trace,
     percent_format,
-    to_json,
     to_text,
     traced,
 )
@@ -29,6 +29,7 @@ class TracingEnvironment(LimitedEnvironment):
 
     def own_filters(self) -> dict[str, Callable[..., Any]]:
         own = {"replace": _replace, "tojson": _tojson, "indent": _indent, "title": _title}
+        own |= dict.fromkeys(("e", "escape", "forceescape"), to_html)
         return {**super().own_filters(), **own, "safe": traced}
 
     def text_of(self, value: Any) -> Traced:

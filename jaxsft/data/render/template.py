@@ -1,20 +1,24 @@
 """A conversation as the text that the model sees, and the spans of it that are trained."""
 
+import bisect
 import dataclasses
 import datetime
 import hashlib
-import json
 import os.path
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jaxsft.data.read.records import Conversation, Message, RowError
+from jaxsft.data.render import served, views
 from jaxsft.data.render.provenance import Traced, concat
-from jaxsft.data.render.rendering import TOOLS as TOOLS
-from jaxsft.data.render.rendering import Option, Renderer, Rendering, trace_content
+from jaxsft.data.render.recovered import Sources, lost_context, lost_tool, lost_turn
+from jaxsft.data.render.refused import refused, without_prompt
+from jaxsft.data.render.rendering import Option, Renderer, Rendering
 from jaxsft.data.render.rendering import message_dict as message_dict
 from jaxsft.data.render.turns import Control as Control
 from jaxsft.data.render.turns import ControlTokens, TurnEndings
+
+_MAX_HEADERS = 1000  # that are remembered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +40,15 @@ class TrainingText:
     # The last characters of the text, if they are not of the rendering: what the template would
     # begin the next message with, where only that ends a turn.
     appended: str = ""
-    # What the template prompts an answer with at inference beside its header, if it leaves that
-    # out of the answers in a conversation.
-    unprompted: str = ""
-    # What the template prompts an answer with, where the answer's own text begins so: the text is
-    # then the generation prompt and the rest of the answer, and not the rendering.
+    # What the template prompts an answer with that its rendering of the answer has not, or that
+    # the answer's own text begins with: the text is then the generation prompt and the rest.
     prefilled: str = ""
+    # What the template writes before an answer that is trained, since it has no generation prompt.
+    header: str = ""
 
 
 class _NotAPrefix(Exception):
     """A later rendering does not begin with what was rendered at a turn."""
-
-    def __init__(self, message: int, reason: str):
-        super().__init__(reason)
-        self.message = message
-
-
-class _Prefilled(_NotAPrefix):
-    """The generation prompt begins the answer with `prefill`, and so does the content."""
-
-    def __init__(self, message: int, prefill: str):
-        super().__init__(message, f"the generation prompt begins it with {prefill!r}")
-        self.prefill = prefill
 
 
 class ChatTemplate:
@@ -91,6 +82,7 @@ class ChatTemplate:
         self.special_tokens = dict(special_tokens)
         self._controls = ControlTokens(control_tokens)
         self._endings = TurnEndings(str(self), self._controls)
+        self._unprompted: dict[str, bool] = {}  # by what stands before an answer
 
     def training_texts(
         self, conversation: Conversation, train_on: str = "all_turns"
@@ -106,118 +98,158 @@ class ChatTemplate:
         """
         messages = conversation.messages
         turns = supervised_turns(messages, train_on)
-        rendering = self._renderer.of(messages, conversation.tools, conversation.template_options)
-        self._check_context(conversation, rendering.traced(len(messages)))
+        rendering = self._rendering(conversation)
         try:
             return [self._text(rendering, turns, len(messages))], False
         except _NotAPrefix:
             return [self._own_text(rendering, turn) for turn in turns], True
 
+    def turn_text(self, conversation: Conversation, turn: int) -> TrainingText:
+        """The text that ends with the turn, the only one that it trains: as inference makes it.
+
+        Raises:
+            RowError: as training_texts.
+        """
+        return self._own_text(self._rendering(conversation), turn)
+
+    def _rendering(self, conversation: Conversation) -> Rendering:
+        messages = conversation.messages
+        rendering = self._renderer.of(messages, conversation.tools, conversation.template_options)
+        try:
+            rendering.traced(len(messages))
+        except RowError as error:
+            raise refused(rendering, error) from None
+        return rendering
+
     def _own_text(self, rendering: Rendering, turn: int) -> TrainingText:
-        """The text that ends with the turn, as inference makes it."""
         try:
             return self._text(rendering, [turn], turn + 1)
-        except _Prefilled as error:
-            return self._prefilled_text(rendering, turn, error.prefill)
-        except _NotAPrefix as error:
-            self._fail("not a prefix", error.message, str(error))
+        except _NotAPrefix:
+            return self._served_text(rendering, turn)
 
     def _text(self, rendering: Rendering, turns: Sequence[int], until: int) -> TrainingText:
         """The rendering of the first messages with the spans of `turns`."""
         text = rendering.traced(until)
-        controls = self.controls(text)
-        spans, ends = [], set()
-        appended, unprompted = Traced(), ""
+        messages, controls = rendering.messages, self.controls(text)
+        sources, exact = self._sources(rendering, text, until), views.exact(turns)
+        spans, ends, appended, header = [], set(), Traced(), ""
         for turn in turns:
-            start, unprompted = self._start(rendering, turn, text)
-            stop, token, appended = self._stop(rendering, turn, until, start, controls)
-            spans.append(Span(start, stop, _weight(rendering.messages[turn]), turn))
+            view = None if turn in exact else views.near(rendering, turn, sources)
+            start, stop, token, appended = self._borders(
+                view or views.View(rendering, turn), turn, until, sources, controls
+            )
+            spans.append(Span(start, stop, _weight(messages[turn]), turn))
             ends.add(token)
-            self._check_recovered(rendering.messages[turn], turn, text, start, stop)
+            header = header or self._header(rendering, turn, sources, start)
+            self._check_turn(messages[turn], spans[-1], sources)
         if appended:
             text = concat((text, appended))
             controls = self.controls(text)
         return TrainingText(
-            text, tuple(spans), tuple(controls), frozenset(ends), appended, unprompted
+            text, tuple(spans), tuple(controls), frozenset(ends), appended, header=header
         )
 
-    def _start(self, rendering: Rendering, turn: int, text: Traced) -> tuple[int, str]:
-        """Where the generation prompt of the turn ends, and what of it the text lacks."""
-        prompt = rendering.plain(turn, True)
-        if text.startswith(prompt):
-            return len(prompt), ""
-        own, field = next(
-            ((start, field) for start, _, (index, field) in text.runs if index == turn), (0, "")
-        )
-        header = str.__getitem__(text, slice(own))
-        # A header is there and the prompt has it too: it only prompts with more (DeepSeek R1).
-        is_header = field == "content" and own > len(rendering.plain(turn))
-        if is_header and prompt.startswith(header):
-            prefill = prompt[own:]
-            if rendering.messages[turn].content.startswith(prefill):
-                raise _Prefilled(turn, prefill)
-            return own, prefill
-        raise _NotAPrefix(
-            turn,
-            f"its rendering does not begin with the generation prompt ...{prompt[-40:]!r}: an "
-            "option of the template may fit (enable_thinking), or weight 0 keep it as context",
-        )
+    def _sources(self, rendering: Rendering, text: Traced, until: int) -> Sources:
+        """The runs of the text, in which neither tools nor a message are missing."""
+        sources = Sources(text)
+        tool = lost_tool(sources, rendering.tools)
+        if tool is not None:
+            raise RowError("tools left out", f"{self} leaves out tools[{tool}]")
+        loss = lost_context(sources, rendering.messages[:until])
+        if loss:
+            self._fail(loss.kind, loss.message, loss.reason)
+        return sources
+
+    def _check_turn(self, message: Message, span: Span, sources: Sources) -> None:
+        loss = lost_turn(sources, message, span.message, span.start, span.stop)
+        if loss:
+            self._fail(loss.kind, loss.message, loss.reason)
+
+    def _borders(
+        self,
+        view: views.View,
+        turn: int,
+        until: int,
+        sources: Sources,
+        controls: Sequence[Control],
+    ) -> tuple[int, int, str, Traced]:
+        """Where the turn starts and stops, its end token, and what to append for it."""
+        try:
+            start = self._start(view, turn, sources)
+            return start, *self._stop(view, turn, until, start, sources, controls)
+        except (_NotAPrefix, RowError):
+            if view.whole is None:
+                raise
+        # What is near may be rendered otherwise than with all that stands before it.
+        return self._borders(views.View(view.whole, turn), turn, until, sources, controls)
+
+    def _start(self, view: views.View, turn: int, sources: Sources) -> int:
+        """Where the generation prompt of the turn ends."""
+        try:
+            prompt = view.rendering.plain(view.turn, True)
+        except RowError as error:
+            raise without_prompt(view.rendering, turn, error) from None
+        if not view.holds(sources.text, prompt):
+            raise _NotAPrefix
+        return len(prompt) + view.shift
+
+    def _header(self, rendering: Rendering, turn: int, sources: Sources, start: int) -> str:
+        """What stands between the start of the turn and its own text, if nothing prompts for it."""
+        header = sources.text[start : sources.next_start(start)]
+        if not header.strip():
+            return ""
+        if header not in self._unprompted:
+            if len(self._unprompted) >= _MAX_HEADERS:
+                self._unprompted.clear()
+            self._unprompted[header] = not rendering.prompts(turn)
+        return header if self._unprompted[header] else ""
 
     def _stop(
         self,
-        rendering: Rendering,
+        view: views.View,
         turn: int,
         until: int,
         start: int,
+        sources: Sources,
         controls: Sequence[Control],
     ) -> tuple[int, str, Traced]:
         """Where the turn's end token stops, the token, and what to append if it is not there."""
-        text, alone = rendering.traced(until), rendering.plain(turn + 1)
-        ending = self._endings.of(rendering, turn, alone[_own_stop(text, turn, alone, start) :])
+        text, alone = sources.text, view.rendering.plain(view.turn + 1)
+        own = _own_stop(view, sources, turn, alone, start)
+        ending = self._endings.of(view.rendering, view.turn, alone[own - view.shift :])
         stop = len(alone) - ending.trailing
-        if not text.startswith(alone[:stop]):
-            raise _NotAPrefix(turn, "later messages change how it is rendered")
+        if not view.holds(text, alone[:stop]):
+            raise _NotAPrefix
+        stop += view.shift
         if ending.appended is None:
             return stop, ending.tokens[0], Traced()
         if until == turn + 1:
             return stop + len(ending.appended), ending.tokens[0], ending.appended
-        first = next((start for start, _, _ in text.runs if start >= stop), len(text))
-        for control in controls:
-            if control.start >= stop:
-                between = str.__getitem__(text, slice(stop, control.start))
-                if control.start < first and not between.strip():
-                    if control.token in ending.tokens:
-                        return control.stop, control.token, Traced()
-                break
-        raise _NotAPrefix(turn, f"none of {list(ending.tokens)} follows it")
+        after = bisect.bisect_left(controls, stop, key=lambda control: control.start)
+        for control in controls[after : after + 1]:
+            if control.start < sources.next_start(stop) and control.token in ending.tokens:
+                if not text[stop : control.start].strip():
+                    return control.stop, control.token, Traced()
+        raise _NotAPrefix
 
-    def _prefilled_text(self, rendering: Rendering, turn: int, prefill: str) -> TrainingText:
-        """The generation prompt, then the content from where the prompt leaves off.
-
-        For a template that prompts with the beginning of an answer ("<think>\\n") which the
-        content has too, but which leaves an answer's reasoning out of a conversation.
-        """
-        message, prompt = rendering.messages[turn], rendering.traced(turn, True)
-        alone = rendering.traced(turn + 1)
-        own = [(start, stop) for start, stop, (index, _) in alone.runs if index == turn]
-        kept = "".join(str.__getitem__(alone, slice(*run)) for run in own)
-        said = message.content if message.content.endswith(kept) else message.content.rstrip()
-        if message.reasoning or message.tool_calls or not said.endswith(kept.rstrip()):
-            self._fail("not a prefix", turn, f"its generation prompt begins it with {prefill!r}")
-        last = own[-1][1] if own else len(alone)
-        ending = self._endings.of(rendering, turn, str.__getitem__(alone, slice(last, None)))
-        end = alone[last : len(alone) - ending.trailing]
-        answer = trace_content(message, turn)[len(prefill) : len(said)]
+    def _served_text(self, rendering: Rendering, turn: int) -> TrainingText:
+        """The generation prompt and what goes on after it, where the rendering has less of it."""
+        found = served.continued(rendering, turn)
+        if found is None:
+            raise served.otherwise(rendering, turn)
+        prompt, answer, tail = found.prompt, found.answer, found.tail
+        ending = self._endings.of(rendering, turn, str.__getitem__(tail, slice(None)))
+        end = tail[: len(tail) - ending.trailing]
         text = concat((prompt, answer, end, ending.appended or ""))
-        span = Span(len(prompt), len(text), _weight(message), turn)
-        controls = tuple(self.controls(text))
+        span = Span(len(prompt), len(text), _weight(rendering.messages[turn]), turn)
+        self._check_turn(rendering.messages[turn], span, self._sources(rendering, text, turn + 1))
         return TrainingText(
             text,
             (span,),
-            controls,
+            tuple(self.controls(text)),
             frozenset(ending.tokens[:1]),
             ending.appended or "",
-            prefilled=prefill,
+            prefilled=found.prefill,
         )
 
     def message_dicts(
@@ -255,38 +287,6 @@ class ChatTemplate:
         rendering = self._renderer.of(messages, tools, options)
         return rendering.traced(len(messages), add_generation_prompt)
 
-    def _check_context(self, conversation: Conversation, text: Traced) -> None:
-        """Neither tools nor a context message may vanish."""
-        seen = {origin for _, _, origin in text.runs}
-        if conversation.tools and TOOLS not in seen:
-            raise RowError("tools left out", f"{self} leaves out the tools")
-        for i, message in enumerate(conversation.messages):
-            content = message.content.strip()
-            if message.role != "assistant" and content and (i, "content") not in seen:
-                if content not in text:  # a template may write a tool's "42" as a number
-                    self._fail("message left out", i, f"role {message.role!r} is left out")
-            if message.tool_calls and (i, "tool_calls") not in seen:
-                self._fail("tool call not rendered", i, "its tool_calls are left out")
-
-    def _check_recovered(
-        self, message: Message, turn: int, text: Traced, start: int, stop: int
-    ) -> None:
-        """All that the message says stands in its span; white space at edges may change."""
-        span = str.__getitem__(text, slice(start, stop))
-        own: dict[str, list[str]] = {}
-        for a, b, (index, field) in text.runs:
-            if index == turn and a >= start and b <= stop:
-                own.setdefault(field, []).append(str.__getitem__(text, slice(a, b)))
-        for field, said in (("content", message.content), ("reasoning", message.reasoning or "")):
-            if "".join(own.get(field, ())).strip() == said.strip():
-                continue
-            # A template may take <think> marks apart and write them anew.
-            if "".join(said.split()) not in "".join(span.split()):
-                self._fail(f"{field} not rendered", turn, f"its {field} {said[:60]!r} is changed")
-        for said in _said_in_calls(message):
-            if said not in span and json.dumps(said)[1:-1] not in span:
-                self._fail("tool call not rendered", turn, f"{said[:60]!r} of a tool call is lost")
-
     def _fail(self, kind: str, index: int, reason: str) -> NoReturn:
         raise RowError(f"template: {kind}", f"{self}: messages[{index}]: {reason}")
 
@@ -311,22 +311,12 @@ def _weight(message: Message) -> float:
     return 1.0 if message.weight is None else message.weight
 
 
-def _own_stop(text: Traced, turn: int, alone: str, start: int) -> int:
-    """Where the turn's own text stops in `alone`, its rendering with nothing after it."""
+def _own_stop(view: views.View, sources: Sources, turn: int, alone: str, start: int) -> int:
+    """Where the turn's own text stops of what `alone`, the rendering that it ends, has too."""
+    text, head = sources.text, len(view.head)
     shared = len(alone)
-    if not text.startswith(alone):
-        plain = str.__getitem__(text, slice(len(alone)))
-        shared = len(os.path.commonprefix([plain, alone]))
-    own = [stop for _, stop, (index, _) in text.runs if index == turn and stop <= shared]
+    if not view.holds(text, alone):
+        there = text[head + view.shift : len(alone) + view.shift]
+        shared = head + len(os.path.commonprefix([there, alone[head:]]))
+    own = [run[1] for run in sources.of(turn) if run[1] <= shared + view.shift]
     return own[-1] if own else start
-
-
-def _said_in_calls(message: Message) -> Iterable[str]:
-    for call in message.tool_calls:
-        function = call.get("function", call)
-        yield function["name"]
-        arguments = function["arguments"]
-        for key, value in (json.loads(arguments) if type(arguments) is str else arguments).items():
-            yield key
-            if isinstance(value, str):
-                yield value

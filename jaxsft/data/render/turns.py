@@ -1,6 +1,7 @@
 """Where an assistant's turn ends: learnt from what the template writes after it."""
 
 import dataclasses
+import hashlib
 import json
 import os.path
 import re
@@ -18,6 +19,7 @@ _LOOKS_LIKE_CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>"
 )
 _LONG_TAIL = 200  # characters; one that long is seen once
+_MAX_KNOWN = 10_000  # endings that are remembered
 
 
 def new_tokens_flag(tokens: Sequence[str]) -> str:
@@ -56,9 +58,10 @@ class ControlTokens:
 
 def _in_template(pattern: re.Pattern[str], text: Traced) -> Iterator[re.Match[str]]:
     at = 0
-    for start, stop, _ in (*text.runs, (len(text), len(text), None)):
+    for start, stop, *_ in text.runs:
         yield from pattern.finditer(text, at, start)
         at = stop
+    yield from pattern.finditer(text, at)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,10 @@ class TurnEndings:
             RowError: no ending can be established.
         """
         calls = bool(rendering.messages[turn].tool_calls)
-        key = (tail, calls, json.dumps(rendering.options, sort_keys=True))
+        if len(self._known) >= _MAX_KNOWN:  # tails and options may hold words of rows
+            self._known.clear()
+        options = json.dumps(rendering.options, sort_keys=True).encode()
+        key = (tail, calls, hashlib.sha256(options).digest() if rendering.options else b"")
         if key not in self._known:
             # What stands before the first control token, such as "}, makes no difference.
             controls = self._controls.find(Traced(tail))
@@ -158,7 +164,7 @@ class TurnEndings:
                 text = rendering.followed_by(message, turn + 1).traced(turn + 2)
             except RowError:
                 continue
-            starts = [start for start, _, (index, _) in text.runs if index == turn + 1]
+            starts = [run[0] for run in text.runs if run[2][0] == turn + 1]
             own = _own_stop(rendering, text, turn)
             if starts and own <= min(starts):
                 yield text[own : min(starts)]
@@ -167,8 +173,8 @@ class TurnEndings:
         """Whether the template writes a generation prompt at the end without being asked."""
         if rendering.plain(turn + 1) != rendering.plain(turn + 1, True):
             return False
-        start = min([start for start, _, (index, _) in text.runs if index == turn], default=0)
-        before = max([stop for _, stop, _ in text.runs if stop <= start], default=0)
+        start = min([run[0] for run in text.runs if run[2][0] == turn], default=0)
+        before = max([run[1] for run in text.runs if run[1] <= start], default=0)
         prompt = rendering.plain(turn)[before:]
         ours, theirs = self._controls.find(Traced(tail)), self._controls.find(Traced(prompt))
         if not ours or not theirs:
@@ -203,7 +209,7 @@ class TurnEndings:
             text = rendering.followed_by(twice, turn).traced(turn + 1)
         except RowError:
             return False
-        own = [start for start, _, (index, _) in text.runs if index == turn]
+        own = [run[0] for run in text.runs if run[2][0] == turn]
         return sum(c.token == token and c.start >= min(own) for c in self._controls.find(text)) > 1
 
     def _fail(self, turn: int, reason: str) -> NoReturn:
@@ -213,7 +219,7 @@ class TurnEndings:
 
 def _own_stop(rendering: Rendering, text: Traced, turn: int) -> int:
     """Where the turn's own text stops; where the text before it does if it has none."""
-    own = [stop for _, stop, (index, _) in text.runs if index == turn]
+    own = [run[1] for run in text.runs if run[2][0] == turn]
     return own[-1] if own else len(rendering.plain(turn, True))
 
 

@@ -1,0 +1,99 @@
+"""A conversation of many turns costs as much per turn as one of few; so does every check of it."""
+
+import dataclasses
+import time
+
+import pytest
+from conftest import CHATML, REWRITING, conversation
+
+from jaxsft.config import Data
+from jaxsft.data.encode.outcomes import outcome_of
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.read.records import Conversation, Message
+from jaxsft.data.render import views
+from jaxsft.data.render.template import ChatTemplate
+
+CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+
+def talk(num_turns, answer="a"):
+    contents = (f"{who}{n}" for n in range(num_turns) for who in ("q", answer))
+    return conversation(*contents).messages
+
+
+def loop(num_turns):
+    """One question, then calls and their results without end."""
+    messages = [Message("user", "go")]
+    for n in range(num_turns):
+        call = {"function": {"name": "f", "arguments": {"x": f"v{n}\n\u00e9"}}}
+        messages += [Message("assistant", "", tool_calls=(call,)), Message("tool", f"r{n}")]
+    return (*messages, Message("assistant", "done"))
+
+
+def alone(num_turns):
+    return (Message("user", "go"), *(Message("assistant", f"a{n}") for n in range(num_turns)))
+
+
+CALLS = "(message.tool_calls | tojson if message.tool_calls else '') + '<|im_end|>'"
+CALLING = CHATML.replace("'<|im_end|>'", CALLS)
+KINDS = {
+    "exchanges": (talk, CHATML, {}),
+    "calls": (loop, CALLING, {}),
+    "answers": (alone, CHATML, {}),
+    "parts": (talk, CHATML, {"train_parts": ("content",)}),
+    "truncated": (talk, CHATML, {"overlong": "truncate", "sequence_length": 500}),
+    "last turn": (talk, REWRITING, {"train_on": "last_turn"}),
+    "other characters": (lambda n: talk(n, "\u4f60"), CHATML, {}),
+}
+
+
+def seconds(chat, messages, options):
+    row = Conversation(tuple(messages), None, "f", 1)
+    data = Data(**{"train": (), "sequence_length": 10**7, **options})
+    start = time.thread_time()
+    outcome = outcome_of(chat, row, data, None)
+    assert len(outcome.kept) == 1, outcome
+    return time.thread_time() - start
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_twice_as_many_turns_cost_twice_as_much(kind, tmp_path, tokenizer_dir):
+    make, source, options = KINDS[kind]
+    path = tmp_path / "t.jinja"
+    path.write_text(source)
+    chat = ChatTokenizer(tokenizer_dir, str(path))
+    seconds(chat, make(30), options)  # learns
+    few, many = (min(seconds(chat, make(turns), options) for _ in range(2)) for turns in (100, 400))
+    assert many < 4 * 1.5 * few + 0.02
+
+
+def spans(source, messages):
+    texts, is_split = ChatTemplate(source, {}, CONTROLS).training_texts(
+        Conversation(tuple(messages), None, "f", 1)
+    )
+    found = [str.__getitem__(t.text, slice(s.start, s.stop)) for t in texts for s in t.spans]
+    return found, is_split
+
+
+def test_turns_seen_near_by_are_those_seen_with_all_before(monkeypatch):
+    cases = (talk(40), loop(40), alone(40), (Message("system", "s"), *talk(30)))
+    near = [spans(CALLING, messages) for messages in cases]
+    monkeypatch.setattr(views, "near", lambda *_: None)
+    assert near == [spans(CALLING, messages) for messages in cases]
+    assert near[0] == ([f"a{n}<|im_end|>" for n in range(40)], False)
+
+
+@pytest.mark.parametrize("turn", [1, 41, 43, 77])
+def test_one_turn_of_many_that_is_rewritten_later_is_noticed(turn):
+    """Only this one has a thought, which the template shows while nothing follows."""
+    messages = list(talk(40))
+    messages[turn] = dataclasses.replace(messages[turn], reasoning="hm")
+    found, is_split = spans(REWRITING, messages)
+    assert is_split and len(found) == 40
+    assert [i for i, span in enumerate(found) if "<think>hm</think>" in span] == [turn // 2]
+
+
+def test_a_template_that_numbers_rounds_or_folds_the_system_prompt_needs_no_more():
+    numbered = CHATML.replace("message['content']", "'[' ~ loop.index ~ ']' ~ message['content']")
+    found, is_split = spans(numbered, talk(30))
+    assert found == [f"[{2 * n + 2}]a{n}<|im_end|>" for n in range(30)] and not is_split

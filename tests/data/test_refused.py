@@ -1,0 +1,100 @@
+"""A template's refusal names the message to look at; what is its own fault ends the run."""
+
+import json
+
+import pytest
+from conftest import CHATML, conversation
+
+from jaxsft.config import Data, Source
+from jaxsft.data.prepare import prepare
+from jaxsft.data.read.records import Conversation, Message, RowError
+from jaxsft.data.render import limits, rendering
+from jaxsft.data.render.rendering import TemplateRunsAway
+from jaxsft.data.render.template import ChatTemplate
+
+CONTROLS = ("<|im_start|>", "<|im_end|>")
+ALTERNATE = (
+    "{% for m in messages if m.role != 'system' %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + CHATML
+)
+NEEDS_ONE = "{{ '' if messages[0].role else '' }}" + CHATML  # as Qwen 3's: it looks at the first
+FIRST = ("assistant", "user", "assistant")
+
+
+def texts(source, *said, roles=("user", "assistant") * 9, weights=()):
+    messages = conversation(*said, roles=roles).messages
+    messages = tuple(
+        Message(m.role, m.content, weight=dict(weights).get(i)) for i, m in enumerate(messages)
+    )
+    chat = ChatTemplate(source, {}, CONTROLS)
+    found, _ = chat.training_texts(Conversation(messages, None, "f", 1))
+    return [str.__getitem__(t.text, slice(s.start, s.stop)) for t in found for s in t.spans]
+
+
+@pytest.mark.parametrize("source", [ALTERNATE, NEEDS_ONE])
+@pytest.mark.parametrize("front", [(), ("system",)])
+def test_a_conversation_that_begins_with_the_assistant_is_told_so(source, front):
+    """15: not that a list has no element 0."""
+    said = ("s",) * len(front) + ("hello", "b", "bye")
+    at = len(front)
+    if source == NEEDS_ONE and front:
+        assert texts(source, *said, roles=(*front, *FIRST))[0] == "hello<|im_end|>"
+        return
+    with pytest.raises(RowError, match=rf"^messages\[{at}\] is the assistant's") as no:
+        texts(source, *said, roles=(*front, *FIRST))
+    assert no.value.kind == "conversation begins with the assistant"
+    assert "put a user's message before it" in str(no.value)
+
+
+def test_what_no_prompt_leads_to_may_be_context():
+    found = texts(NEEDS_ONE, "hello", "b", "bye", roles=FIRST, weights={0: 0.0}.items())
+    assert found == ["bye<|im_end|>"]
+    assert texts(CHATML, "hello", "b", "bye", roles=FIRST)[0] == "hello<|im_end|>"
+
+
+def test_the_first_message_that_is_refused_is_named():
+    roles = ("user", "assistant", "user", "user", "assistant")
+    with pytest.raises(
+        RowError, match=r"roles must alternate; messages\[3\] \(role 'user'\) is the"
+    ):
+        texts(ALTERNATE, *"abcde", roles=roles)
+    with pytest.raises(RowError, match="refused: never$"):
+        texts("{{ raise_exception('never') }}", "a", "b")
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("steps, said", [(2000, "too many steps"), (10**12, "longer than 0.1 s")])
+def test_the_first_row_that_an_endless_template_takes_ends_the_run(
+    tmp_path, tokenizer_dir, monkeypatch, steps, said
+):
+    """48: not each row for its whole limit."""
+    monkeypatch.setattr(limits, "MAX_STEPS", steps)
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.1)
+    (tmp_path / "t.jinja").write_text(CHATML + "{% if messages[0].content == 'x' %}" + ENDLESS
+    + "{% endif %}")  # fmt: skip
+    rows = [{"messages": [{"role": "user", "content": c}, {"role": "assistant", "content": "a"}]}
+            for c in "ax" + "x" * 60]  # fmt: skip
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Data(train=(), sequence_length=64, cache_dir=str(tmp_path / "c"), workers=1,
+                template=str(tmp_path / "t.jinja"), bad_rows="skip", max_bad_rows=99)  # fmt: skip
+    runs = []
+    run = rendering.Rendering._run
+    monkeypatch.setattr(rendering.Rendering, "_run", lambda *a: runs.append(1) or run(*a))
+    with pytest.raises(TemplateRunsAway, match=rf"d.jsonl:2: template .*{said}.*data.template"):
+        prepare((Source(path=str(tmp_path / "d.jsonl")),), data, tokenizer_dir)
+    assert len(runs) < 30
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_is_no_fault_of_the_template_is_no_bad_row(error, monkeypatch):
+    chat = ChatTemplate(CHATML + "{{ stop() }}", {}, CONTROLS)
+
+    def stop():
+        raise error
+
+    chat._renderer.names["stop"] = stop
+    with pytest.raises(error):
+        chat.render(conversation("q", "a").messages)
