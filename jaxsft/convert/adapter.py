@@ -43,25 +43,26 @@ class Merged:
         self._head, self._embedding = (
             families.tensor_name(table, leaf) for leaf in ("head_DV", "embedding_VD")
         )
-        self._tied, told = tied, []
+        self._tied, copied = tied, []
         self._names = [name for name in base.names() if not tied or name != self._head]
         if len(self._names) < len(base.names()):
-            told.append(huggingface.check_tied(base, self._head, self._embedding, self._where))
+            copied = [huggingface.check_tied(base, self._head, self._embedding, self._where)]
         parts = self._parts()
         targeted = self._targeted(parts)
         self._made, idle = adapter_parts.place(parts, self._config, targeted, self._where)
         self._check_shapes()
-        told += self._check_targets(targeted) + self._idle_note(idle)
+        told = self._check_targets(targeted) + self._idle_note(idle)
         merged, replaced = self._count()
         self.untied = tied and self._resolve_tied()
         if self.untied:
             self._names.append(self._head)
-            told.append(
+            copied = [
                 f"{self._where}: the adapter changes the embedding and the head of a tied base"
                 " apart: the model is untied, and exports say tie_word_embeddings=false"
-            )
+            ]
         self.notes = (
             f"{self._where}: {merged} matrices merged, {replaced} tensors replaced",
+            *copied,
             *told,
             *self._config.unknown(),
         )
