@@ -111,8 +111,7 @@ def export(
     written = huggingface.write_params(
         params, base.table, partial, dtypes, max_shard_bytes, base.others, in_file
     )
-    left_out: list[str] = []
-    without_code: list[str] = []
+    left_out, without_code = list[str](), list[str]()
     if first:
         left_out = _copy_files(base, tokenizer, partial)
         used = _write_template(partial, template)
