@@ -29,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsft import errors, places
+from jaxsft import errors, places, signals
 from jaxsft.config import Config
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 from jaxsft.redact import redacted
@@ -130,10 +130,10 @@ def _check(address: str | None, num_processes: int | None, process_id: int | Non
 
 @contextlib.contextmanager
 def _saying(what: str, timeout_seconds: int, say: Say) -> Iterator[None]:
-    """Repeats what is waited for; ends the process when it waited too long, or at Ctrl-C.
+    """Repeats what is waited for; ends the process when it waited too long, or at a signal.
 
     jax aborts a process whose peers don't come, with a stack dump and no word on why; and while it
-    waits, the main thread is in its library, where Python raises no KeyboardInterrupt.
+    waits, the main thread is in its library, where Python runs no handler.
     """
 
     def repeat() -> None:
@@ -175,14 +175,14 @@ def _signals_to(told: socket.socket) -> Iterator[None]:
 
 
 def _ended(heard: socket.socket, seconds: float, say: Say) -> bool:
-    """Whether the waiting is over within these seconds; ends the process at a Ctrl-C."""
+    """Whether the waiting is over within these seconds; ends the process at a signal."""
     until = time.monotonic() + seconds
     while select.select([heard], [], [], max(0.0, until - time.monotonic()))[0]:
         byte = heard.recv(1)
         if byte == _DONE:
             return True
-        if byte[0] == signal.SIGINT:
-            say("stopped by SIGINT; start the same command again")
+        if byte[0] in signals.ALL:
+            say(str(signals.stopped_by(byte[0])))
             os._exit(errors.STOPPED)
     return False
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from absl import flags
 
-from jaxsft import advice, config_file, errors, places, streams
+from jaxsft import advice, config_file, errors, places, signals, streams
 from jaxsft import config as config_module
 from jaxsft.config import Config, type_name, validate
 from jaxsft.errors import ConfigError, UserError
@@ -79,7 +79,8 @@ def _exit_code(run: Callable[[], int | None]) -> int:
     streams.protect()
     advice.leave_out()
     try:
-        return run() or errors.DONE
+        with signals.raised():
+            return run() or errors.DONE
     except UserError as error:
         return _refused(error)
     except _HelpGiven:

@@ -13,6 +13,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from jaxsft import places
+from jaxsft.whole_files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +76,40 @@ class JsonLines:
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines; a line that a killed process left half-written is not one."""
-        if not self._writes or not self._path.exists():
-            return []
-        lines = self._path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        return self._read()[0]
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Forgets the other lines, such as those after the checkpoint that a run resumes from."""
-        if self._writes:
-            lines = [json.dumps(line) + "\n" for line in self.read() if wanted(line)]
-            new = self._path.with_suffix(".tmp")
-            with places.using(str(self._path)):
-                new.write_text("".join(lines), encoding="utf-8")
-                new.replace(self._path)
+        """Forgets the other lines, such as those after the checkpoint that a run resumes from.
+
+        A file with lines that a failing disk made unreadable is kept beside it, as `.damaged`.
+        """
+        if not self._writes:
+            return
+        found, num_unreadable = self._read()
+        text = "".join(json.dumps(line) + "\n" for line in found if wanted(line))
+        with places.using(str(self._path)):
+            if num_unreadable:
+                self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+            write_text(self._path, text)
+
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        """The whole lines that can be read, and the number of the others."""
+        if not self._writes or not self._path.exists():
+            return [], 0
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in text.split("\n")[:-1] if line]
+        found = [value for line in lines if (value := _object(line)) is not None]
+        return found, len(lines) - len(found)
 
     def append(self, values: dict[str, Any]) -> None:
         if self._writes:
             with places.using(str(self._path)), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -54,13 +54,17 @@ def identity(config: Config) -> dict[str, Any]:
     return values
 
 
-def refuse_changed_config(store: CheckpointStore, config: Config, say: Say) -> None:
-    """Compares the config with that of the newest checkpoint, before anything takes time.
+def refuse_changed(
+    store: CheckpointStore, now: dict[str, Any], say: Say = lambda topic, line: None
+) -> None:
+    """Compares with the newest checkpoint, before anything takes time.
+
+    Args:
+        now: the identity of this start, or what is known of it.
 
     Raises:
         CheckpointError: naming each value that decides the result and is another now.
     """
-    now = identity(config)
 
     def compare() -> list[tuple[str, int, int]]:
         saved = _newest_identity(store)

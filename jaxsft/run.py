@@ -64,6 +64,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
         distributed.refuse_differences(setup.data_facts(data))
         notes = resume.notes(config, data.train)
+        resume.refuse_changed(out.store, notes["identity"])  # the data too, before a compilation
         plan = distributed.together(lambda: setup.set_up(config, base, data))
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in plan.program.choices}
@@ -105,7 +106,7 @@ def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, O
     out = distributed.together(lambda: open_outputs(config, workdir, console))
     config = with_date(config, workdir, out.store)
     distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
-    resume.refuse_changed_config(out.store, config, console.say)
+    resume.refuse_changed(out.store, resume.identity(config), console.say)
     return config, out
 
 

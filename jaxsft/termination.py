@@ -15,12 +15,10 @@ from typing import NoReturn
 
 import jax
 
+from jaxsft import signals
 from jaxsft.distributed import Vote
 from jaxsft.errors import STOPPED, Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# A shell that starts a program behind nohup or & makes it ignore these, and means it.
-_MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 # How long Python's own handler may take: it waits for calls into compilers, disks and devices.
 # Clouds give 25 to 30 seconds.
 AT_ONCE_SECONDS = 20.0
@@ -42,11 +40,7 @@ class Termination:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        taken = [
-            number
-            for number in SIGNALS
-            if number not in _MAY_BE_IGNORED or signal.getsignal(number) != signal.SIG_IGN
-        ]
+        taken = signals.to_take()
         with self._watched(taken):
             before = {number: signal.signal(number, self._receive) for number in taken}
             try:
@@ -85,7 +79,7 @@ class Termination:
         del frame
         again, self.requested = self.requested, True
         if again or not self._deferred:
-            raise Stopped(f"stopped by {signal.Signals(number).name}; start the same command again")
+            raise signals.stopped_by(number)
 
     @contextlib.contextmanager
     def _watched(self, numbers: list[signal.Signals]) -> Iterator[None]:

@@ -55,7 +55,20 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(os.environ.pop(SESSION_DIR), ignore_errors=True)
 
 
+# Files that take minutes. A file runs in one process, so they come first: the short ones that
+# follow keep both processes busy up to the end.
+LONGEST = ("selfcheck", "distributed", "train", "remote", "new_tokens_run", "parameter_dtype") + (
+    *("moe_training", "step", "families", "settings", "smollm2", "inspect"),
+)
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.stem.removeprefix("test_")
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     if PLATFORM != "cpu":
         return
     for item in items:

@@ -40,6 +40,19 @@ def test_lines_are_kept_and_a_half_written_one_is_dropped(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
+def test_lines_that_a_failing_disk_spoiled_stop_no_start_and_are_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    spoiled = b'{"step": 1}\n\x00\x00\xff\n[2]\n{"step": 3}\n'
+    path.write_bytes(spoiled)
+    lines = JsonLines(path)
+    assert [line["step"] for line in lines.read()] == [1, 3]
+    lines.keep(lambda line: line["step"] <= 2)
+    assert path.read_text() == '{"step": 1}\n'
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == spoiled
+    lines.keep(lambda line: True)
+    assert {file.name for file in tmp_path.iterdir()} == {"metrics.jsonl", "metrics.jsonl.damaged"}
+
+
 def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
     lines = JsonLines(tmp_path / "metrics.jsonl", writes=False)
     lines.append({"step": 1})

@@ -3,9 +3,13 @@
 import datetime
 import json
 
+import jax.numpy as jnp
+
 from jaxsft import config
+from jaxsft.checkpoint.store import CheckpointStore
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.outputs import with_date, write_inputs
+from jaxsft.workdir import Workdir
 
 
 def make_config(**fields) -> Config:
@@ -19,14 +23,27 @@ def make_config(**fields) -> Config:
 
 def test_the_date_is_that_of_the_first_start(tmp_path):
     today = datetime.date.today().isoformat()
-    first = with_date(make_config(), tmp_path)
+    workdir, store = Workdir("w", tmp_path), CheckpointStore(tmp_path / "checkpoints", keep=1)
+    first = with_date(make_config(), workdir, store)
     assert first.data.template_date == today
     yesterday = make_config(template_date="2026-01-31")
     write_inputs(yesterday, {}, tmp_path)
-    assert with_date(make_config(), tmp_path).data.template_date == "2026-01-31"
-    assert with_date(make_config(template_date="2025-02-03"), tmp_path).data.template_date == (
-        "2025-02-03"
-    )
+    assert with_date(make_config(), workdir, store).data.template_date == "2026-01-31"
+    other = with_date(make_config(template_date="2025-02-03"), workdir, store)
+    assert other.data.template_date == "2025-02-03"
+
+
+def test_a_config_json_cut_short_stops_no_start(tmp_path):
+    """The date is in the checkpoints too."""
+    workdir, store = Workdir("w", tmp_path), CheckpointStore(tmp_path / "checkpoints", keep=1)
+    store.save(1, {"a": jnp.zeros(3)}, {"template_date": "2026-01-31"})
+    store.wait()
+    (tmp_path / "config.json").write_text('{"model": {"sou')
+    assert with_date(make_config(), workdir, store).data.template_date == "2026-01-31"
+    write_inputs(make_config(), {}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("config.json", "data_report.json", "checkpoints")
+    }
 
 
 def test_config_and_data_report_are_written(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import pytest
 import rich.console
 
-from jaxsft import flags, outputs, report
+from jaxsft import endings, flags, outputs, report
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.console import Console
 from jaxsft.errors import DataError
@@ -84,12 +84,11 @@ def test_an_error_line_moves_no_cursor(capsys):
 
 def test_error_json(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
-    from jaxsft import train
 
     try:
         raise DataError(f"{URL}: no such file")
     except DataError as error:
-        train._write_error(tmp_path / "error.json", error)
+        endings._write_error(tmp_path / "error.json", error)
     value = json.loads((tmp_path / "error.json").read_text())
     assert value["message"].startswith("https://***@host/") and "DataError" in value["traceback"]
     assert SECRET not in (tmp_path / "error.json").read_text()

@@ -204,7 +204,7 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert "error.json" in names and "export" not in names
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
-    assert read_lines(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 5
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 4
 
 
 def test_the_export_loads_in_transformers_with_equal_logits(run):
@@ -295,9 +295,9 @@ def assert_exports_gguf(export, tmp_path):
     ("flags", "code", "message"),
     [
         (["--config.optim.peak_lr=1e-3"], 66, "config.optim.peak_lr was 0.003 when this run began"),
-        (["--config.train.batch_size=12"], 64, "config.train.batch_size=12"),
+        (["--config.train.batch_size=16"], 66, "config.train.batch_size was 8 when this run began"),
         (["--config.model.source=/nowhere/model"], 66, "/nowhere/model"),
-        (["--config.data.sequence_length=4096"], 64, "sequence_length=4096"),
+        (["--config.eval.batch_size=12"], 64, "config.eval.batch_size=12"),
     ],
 )
 def test_what_a_user_can_mend_is_one_message(run, tmp_path, flags, code, message):

@@ -12,6 +12,7 @@ from etils import epath
 
 from jaxsft.checkpoint.failure import Failure, of_error
 from jaxsft.errors import CheckpointError, ConfigError
+from jaxsft.whole_files import write_text
 
 COMMITTED = "commit_success.txt"
 _SIZES = "jaxsft_files.json"
@@ -80,16 +81,31 @@ def set_aside(step: epath.Path) -> epath.Path:
     for number in range(1, 1000):
         target = step.parent / f"{step.name}.damaged{'' if number == 1 else f'.{number}'}"
         if not target.exists():
-            return step.rename(target)
+            _move(step, target)
+            return target
     raise CheckpointError(f"{step}: set aside 999 times; remove some of {step}.damaged*")
+
+
+def _move(step: epath.Path, target: epath.Path) -> None:
+    if not _is_remote(step):
+        step.rename(target)
+        return
+    for name in _sizes(step):
+        (step / name).copy(target / name)
+    remove(step)
+
+
+def _is_remote(path: epath.Path) -> bool:
+    return "://" in str(path)
 
 
 def write_sizes(step: epath.Path) -> None:
     """Keeps which files the step has, so that a later loss can be proven."""
     text = json.dumps(_sizes(step), indent=0)
-    partial = step / f"{_SIZES}.tmp"
-    partial.write_text(text)
-    partial.rename(step / _SIZES)
+    if _is_remote(step):  # where an object is there whole or not at all, and can't be renamed
+        (step / _SIZES).write_text(text)
+    else:
+        write_text(Path(step / _SIZES), text)
 
 
 def examine(step: epath.Path) -> Failure | None:

@@ -87,7 +87,8 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
         path = Path(chosen)  # holds no model, so it needs no config.json
     else:
         named = source if chosen is None else chosen
-        path = own_tokenizer(named) or resolve(named, weights=chosen is None)
+        weights = chosen is None  # of another model only the tokenizer is wanted
+        path = own_tokenizer(named, weights) or resolve(named, weights=weights)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 
@@ -115,12 +116,12 @@ def tokenizer_files(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if path.is_file() and is_tokenizer_file(path)]
 
 
-def own_tokenizer(source: str | Path) -> Path | None:
+def own_tokenizer(source: str | Path, weights: bool = True) -> Path | None:
     """The directory of an adapter that comes with a tokenizer, which then stands in for the base's.
 
     None: `source` is no adapter, or one without.
     """
-    adapter = adapter_directory(source)
+    adapter = adapter_directory(source, weights)
     if adapter is not None and any((adapter / name).is_file() for name in TOKENIZER_FILES):
         return adapter
     return None
@@ -136,21 +137,24 @@ def _resolve_file(path: Path) -> Path:
     return path
 
 
-def adapter_directory(source: str | Path) -> Path | None:
+def adapter_directory(source: str | Path, weights: bool = True) -> Path | None:
     """The directory of a LoRA adapter that `source` names, if it does; a hub id is downloaded.
+
+    Args:
+        weights: whether they are needed too.
 
     Raises:
         ConversionError: it is the directory of a model too.
     """
     path = Path(source).expanduser()
     if not path.exists() and is_hub_id(str(source)) and not Path(path.parts[0]).exists():
-        path = _download(str(source))
+        path = _download(str(source), weights)
     if not (path / ADAPTER).is_file():
         return None
-    weights = [file for pattern in MODEL_WEIGHTS for file in sorted(path.glob(pattern))]
-    if (path / "config.json").is_file() and weights:
+    files = [file for pattern in MODEL_WEIGHTS for file in sorted(path.glob(pattern))]
+    if (path / "config.json").is_file() and files:
         raise ConversionError(
-            f"model.source={path}: has {ADAPTER} beside config.json and {weights[0].name}: is the"
+            f"model.source={path}: has {ADAPTER} beside config.json and {files[0].name}: is the"
             " adapter meant, or the model? Move the files of the other one away"
         )
     return path

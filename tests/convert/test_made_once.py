@@ -3,6 +3,7 @@
 import pytest
 
 from jaxsft.convert import made_once
+from jaxsft.places import PlaceError
 
 
 def test_the_first_of_two_at_once_is_kept(tmp_path):
@@ -24,6 +25,6 @@ def test_what_can_not_be_written_leaves_nothing(tmp_path):
         (directory / "half").write_text("")
         raise OSError("No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(PlaceError, match=f"^{tmp_path}.*: No space left on device"):
         made_once.directory(tmp_path, "name", write)
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Every row and token is accounted for, and a cache is used only for the inputs it was made of."""
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -339,6 +340,19 @@ def test_a_half_written_cache_is_not_used(setup):
     (cache.directory / "report.json").write_text("{")
     with pytest.raises(DataError, match=r"report.json: can't be read .*; delete"):
         setup.prepare()
+
+
+def test_a_cache_on_a_disk_that_fails_is_not_to_be_deleted(setup, monkeypatch):
+    setup.write(row("q", "a"))
+    setup.prepare()
+
+    def fail(path, *_, **__):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("jaxsft.data.cache.np.load", fail)
+    with pytest.raises(DataError, match="lengths.npy: can't be read .*: mend the disk") as error:
+        setup.prepare()
+    assert "delete" not in str(error.value)
 
 
 def test_sources_keep_their_names_and_files(setup, tmp_path):

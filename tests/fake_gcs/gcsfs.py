@@ -55,6 +55,10 @@ class GCSFileSystem(AbstractFileSystem):
     def rm_file(self, path: str) -> None:
         self.rm(path)
 
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        with self._open(path1) as source, self._open(path2, "wb") as target:
+            target.write(source.read())
+
     def invalidate_cache(self, path: str | None = None) -> None:
         self.dircache.clear()
 
