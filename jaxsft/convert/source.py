@@ -85,10 +85,12 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     """
     if chosen is not None and Path(chosen).is_dir():
         path = Path(chosen)  # holds no model, so it needs no config.json
+    elif chosen is not None:  # of another model only the tokenizer is wanted
+        is_fetched = is_hub_id(str(chosen)) and not Path(chosen).exists()
+        there = _download(str(chosen), weights=False) if is_fetched else chosen
+        path = own_tokenizer(there) or resolve(there, weights=False)
     else:
-        named = source if chosen is None else chosen
-        weights = chosen is None  # of another model only the tokenizer is wanted
-        path = own_tokenizer(named, weights) or resolve(named, weights=weights)
+        path = own_tokenizer(source) or resolve(source)
     if is_gguf(path):
         from jaxsft.convert import gguf_tokenizer
 
@@ -116,12 +118,12 @@ def tokenizer_files(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if path.is_file() and is_tokenizer_file(path)]
 
 
-def own_tokenizer(source: str | Path, weights: bool = True) -> Path | None:
+def own_tokenizer(source: str | Path) -> Path | None:
     """The directory of an adapter that comes with a tokenizer, which then stands in for the base's.
 
     None: `source` is no adapter, or one without.
     """
-    adapter = adapter_directory(source, weights)
+    adapter = adapter_directory(source)
     if adapter is not None and any((adapter / name).is_file() for name in TOKENIZER_FILES):
         return adapter
     return None
@@ -137,18 +139,15 @@ def _resolve_file(path: Path) -> Path:
     return path
 
 
-def adapter_directory(source: str | Path, weights: bool = True) -> Path | None:
+def adapter_directory(source: str | Path) -> Path | None:
     """The directory of a LoRA adapter that `source` names, if it does; a hub id is downloaded.
-
-    Args:
-        weights: whether they are needed too.
 
     Raises:
         ConversionError: it is the directory of a model too.
     """
     path = Path(source).expanduser()
     if not path.exists() and is_hub_id(str(source)) and not Path(path.parts[0]).exists():
-        path = _download(str(source), weights)
+        path = _download(str(source))
     if not (path / ADAPTER).is_file():
         return None
     files = [file for pattern in MODEL_WEIGHTS for file in sorted(path.glob(pattern))]

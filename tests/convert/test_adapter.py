@@ -245,7 +245,9 @@ def test_an_adapter_beside_a_config_json_is_read_and_one_beside_a_model_is_not(
 
 def test_an_adapter_of_the_hub_is_merged_too(save_adapter, monkeypatch):
     directory, _, _ = save_adapter()
-    monkeypatch.setattr(source, "_download", lambda name, weights: {"org/adapter": directory}[name])
+    monkeypatch.setattr(
+        source, "_download", lambda name, weights=True: {"org/adapter": directory}[name]
+    )
     notes = pretrained.open_pretrained("org/adapter").notes
     assert any("4 matrices merged" in note for note in notes)
 
