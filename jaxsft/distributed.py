@@ -301,9 +301,12 @@ def scratch(parent: str | None) -> Iterator[Path]:
         ConfigError: a process does not see what the first one made.
     """
     first = jax.process_index() == 0
-    with places.using(f"--scratch={parent}" if parent else "TMPDIR"):
-        made = tempfile.mkdtemp(prefix="jaxsft-", dir=parent) if first else ""
-    path = Path(gather({"made": made})[0]["made"])
+
+    def make() -> str:
+        with places.using(f"--scratch={parent}" if parent else "TMPDIR"):
+            return tempfile.mkdtemp(prefix="jaxsft-", dir=parent)
+
+    path = Path(of_first(make))
     try:
         everyone = gather({"sees": path.is_dir()})
         blind = [number for number, one in enumerate(everyone) if not one["sees"]]

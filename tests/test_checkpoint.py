@@ -12,6 +12,7 @@ import tiny
 
 from jaxsft import config, mesh
 from jaxsft.checkpoint import digest
+from jaxsft.checkpoint import store as stores
 from jaxsft.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.errors import CheckpointError
 from jaxsft.step import TrainState
@@ -152,7 +153,8 @@ def test_a_flipped_bit_is_found(store, tmp_path):
 
 # Orbax leaves the other leaves' reads, which failed too, without anyone to await them.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_missing_data_names_the_cause(store, tmp_path):
+def test_missing_data_names_the_cause(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "RETRY_SECONDS", ())
     store.save(3, make_state(), {})
     store.wait()
     for data in (tmp_path / "checkpoints" / "3").rglob("d/*"):

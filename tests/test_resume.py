@@ -26,7 +26,7 @@ WIDTH = 4096
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(stores, "RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(stores, "RETRY_SECONDS", (0.0,))
     shapes = abstract(make_state(width=WIDTH))
     monkeypatch.setattr(resume.program, "abstract_state", lambda program: shapes)
 
@@ -162,7 +162,7 @@ IO = OSError(errno.EIO, "Input/output error", "d/1")
 
 
 def test_a_passing_fault_of_the_disk_is_waited_for(saved, said, monkeypatch):
-    Failing(monkeypatch, IO, IO)
+    Failing(monkeypatch, IO)
     _, state = go_on(saved, said)
     tiny.assert_trees_equal(state, make_state(6, width=WIDTH))
 
@@ -181,7 +181,7 @@ def test_a_passing_fault_of_the_disk_is_waited_for(saved, said, monkeypatch):
 )
 def test_a_fault_that_is_not_the_checkpoints_ends_the_run(saved, said, monkeypatch, error, match):
     before = content(saved)
-    Failing(monkeypatch, *[error] * 3)
+    Failing(monkeypatch, *[error] * 2)
     with pytest.raises(CheckpointError, match=f"/6: {match}.*Nothing was changed"):
         go_on(saved, said)
     assert content(saved) == before

@@ -268,8 +268,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
-    finally:
+    except BaseException:
         gc.collect()  # a read that nobody awaited is logged when it is collected
+        raise
+    finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
 
