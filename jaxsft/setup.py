@@ -224,10 +224,11 @@ def _without_dead_rows(
     warns of them, as config.model.dead_rows says."""
     ids = [i for i in data.train.manifest["control_ids"] if i not in base.new_ids]
     if config.model.dead_rows == "warn":
-        for token, reason in dead_rows.dead_rows(params, ids, vocabulary.EMBEDDING).items():
+        found = dead_rows.dead_rows(params, ids, vocabulary.EMBEDDING)
+        for tokens, reason in dead_rows.by_reason(found):
             say(
                 "model",
-                f"warning: the template writes token {token}, whose embedding was never trained:"
+                f"warning: the template writes {tokens}, whose embedding was never trained:"
                 f" {reason}; inspect_data shows it. Use the template and tokenizer of an instruct"
                 " model of this family, a template without it, or"
                 " config.model.dead_rows='repair'",
@@ -237,10 +238,10 @@ def _without_dead_rows(
         dead = dead_rows.dead_rows(params, ids, leaf)
         if dead:
             params = dead_rows.repaired(params, leaf, list(dead), config.train.seed)
-        for token, reason in dead.items():
+        for tokens, reason in dead_rows.by_reason(dead):
             say(
                 "model",
-                f"token {token}: its row of {leaf} was never trained: {reason}; it is the mean of"
+                f"{tokens}: its row of {leaf} was never trained: {reason}; it is the mean of"
                 " the trained rows now, with a little noise",
             )
     return params

@@ -50,6 +50,17 @@ def dead_rows(params: Params, ids: Sequence[int], leaf: str) -> dict[int, str]:
     return wrong
 
 
+def by_reason(dead: dict[int, str]) -> list[tuple[str, str]]:
+    """The tokens that share a reason, named together, and that reason; each reason once."""
+    tokens: dict[str, list[int]] = {}
+    for token, reason in dead.items():
+        tokens.setdefault(reason, []).append(token)
+    return [
+        (f"token {own[0]}" if len(own) == 1 else f"{len(own)} tokens {own}, each", reason)
+        for reason, own in tokens.items()
+    ]
+
+
 def repaired(params: Params, leaf: str, ids: Sequence[int], seed: int) -> Params:
     """The parameters with the rows of these tokens at the mean of the trained ones, with a little
     noise of their own."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsft import config, mesh
-from jaxsft.model.dead_rows import dead_rows, repaired
+from jaxsft.model.dead_rows import by_reason, dead_rows, repaired
 
 ROWS = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32) + 1
 ROWS[7] = 0
@@ -59,3 +59,11 @@ def test_repaired_rows_are_near_the_mean_and_apart(devices):
     assert np.linalg.norm(head[:, 5]) > 0.01
     same, other = (repaired(params, "embedding_VD", [7], seed=seed) for seed in (0, 1))
     assert not np.array_equal(same["embedding_VD"][7], other["embedding_VD"][7])
+
+
+def test_a_reason_of_many_tokens_is_said_once():
+    dead = {5: "its norm is 0", 7: "its norm is 0", 9: "its norm is 0.1 % of the median"}
+    assert by_reason(dead) == [
+        ("2 tokens [5, 7], each", "its norm is 0"),
+        ("token 9", "its norm is 0.1 % of the median"),
+    ]
