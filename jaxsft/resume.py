@@ -11,6 +11,7 @@ from jaxsft.config import Config, Model, Optim
 from jaxsft.data.cache import Cache
 from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.outputs import Outputs
+from jaxsft.redact import redacted_values
 from jaxsft.setup import Say, Setup
 from jaxsft.step import TrainState
 from jaxsft.workdir import CONFIG, METRICS, SUMMARY
@@ -33,7 +34,8 @@ def notes(config: Config, train: Cache) -> dict[str, Any]:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What of the config must stay the same for a resumed run to be the same run."""
+    """What of the config must stay the same for a resumed run to be the same run; no secrets, which
+    may change."""
     kept = {
         "model": (
             *("source", "weights", "continue_from", "parameter_dtype"),
@@ -51,7 +53,7 @@ def identity(config: Config) -> dict[str, Any]:
     values["config.model.new_tokens"] = list(config.model.new_tokens)
     values["config.data.sequence_length"] = config.data.sequence_length
     values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
-    return values
+    return redacted_values(values)
 
 
 def refuse_changed(

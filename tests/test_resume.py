@@ -1,5 +1,6 @@
 """A read that fails costs no checkpoint; a stop is no damage; processes agree on what they do."""
 
+import dataclasses
 import errno
 import shutil
 import types
@@ -7,6 +8,7 @@ import types
 import pytest
 import tiny
 from test_checkpoint import abstract, make_state
+from test_mesh_fit import config
 
 from jaxsft import distributed, resume
 from jaxsft.checkpoint import files
@@ -293,3 +295,15 @@ def test_what_a_checkpoint_knows_counts():
         resume.refuse_changes(
             OLD | {"config.model.pad_vocab_to": 64}, OLD | {"config.model.pad_vocab_to": 1}
         )
+
+
+def test_a_checkpoint_keeps_no_secret_and_a_new_one_is_no_change():
+    def of(token):
+        one = config(batch_size=8)
+        source = f"https://me:{token}@host/model"
+        model = dataclasses.replace(one.model, source=source)
+        return resume.identity(dataclasses.replace(one, model=model))
+
+    before, now = of("hf_aaaaaaaaaaaaaaaaaaaaaaaa"), of("hf_bbbbbbbbbbbbbbbbbbbbbbbb")
+    assert before["config.model.source"] == "https://***@host/model"
+    resume.refuse_changes(before, now)
