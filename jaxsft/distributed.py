@@ -14,11 +14,9 @@ import select
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,15 +27,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsft import errors, places, signals
+from jaxsft import errors, peers, places, signals
 from jaxsft.config import Config
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
-from jaxsft.redact import redacted
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]
 SAY_EVERY_SECONDS = 10
-_LEAVE_SECONDS = 3
 # jax has no public way to ask whether there is a cluster: without one, `initialize` says this.
 _ALONE = "coordinator_address should be defined"
 _DONE = b"\0"  # no signal has the number 0
@@ -225,7 +221,7 @@ def together(work: Callable[[], Result]) -> Result:
         result = work()
     except BaseException as raised:  # a stop too: the others must not wait for this process
         error = places.refusal(raised) or raised
-    everyone = gather({"failed": None if error is None else _told(error)})
+    everyone = gather({"failed": None if error is None else peers.told(error)})
     if isinstance(error, UserError | errors.Stopped):
         raise known_to_all(error)
     if isinstance(error, Exception):
@@ -237,15 +233,6 @@ def together(work: Callable[[], Result]) -> Result:
         number, code, message = failed[0]
         raise known_to_all(errors.of_code(code)(f"process {number}: {message}"))
     return result
-
-
-def _told(error: BaseException) -> list[Any]:
-    """Exit code and message for the other processes."""
-    if isinstance(error, UserError):
-        return [error.exit_code, str(error)]
-    if isinstance(error, errors.Stopped):
-        return [errors.LOST_PEER, str(error)]
-    return [errors.LOST_PEER, f"{type(error).__name__}: {error}"]
 
 
 def first_then_others(work: Callable[[], Result]) -> Result:
@@ -269,25 +256,6 @@ def of_first(work: Callable[[], Result]) -> Result:
     """
     first = jax.process_index() == 0
     return gather({"result": together(work if first else lambda: None)})[0]["result"]
-
-
-def leave(error: BaseException) -> None:
-    """Ends this process where the others may not know of the error; else returns.
-
-    Without this jax would wait minutes for them at exit, and they for this process.
-    """
-    if jax.process_count() == 1 or isinstance(error, errors.FailedTogether):
-        return
-    if isinstance(error, UserError | errors.Stopped) and error.agreed:
-        return
-    number = jax.process_index()
-    print(redacted(f"error: process {number}: {error}"), file=sys.stderr, flush=True)
-    known = isinstance(error, UserError | errors.Stopped)
-    if not known:
-        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
-    # The first process serves the others, which may be at the same error: it leaves after them.
-    time.sleep(_LEAVE_SECONDS if number == 0 else 0)
-    os._exit(error.exit_code if known else errors.INTERNAL)
 
 
 @contextlib.contextmanager

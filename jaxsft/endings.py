@@ -6,6 +6,7 @@ Nothing here raises: why the run ended is what the user must hear.
 import contextlib
 import json
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +28,18 @@ def leave(workdir: Workdir, error: BaseException) -> None:
     stopped = isinstance(error, (errors.Stopped, KeyboardInterrupt))
     why = (str(error) or "stopped by SIGINT") if stopped else None
     # Another signal ends this part, not the program.
-    with contextlib.suppress(errors.Stopped), Termination().listening():
+    with contextlib.suppress(errors.Stopped), _listening():
         if not stopped:
             attempt("error.json", lambda: _write_error(workdir.files / ERROR, error))
         if workdir.reports:
             attempt(REPORT, lambda: _tell(workdir, why))
         attempt("copy", workdir.copy)  # the bucket may be what failed in the first place
+
+
+def _listening() -> contextlib.AbstractContextManager[None]:
+    # Python takes signals in the main thread alone; another ends a process that is blocked there.
+    main = threading.current_thread() is threading.main_thread()
+    return Termination().listening() if main else contextlib.nullcontext()
 
 
 def report_leftover(workdir: Workdir) -> None:

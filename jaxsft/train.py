@@ -54,7 +54,7 @@ def _run(config: Config, workdir: "Workdir") -> None:
     workdir.forget(ERROR)
     chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
-    from jaxsft import distributed, endings
+    from jaxsft import distributed, endings, peers
     from jaxsft.plan import memory
     from jaxsft.run import run
 
@@ -62,15 +62,19 @@ def _run(config: Config, workdir: "Workdir") -> None:
         *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
     )
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
-    try:
-        run(config, workdir, shlex.join(command), chosen)
-    except BaseException as raised:  # a stop too
-        error = places.refusal(raised, workdir.name) or memory.refusal(raised) or raised
+
+    def end(error: BaseException) -> None:
         endings.leave(workdir, error)
-        distributed.leave(error)
-        if error is raised:
-            raise
-        raise error from raised
+
+    with peers.listening(end):
+        try:
+            run(config, workdir, shlex.join(command), chosen)
+        except BaseException as raised:  # a stop too
+            error = places.refusal(raised, workdir.name) or memory.refusal(raised) or raised
+            peers.leave(error, end)
+            if error is raised:
+                raise
+            raise error from raised
 
 
 if __name__ == "__main__":

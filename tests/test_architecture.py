@@ -38,7 +38,8 @@ ALLOWED = {
     "console": CONFIG | {"eta"},
     "eta": set(),
     "data": CONFIG,
-    "distributed": CONFIG,
+    "distributed": CONFIG | {"peers"},
+    "peers": FIRST,
     "figures": FIRST,
     "mesh": CONFIG,
     "kernels": MESH,
@@ -74,7 +75,9 @@ ALLOWED = {
     "run": RUN
     | {"chips", "compile_cache", "console", "divergence", "endings", "evaluate", "finish"}
     | {"outputs", "plan", "preflight", "resume", "step_log", "termination", "trained", "workdir"},
-    "train": CONFIG | {"flags", "distributed", "endings", "plan", "run", "workdir", "xla_flags"},
+    "train": CONFIG
+    | {"flags", "distributed", "endings", "peers", "plan", "run", "workdir"}
+    | {"xla_flags"},
 }
 # The one file of data that knows jax: it makes device batches.
 LOADER = "data/loader.py"
