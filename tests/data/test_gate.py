@@ -168,6 +168,16 @@ def test_a_column_that_may_belong_to_the_conversation_is_a_warning():
     assert warning == ("train: nothing reads system_prompt, which may belong to the conversation")
 
 
+def test_a_column_that_may_judge_the_answers_is_a_warning():
+    train = report_of(rows(100)) | {"unread_columns": {"id": 100, "reward": 3, "score": 40}}
+    said = [*gate.gate_report(train, {}, {}, None)["warnings"]]
+    assert [warning["text"] for warning in said] == [
+        "train: nothing reads reward, score, which may judge the answers: good and bad are trained"
+        " alike"
+    ]
+    assert "Source.ignore=('reward', 'score')" in said[0]["advice"]
+
+
 def test_few_supervised_tokens():
     records = rows(100)
     train = report_of(records, [outcome(record, supervised=2) for record in records])
