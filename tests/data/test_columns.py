@@ -18,6 +18,7 @@ from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.read import formats
 from jaxsft.data.read.records import BadRow, Conversation, LeftOut, RawRow
 from jaxsft.data.read.sources import read_source
+from jaxsft.errors import DataError
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
@@ -190,18 +191,54 @@ def test_what_json_has_is_the_same_from_a_table(tmp_path):
     assert call["function"]["arguments"] == {"x": [1.5], "y": True, "z": {"a": "b"}}
 
 
+UNREADABLE = [
+    pyarrow.array([1], pyarrow.timestamp("ns")),
+    pyarrow.array([10**15], pyarrow.timestamp("s")),
+    pyarrow.array([[("a", 1), ("a", 2)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+]
+
+
+@pytest.mark.parametrize("values", UNREADABLE, ids=lambda values: str(values.type))
+def test_a_value_that_python_cannot_hold_spoils_only_what_it_stands_in(tmp_path, values):
+    path = tmp_path / "t.parquet"
+    table = pyarrow.table({"messages": pyarrow.array([MESSAGES]), "x": values})
+    pyarrow.parquet.write_table(table, path)
+    (kept,) = read_source(Source(path=str(path)))
+    assert kept.messages[1].content == "ho" and kept.unread == ("x",)
+    (bad,) = read_source(Source(path=str(path), format="text", columns={"text": "x"}))
+    assert bad.kind == "not a JSON value" and bad.detail.startswith("text can't be read: ")
+    (bad,) = read_source(Source(path=str(path), format="tokenized", columns={"input_ids": "x"}))
+    assert bad.kind == "bad tokens"
+
+
+def test_a_column_twice_is_an_error(tmp_path):
+    names, columns = ["text", "text"], [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), path)
+    with pytest.raises(DataError, match="t.parquet:1: has more than one column 'text'; keep one"):
+        list(read_source(Source(path=str(path))))
+
+
 def test_a_map_of_a_table_is_an_object(tmp_path):
     kind = pyarrow.map_(pyarrow.string(), pyarrow.string())
+    assert called_with(tmp_path, kind, "q").messages[0].tool_calls[0]["function"] == {
+        "name": "f",
+        "arguments": {"q": "oslo"},
+    }
+    bad = called_with(tmp_path, pyarrow.map_(pyarrow.int64(), pyarrow.string()), 1)
+    assert "arguments has the key 1 of type int; keys of JSON are strings" in bad.detail
+
+
+def called_with(tmp_path, kind, key):
     message = {"role": pyarrow.string(), "content": pyarrow.string(), "train": pyarrow.bool_()}
     call = pyarrow.struct({"name": pyarrow.string(), "arguments": kind})
     form = pyarrow.list_(pyarrow.struct({**message, "tool_calls": pyarrow.list_(call)}))
-    said = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [("q", "oslo")]}]}
+    said = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [(key, "oslo")]}]}
     path = tmp_path / "t.parquet"
     rows = pyarrow.table({"messages": pyarrow.array([[said]], form)})
     pyarrow.parquet.write_table(rows, path)
-    (kept,) = read_source(Source(path=str(path)))
-    (call,) = kept.messages[0].tool_calls
-    assert call["function"]["arguments"] == {"q": "oslo"}
+    (read,) = read_source(Source(path=str(path)))
+    return read
 
 
 @pytest.mark.parametrize("arrow", [False, True])
