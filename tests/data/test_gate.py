@@ -1,6 +1,7 @@
 """The gate warns where it should, keeps quiet where it can, and is read in a log of 80 columns."""
 
 import copy
+import dataclasses
 import io
 import json
 import random
@@ -319,6 +320,39 @@ def test_the_report_is_json_and_reads_in_80_columns():
     ):
         assert said in text, said
     assert "a_source_with_a_long_name_and_more" in "".join(text.split())
+
+
+DROP = Drop("overlong", "overlong: 90 tokens > 64", 90)
+
+
+@pytest.mark.parametrize(
+    "drops, said",
+    [
+        ((Outcome("f", 1, dropped=(DROP,)),), ["1 dropped, 64.3% of the tokens: overlong"]),
+        (
+            (Outcome("f", 1, dropped=(DROP, DROP)), Outcome("f", 2, dropped=(DROP,))),
+            ["2 dropped, 84.4% of the tokens: overlong", "1 more dropped: overlong"],
+        ),
+        (
+            (dataclasses.replace(outcome(rows(1)[0]), dropped=(DROP,)),),
+            ["1 more dropped, 47.4% of the tokens: overlong"],
+        ),
+    ],
+)
+def test_a_dropped_row_is_told_once_and_other_examples_as_more(drops, said):
+    records = rows(1 + len(drops))
+    report = report_of(records, [*drops, outcome(records[-1])])
+    text = printed(gate.gate_report(report, {}, {}, None))
+    assert re.findall(r"^ +(\d.*overlong)$", text, re.MULTILINE) == said
+
+
+def test_names_are_no_markup_and_few():
+    report = report_of(rows(60))
+    names = [f"{n}.jsonl" for n in range(100)]
+    train = report | {"sources": {"s[ab]\x1b": report}, "other_names": names}
+    text = printed(gate.gate_report(train, {}, {}, None), width=200)
+    assert "s[ab]\u241b" in text and "\x1b" not in text
+    assert "files that are read: 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl and 95 more" in text
 
 
 def test_a_bar_is_as_long_as_its_rows_say():
