@@ -163,20 +163,17 @@ def test_tokens_that_are_left_out_to_fit_are_a_loss_too():
     )
 
 
-def test_a_column_that_may_belong_to_the_conversation_is_a_warning():
-    train = report_of(rows(100)) | {"unread_columns": {"id": 100, "system_prompt": 40}}
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["system_prompt"], "system_prompt, which may belong to the conversation"),
+        (["reward", "score"], "reward, score, which may judge the answers: good and bad are"),
+    ],
+)
+def test_a_column_that_may_mean_something_is_a_warning(names, said):
+    train = report_of(rows(100)) | {"unread_columns": dict.fromkeys(["id", *names], 40)}
     (warning,) = warnings_of(train)
-    assert warning == ("train: nothing reads system_prompt, which may belong to the conversation")
-
-
-def test_a_column_that_may_judge_the_answers_is_a_warning():
-    train = report_of(rows(100)) | {"unread_columns": {"id": 100, "reward": 3, "score": 40}}
-    said = [*gate.gate_report(train, {}, {}, None)["warnings"]]
-    assert [warning["text"] for warning in said] == [
-        "train: nothing reads reward, score, which may judge the answers: good and bad are trained"
-        " alike"
-    ]
-    assert "Source.ignore=('reward', 'score')" in said[0]["advice"]
+    assert warning.startswith(f"train: nothing reads {said}")
 
 
 def test_few_supervised_tokens():
@@ -382,7 +379,7 @@ def test_without_a_plan_or_warnings():
 
 
 @pytest.mark.parametrize(
-    ("packed", "multiple", "padding", "advice"),
+    "packed, multiple, padding, advice",
     [
         (21, 1, 79, "Set train.batch_size=21:"),
         (21, 8, 79, "Set train.batch_size=24:"),
@@ -390,9 +387,7 @@ def test_without_a_plan_or_warnings():
         (100, 1, None, None),
     ],
 )
-def test_a_batch_of_more_rows_than_there_are_says_what_would_be_right(
-    packed, multiple, padding, advice
-):
+def test_a_batch_of_more_rows_than_there_are_is_told(packed, multiple, padding, advice):
     its_plan = plan(batch_size=100, packed_rows=packed, batch_multiple=multiple)
     report = gate.gate_report(report_of(rows(100)), {}, {}, its_plan)
     if padding is None:

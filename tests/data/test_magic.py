@@ -58,7 +58,11 @@ TEXT = LINE.decode()
         ("d.jsonl", TEXT.encode("utf-16-be"), "is UTF-16BE: convert"),
         ("d.jsonl", '{"é": 1}'.encode("utf-16-be"), "is UTF-16BE: convert"),
         ("d.jsonl", TEXT.encode("utf-32-be"), "is UTF-32BE: convert"),
-        ("d.jsonl", b"<!DOCTYPE html>\n<p>404\n", "is HTML or XML, as of a page.*, not .jsonl"),
+        (
+            "d.jsonl",
+            b"<!DOCTYPE html>\n<p>404\n",
+            "is HTML, as of a page .* in its place, not .jsonl",
+        ),
         ("d.json", TEXT.encode("utf-32"), "is UTF-32: convert"),
         ("d.jsonl.gz", gzip.compress(TEXT.encode("utf-16")), "is UTF-16 inside its gzip: convert"),
         ("d.jsonl", b"PAR1" + b"\0" * 20, "is Parquet, not .jsonl of JSON text"),

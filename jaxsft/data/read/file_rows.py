@@ -61,7 +61,10 @@ def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[Row]:
         raise
     except Exception as error:  # pyarrow and stores of objects have kinds of their own
         said = f"{type(error).__name__}: {str(error).strip()}"
-        raise DataError(f"{path}:{row + 1}: can't be read ({said}); is the file whole?") from None
+        # What the system refuses, with a number, says nothing of the file.
+        is_systems = isinstance(error, OSError) and error.errno is not None
+        doubt = "" if is_systems else "; is the file whole?"
+        raise DataError(f"{path}:{row + 1}: can't be read ({said}){doubt}") from None
 
 
 def _stream(

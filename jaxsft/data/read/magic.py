@@ -20,7 +20,10 @@ _STARTS = {
     b"\x80\x04": "a Python pickle",
     b"\x80\x05": "a Python pickle",
     b"%PDF": "PDF",
-    b"<": "HTML or XML, as of a page that was served in its place",
+    b"<!DOCTYPE": "HTML, as of a page that was served in its place",
+    b"<!doctype": "HTML, as of a page that was served in its place",
+    b"<html": "HTML, as of a page that was served in its place",
+    b"<?xml": "XML, as of an error that was served in its place",
     b"version https://git-lfs": "a pointer of Git LFS, not the data",
     b"\0\0\0\0": "zeros, as of a file that was never written",
 }
