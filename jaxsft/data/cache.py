@@ -139,7 +139,7 @@ def _load(path: Path) -> np.ndarray:
     try:
         return np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -156,11 +156,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    """What to do: only what is there and wrong, or gone, is mended by making it anew."""
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error of a file of a cache, with what to do.
+
+    Only what is there and wrong, or gone, is mended by making it anew.
+    """
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return DataError(
             f"{path}: can't be read ({error}): mend the disk or the permissions and start again, or"

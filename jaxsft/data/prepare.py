@@ -186,7 +186,7 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
         tallies[shard.source].merge(shard.tally)
         facts[shard.source].add(shard.facts)
         num_bad += shard.num_bad
-        bad += shard.bad[: job.data.max_bad_rows - len(bad)]
+        bad = bad_rows.first_of(bad + shard.bad, job.data.max_bad_rows)
         names.append(shard.name)
         entries.append(shard.entry)
         arrays["lengths"].append(shard.lengths)

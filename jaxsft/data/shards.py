@@ -27,6 +27,7 @@ from jaxsft.data.encode.account import Outcome, Tally
 from jaxsft.data.encode.outcomes import outcomes_of
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
+from jaxsft.data.gate.bad_rows import first_of
 from jaxsft.data.gate.facts import Facts, shard_facts
 from jaxsft.data.read import formats, sources
 from jaxsft.data.read.records import BadRow, RawRow, Record
@@ -85,7 +86,7 @@ class Shard:
     files: tuple[str, ...]
     rows: np.ndarray  # int32 [N, 2]: index in `files`, row
     tally: Tally
-    bad: list[BadRow]  # the first data.max_bad_rows
+    bad: list[BadRow]  # the first data.max_bad_rows, and the first of each kind
     num_bad: int
     end_of_turn_ids: frozenset[int]
     control_ids: frozenset[int]
@@ -167,7 +168,7 @@ def encode_shard(job: Job, chunk: Chunk) -> Shard:
         supervised=np.array([np.count_nonzero(e.weights) for e in kept], np.int32),
         rows=np.array([(files.index(e.file), e.row) for e in kept], np.int32).reshape(-1, 2),
         tally=tally,
-        bad=bad[: job.data.max_bad_rows],
+        bad=first_of(bad, job.data.max_bad_rows),
         num_bad=len(bad),
         end_of_turn_ids=frozenset().union(*(example.end_of_turn_ids for example in kept)),
         control_ids=frozenset().union(*(example.control_ids for example in kept)),

@@ -157,7 +157,7 @@ def test_an_empty_file_is_an_error(tmp_path, content):
 
 
 def test_a_file_without_one_readable_row_reports_each(tmp_path):
-    bad = read(tmp_path, b"<html>", b"</html>")
+    bad = read(tmp_path, b"role,content", b"user,hi")
     assert [str(row) for row in bad] == [
         f"{tmp_path}/train.jsonl:{row}: is not JSON: Expecting value at column 1" for row in (1, 2)
     ]

@@ -18,6 +18,7 @@ from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.read import formats
 from jaxsft.data.read.records import BadRow, Conversation, LeftOut, RawRow
 from jaxsft.data.read.sources import read_source
+from jaxsft.errors import DataError
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
@@ -39,14 +40,27 @@ def record(fields, arrow=False, ignored=(), **row):
         ({"rejected_response": "b"}, ["rejected_response='b'"]),
         ({"label": True}, ["label=True (rows with a verdict"]),
         ({"kto_tag": False}, ["kto_tag=False"]),
-        ({"score": 0.5}, ["score=0.5 (rows with a score"]),
-        ({"rewards": [1, 0]}, ["rewards=[1, 0]"]),
+        ({"kto_label": 0}, ["kto_label=0 (rows with a verdict"]),
+        ({"label": "rejected"}, ["label='rejected' (rows with a verdict"]),
+        ({"advantage": -0.5}, ["advantage=-0.5 (rows of reinforcement learning"]),
         ({"split": "test"}, ["split='test' (the row is kept for evaluation"]),
+        ({"data_split": "test_sft"}, ["data_split='test_sft' (the row is kept for evaluation"]),
+        ({"is_test": True}, ["is_test=True (the row says"]),
         ({"weight": 0.5}, ["weight=0.5 (a weight of the whole row: give"]),
         ({"train": "no"}, ["train='no' (the row says"]),
         ({"skip": True}, ["skip=True"]),
         ({"trainable": False}, ["trainable=False"]),
         ({"loss_mask": [0, 1]}, ["loss_mask=[0, 1]"]),
+        ({"exclude": "yes"}, ["exclude='yes'"]),
+        ({"keep": "no"}, ["keep='no'"]),
+        ({"isDeleted": True}, ["isDeleted=True"]),
+        ({"rejectedResponse": "b"}, ["rejectedResponse='b' (rows that compare"]),
+        ({"rejected": True}, ["rejected=True (the row says"]),
+        ({"do_not_train": 1}, ["do_not_train=1 (the row says"]),
+        ({"sample_weight": "0.5"}, ["sample_weight='0.5' (a weight of the whole row"]),
+        ({"image_2": "a.png"}, ["image_2='a.png' (the row is about more than its text"]),
+        ({"screenshot": {"bytes": None, "path": "a.png"}}, ["screenshot={", "more than its text"]),
+        ({"speech": {"array": [0.5], "sampling_rate": 8000}}, ["speech={", "more than its text"]),
     ],
 )
 @pytest.mark.parametrize("arrow", [False, True])
@@ -79,7 +93,11 @@ def test_rows_that_compare_answers_are_trained_on_the_chosen_one_as_the_error_sa
     [
         ({"lang": "en", "tree_id": 7}, ["lang", "tree_id"]),
         ({"images": [], "chosen": None, "note": ""}, []),
-        ({"label": "sports", "split": "train", "score": "5 of 5"}, ["label", "split", "score"]),
+        ({"label": "sports", "split": "train", "score": 0.5}, ["label", "split", "score"]),
+        ({"rewards": [1, 0], "files": ["a.py"]}, ["rewards", "files"]),
+        ({"preferred_language": "en", "rejected": False}, ["preferred_language", "rejected"]),
+        ({"images": [None], "image": {"bytes": None, "path": ""}, "chosen": [{"role": None}]}, []),
+        ({"deleted": "false", "loss": 0.0}, ["deleted", "loss"]),
         ({"weight": 1, "train": True, "skip": False, "loss": 1.5}, ["skip", "loss"]),
         ({"prompt": "hi", "text": "hi ho"}, ["prompt", "text"]),
         ({"tools": [], "system": "", "chat_template_kwargs": {}}, []),
@@ -94,31 +112,50 @@ def test_any_other_column_is_named(fields, unread):
 @pytest.mark.parametrize(
     "form", [{"text": "a"}, {"input_ids": [1, 2]}, {"question": "q", "answer": "a"}]
 )
-@pytest.mark.parametrize("fields", [{"train": False}, {"loss": False}, {"weight": 0.0}])
+@pytest.mark.parametrize(
+    "fields", [{"train": False}, {"loss": False}, {"weight": 0.0}, {"weight": "0"}]
+)
 def test_a_row_that_says_it_is_not_trained_is_left_out_and_counted(tokenizer, form, fields):
     left_out = record(fields, **form)
     (key,) = fields
-    assert left_out == LeftOut("f.jsonl", 3, f"{key}={fields[key]} of the row")
+    assert left_out == LeftOut("f.jsonl", 3, f"{key}={fields[key]!r} of the row")
     outcome = outcome_of(tokenizer, left_out, None, None)
     tally = account.Tally()
     tally.add(outcome)
     report = tally.report()
-    assert report["dropped"] == {f"left out by {key}={fields[key]} of the row": 1}
+    assert report["dropped"] == {f"left out by {key}={fields[key]!r} of the row": 1}
     assert report["rows_in"] == 1 and report["tokens"]["rendered"] == 0
+
+
+@pytest.mark.parametrize("value", [0, decimal.Decimal(0)])
+def test_a_weight_of_a_table_is_a_number_of_any_type(value):
+    assert record({"weight": value}, arrow=True).reason == f"weight={value!r} of the row"
+
+
+def test_a_column_whose_place_another_takes_is_named_or_an_error():
+    """columns={"prompt": "query"} of a row that has a prompt, too."""
+    row = {"prompt": "old", "query": "new", "completion": "a", "messages": [], "chosen": "c"}
+    raw = RawRow("f", 1, json.dumps(row | {"chosen": None}).encode())
+    kept = formats.record_of(raw, "prompt_completion", {"prompt": "query"})
+    assert kept.messages[0].content == "new" and kept.unread == ("prompt",)
+    raw = RawRow("f", 1, json.dumps(row).encode())
+    bad = formats.record_of(raw, "prompt_completion", {"prompt": "query"})
+    assert bad.kind == "column not read: chosen"
 
 
 def test_columns_and_fields_that_nothing_reads_are_counted_by_name(tokenizer, monkeypatch):
     monkeypatch.setattr(account, "MAX_UNREAD", 3)
     options = Data(train=(), sequence_length=100)
     tally, other = account.Tally(), account.Tally()
-    said = [{**MESSAGES[0], "mood": "fine"}, MESSAGES[1]]
+    # "sage" stands within the template's "message", which names no such field.
+    said = [{**MESSAGES[0], "sage": "fine"}, MESSAGES[1]]
     tally.add(outcome_of(tokenizer, record({"id": 1, "messages": said}), options, None))
     tally.add(outcome_of(tokenizer, record({"id": 2, "k" * 90: 1, "more": 1}), options, None))
     other.add(outcome_of(tokenizer, record({"id": 3, "text": "a"}), options, None))
     tally.merge(other)
     long = "k" * 56 + ".."
     assert tally.report()["unread_columns"] == {
-        **{"id": 3, "messages[].mood": 1, long: 1, "other columns": 1, "text": 1},
+        **{"id": 3, "messages[].sage": 1, long: 1, "other columns": 1, "text": 1},
     }
 
 
@@ -154,18 +191,54 @@ def test_what_json_has_is_the_same_from_a_table(tmp_path):
     assert call["function"]["arguments"] == {"x": [1.5], "y": True, "z": {"a": "b"}}
 
 
+UNREADABLE = [
+    pyarrow.array([1], pyarrow.timestamp("ns")),
+    pyarrow.array([10**15], pyarrow.timestamp("s")),
+    pyarrow.array([[("a", 1), ("a", 2)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+]
+
+
+@pytest.mark.parametrize("values", UNREADABLE, ids=lambda values: str(values.type))
+def test_a_value_that_python_cannot_hold_spoils_only_what_it_stands_in(tmp_path, values):
+    path = tmp_path / "t.parquet"
+    table = pyarrow.table({"messages": pyarrow.array([MESSAGES]), "x": values})
+    pyarrow.parquet.write_table(table, path)
+    (kept,) = read_source(Source(path=str(path)))
+    assert kept.messages[1].content == "ho" and kept.unread == ("x",)
+    (bad,) = read_source(Source(path=str(path), format="text", columns={"text": "x"}))
+    assert bad.kind == "not a JSON value" and bad.detail.startswith("text can't be read: ")
+    (bad,) = read_source(Source(path=str(path), format="tokenized", columns={"input_ids": "x"}))
+    assert bad.kind == "bad tokens"
+
+
+def test_a_column_twice_is_an_error(tmp_path):
+    names, columns = ["text", "text"], [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), path)
+    with pytest.raises(DataError, match="t.parquet:1: has more than one column 'text'; keep one"):
+        list(read_source(Source(path=str(path))))
+
+
 def test_a_map_of_a_table_is_an_object(tmp_path):
     kind = pyarrow.map_(pyarrow.string(), pyarrow.string())
+    assert called_with(tmp_path, kind, "q").messages[0].tool_calls[0]["function"] == {
+        "name": "f",
+        "arguments": {"q": "oslo"},
+    }
+    bad = called_with(tmp_path, pyarrow.map_(pyarrow.int64(), pyarrow.string()), 1)
+    assert "arguments has the key 1 of type int; keys of JSON are strings" in bad.detail
+
+
+def called_with(tmp_path, kind, key):
     message = {"role": pyarrow.string(), "content": pyarrow.string(), "train": pyarrow.bool_()}
     call = pyarrow.struct({"name": pyarrow.string(), "arguments": kind})
     form = pyarrow.list_(pyarrow.struct({**message, "tool_calls": pyarrow.list_(call)}))
-    said = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [("q", "oslo")]}]}
+    said = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [(key, "oslo")]}]}
     path = tmp_path / "t.parquet"
     rows = pyarrow.table({"messages": pyarrow.array([[said]], form)})
     pyarrow.parquet.write_table(rows, path)
-    (kept,) = read_source(Source(path=str(path)))
-    (call,) = kept.messages[0].tool_calls
-    assert call["function"]["arguments"] == {"q": "oslo"}
+    (read,) = read_source(Source(path=str(path)))
+    return read
 
 
 @pytest.mark.parametrize("arrow", [False, True])

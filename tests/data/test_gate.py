@@ -1,6 +1,7 @@
 """The gate warns where it should, keeps quiet where it can, and is read in a log of 80 columns."""
 
 import copy
+import dataclasses
 import io
 import json
 import random
@@ -162,10 +163,17 @@ def test_tokens_that_are_left_out_to_fit_are_a_loss_too():
     )
 
 
-def test_a_column_that_may_belong_to_the_conversation_is_a_warning():
-    train = report_of(rows(100)) | {"unread_columns": {"id": 100, "system_prompt": 40}}
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["system_prompt"], "system_prompt, which may belong to the conversation"),
+        (["reward", "score"], "reward, score, which may judge the answers: good and bad are"),
+    ],
+)
+def test_a_column_that_may_mean_something_is_a_warning(names, said):
+    train = report_of(rows(100)) | {"unread_columns": dict.fromkeys(["id", *names], 40)}
     (warning,) = warnings_of(train)
-    assert warning == ("train: nothing reads system_prompt, which may belong to the conversation")
+    assert warning.startswith(f"train: nothing reads {said}")
 
 
 def test_few_supervised_tokens():
@@ -311,6 +319,39 @@ def test_the_report_is_json_and_reads_in_80_columns():
     assert "a_source_with_a_long_name_and_more" in "".join(text.split())
 
 
+DROP = Drop("overlong", "overlong: 90 tokens > 64", 90)
+
+
+@pytest.mark.parametrize(
+    "drops, said",
+    [
+        ((Outcome("f", 1, dropped=(DROP,)),), ["1 dropped, 64.3% of the tokens: overlong"]),
+        (
+            (Outcome("f", 1, dropped=(DROP, DROP)), Outcome("f", 2, dropped=(DROP,))),
+            ["2 dropped, 84.4% of the tokens: overlong", "1 more dropped: overlong"],
+        ),
+        (
+            (dataclasses.replace(outcome(rows(1)[0]), dropped=(DROP,)),),
+            ["1 more dropped, 47.4% of the tokens: overlong"],
+        ),
+    ],
+)
+def test_a_dropped_row_is_told_once_and_other_examples_as_more(drops, said):
+    records = rows(1 + len(drops))
+    report = report_of(records, [*drops, outcome(records[-1])])
+    text = printed(gate.gate_report(report, {}, {}, None))
+    assert re.findall(r"^ +(\d.*overlong)$", text, re.MULTILINE) == said
+
+
+def test_names_are_no_markup_and_few():
+    report = report_of(rows(60))
+    names = [f"{n}.jsonl" for n in range(100)]
+    train = report | {"sources": {"s[ab]\x1b": report}, "other_names": names}
+    text = printed(gate.gate_report(train, {}, {}, None), width=200)
+    assert "s[ab]\u241b" in text and "\x1b" not in text
+    assert "files that are read: 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl and 95 more" in text
+
+
 def test_a_bar_is_as_long_as_its_rows_say():
     figures = quality.report(
         facts_lib.shard_facts(
@@ -338,7 +379,7 @@ def test_without_a_plan_or_warnings():
 
 
 @pytest.mark.parametrize(
-    ("packed", "multiple", "padding", "advice"),
+    "packed, multiple, padding, advice",
     [
         (21, 1, 79, "Set train.batch_size=21:"),
         (21, 8, 79, "Set train.batch_size=24:"),
@@ -346,9 +387,7 @@ def test_without_a_plan_or_warnings():
         (100, 1, None, None),
     ],
 )
-def test_a_batch_of_more_rows_than_there_are_says_what_would_be_right(
-    packed, multiple, padding, advice
-):
+def test_a_batch_of_more_rows_than_there_are_is_told(packed, multiple, padding, advice):
     its_plan = plan(batch_size=100, packed_rows=packed, batch_multiple=multiple)
     report = gate.gate_report(report_of(rows(100)), {}, {}, its_plan)
     if padding is None:

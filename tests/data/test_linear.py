@@ -12,6 +12,7 @@ from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.gate import facts, hints, inspect, near_duplicates, quality
 from jaxsft.data.read import formats
 from jaxsft.data.read.records import Conversation, Message, RawRow
+from jaxsft.redact import redacted
 
 DOUBLING = 2.3  # the most that twice the input may cost
 TIMES = 16  # four doublings: what is quadratic costs 256 times as much, far beyond any noise
@@ -135,6 +136,7 @@ CHECKS = {
     "near duplicates of words": (near_duplicates.signatures, lambda n: ["a b "] * n, 500),
     "near duplicates of a text": (near_duplicates.signatures, lambda n: ["a1@" * n], 4000),
     "near duplicates of ids": (near_duplicates.signatures, lambda n: [np.arange(n)], 4000),
+    "redaction": (redacted, lambda n: "eyJsk-" * n, 1000),
     "calls": (read, with_calls, 200),
     "parts": (read, with_parts, 300),
     "keys": (read, lambda n: raw({f"k{i}": 1 for i in range(n)}), 500),

@@ -1,5 +1,6 @@
 """A pattern finds each file once, however links lead to it."""
 
+import errno
 import glob
 import os
 
@@ -79,3 +80,34 @@ def test_another_name_of_a_file_is_told(folder):
     os.link("a.jsonl", "x/hard.jsonl")
     assert files_matching("**/a*.jsonl") == (["a.jsonl"], ["again.jsonl"])
     assert files_matching("**/*.jsonl")[1] == ["again.jsonl", "x/hard.jsonl"]
+
+
+def found_where(monkeypatch, changed, pattern):
+    """What a pattern finds where os.stat is another."""
+    status = os.stat
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda path, **options: changed(path, status(path, **options)))
+        try:
+            return files_matching(pattern)[0]
+        except DataError as error:
+            return str(error)
+
+
+def test_files_of_a_mount_without_numbers_are_not_one(folder, monkeypatch):
+    def unnumbered(path, status):
+        return os.stat_result([status.st_mode, 0, *status[2:10]])
+
+    os.symlink(".", "self")
+    found = found_where(monkeypatch, unnumbered, "**/*.jsonl")
+    assert found == ["a.jsonl", "x/b.jsonl", "x/y/c.jsonl", "z/e.jsonl"]
+
+
+@pytest.mark.parametrize("pattern", ["*/*.jsonl", "z/*.jsonl", "**/*.jsonl"])
+def test_a_mount_that_fails_is_not_left_out(folder, monkeypatch, pattern):
+    def stale(path, status):
+        if path == "z":
+            raise OSError(errno.ESTALE, "Stale file handle", path)
+        return status
+
+    said = found_where(monkeypatch, stale, pattern)
+    assert said == "z: can't be searched: Stale file handle"

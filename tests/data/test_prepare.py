@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from jaxsft.config import Data, Source
 from jaxsft.data import prepare as prepare_module
 from jaxsft.data import shards
+from jaxsft.data.gate import facts
 from jaxsft.data.prepare import prepare, source_names
 from jaxsft.errors import DataError
 
@@ -344,7 +345,7 @@ def test_a_half_written_cache_is_not_used(setup):
 
 def test_a_cache_on_a_disk_that_fails_is_not_to_be_deleted(setup, monkeypatch):
     setup.write(row("q", "a"))
-    setup.prepare()
+    cache = setup.prepare()
 
     def fail(path, *_, **__):
         raise OSError(errno.EIO, "Input/output error", str(path))
@@ -352,6 +353,9 @@ def test_a_cache_on_a_disk_that_fails_is_not_to_be_deleted(setup, monkeypatch):
     monkeypatch.setattr("jaxsft.data.cache.np.load", fail)
     with pytest.raises(DataError, match="lengths.npy: can't be read .*: mend the disk") as error:
         setup.prepare()
+    assert "delete" not in str(error.value)
+    with pytest.raises(DataError, match="facts.npz: can't be read .*: mend the disk") as error:
+        facts.load(cache.directory)
     assert "delete" not in str(error.value)
 
 

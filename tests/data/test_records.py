@@ -54,6 +54,13 @@ def test_a_text_part_has_other_names(part):
         parse_message({"role": "user", "content": [part]})
 
 
+def test_a_part_has_no_image_beside_its_text_and_may_be_empty():
+    part = {"type": "text", "text": ""}
+    assert parse_message({**ASSISTANT, "content": [part]}).content == ""
+    with pytest.raises(RowError, match=r"content\[0\] has image 'a.png'; only text"):
+        parse_message({**ASSISTANT, "content": [{**part, "image": "a.png"}]})
+
+
 def text_parts(*said):
     return [{"type": "text", "text": text, **fields} for text, fields in said]
 
@@ -213,6 +220,8 @@ DEFECTS = [
     ({**ASSISTANT, "weight": 1e39}, r"weight 1e\+39; expected a number of 0, or from 1e-12 to 1e"),
     ({**ASSISTANT, "weight": 10**400}, "weight 1000000"),
     ({**ASSISTANT, "loss_weight": 1e-46}, "loss_weight 1e-46"),
+    ({**ASSISTANT, "deleted": True}, r"deleted True, which is not read; say 'train'"),
+    ({**ASSISTANT, "keep": "no"}, r"keep 'no', which is not read; say 'train'"),
     ({**ASSISTANT, "mask": [0, 1]}, r"mask \[0, 1\], which is not read; say 'train'"),
     ({**USER, "train": True}, r"role 'user' and is to be trained .weight 1., but only an assist"),
     ({"role": "system", "content": "x", "weight": 0.5}, "role 'system' and is to be trained"),

@@ -321,6 +321,20 @@ def test_what_a_store_of_objects_refuses_is_told():
     assert "403 for a.jsonl" in str(sources.stamps(sources.files_of(source)))
 
 
+def test_what_the_system_refuses_is_no_doubt_of_the_file(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("{}")
+
+    def refused(file):
+        raise PermissionError(13, "Permission denied", file)
+
+    monkeypatch.setattr(sources, "_open", refused)
+    with pytest.raises(
+        DataError, match=r"a.jsonl:1: can't be read .PermissionError: .*denied"
+    ) as e:
+        list(sources.read_rows(Source(path=str(tmp_path / "a.jsonl"))))
+    assert "whole" not in str(e.value)
+
+
 def test_what_a_bucket_of_google_needs_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(DataError, match="gs://b/a.jsonl: can't be read: .*install gcsfs"):

@@ -1,5 +1,7 @@
 """One record to its outcome: the examples that it gives, or why it gives none."""
 
+import functools
+import re
 from collections.abc import Iterable
 
 from jaxsft.config import Data
@@ -62,9 +64,16 @@ def _unread(
     """The columns that weren't read, and the fields of messages that the template doesn't name."""
     if not isinstance(record, Conversation):
         return record.unread
-    named = tokenizer.template.source
+    source = tokenizer.template.source
     fields = dict.fromkeys(key for message in record.messages for key in message.fields)
-    return (*record.unread, *(f"messages[].{key}" for key in fields if key not in named))
+    unnamed = (key for key in fields if not _is_named(key, source))
+    return (*record.unread, *(f"messages[].{key}" for key in unnamed))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_named(key: str, source: str) -> bool:
+    """Whether a template's source has the key as a word: "id" is none of "width"."""
+    return re.search(rf"(?<!\w){re.escape(key)}(?!\w)", source) is not None
 
 
 def _fitted(

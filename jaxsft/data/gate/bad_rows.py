@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from jaxsft.data.read import columns
 from jaxsft.data.read.records import BadRow
 
 _LINES_OF_A_KIND = 5  # causes of one kind that are spelt out
 _ROWS_OF_A_KIND = 20  # that are named beside them
+_MORE_KINDS = 20  # whose first row is kept, beyond the first rows of all
 
 
 def listed(bad: Sequence[BadRow], num_of_kind: Mapping[str, int]) -> list[str]:
@@ -26,7 +28,7 @@ def listed(bad: Sequence[BadRow], num_of_kind: Mapping[str, int]) -> list[str]:
     for kind, rows in kinds.items():
         causes: dict[str, BadRow] = {}
         for row in rows:
-            causes.setdefault(re.sub(r"\d+", "0", row.detail), row)
+            causes.setdefault(_cause(row), row)
         shown = list(causes.values())[:_LINES_OF_A_KIND]
         lines += map(str, shown)
         more = num_of_kind.get(kind, len(rows)) - len(shown)
@@ -35,6 +37,23 @@ def listed(bad: Sequence[BadRow], num_of_kind: Mapping[str, int]) -> list[str]:
             others = [row for row in rows if not any(row is one for one in shown)]
             lines.append(f"{said}: {_places(others, more)}" if others else said)
     return lines
+
+
+def first_of(bad: Sequence[BadRow], most: int) -> list[BadRow]:
+    """The first `most` rows, and behind them the first of each kind that is not among these."""
+    kept = list(bad[:most])
+    seen = {row.kind for row in kept}
+    for row in bad[most:]:
+        if row.kind not in seen and len(kept) < most + _MORE_KINDS:
+            seen.add(row.kind)
+            kept.append(row)
+    return kept
+
+
+def _cause(row: BadRow) -> str:
+    """What is equal for rows that are mended alike: not the place in the row, nor its own value."""
+    is_column = row.kind.startswith(columns.KIND)
+    return row.kind if is_column else re.sub(r"\d+", "0", row.detail)
 
 
 def _places(rows: Sequence[BadRow], num_in_all: int) -> str:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from jaxsft import places
+from jaxsft.data import cache
 from jaxsft.data.encode.account import Outcome
 from jaxsft.data.gate import hints, near_duplicates
 from jaxsft.data.read.records import BadRow, Conversation, LeftOut, Message, Record, Tokenized
-from jaxsft.errors import DataError
 from jaxsft.redact import redacted_values
 
 HINT_EXAMPLES = 5  # kept of each kind
@@ -308,7 +308,7 @@ def load(directory: Path) -> Facts:
             columns = {name: arrays[f"{name}s"] for name in _ARRAYS}
         rest = json.loads((directory / _REST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{directory}: facts can't be read ({error}); delete it") from None
+        raise cache.unreadable(directory / _ARRAYS_FILE, error) from None
     return Facts(
         files=tuple(rest["files"]),
         **columns,

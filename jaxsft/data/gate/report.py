@@ -36,6 +36,12 @@ LIKE_CONVERSATION = frozenset(
     + ("rationale", "cot", "chain_of_thought", "tools", "functions", "function", "tool_calls")
 ) | {f"messages[].{name}" for name in ("thought", "thoughts", "cot", "rationale", "context")}
 
+# Columns that may say how good the answers are.
+LIKE_VERDICT = frozenset(
+    ("score", "scores", "reward", "rewards", "rating", "ratings", "rank", "quality", "label")
+    + ("labels", "correct", "is_correct", "valid", "is_valid", "preference")
+)
+
 ADVICE = {
     "answer equals the question": "Leave these rows out, unless the task is to repeat.",
     "answer without end": "The model learns to stop there: find where the text was cut off.",
@@ -153,6 +159,14 @@ def _account_warnings(name: str, report: Json) -> Warnings:
         yield _warning(
             f"{name}: nothing reads {', '.join(looks)}, which may belong to the conversation",
             "Put them into the messages, or name them for what they are with Source.columns.",
+        )
+    judges = [key for key in report["unread_columns"] if key in LIKE_VERDICT]
+    if judges:
+        yield _warning(
+            f"{name}: nothing reads {', '.join(judges)}, which may judge the answers: good and bad"
+            " are trained alike",
+            "Leave out the rows whose answers are not to be learnt, or, if it says nothing of them,"
+            f" name it in Source.ignore={tuple(judges)}.",
         )
     if report["control_text"]:
         yield _warning(

@@ -14,6 +14,7 @@ from jaxsft.printable import printable
 
 _BAR = 36  # characters of the longest
 _EXAMPLES = 2  # of each hint
+_NAMES = 5  # of files that aren't read again
 # Counts of an account that are shown where they aren't 0.
 _COUNTS = {
     "split_conversations": "conversations whose template rewrites earlier turns: an example for"
@@ -59,16 +60,20 @@ def print_account(name: str, report: Json, console: Console) -> None:
     _line(f"{tokens['rendered']:,} tokens rendered = {parts}", console)
     _line(f"{report['examples']:,} examples", console)
     for reason, examples in report["dropped_examples"].items():
-        of_tokens = "" if reason in report["dropped"] else _share_of_tokens(report, reason)
-        _line(f"  {examples:,} more dropped{of_tokens}: {reason}", console)
+        rows = report["dropped"].get(reason, 0)  # each has such an example, and is told already
+        of_tokens = "" if rows else _share_of_tokens(report, reason)
+        if examples > rows:
+            _line(f"  {examples - rows:,} more dropped{of_tokens}: {reason}", console)
     for count, what in _COUNTS.items():
         if report[count]:
             _line(f"{report[count]:,} {what}", console)
     if report["unread_columns"]:
         named = ", ".join(f"{name} ({rows:,})" for name, rows in report["unread_columns"].items())
         _line(f"columns and fields that nothing reads (rows that have them): {named}", console)
-    for name in report["other_names"]:
-        _line(f"not read again: {name} is another name of a file that is read", console)
+    if names := report["other_names"]:
+        more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
+        said = f"not read again, other names of files that are read: {', '.join(names[:_NAMES])}"
+        _line(said + more, console)
     for row in report["bad_rows_by_cause"]:
         text = Text(printable(row), style="red")
         console.print(Padding(text, (0, 0, 0, 2), expand=False))
@@ -102,11 +107,11 @@ def _print_sources(
     per_epoch = plan["examples_per_epoch"] if plan else {}
     sources = train["sources"]
     for name, source in sources.items():
-        table.add_row(name, *_source_cells(source, per_epoch.get(name)))
+        table.add_row(_plain(name), *_source_cells(source, per_epoch.get(name)))
     if len(sources) > 1:
         table.add_row("all", *_source_cells(train, sum(per_epoch.values()) if plan else None))
     for name, each in evals.items():
-        table.add_row(f"eval {name}", *_source_cells(each, None))
+        table.add_row(_plain(f"eval {name}"), *_source_cells(each, None))
     _heading("Sources", console)
     console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
@@ -200,9 +205,13 @@ def _print_plan(plan: Json, console: Console) -> None:
 
 def _heading(text: str, console: Console) -> None:
     console.print()
-    console.print(Text(text, style="bold"))
+    console.print(Text(printable(text), style="bold"))
 
 
 def _line(text: str, console: Console, indent: int = 2) -> None:
-    """Wrapped, and never read as markup."""
-    console.print(Padding(Text(printable(text)), (0, 0, 0, indent), expand=False))
+    console.print(Padding(_plain(text), (0, 0, 0, indent), expand=False))
+
+
+def _plain(text: str) -> Text:
+    """Never read as markup: [ab] of a pattern is no style."""
+    return Text(printable(text))

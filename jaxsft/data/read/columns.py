@@ -6,22 +6,28 @@ that its text is not the whole of it: to train such a row as if they weren't the
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
-from jaxsft.data.read.content import MEDIA, has_media
+from jaxsft.data.read.content import MEDIA, has_media, holds_nothing, is_media
 from jaxsft.data.read.records import Columns
 from jaxsft.data.read.strict_json import RowError, show
-from jaxsft.data.read.weights import NUMBER_KEYS, OTHER_KEYS, SWITCH_KEYS
+from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS, is_off
 
-_EMPTY = (None, "", [], {})
-_PREFERENCE = frozenset(("chosen", "rejected", "preferred", "dispreferred", "unpreferred"))
-_SCORES = ("score", "scores", "reward", "rewards", "advantage", "advantages")
-_VERDICTS = ("label", "labels", "kto_tag", "desirable", "is_desirable", "thumbs_up", "preference")
-_OFF = ("exclude", "excluded", "deleted", "is_deleted", "discard", "discarded", "held_out")
-_ON = ("trainable", "is_trainable", "is_train", "keep", "include", "training", "supervised")
-_HELD_OUT = ("test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation")
+KIND = "column not read"
+_PREFERENCE = frozenset(("chosen", "rejected", "dispreferred", "unpreferred"))
+_ANSWERS = frozenset(("answer", "completion", "output", "response", "text"))
+_VERDICTS = ("kto_tag", "kto_label", "desirable", "is_desirable", "thumbs_up")
+_LABELS = ("label", "labels", "preference")  # of anything, unless they are true or false
+_JUDGED = ("true", "false", "desirable", "undesirable", "chosen", "rejected")
+_ADVANTAGES = ("advantage", "advantages")
+_HELD_OUT = frozenset(
+    ("test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "holdout")
+    + ("heldout", "held")
+)
 _SPLITS = ("split", "subset_split", "data_split", "fold", "partition")
-_WORD = re.compile(r"[a-z]+")
+_WEIGHTS = (*NUMBER_KEYS, "sample_weight", "example_weight", "row_weight", "train_weight")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 # What each kind of column means, and what to do with it but leave it out.
 _REMEDIES = {
@@ -29,7 +35,7 @@ _REMEDIES = {
     "preference": "rows that compare answers: give the answer to train as messages, or as prompt"
     " and completion",
     "verdict": "rows with a verdict on the answer: keep those whose answers are to be trained",
-    "score": "rows with a score of the answer: keep those whose answers are to be trained",
+    "advantage": "rows of reinforcement learning: keep those whose answers are to be trained",
     "held out": "the row is kept for evaluation: leave it out",
     "weight": "a weight of the whole row: give the weight to its assistant messages",
     "switch": "the row says whether it is to be trained, in a way that is not read: say 'train':"
@@ -43,10 +49,10 @@ def unread_of(row: Mapping[str, Any], read: Collection[str]) -> Columns:
     Raises:
         RowError: naming all those without which the row would not be trained as it is meant.
     """
-    names = [key for key, value in row.items() if key not in read and not _is_empty(value)]
+    names = [key for key, value in row.items() if key not in read and not holds_nothing(value)]
     found: dict[str, list[str]] = {}
     for name in names:
-        for meaning in _meanings(name, row[name]):
+        if meaning := next(_meanings(name, row[name]), None):
             found.setdefault(meaning, []).append(name)
     if found:
         said = [
@@ -56,65 +62,75 @@ def unread_of(row: Mapping[str, Any], read: Collection[str]) -> Columns:
         every = tuple(name for named in found.values() for name in named)
         detail = f"has columns that are not read but mean something: {'; '.join(said)}; or train it"
         detail += f" as if it had none of them: Source.ignore={every}"
-        raise RowError(f"column not read: {', '.join(every)}", detail)
+        raise RowError(f"{KIND}: {', '.join(every)}", detail)
     return tuple(name for name in names if not _is_whole(name, row[name]))
 
 
 def left_out(row: Mapping[str, Any], read: Collection[str]) -> str:
     """Why the row says itself that it is not to be trained; "" where it says no such thing."""
     for key in (*NUMBER_KEYS, *SWITCH_KEYS):
-        if key not in read and _is_zero(row.get(key)):
+        # A loss of 0.0 was measured; a switch is an integer at most.
+        is_measured = key == "loss" and not isinstance(row.get(key), int)
+        if key not in read and _number(row.get(key)) == 0 and not is_measured:
             return f"{key}={show(row[key])} of the row"
     return ""
 
 
 def _is_whole(name: str, value: Any) -> bool:
     """Whether it says that the row is trained as any other."""
-    return (
-        name in (*NUMBER_KEYS, *SWITCH_KEYS)
-        and isinstance(value, bool | int | float)
-        and value == 1
-    )
+    return name in (*NUMBER_KEYS, *SWITCH_KEYS) and _number(value) == 1
 
 
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str | list | dict) and value in _EMPTY)
-
-
-def _is_zero(value: Any) -> bool:
-    """Whether it is the number 0 or false."""
-    return isinstance(value, bool | int | float) and value == 0
-
-
-def _is_number(value: Any) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+def _number(value: Any) -> float | None:
+    """The number that it is, or that its text is."""
+    try:
+        return float(value) if isinstance(value, int | float | Decimal | str) else None
+    except ValueError:
+        return None
+    except OverflowError:
+        return float("inf")
 
 
 def _meanings(name: str, value: Any) -> Iterator[str]:
     """What the column means for training; nothing, for most."""
-    name = name.lower()
-    if name in MEDIA and has_media(value):
+    words = [word.lower() for word in _WORD.findall(name)]
+    name = "_".join(words)  # rejectedResponse is rejected_response, and image_2 an image
+    if (name in MEDIA and has_media(value)) or is_media(value):
         yield "media"
-    if _PREFERENCE.intersection(_WORD.findall(name)):
+    if _is_preference(words) and not isinstance(value, bool):
         yield "preference"
-    elif name in _SCORES and _is_number(value):
-        yield "score"
-    elif name in _VERDICTS and isinstance(value, bool):
+    if is_off(name, value) or _is_unclear(name, value):
+        yield "switch"
+    if name in _VERDICTS or (name in _LABELS and _is_verdict(value)):
         yield "verdict"
-    elif name in _SPLITS and isinstance(value, str) and value.lower() in _HELD_OUT:
-        yield "held out"
-    elif name in NUMBER_KEYS and _is_number(value) and value not in (0, 1):
+    if name in _ADVANTAGES:
+        yield "advantage"
+    if name in _SPLITS and isinstance(value, str):
+        if _HELD_OUT.intersection(_WORD.findall(value.lower())):
+            yield "held out"
+    if name in _WEIGHTS and _is_weight(value):
         yield "weight"
-    elif name in SWITCH_KEYS or name in OTHER_KEYS or name in (*_ON, *_OFF):
-        if _is_switched(name, value):
-            yield "switch"
 
 
-def _is_switched(name: str, value: Any) -> bool:
-    """Whether a switch of the row is set so that the row, or some of it, is not to be trained."""
-    if name in SWITCH_KEYS:
-        return name == "train" and not isinstance(value, bool)
-    if name in _ON:
-        return _is_zero(value)
-    return isinstance(value, bool | int | list) and bool(value)
+def _is_unclear(name: str, value: Any) -> bool:
+    """Whether it is a switch that is neither on nor off; a number may be a measured loss."""
+    number = _number(value)
+    return (name == "train" and number not in (0, 1)) or (
+        name == "loss" and isinstance(value, str) and number is None
+    )
+
+
+def _is_preference(words: Collection[str]) -> bool:
+    if _PREFERENCE.intersection(words):
+        return True
+    return "preferred" in words and (len(words) == 1 or bool(_ANSWERS.intersection(words)))
+
+
+def _is_verdict(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _JUDGED)
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether it holds numbers that aren't 1, with which every row is trained."""
+    values = [_number(each) for each in (value if isinstance(value, list) else [value])]
+    return None not in values and set(values) != {1.0}

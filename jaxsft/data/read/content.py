@@ -15,7 +15,8 @@ MEDIA = frozenset(
     f"{kind}{ending}"
     for kind in ("image", "img", "picture", "photo", "video", "audio")
     for ending in ("", "s", "_path", "_paths", "_url", "_urls", "_file", "_files", "_bytes")
-) | {"pixel_values", "image_data", "input_features", "videos_path", "attachments", "files"}
+) | {"pixel_values", "image_data", "input_features", "videos_path", "attachments"}
+_OF_MESSAGE = MEDIA | {"files"}  # of a row, they are as often the names of what it was made from
 
 
 def content_of(value: Any, has_calls: bool, where: str) -> tuple[str, PartWeights]:
@@ -35,7 +36,7 @@ def content_of(value: Any, has_calls: bool, where: str) -> tuple[str, PartWeight
             texts.append(text)
             size += len(text)
             parts.append((size, weight))
-        value = "".join(texts) or None
+        value = "".join(texts) if value else None
     if value is None and has_calls:
         return "", ()
     if not isinstance(value, str):
@@ -50,6 +51,7 @@ def _part(part: Any, where: str) -> tuple[str, float | None]:
     if not isinstance(part, dict):
         expected = 'expected {"type": "text", "text": ...}'
         raise RowError("content not a string", f"{where} is {show(part)}; {expected}")
+    refuse_media(part, where)
     said = [key for key in _TEXT_KEYS if part.get(key) is not None]
     kind = part.get("type")
     if kind not in _TEXT_TYPES or len(said) != 1 or not isinstance(part[said[0]], str):
@@ -62,7 +64,25 @@ def _part(part: Any, where: str) -> tuple[str, float | None]:
 
 def has_media(value: Any) -> bool:
     """Whether a value of such a name holds any: not what is empty, and not how many there are."""
-    return not isinstance(value, bool | int | float | None) and value not in ([], {}, "")
+    return not isinstance(value, bool | int | float) and not holds_nothing(value)
+
+
+def holds_nothing(value: Any) -> bool:
+    """Whether nothing is in it, however deep: a table gives every row the shape of all others."""
+    if isinstance(value, dict):
+        return all(map(holds_nothing, value.values()))
+    if isinstance(value, list):
+        return all(map(holds_nothing, value))
+    return value is None or (isinstance(value, str | bytes) and not value)
+
+
+def is_media(value: Any) -> bool:
+    """Whether it is an image or sound as the package `datasets` has them, or a list of such."""
+    if isinstance(value, list):
+        return bool(value) and all(map(is_media, value))
+    if not isinstance(value, dict) or holds_nothing(value):
+        return False
+    return value.keys() == {"bytes", "path"} or value.keys() >= {"array", "sampling_rate"}
 
 
 def refuse_media(holder: dict[str, Any], where: str) -> None:
@@ -70,7 +90,7 @@ def refuse_media(holder: dict[str, Any], where: str) -> None:
     Raises:
         RowError: the message has images, sound or files beside its text.
     """
-    for key in MEDIA.intersection(holder):
+    for key in _OF_MESSAGE.intersection(holder):
         if has_media(holder[key]):
             detail = f"{where} has {key} {show(holder[key])}; only text can be trained on"
             raise RowError("media beside the text", detail)

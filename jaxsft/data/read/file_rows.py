@@ -4,6 +4,7 @@ import codecs
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -60,7 +61,10 @@ def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[Row]:
         raise
     except Exception as error:  # pyarrow and stores of objects have kinds of their own
         said = f"{type(error).__name__}: {str(error).strip()}"
-        raise DataError(f"{path}:{row + 1}: can't be read ({said}); is the file whole?") from None
+        # What the system refuses, with a number, says nothing of the file.
+        is_systems = isinstance(error, OSError) and error.errno is not None
+        doubt = "" if is_systems else "; is the file whole?"
+        raise DataError(f"{path}:{row + 1}: can't be read ({said}){doubt}") from None
 
 
 def _stream(
@@ -200,10 +204,35 @@ def _parquet(file: io.BufferedReader) -> Iterator[Row]:
 
     row = 0
     with pyarrow.parquet.ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise DataError(f"has more than one column {twice[0]!r}; keep one")
         for batch in table.iter_batches(_BATCH_ROWS):
-            for data in batch.to_pylist(maps_as_pydicts="strict"):
+            for values in zip(*map(_objects, batch.columns), strict=True):
                 row += 1
-                yield row, data
+                yield row, dict(zip(names, values, strict=True))
+
+
+def _objects(column: Any) -> list[Any]:
+    """The values; one that Python can't hold is no reason to lose the row, or the file.
+
+    Such are nanoseconds, years beyond 9999 and two equal keys of a map.
+    """
+    try:
+        return column.to_pylist(maps_as_pydicts="strict")
+    except MemoryError:
+        raise
+    except Exception:  # of many types; each value says its own
+        return [_object(scalar) for scalar in column]
+
+
+def _object(scalar: Any) -> Any:
+    try:
+        return scalar.as_py(maps_as_pydicts="strict")
+    except MemoryError:
+        raise
+    except Exception as error:
+        return strict_json.Unreadable(f"{scalar.type}: {str(error).strip()}")
 
 
 def _array_record(path: str) -> Iterator[Row]:

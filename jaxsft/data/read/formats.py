@@ -6,7 +6,7 @@ text or the tokens that were once made of it.
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
 from jaxsft.data.read import tokenized
@@ -127,10 +127,12 @@ def record_of(
     """
     try:
         row = {key: value for key, value in _value_of(raw).items() if key not in ignored}
-        row, read = _renamed(row, form, columns), FORMATS[form].of_row
+        taken = {key: theirs for key, theirs in columns.items() if key in FORMATS[form].of_row}
+        others = {key: row[key] for key in _replaced(taken) if key in row}
+        row, read = _renamed(row, form, taken), FORMATS[form].of_row
         if reason := left_out(row, read):
             return LeftOut(raw.file, raw.row, reason)
-        unread = unread_of(row, read)
+        unread = (*unread_of(others, ()), *unread_of(row, read))
         for key in FORMATS[form].required:
             if key not in row:
                 _fail_missing(key, row, form)
@@ -153,9 +155,13 @@ def _value_of(raw: RawRow) -> dict[str, Any]:
     return raw.data
 
 
-def _renamed(row: dict[str, Any], form: str, columns: Mapping[str, str]) -> dict[str, Any]:
+def _replaced(taken: Mapping[str, str]) -> Iterator[str]:
+    """The format's keys that are read from another column, while that of their name is not."""
+    return (key for key in taken if key not in taken.values())
+
+
+def _renamed(row: dict[str, Any], form: str, taken: Mapping[str, str]) -> dict[str, Any]:
     """The row under the format's own keys; one whose value is null counts as missing."""
-    taken = {key: theirs for key, theirs in columns.items() if key in FORMATS[form].of_row}
     result = {key: value for key, value in row.items() if key not in taken.values()}
     for key, theirs in taken.items():
         if theirs not in row:

@@ -20,8 +20,19 @@ _STARTS = {
     b"\x80\x04": "a Python pickle",
     b"\x80\x05": "a Python pickle",
     b"%PDF": "PDF",
+    b"<!DOCTYPE": "HTML, as of a page that was served in its place",
+    b"<!doctype": "HTML, as of a page that was served in its place",
+    b"<html": "HTML, as of a page that was served in its place",
+    b"<?xml": "XML, as of an error that was served in its place",
     b"version https://git-lfs": "a pointer of Git LFS, not the data",
     b"\0\0\0\0": "zeros, as of a file that was never written",
+}
+# Which of the first four bytes aren't 0. Source: RFC 4627, 3: JSON begins with two of ASCII.
+_UTF_WITHOUT_MARK = {
+    b"\1\0\1\0": "UTF-16LE",
+    b"\0\1\0\1": "UTF-16BE",
+    b"\1\0\0\0": "UTF-32LE",
+    b"\0\0\0\1": "UTF-32BE",
 }
 _ENDINGS = {"gzip": ".gz", "zstd": ".zst"}
 _UNPACK = {"bzip2": "bunzip2", "xz": "unxz", "lz4": "unlz4", "a zip archive": "unzip"}
@@ -42,11 +53,7 @@ def kind_of(head: bytes) -> str | None:
             return kind
     if head[_TAR[0] :].startswith(_TAR[1]):
         return "a tar archive"
-    text = head[:64]
-    for first in (0, 1):  # ASCII in UTF-16 without a mark: every other byte is 0
-        if len(text) >= 16 and not any(text[first::2]) and all(text[1 - first :: 2]):
-            return "UTF-16"
-    return None
+    return _UTF_WITHOUT_MARK.get(bytes(byte > 0 for byte in head[:4]))
 
 
 def complaint(head: bytes, suffix: str, compression: str | None) -> str | None:

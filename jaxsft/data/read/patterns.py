@@ -1,13 +1,17 @@
 """The files of a pattern on the local disk, each once however many names links give it."""
 
+import errno
 import fnmatch
 import glob
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from jaxsft.errors import DataError
+
+Identity = tuple[int, ...] | str
 
 
 def files_matching(pattern: str) -> tuple[list[str], list[str]]:
@@ -24,11 +28,10 @@ def files_matching(pattern: str) -> tuple[list[str], list[str]]:
         DataError: a link leads nowhere, or a folder may not be searched.
     """
     names = sorted(set(_search(pattern)), key=lambda name: (name.count(os.sep), name))
-    known: set[tuple[int, int]] = set()
+    known: set[Identity] = set()
     kept, others = [], []
     for name in names:
-        status = os.stat(name)
-        identity = (status.st_dev, status.st_ino)
+        identity = _identity(name, os.stat(name))
         (others if identity in known else kept).append(name)
         known.add(identity)
     return sorted(kept), sorted(others)
@@ -38,15 +41,11 @@ def _search(pattern: str) -> Iterator[str]:
     parts = Path(pattern).parts
     first = 1 if os.path.isabs(pattern) else 0
     waiting = deque([(parts[0] if first else "", first)])
-    seen: set[tuple[int, int, int]] = set()
+    seen: set[tuple[Identity, int]] = set()
     while waiting:
         folder, at = waiting.popleft()
-        try:
-            status = os.stat(folder or ".")
-        except OSError:
-            continue
-        key = (status.st_dev, status.st_ino, at)
-        if key in seen:
+        status = _status(folder or ".")
+        if status is None or (key := (_identity(folder or ".", status), at)) in seen:
             continue
         seen.add(key)
         is_last = at == len(parts) - 1
@@ -54,15 +53,40 @@ def _search(pattern: str) -> Iterator[str]:
             waiting.append((folder, at + 1))
         for name in _names(folder, parts[at]):
             path = os.path.join(folder, name)
-            if os.path.isdir(path):
+            status = _status(path)
+            if status is None:
+                if is_last:
+                    raise DataError(f"{path}: is a link to what is not there")
+            elif stat.S_ISDIR(status.st_mode):
                 if parts[at] == "**":
                     waiting.append((path, at))
                 elif not is_last:
                     waiting.append((path, at + 1))
-            elif is_last and not os.path.exists(path):
-                raise DataError(f"{path}: is a link to what is not there")
-            elif is_last and os.path.isfile(path):
+            elif is_last and stat.S_ISREG(status.st_mode):
                 yield path
+
+
+def _identity(path: str, status: os.stat_result) -> Identity:
+    """Equal for two names of one file; a mount may number none, or several alike."""
+    if not status.st_ino:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _status(path: str) -> os.stat_result | None:
+    """None where there is nothing, or only a link to nothing.
+
+    Raises:
+        DataError: a disk or a mount fails: what it holds would be left out in silence.
+    """
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise DataError(f"{path}: can't be searched: {error.strerror}") from None
 
 
 def _names(folder: str, wanted: str) -> list[str]:

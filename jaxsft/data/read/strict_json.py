@@ -1,5 +1,6 @@
 """JSON that holds nothing which a trainer could misread: what is wrong is said, never mended."""
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -22,6 +23,13 @@ class RowError(DataError):
 
     def __str__(self) -> str:
         return self.args[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value of a table that Python can't hold."""
+
+    reason: str
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
@@ -101,13 +109,18 @@ def refuse_values(value: Any, where: str = "") -> None:
     """
     if isinstance(value, dict):
         for key, item in value.items():
-            refuse_values(item, f"{where}.{key}" if where else str(key))
+            if not isinstance(key, str):
+                detail = f"{where} has the key {show(key)} of type {type(key).__name__}"
+                raise RowError("not a JSON value", f"{detail}; keys of JSON are strings")
+            refuse_values(item, f"{where}.{key}" if where else key)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             refuse_values(item, f"{where}[{index}]")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise RowError("NaN or Infinity", f"{where} is {value}, which is not JSON")
+    elif isinstance(value, Unreadable):
+        raise RowError("not a JSON value", f"{where} can't be read: {value.reason}")
     elif not isinstance(value, str | int | None):
         detail = f"{where} is {show(value)} of type {type(value).__name__}, which JSON doesn't have"
         raise RowError("not a JSON value", f"{detail}: write it as a string or a number")

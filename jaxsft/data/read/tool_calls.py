@@ -19,7 +19,7 @@ def tool_calls_of(message: dict[str, Any], role: str, where: str) -> tuple[dict[
     """Tool calls whose arguments are objects: JSON text in `arguments` is read (D2)."""
     value = message.get("tool_calls", [])
     for other in _OTHER_CALLS:
-        if message.get(other):
+        if message.get(other) and isinstance(message[other], list | dict | str):
             detail = f"{where} has {other} {show(message[other])}; calls are read from 'tool_calls'"
             raise RowError("bad tool_calls", detail)
     if "function_call" in message:  # OpenAI's older form, of one call

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from jaxsft.data.read.strict_json import RowError, show
@@ -12,6 +13,18 @@ OTHER_KEYS = (
     *("training", "train_detail", "trainable", "is_trainable", "train_on", "is_train"),
     *("supervised", "compute_loss", "no_loss", "loss_mask", "mask", "masked", "ignore", "skip"),
 )
+# Words of data sets for rows, messages and parts that are not to be trained, or that are.
+_OFF = frozenset(
+    ("deleted", "is_deleted", "exclude", "excluded", "discard", "discarded", "drop", "dropped")
+    + ("skip", "ignore", "mask", "masked", "is_masked", "loss_mask", "no_loss", "no_train")
+    + ("do_not_train", "dont_train", "untrained", "rejected", "is_rejected", "held_out")
+    + ("holdout", "is_holdout", "is_test", "is_eval", "is_validation", "is_val")
+)
+_ON = frozenset(
+    ("training", "trainable", "is_trainable", "is_train", "is_training", "for_training")
+    + ("use_for_training", "trained", "supervised", "compute_loss", "keep", "include", "chosen")
+)
+_NO, _YES = ("false", "no", "n", "0"), ("true", "yes", "y", "1")
 # float32 ends at 1e38 and 1e-38: sums over a batch, and squares of them, stay between.
 LEAST, MOST = 1e-12, 1e12
 WANTED = f"expected a number of 0, or from {LEAST:g} to {MOST:g}"
@@ -22,6 +35,16 @@ def is_weight(value: Any) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return value == 0 or LEAST <= value <= MOST  # NaN is neither
+
+
+def is_off(name: str, value: Any) -> bool:
+    """Whether a switch of this name, with words joined by _, says that something isn't trained."""
+    if isinstance(value, str):
+        return value.lower() in (_NO if name in _ON else _YES if name in _OFF else ())
+    if isinstance(value, list):
+        return name in _OFF and bool(value)
+    is_switch = isinstance(value, int | float | Decimal)  # bools are integers
+    return is_switch and ((name in _ON and not value) or (name in _OFF and bool(value)))
 
 
 def weight_of(holder: Mapping[str, Any], where: str) -> float | None:
@@ -44,9 +67,9 @@ def weight_of(holder: Mapping[str, Any], where: str) -> float | None:
             weights[key] = float(switch)
     if len(set(weights.values())) > 1:
         raise RowError("two weights", f"{where} has the weights {weights}; keep one")
-    for key in OTHER_KEYS:
-        if holder.get(key) is not None:
-            detail = f"{where} has {key} {show(holder[key])}, which is not read; "
+    for key, value in holder.items():
+        if value is not None and (key in OTHER_KEYS or is_off(key, value)):
+            detail = f"{where} has {key} {show(value)}, which is not read; "
             raise RowError("bad weight", detail + "say 'train': false or true, or a 'weight'")
     return next(iter(weights.values()), None)
 
