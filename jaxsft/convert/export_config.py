@@ -46,7 +46,7 @@ def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
 def drop_code(directory: Path) -> list[str]:
     """Rewrites the copied configurations that name Python files; returns what was left out."""
     told = []
-    for path in sorted(directory.glob("*.json")):
+    for path in sorted(directory.glob("*config.json")):  # in a vocabulary it is a token
         if not any(f'"{key}"'.encode() in path.read_bytes() for key in _CODE_KEYS):
             continue
         config = untrusted.read_json(path)

@@ -90,9 +90,12 @@ def family_of(config: dict[str, Any], where: str) -> Family:
 
 
 def _check_architecture(config: dict[str, Any], expected: str, where: str) -> None:
-    """The first Llamas spell theirs LLaMAForCausalLM."""
+    """The first Llamas spell theirs LLaMAForCausalLM; FSDP 2 puts its name before the class."""
     found = config.get("architectures")
-    named = [str(name).lower() for name in found] if isinstance(found, list) else found
+    if isinstance(found, list):
+        named = [str(name).lower().removeprefix("fsdp") for name in found]
+    else:
+        named = found
     if named not in (None, [], [expected.lower()]):
         raise ConversionError(f"{where}: architectures={found!r}, expected [{expected!r}]")
 
@@ -171,7 +174,7 @@ def _common(fields: Fields) -> dict[str, Any]:
         "num_kv_heads": kv_heads,
         "head_dim": head_dim(fields),
         "mlp_dim": fields.count("intermediate_size"),
-        "tied_embeddings": fields.truth("tie_word_embeddings"),
+        "tied_embeddings": fields.flag("tie_word_embeddings"),
         "max_positions": fields.count("max_position_embeddings"),
         "init_stddev": fields.positive("initializer_range"),
     }

@@ -106,6 +106,7 @@ def test_others_are_read_when_they_are_written_one_at_a_time(save, tmp_path, mon
     directory, _ = save("gemma3")
     path = directory / "model.safetensors"
     extra = {"vision_tower.position_ids": torch.arange(4)}  # of a dtype that no weight has
+    extra["vision_tower.norm.num_batches_tracked"] = torch.tensor(7)  # a shape that none has
     save_file(load_file(path) | extra, path, {"format": "pt"})
     base = pretrained.open_pretrained(directory)
     read = []
@@ -115,7 +116,9 @@ def test_others_are_read_when_they_are_written_one_at_a_time(save, tmp_path, mon
     assert read == []
     out = export(params, base, tmp_path / "out").directory
     assert sorted(read) == sorted(others.names())
-    assert torch.equal(tensors_of(out)["vision_tower.position_ids"], torch.arange(4))
+    written = tensors_of(out)
+    for name, tensor in extra.items():
+        assert torch.equal(written[name], tensor) and written[name].shape == tensor.shape
 
 
 @pytest.mark.parametrize(("tied", "said"), [(True, False), (False, False), (False, True)])
