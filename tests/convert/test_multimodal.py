@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import jaxsft
 from jaxsft.convert import gguf_write, multimodal, new_tokens, pretrained
-from jaxsft.convert.export import export
+from jaxsft.convert.export import end_ids, export
 from jaxsft.convert.hf_config import settings_from_config
 from jaxsft.errors import ConversionError
 from jaxsft.mesh import single_device_mesh
@@ -156,6 +156,15 @@ def test_a_head_may_be_called_as_its_module_is(save, tmp_path):
     save_file(tensors, path, {"format": "pt"})
     base = pretrained.open_pretrained(directory)
     assert "lm_head.weight" in tensors_of(export(params_of(base), base, tmp_path / "out").directory)
+
+
+def test_generation_ends_where_the_text_part_alone_says_so(save):
+    directory, _ = save("mistral3")
+    (directory / "generation_config.json").unlink()
+    edit_config(directory, lambda config: config["text_config"].update(eos_token_id=5))
+    edit_config(directory, lambda config: config.pop("eos_token_id", None))
+    base = pretrained.open_pretrained(directory)
+    assert end_ids(base, []) == [5] and end_ids(base, [7]) == [7, 5]
 
 
 def test_a_text_part_under_two_names_is_refused(save):
