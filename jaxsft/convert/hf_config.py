@@ -174,7 +174,7 @@ def _common(fields: Fields) -> dict[str, Any]:
         "num_kv_heads": kv_heads,
         "head_dim": head_dim(fields),
         "mlp_dim": fields.count("intermediate_size"),
-        "tied_embeddings": fields.flag("tie_word_embeddings"),
+        "tied_embeddings": fields.truth("tie_word_embeddings"),
         "max_positions": fields.count("max_position_embeddings"),
         "init_stddev": fields.positive("initializer_range"),
     }

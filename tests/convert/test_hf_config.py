@@ -269,7 +269,6 @@ WITHOUT_EFFECT = [
     ("llama", {"layer_types": ["attention"] * 2}, None),
     ("llama", {"no_rope_layers": [], "architectures": []}, None),
     ("llama", {"architectures": ["FSDPLlamaForCausalLM"]}, None),
-    ("llama", {"tie_word_embeddings": None}, None),
 ]
 
 
