@@ -44,6 +44,7 @@ WEIGHTS: dict[str, tuple[Any, ...]] = {
 }
 # Other names of the activation, which transformers does not read where the family has one already.
 ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "activation_function")
+FSDP = "FSDP"  # before the name of a class that was wrapped when its config.json was written
 # They act in training only; here there is none of them.
 TRAINING_ONLY = {
     *("attention_dropout", "embd_pdrop", "resid_pdrop", "residual_dropout", "embedding_dropout"),
@@ -90,10 +91,10 @@ def family_of(config: dict[str, Any], where: str) -> Family:
 
 
 def _check_architecture(config: dict[str, Any], expected: str, where: str) -> None:
-    """The first Llamas spell theirs LLaMAForCausalLM; FSDP 2 puts its name before the class."""
+    """The first Llamas spell theirs LLaMAForCausalLM."""
     found = config.get("architectures")
     if isinstance(found, list):
-        named = [str(name).lower().removeprefix("fsdp") for name in found]
+        named = [str(name).removeprefix(FSDP).lower() for name in found]
     else:
         named = found
     if named not in (None, [], [expected.lower()]):

@@ -56,11 +56,13 @@ def test_an_export_names_no_code_that_it_lacks(save_llama, save_tokenizer, edit_
         ({"torch_dtype": "float32"}, "source", None),
     ],
 )
-def test_the_dtype_is_said_once_and_rightly(said, asked, written):
+def test_the_dtype_and_the_class_are_said_once_and_rightly(said, asked, written):
     parts = {"text_config": dict(said), "quantization_config": {"dtype": "int8"}}
+    parts["architectures"] = ["FSDPLlamaForCausalLM"]
     config = export_config.model_config(
         said | parts, "float16" if asked == "source" else asked, asked == "source", [7]
     )
+    assert config["architectures"] == ["LlamaForCausalLM"]
     expected = dict(said) if written is None else dict.fromkeys(said or ["dtype"], written)
     assert {key: config[key] for key in config if key.endswith("dtype")} == expected
     nested = dict(said) if written is None else dict.fromkeys(said, written)
