@@ -108,6 +108,8 @@ def add(directory, arrays):
     ("name", "array", "told"),
     [
         (ONCE, LLAMA_FREQUENCIES, "1 rotary_emb.inv_freq follow from rope_theta=10000 of"),
+        (ONCE, LLAMA_FREQUENCIES.astype(np.float64), "1 rotary_emb.inv_freq follow from"),
+        ("model.rotary_emb.max_seq_len_cached", np.array(64), "(not compared)"),
         ("model.rotary_emb.original_inv_freq", LLAMA_FREQUENCIES, "1 rotary_emb.original_inv_freq"),
         ("model.rotary_emb.cos_cached", np.cos(ANGLES), "1 rotary_emb.cos_cached follow from"),
         ("model.rotary_emb.sin_cached", np.sin(ANGLES)[None, None], "1 rotary_emb.sin_cached"),

@@ -175,6 +175,15 @@ def test_a_text_part_under_two_names_is_refused(save):
         pretrained.open_pretrained(directory)
 
 
+def test_a_weight_of_the_text_part_has_a_dtype_that_weights_have(save):
+    directory, _ = save("mistral3")
+    path, name = directory / "model.safetensors", "language_model.model.norm.weight"
+    tensors = load_file(path)
+    save_file(tensors | {name: tensors[name].double()}, path, {"format": "pt"})
+    with pytest.raises(ConversionError, match="norm.weight has dtype float64; float32, bfloat16"):
+        pretrained.open_pretrained(directory)
+
+
 def test_new_tokens_are_rows_of_the_text_part(save):
     base = pretrained.open_pretrained(save("gemma3")[0])
     extended = new_tokens.extended(base, new_tokens.plan(None, (), 96, 64), "mean", 0)
