@@ -22,6 +22,7 @@ _TABLES = {"cos_cached": np.cos, "sin_cached": np.sin}
 _NAME = re.compile(rf"{_LAYER}({_MASK}|{_MASKED})|{_ROTARY}")
 # Frequencies may have been float16 or bfloat16: 8 bits of mantissa.
 _TOLERANCE = 1e-2
+_FLOAT16_STEP = 2.0**-24  # between its smallest numbers: those of a large rope_theta lie among them
 # What scores that the mask hides were set to: -1e9, which float16 holds as minus infinity.
 _HIDDEN = -1e4
 
@@ -66,7 +67,8 @@ def _follows(kind: str, stored: np.ndarray, decoder: settings.Decoder) -> bool |
     known = _known_frequencies(decoder)
     if what in _FREQUENCIES or any(what.endswith(f"_{name}") for name in _FREQUENCIES):
         wide = stored.astype(np.float32)
-        return any(_close(wide, derived, 0) for derived in known)
+        absolute = _FLOAT16_STEP if stored.dtype == np.float16 else 0
+        return any(_close(wide, derived, absolute) for derived in known)
     if what not in _TABLES or stored.ndim < 2 or stored.shape[-2] < 2:
         return None
     first = stored.reshape(-1, stored.shape[-1])[1].astype(np.float32)  # position 1

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxsft import mesh
 from jaxsft.convert import api, multimodal, untrusted
 from jaxsft.convert.check_tokenizer import PROBES, open_tokenizer
-from jaxsft.convert.safetensors_read import Directory
+from jaxsft.convert.safetensors_read import ANY_DTYPES, Directory
 from jaxsft.errors import ConversionError
 
 TOLERANCE = 1e-4  # of the largest logit, or of 1: float32 sums in another order
@@ -26,7 +26,7 @@ def compare_logits(directory: Path, max_parameters: int = MAX_PARAMETERS) -> flo
     Raises:
         ConversionError: no torch, a model too large to hold twice, or another model for others.
     """
-    tensors = Directory(directory)
+    tensors = Directory(directory, dtypes=ANY_DTYPES)
     size = sum(int(np.prod(tensors.shape(name))) for name in tensors.names())
     refuse_if_not_possible(directory, size, max_parameters)
     tokens_BT = _rows(directory)

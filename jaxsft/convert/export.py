@@ -247,8 +247,9 @@ def _write_configs(
 def end_ids(base: Pretrained, end_of_turn_ids: Sequence[int]) -> list[int]:
     """Where generation stops: the trained ends of a turn, then those that the base names."""
     _refuse_ids(end_of_turn_ids, base)
-    ids = [*end_of_turn_ids, *_ids(base.generation_config), *_ids(base.config)]
-    return list(dict.fromkeys(ids))
+    text = base.config.get("text_config")  # of a multimodal model, which may say it there only
+    said = (base.generation_config, base.config, text if isinstance(text, dict) else {})
+    return list(dict.fromkeys([*end_of_turn_ids, *(i for config in said for i in _ids(config))]))
 
 
 def _ids(config: dict[str, Any]) -> list[int]:

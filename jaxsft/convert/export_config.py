@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import safetensors_write, untrusted
+from jaxsft.convert import hf_config, safetensors_write, untrusted
 
 DTYPE_KEYS = ("dtype", "torch_dtype")  # of transformers 5, and of those before
 # They name Python files, which no export has: transformers would look for them and fail.
@@ -22,6 +22,8 @@ def model_config(
         ends: ids that end generation; none: as in the base.
     """
     changed = without_code(config)
+    if isinstance(names := changed.get("architectures"), list):  # vLLM goes by them
+        changed["architectures"] = [str(name).removeprefix(hf_config.FSDP) for name in names]
     if not as_source or len(_said_dtypes(config)) > 1:
         changed = _with_dtype(changed, dtype)
         if not any(key in changed for key in DTYPE_KEYS):
@@ -46,7 +48,7 @@ def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
 def drop_code(directory: Path) -> list[str]:
     """Rewrites the copied configurations that name Python files; returns what was left out."""
     told = []
-    for path in sorted(directory.glob("*.json")):
+    for path in sorted(directory.glob("*config.json")):  # in a vocabulary it is a token
         if not any(f'"{key}"'.encode() in path.read_bytes() for key in _CODE_KEYS):
             continue
         config = untrusted.read_json(path)

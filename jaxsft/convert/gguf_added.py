@@ -29,12 +29,15 @@ def read(directory: Path) -> Added:
     texts, special = {}, _special(config) | _special(names)
     for text, index in optional_json(directory / TOKENS).items():
         texts[_id(index, directory / TOKENS)] = text
-    for key, value in (config.get("added_tokens_decoder") or {}).items():
+    listed = config.get("added_tokens_decoder") or {}
+    if not isinstance(listed, dict):
+        raise ConversionError(f"{directory / CONFIG}: added_tokens_decoder={listed!r} is no object")
+    for key, value in listed.items():
         index, text = _id(key, directory / CONFIG), text_of(value)
         if text is None:
             raise ConversionError(f"{directory / CONFIG}: token {index} is {value!r}, not a text")
         texts[index] = text
-        special |= {text} if value.get("special") else set()
+        special |= {text} if isinstance(value, dict) and value.get("special") else set()
     return Added(texts, frozenset(special))
 
 

@@ -25,6 +25,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rope.scaling.finetuned": (True, False),
     "rope.freq_base_swa": (10000.0,),
 }
+_LLAMA3_POSITIONS = (8192, *(2**n for n in range(4, 21) if n != 13))
 _KINDS = {"none": "default", "linear": "linear", "yarn": "yarn"}  # rope.scaling.type -> rope_type
 _LONGROPE = "longrope"  # the files of Phi-3 have no rope.scaling.type, only the factors
 
@@ -183,22 +184,24 @@ class Reader:
 def llama3_scaling(factors: np.ndarray, theta: float, rotated: int, where: str) -> dict[str, Any]:
     """The scaling behind the factors in the file, which llama.cpp doesn't store by name.
 
-    Every published Llama 3.x has low 1, high 4 and 8192 positions; the factors must agree.
+    Every published Llama 3.x has low 1, high 4 and 8192 positions, others may have been trained
+    with fewer or more of these; the factors must agree.
     """
-    scaling = {
-        "rope_type": "llama3",
-        "factor": gguf_header.shortest(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    wanted = llama3_factors(scaling, theta, rotated)
-    if factors.shape != wanted.shape or not np.allclose(factors, wanted, 1e-4, 0):
-        raise ConversionError(
-            f"{where}: {FREQUENCIES} holds other factors than Llama 3's"
-            f" (largest {factors.max():g}); convert from the Hugging Face directory instead"
-        )
-    return scaling
+    for positions in _LLAMA3_POSITIONS:
+        scaling = {
+            "rope_type": "llama3",
+            "factor": gguf_header.shortest(factors.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": positions,
+        }
+        wanted = llama3_factors(scaling, theta, rotated)
+        if factors.shape == wanted.shape and np.allclose(factors, wanted, 1e-4, 0):
+            return scaling
+    raise ConversionError(
+        f"{where}: {FREQUENCIES} holds other factors than Llama 3's"
+        f" (largest {factors.max():g}); convert from the Hugging Face directory instead"
+    )
 
 
 def llama3_factors(scaling: Mapping[str, Any], theta: float, rotated: int) -> np.ndarray:

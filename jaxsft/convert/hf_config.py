@@ -44,6 +44,7 @@ WEIGHTS: dict[str, tuple[Any, ...]] = {
 }
 # Other names of the activation, which transformers does not read where the family has one already.
 ACTIVATION_NAMES = ("hidden_act", "hidden_activation", "activation_function")
+FSDP = "FSDP"  # before the name of a class that was wrapped when its config.json was written
 # They act in training only; here there is none of them.
 TRAINING_ONLY = {
     *("attention_dropout", "embd_pdrop", "resid_pdrop", "residual_dropout", "embedding_dropout"),
@@ -92,7 +93,10 @@ def family_of(config: dict[str, Any], where: str) -> Family:
 def _check_architecture(config: dict[str, Any], expected: str, where: str) -> None:
     """The first Llamas spell theirs LLaMAForCausalLM."""
     found = config.get("architectures")
-    named = [str(name).lower() for name in found] if isinstance(found, list) else found
+    if isinstance(found, list):
+        named = [str(name).removeprefix(FSDP).lower() for name in found]
+    else:
+        named = found
     if named not in (None, [], [expected.lower()]):
         raise ConversionError(f"{where}: architectures={found!r}, expected [{expected!r}]")
 

@@ -143,7 +143,10 @@ def check_names(
         raise ConversionError(f"{where}: the weights have unexpected {_some(extra)}")
     for name, tensor in expected.items():
         if tensors.dtype(name) not in DTYPES.values():
-            raise ConversionError(f"{where}: {name} has dtype {tensors.dtype(name)}")
+            known = ", ".join(DTYPES)
+            raise ConversionError(
+                f"{where}: {name} has dtype {tensors.dtype(name)}; {known} are supported"
+            )
         if tensors.shape(name) != tensor.their_shape:
             raise ConversionError(
                 f"{where}: {name} has shape {tensors.shape(name)}, config.json asks for"

@@ -45,7 +45,19 @@ WRAPPERS = {
     "mistral3": Wrapper("Mistral3ForConditionalGeneration", "mistral", True, _LLAVA),
     "llava": Wrapper("LlavaForConditionalGeneration", "llama", False, _LLAVA, text_ties=True),
     "llava_next": Wrapper("LlavaNextForConditionalGeneration", "llama", False, _LLAVA),
+    "llava_next_video": Wrapper(
+        *("LlavaNextVideoForConditionalGeneration", "llama", False, _LLAVA), text_ties=True
+    ),
+    "llava_onevision": Wrapper(
+        *("LlavaOnevisionForConditionalGeneration", "qwen2", False, _LLAVA), text_ties=True
+    ),
+    "vipllava": Wrapper("VipLlavaForConditionalGeneration", "llama", False, _LLAVA),
+    "video_llava": Wrapper("VideoLlavaForConditionalGeneration", "llama", False, _LLAVA),
+    "got_ocr2": Wrapper("GotOcr2ForConditionalGeneration", "qwen2", True, _LLAVA),
+    "deepseek_vl": Wrapper("DeepseekVLForConditionalGeneration", "llama", True, _LLAVA),
+    "lighton_ocr": Wrapper("LightOnOcrForConditionalGeneration", "qwen3", True, _LLAVA),
     "internvl": Wrapper("InternVLForConditionalGeneration", "qwen2", True, _LLAVA),
+    "idefics2": Wrapper("Idefics2ForConditionalGeneration", "mistral", False, _IDEFICS),
     "idefics3": Wrapper("Idefics3ForConditionalGeneration", "llama", False, _IDEFICS),
     "smolvlm": Wrapper("SmolVLMForConditionalGeneration", "llama", False, _IDEFICS),
 }

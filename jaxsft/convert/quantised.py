@@ -9,7 +9,7 @@ from jaxsft.errors import ConversionError
 
 # Where programs write how they quantised; older ones have no field in config.json.
 FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-_FIELDS = ("quantization_config", "compression_config")
+_FIELDS = ("quantization_config", "compression_config", "quantization")  # the last of MLX
 _METHODS = ("quant_method", "quant_algo", "quantization", "load_in_4bit", "load_in_8bit")
 _INSTEAD = (
     "training needs the unquantised weights: name the checkpoint that it was made from"

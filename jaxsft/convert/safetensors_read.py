@@ -28,6 +28,7 @@ ANY_DTYPES = {
 # Of the causal masks that the oldest GPT-NeoX checkpoints keep: no weight is of these types.
 MASK_DTYPES = {"BOOL": np.dtype(np.bool_), "U8": np.dtype(np.uint8)}
 MASK = ".attention.bias"
+ROTARY = ".rotary_emb."  # holds no weight either: frequencies, which may be of double precision
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -168,6 +169,7 @@ def _entry(
     path: Path, data_start: int, name: str, value: dict[str, Any], dtypes: Mapping[str, np.dtype]
 ) -> Entry:
     allowed = {**dtypes, **MASK_DTYPES} if name.endswith(MASK) else dtypes
+    allowed = ANY_DTYPES if ROTARY in name else allowed
     if value["dtype"] not in allowed:
         raise ConversionError(
             f"{path}: {name} has dtype {value['dtype']}; {', '.join(dtypes)} are supported"

@@ -112,8 +112,9 @@ def _write_file(
     with partial.open("wb") as file:
         file.write(_header(tensors))
         for tensor in tensors:
-            array = np.ascontiguousarray(produce(tensor.name))
+            array = produce(tensor.name)
             assert (array.dtype, array.shape) == (tensor.dtype, tensor.shape), tensor
+            array = np.ascontiguousarray(array)  # which gives a single number a dimension
             digests[tensor.name] = digest(array)
             file.write(_bytes(array))
         file.flush()

@@ -43,8 +43,9 @@ def dead_rows(params: Params, ids: Sequence[int], leaf: str) -> dict[int, str]:
     wrong = {}
     for place, token in enumerate(ids):
         twins = [ids[i] for i in range(place) if np.array_equal(rows_CD[i], rows_CD[place])]
-        if norms_C[place] < _SMALL * median:
-            wrong[token] = f"its norm is {norms_C[place]:.2g}, that of most rows {median:.2g}"
+        if norms_C[place] < _SMALL * median:  # in few words, so that many tokens share a reason
+            norm = f"below {_SMALL * median:.2g}" if norms_C[place] else "0"
+            wrong[token] = f"its norm is {norm}, that of most rows {median:.2g}"
         elif twins:
             wrong[token] = f"it is equal to that of token {twins[0]}"
     return wrong

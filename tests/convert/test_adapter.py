@@ -179,7 +179,10 @@ def test_the_base_is_found_and_said(save_adapter, save_tokenizer, tmp_path, monk
         ({"file": "x.safetensors"}, "adapter_model.safetensors: no such file"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path=None; name the base"),
         ({"base_model_name_or_path": "../adapter"}, "'../adapter' is an adapter itself"),
-        ({"base_model_name_or_path": "gone/away/x"}, "model.source=gone/away/x: no such file"),
+        (
+            {"base_model_name_or_path": "gone/away/x"},
+            "config.json: base_model_name_or_path=gone/away/x: no such",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, message, save_adapter):

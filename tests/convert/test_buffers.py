@@ -80,15 +80,17 @@ def test_other_values_are_refused(name, array, message, pythia):
         pretrained.open_pretrained(pythia[0])
 
 
-def test_frequencies_of_old_llamas_are_checked_and_told(save_llama):
-    directory, _ = save_llama()
-    frequencies = (1.0 / 10000.0 ** (np.arange(0, 8, 2) / 8)).astype(np.float16)
+@pytest.mark.parametrize("theta", [1e6, 1e12])
+def test_frequencies_of_old_llamas_are_checked_and_told(theta, save_llama):
+    """In float16, of which the last of a large theta are among the smallest numbers, or 0."""
+    directory, _ = save_llama(rope_parameters={"rope_type": "default", "rope_theta": theta})
+    frequencies = (1.0 / theta ** (np.arange(0, 8, 2) / 8)).astype(np.float16)
     name = "self_attn.rotary_emb.inv_freq"
     put(directory, {name: frequencies}, "model.layers.{}.")
     (note,) = pretrained.open_pretrained(directory).notes
-    assert "2 rotary_emb.inv_freq follow from rope_theta=10000" in note
+    assert f"2 rotary_emb.inv_freq follow from rope_theta={theta:g}" in note
     put(directory, {name: np.ones(4, np.float32)}, "model.layers.{}.")
-    with pytest.raises(ConversionError, match="0.*inv_freq differs from rope_theta=10000"):
+    with pytest.raises(ConversionError, match=r"0.*inv_freq differs from rope_theta=1e"):
         pretrained.open_pretrained(directory)
 
 
@@ -106,6 +108,8 @@ def add(directory, arrays):
     ("name", "array", "told"),
     [
         (ONCE, LLAMA_FREQUENCIES, "1 rotary_emb.inv_freq follow from rope_theta=10000 of"),
+        (ONCE, LLAMA_FREQUENCIES.astype(np.float64), "1 rotary_emb.inv_freq follow from"),
+        ("model.rotary_emb.max_seq_len_cached", np.array(64), "(not compared)"),
         ("model.rotary_emb.original_inv_freq", LLAMA_FREQUENCIES, "1 rotary_emb.original_inv_freq"),
         ("model.rotary_emb.cos_cached", np.cos(ANGLES), "1 rotary_emb.cos_cached follow from"),
         ("model.rotary_emb.sin_cached", np.sin(ANGLES)[None, None], "1 rotary_emb.sin_cached"),

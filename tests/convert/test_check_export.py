@@ -38,7 +38,10 @@ def test_a_model_that_differs_for_others_is_found(save_llama, save_tokenizer, mo
 
 
 def test_a_model_too_large_to_hold_twice_is_refused(save_llama):
+    """Tensors of any dtype count: a vision tower may keep positions as integers."""
     directory, _ = save_llama()
+    file = directory / "model.safetensors"
+    save_file(load_file(file) | {"tower.position_ids": np.arange(4)}, file, {"format": "pt"})
     with pytest.raises(ConversionError, match="parameters are more than max_parameters=1000;"):
         check_export.compare_logits(directory, max_parameters=1000)
 

@@ -21,6 +21,8 @@ def test_an_export_names_no_code_that_it_lacks(save_llama, save_tokenizer, edit_
     edit_json(directory / "config.json", auto_map=models)
     edit_json(directory / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.T", None]})
     (directory / "preprocessor_config.json").write_text('{"size": 7}')
+    (directory / "vocab.json").write_text('{"auto_map": 7}')  # a token of programs
+    (directory / "labels.json").write_text('["auto_map"]')
     (directory / "processor_config.json").write_text(
         '{"auto_map": {"AutoProcessor": "p.P"}, "image_config": {"auto_map": {}, "n": 1}}'
     )
@@ -29,6 +31,8 @@ def test_an_export_names_no_code_that_it_lacks(save_llama, save_tokenizer, edit_
     after = {
         path.name: path.read_text() for path in result.directory.iterdir() if "json" in path.suffix
     }
+    for name in ("vocab.json", "labels.json"):
+        assert after.pop(name).encode() == before[name]
     assert not any("auto_map" in text for text in after.values())
     assert json.loads(after["processor_config.json"]) == {"image_config": {"n": 1}}
     tokenizer = json.loads(before["tokenizer_config.json"])
@@ -52,11 +56,13 @@ def test_an_export_names_no_code_that_it_lacks(save_llama, save_tokenizer, edit_
         ({"torch_dtype": "float32"}, "source", None),
     ],
 )
-def test_the_dtype_is_said_once_and_rightly(said, asked, written):
+def test_the_dtype_and_the_class_are_said_once_and_rightly(said, asked, written):
     parts = {"text_config": dict(said), "quantization_config": {"dtype": "int8"}}
+    parts["architectures"] = ["FSDPLlamaForCausalLM"]
     config = export_config.model_config(
         said | parts, "float16" if asked == "source" else asked, asked == "source", [7]
     )
+    assert config["architectures"] == ["LlamaForCausalLM"]
     expected = dict(said) if written is None else dict.fromkeys(said or ["dtype"], written)
     assert {key: config[key] for key in config if key.endswith("dtype")} == expected
     nested = dict(said) if written is None else dict.fromkeys(said, written)

@@ -59,3 +59,16 @@ def test_longrope_is_known_by_its_factors():
         config("phi3", LONG)
     with pytest.raises(ConversionError, match="rope_factors_short.weight alone"):
         config("phi3", {gguf_config.SHORT: LONG[gguf_config.SHORT]}, **original)
+
+
+@pytest.mark.parametrize("positions", [16, 4096, 8192, 32768])
+def test_llama3_factors_of_any_length_are_read_back(positions):
+    """As gguf_hyper writes them: the file itself doesn't say the length."""
+    scaling = {
+        **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        "original_max_position_embeddings": positions,
+    }
+    factors = gguf_config.llama3_factors(scaling, 10000.0, 64)
+    assert gguf_config.llama3_scaling(factors, 10000.0, 64, "m.gguf") == scaling
+    with pytest.raises(ConversionError, match="holds other factors than Llama 3.s .largest"):
+        gguf_config.llama3_scaling(factors**0.9 + factors.max() / 50, 10000.0, 64, "m.gguf")

@@ -326,6 +326,7 @@ def test_tokens_that_only_the_configuration_of_a_tokenizer_json_adds_are_kept(
         ({"added": {"<x>": 42, "<y>": 43, "<z>": 44}}, "has 45 tokens, the model vocab_size=44"),
         ({"added": {"<x>": -1}}, "added_tokens.json: -1 is no token id"),
         ({"added_tokens_decoder": {"a": "<x>"}}, "'a' is no token id"),
+        ({"added_tokens_decoder": ["<x>"]}, r"added_tokens_decoder=\['<x>'\] is no object"),
         ({"added_tokens_decoder": {"42": {}}}, "tokenizer_config.json: token 42 is {}, not a te"),
     ],
 )

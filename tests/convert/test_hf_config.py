@@ -268,6 +268,7 @@ WITHOUT_EFFECT = [
     ("mistral", {"layer_types": WINDOWS}, None),
     ("llama", {"layer_types": ["attention"] * 2}, None),
     ("llama", {"no_rope_layers": [], "architectures": []}, None),
+    ("llama", {"architectures": ["FSDPLlamaForCausalLM"]}, None),
 ]
 
 

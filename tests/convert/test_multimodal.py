@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import jaxsft
 from jaxsft.convert import gguf_write, multimodal, new_tokens, pretrained
-from jaxsft.convert.export import export
+from jaxsft.convert.export import end_ids, export
 from jaxsft.convert.hf_config import settings_from_config
 from jaxsft.errors import ConversionError
 from jaxsft.mesh import single_device_mesh
@@ -106,6 +106,7 @@ def test_others_are_read_when_they_are_written_one_at_a_time(save, tmp_path, mon
     directory, _ = save("gemma3")
     path = directory / "model.safetensors"
     extra = {"vision_tower.position_ids": torch.arange(4)}  # of a dtype that no weight has
+    extra["vision_tower.norm.num_batches_tracked"] = torch.tensor(7)  # a shape that none has
     save_file(load_file(path) | extra, path, {"format": "pt"})
     base = pretrained.open_pretrained(directory)
     read = []
@@ -115,7 +116,9 @@ def test_others_are_read_when_they_are_written_one_at_a_time(save, tmp_path, mon
     assert read == []
     out = export(params, base, tmp_path / "out").directory
     assert sorted(read) == sorted(others.names())
-    assert torch.equal(tensors_of(out)["vision_tower.position_ids"], torch.arange(4))
+    written = tensors_of(out)
+    for name, tensor in extra.items():
+        assert torch.equal(written[name], tensor) and written[name].shape == tensor.shape
 
 
 @pytest.mark.parametrize(("tied", "said"), [(True, False), (False, False), (False, True)])
@@ -155,11 +158,29 @@ def test_a_head_may_be_called_as_its_module_is(save, tmp_path):
     assert "lm_head.weight" in tensors_of(export(params_of(base), base, tmp_path / "out").directory)
 
 
+def test_generation_ends_where_the_text_part_alone_says_so(save):
+    directory, _ = save("mistral3")
+    (directory / "generation_config.json").unlink()
+    edit_config(directory, lambda config: config["text_config"].update(eos_token_id=5))
+    edit_config(directory, lambda config: config.pop("eos_token_id", None))
+    base = pretrained.open_pretrained(directory)
+    assert end_ids(base, []) == [5] and end_ids(base, [7]) == [7, 5]
+
+
 def test_a_text_part_under_two_names_is_refused(save):
     directory, _ = save("gemma3")
     path, name = directory / "model.safetensors", "model.language_model.layers.0.mlp.up_proj.weight"
     save_file(load_file(path) | {name: torch.ones(2)}, path, {"format": "pt"})
     with pytest.raises(ConversionError, match=f"unexpected {name}: the text part is called"):
+        pretrained.open_pretrained(directory)
+
+
+def test_a_weight_of_the_text_part_has_a_dtype_that_weights_have(save):
+    directory, _ = save("mistral3")
+    path, name = directory / "model.safetensors", "language_model.model.norm.weight"
+    tensors = load_file(path)
+    save_file(tensors | {name: tensors[name].double()}, path, {"format": "pt"})
+    with pytest.raises(ConversionError, match="norm.weight has dtype float64; float32, bfloat16"):
         pretrained.open_pretrained(directory)
 
 

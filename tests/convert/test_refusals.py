@@ -177,6 +177,10 @@ CASES = {
         configured(compression_config={"quant_method": "compressed-tensors"}),
         "compression_config=.*the weights are quantised .compressed-tensors.",
     ),
+    "config.json of MLX": (
+        configured(quantization={"group_size": 64, "bits": 4}),
+        "quantization={'group_size': 64, 'bits': 4}: the weights are quantised .4 bits.",
+    ),
     "another family's mxfp4": (
         configured(quantization_config={"quant_method": "mxfp4"}),
         "the weights are quantised .mxfp4.",

@@ -119,6 +119,23 @@ def test_a_cut_file_of_the_tokenizer_is_named(name, chosen, model):
     assert source.tokenizer_directory(model) == model
 
 
+# Two pieces, "a" of type 1 with a score and "b" of none, and a field that is no piece.
+PIECES = b"\x0a\x0a\x0a\x01a\x15\0\0\x80\xbf\x18\x01" + b"\x0a\x03\x0a\x01b" + b"\x12\x02\x18\x07"
+
+
+@pytest.mark.parametrize(
+    "content", [PIECES[:-1], PIECES[:9], b"\0" * 9, b"[1]", b"\x12\x02\x18\x07", b"\xff" * 20]
+)
+def test_a_cut_tokenizer_model_is_named_as_what_it_is(content, model):
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.model").write_bytes(content)
+    with pytest.raises(ConversionError, match="tokenizer.model: is no whole sentencepiece model"):
+        source.tokenizer_directory(model)
+    for whole in (PIECES, b"IQ== 0\nIg== 1\n"):
+        (model / "tokenizer.model").write_bytes(whole)
+        assert source.tokenizer_directory(model) == model
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A model on the hub, by its files; what was fetched is listed."""

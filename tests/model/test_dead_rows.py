@@ -62,8 +62,13 @@ def test_repaired_rows_are_near_the_mean_and_apart(devices):
 
 
 def test_a_reason_of_many_tokens_is_said_once():
-    dead = {5: "its norm is 0", 7: "its norm is 0", 9: "its norm is 0.1 % of the median"}
-    assert by_reason(dead) == [
-        ("2 tokens [5, 7], each", "its norm is 0"),
-        ("token 9", "its norm is 0.1 % of the median"),
-    ]
+    """Norms of nearly nothing are one reason, as large as each of them may be."""
+    table = np.array(ROWS)
+    table[[5, 7]], table[[9, 11]] = 0, ROWS[:2] * [[1e-4], [2e-4]]
+    found = by_reason(
+        dead_rows({"embedding_VD": jnp.asarray(table)}, [5, 7, 9, 11], "embedding_VD")
+    )
+    assert [tokens for tokens, _ in found] == ["2 tokens [5, 7], each", "2 tokens [9, 11], each"]
+    assert ["its norm is 0, that" in found[0][1], "its norm is below 0." in found[1][1]] == [
+        True
+    ] * 2
