@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
 from jaxsft.data.render.limited_code import LimitedCodeGenerator
+from jaxsft.data.render.prefixes import Turns, TurnsContext, Watch
 from jaxsft.data.render.provenance import CONVERSION
 
 # One rendering may take this many steps, make this many characters in all, and put this many
@@ -69,6 +71,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         )
         self.globals.update(reference.globals)
         self.globals.pop("lipsum", None)
+        self.watch: Watch | None = None  # of the rendering that runs, if any
         self.begin(0)
         own = self.own_filters()
         self.filters = {
@@ -83,12 +86,25 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def begin(self, num_chars: int) -> None:
         """A rendering of `num_chars` characters of conversation starts."""
-        self._steps = MAX_STEPS + STEPS_PER_CHAR * num_chars
+        self._given = self._steps = MAX_STEPS + STEPS_PER_CHAR * num_chars
         self._left = MAX_MADE + MADE_PER_CHAR * num_chars
         self._max_text = MAX_TEXT + TEXT_PER_CHAR * num_chars
         self._clock_at = self._steps - _STEPS_BETWEEN_CLOCKS
         self._seconds = MAX_SECONDS + SECONDS_PER_CHAR * num_chars
         self._until = time.thread_time() + self._seconds
+
+    @property
+    def num_steps(self) -> int:
+        """Of the rendering, so far."""
+        return self._given - self._steps
+
+    def turns(self, items: Any, site: int, names: dict[str, Any]) -> Any:
+        """What an outermost loop goes over."""
+        return self.watch.enter(items, site, names) if self.watch else items
+
+    def turns_context(self, items: Any, undefined: Any) -> LoopContext:
+        is_watched = isinstance(items, Turns)
+        return TurnsContext(items, undefined) if is_watched else LoopContext(items, undefined)
 
     def step(self) -> bool:
         self._steps -= 1
@@ -112,7 +128,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         """The result; what it holds is taken from the budget."""
         if isinstance(result, str):
             size = len(result)
-        elif isinstance(result, (list, tuple)):
+        elif isinstance(result, list):
+            size = list.__len__(result) * BYTES_PER_ITEM  # asks nothing of messages that are seen
+        elif isinstance(result, tuple):
             size = len(result) * BYTES_PER_ITEM
         else:
             return result
