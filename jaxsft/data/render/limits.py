@@ -45,6 +45,8 @@ _TAKES_LISTS = frozenset(
     "reverse select selectattr slice".split()
 )
 _NAMED = frozenset(("indent", "replace", "sum", "tojson"))  # whose arguments' names matter
+# Filters and methods of text that make as much as a number says: any other may be given numbers.
+_GROWS_TO = frozenset("batch center indent ljust rjust round slice wordwrap zfill".split())
 _OF_DICT = frozenset(dir(dict))
 _NUMBER = re.compile(r"\d+")
 
@@ -250,7 +252,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return self.counted(super().call(context, function, *args, **kwargs))
 
     def _check_numbers(self, name: str, args: Iterable[Any], kwargs: dict[str, Any]) -> None:
-        for value in (*args, *kwargs.values()):
+        for value in (*args, *kwargs.values()) if name in _GROWS_TO else ():
             if isinstance(value, int) and value > self._max_text:
                 raise LimitError(f"calls {name} with {value}")
 
@@ -281,7 +283,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             self.step()
             if name in _NO_FILTERS:
                 raise LimitError(f"uses the filter {name!r}")
-            self._check_numbers(name, args, kwargs)
+            self._check_numbers(name, args[1:], kwargs)
             if bind is not None:
                 self._check_filter(name, bind(*args, **kwargs).arguments)
             if name not in _TAKES_LISTS:
