@@ -164,3 +164,22 @@ def test_published_templates_train_hard_arguments(name):
             json.dumps(argument, ensure_ascii=False)[1:-1],
         ]
         assert any(form in said for form in [*forms, forms[0].replace("\n", "\\n")])
+
+
+@pytest.mark.parametrize(
+    "written, shown",
+    [
+        ("(m ~ m)", "'hello'"),
+        ("(m[2:] ~ m[:2])", "'he'"),
+        ("m | reverse", "'l'"),
+        ("(m | sort | join)", "'h'"),
+        ("(m ~ '<|im_end|>' ~ m)", "'hello'"),
+    ],
+)
+def test_an_answer_is_written_once_and_in_its_order(written, shown):
+    source = (
+        "{% for message in messages %}{% set m = message.content %}" + CHATML.partition("%}")[2]
+    )
+    source = source.replace("message['content']", written)
+    with pytest.raises(RowError, match=rf"messages\[1\]: its content is written again.*: {shown}"):
+        trained(source, conversation("q", "hello").messages)
