@@ -35,7 +35,7 @@ def texts(source, *said, roles=("user", "assistant") * 9, weights=()):
 @pytest.mark.parametrize("source", [ALTERNATE, NEEDS_ONE])
 @pytest.mark.parametrize("front", [(), ("system",)])
 def test_a_conversation_that_begins_with_the_assistant_is_told_so(source, front):
-    """15: not that a list has no element 0."""
+    """Not that a list has no element 0."""
     said = ("s",) * len(front) + ("hello", "b", "bye")
     at = len(front)
     if source == NEEDS_ONE and front:
@@ -45,6 +45,17 @@ def test_a_conversation_that_begins_with_the_assistant_is_told_so(source, front)
         texts(source, *said, roles=(*front, *FIRST))
     assert no.value.kind == "conversation begins with the assistant"
     assert "put a user's message before it" in str(no.value)
+
+
+def test_an_answer_to_nothing_is_told_so():
+    with pytest.raises(RowError, match=r"^messages\[0\] is the assistant's.*before it; as it is"):
+        texts(ALTERNATE, "hello", roles=("assistant",))
+
+
+def test_a_template_that_takes_no_system_message_is_told_so():
+    source = ALTERNATE.replace(" if m.role != 'system'", "")
+    with pytest.raises(RowError, match=r"alternate; it takes .* without messages\[0\] \(role 's"):
+        texts(source, "s", "a", "b", roles=("system", "user", "assistant"))
 
 
 def test_what_no_prompt_leads_to_may_be_context():
@@ -70,7 +81,7 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
 def test_the_first_row_that_an_endless_template_takes_ends_the_run(
     tmp_path, tokenizer_dir, monkeypatch, steps, said
 ):
-    """48: not each row for its whole limit."""
+    """Not each row for its whole limit."""
     monkeypatch.setattr(limits, "MAX_STEPS", steps)
     monkeypatch.setattr(limits, "MAX_SECONDS", 0.1)
     (tmp_path / "t.jinja").write_text(CHATML + "{% if messages[0].content == 'x' %}" + ENDLESS
