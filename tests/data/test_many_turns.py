@@ -36,7 +36,9 @@ def alone(num_turns):
 
 CALLS = "(message.tool_calls | tojson if message.tool_calls else '') + '<|im_end|>'"
 CALLING = CHATML.replace("'<|im_end|>'", CALLS)
+ALL = "{{ '' if '50' in message.content and messages | length }}{% endfor"  # from then on
 KINDS = {
+    "one that asks for all": (talk, CHATML.replace("{% endfor", ALL, 1), {}),
     "exchanges": (talk, CHATML, {}),
     "calls": (loop, CALLING, {}),
     "answers": (alone, CHATML, {}),

@@ -74,6 +74,27 @@ def test_the_first_message_that_is_refused_is_named():
         texts("{{ raise_exception('never') }}", "a", "b")
 
 
+def test_a_row_that_takes_too_long_ends_the_run_only_if_few_messages_do(monkeypatch):
+    """A template that does for each message what it does for all those before it, for one."""
+    monkeypatch.setattr(limits, "MAX_STEPS", 3000)
+    monkeypatch.setattr(limits, "STEPS_PER_CHAR", 0)
+    slow = "{% for m in messages %}{% for n in messages %}{% endfor %}{% endfor %}" + CHATML
+    assert len(texts(slow, *"ab" * 4)) == 4
+    with pytest.raises(RowError, match="too many steps for a conversation of 400 messages") as no:
+        texts(slow, *"ab" * 200, roles=("user", "assistant") * 200)
+    assert no.value.kind == "template runs away"
+    with pytest.raises(TemplateRunsAway, match="too many steps$"):
+        texts(ENDLESS, *"ab" * 200, roles=("user", "assistant") * 200)
+
+
+def test_lists_of_the_messages_so_far_are_not_too_much():
+    """As stock templates make them, of a conversation of many turns."""
+    add = "{% set n.l = n.l + [m] %}" + "{% set n.l = n.l + [] %}" * 5
+    source = "{% set n = namespace(l=[]) %}{% for m in messages %}" + add + "{% endfor %}done"
+    messages = conversation(*"ab" * 1200, roles=("user", "assistant") * 1200).messages
+    assert ChatTemplate(source, {}, CONTROLS).render(messages) == "done"
+
+
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 

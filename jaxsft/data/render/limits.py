@@ -25,6 +25,8 @@ from jaxsft.data.render.provenance import CONVERSION
 # need thousands, not millions.
 MAX_STEPS, STEPS_PER_CHAR = 2_000_000, 10
 MAX_MADE, MADE_PER_CHAR = 100_000_000, 100
+# Mistral's make a new list of the messages so far for each one: of all pairs 8 bytes.
+MADE_PER_PAIR, MAX_MADE_FOR_PAIRS = 16, 500_000_000
 MAX_TEXT, TEXT_PER_CHAR = 1_000_000, 20
 SECONDS_PER_CHAR = 1e-5  # published templates need a hundredth of it
 MAX_SECONDS = 5.0  # of this thread's processor time: a busy machine refuses nothing
@@ -86,10 +88,11 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def own_filters(self) -> dict[str, Callable[..., Any]]:
         return {"join": self._join, "string": self.text, "format": self._format}
 
-    def begin(self, num_chars: int) -> None:
+    def begin(self, num_chars: int, num_messages: int = 0) -> None:
         """A rendering of `num_chars` characters of conversation starts."""
         self._given = self._steps = MAX_STEPS + STEPS_PER_CHAR * num_chars
         self._left = MAX_MADE + MADE_PER_CHAR * num_chars
+        self._left += min(MADE_PER_PAIR * num_messages**2, MAX_MADE_FOR_PAIRS)
         self._max_text = MAX_TEXT + TEXT_PER_CHAR * num_chars
         self._clock_at = self._steps - _STEPS_BETWEEN_CLOCKS
         self._seconds = MAX_SECONDS + SECONDS_PER_CHAR * num_chars

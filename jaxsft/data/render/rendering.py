@@ -26,6 +26,7 @@ MAX_SOURCE_CHARS = 1_000_000
 _COMPARED = 16  # renderings of each process that are compared with transformers' own
 _SAID = 300  # characters of a template's own message that are shown
 _CHARS_PER_MESSAGE = 50  # that it counts as beside its own, for what a template may compute
+_FEW = 8  # messages that no template in order takes long for
 _KEPT = 8  # texts of one conversation that are kept for a second use
 
 Option = bool | int | float | str | list[Any] | dict[str, Any]
@@ -253,7 +254,7 @@ class Rendering:
 
     def _run(self, template: Any, given: dict[str, Any], watch: Watch | None = None) -> Any:
         environment = template.environment
-        environment.begin(self._num_chars)
+        environment.begin(self._num_chars, len(self.messages))
         # As template.new_context, but for a copy of all globals into their own dict each time.
         context = new_context(
             environment, None, template.blocks, given, globals=self.renderer.names
@@ -265,13 +266,29 @@ class Rendering:
             detail = f"{self.renderer.name}: {error}"
             raise RowError("template loses provenance", detail) from None
         except RunawayError as error:
-            raise TemplateRunsAway(f"{self.renderer.name} {error}") from None
+            raise self._runs_away(error) from None
         except LimitError as error:
             raise RowError("template runs away", f"{self.renderer.name} {error}") from None
         except MemoryError:  # the machine's, not the template's
             raise
         except Exception as error:  # whatever the template's own code may raise
             self.renderer.refuse(error)
+
+    def _runs_away(self, error: RunawayError) -> DataError | RowError:
+        """The error of a template that a few messages keep as long; else that of this row."""
+        said = f"{self.renderer.name} {error}"
+        if len(self.messages) <= _FEW:
+            return TemplateRunsAway(said)
+        few = dataclasses.replace(self, messages=self.messages[:_FEW])
+        try:
+            few.plain(_FEW)
+        except TemplateRunsAway:
+            return TemplateRunsAway(said)
+        except RowError:
+            pass
+        return RowError(
+            "template runs away", f"{said} for a conversation of {len(self.messages)} messages"
+        )
 
     @functools.cached_property
     def _num_chars(self) -> int:
