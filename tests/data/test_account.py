@@ -58,7 +58,7 @@ def test_a_report_conserves_rows_and_tokens_and_merging_is_adding(outcomes, at):
 
 def test_each_count_has_its_source():
     one = example(6, 2, 3, is_split=True, turns=(1, 3), boundary_tokens=4, control_text=5)
-    two = example(6, 2, 1, truncated_turns=7, header="<think>", text_controls=3)
+    two = example(6, 2, 1, truncated_turns=7, header="<think>", text_controls=3, near_turns=9)
     tally = Tally()
     tally.add(Outcome("f", 1, kept=(one, two)))
     report = tally.report()
@@ -68,6 +68,7 @@ def test_each_count_has_its_source():
         "examples": 2,
         "supervised_turns": 2,
         "split_conversations": 1,
+        "near_turns": 9,
         "text_controls": 3,
         "trained_headers": 1,
         "boundary_tokens": 4,

@@ -38,7 +38,7 @@ def test_a_bad_row_stays_one(tokenizer):
 
 
 def test_control_tokens_that_plain_text_spells_are_counted_and_are_no_text(tokenizer):
-    """11: the text is trained as it is; those that the tokenizer adds itself are not the text's."""
+    """The text is trained as it is; those that the tokenizer adds itself are not the text's."""
     text = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na"
     result = outcome(tokenizer, PlainText(text, "f", 1))
     (example,) = result.kept
@@ -52,7 +52,7 @@ def test_control_tokens_that_plain_text_spells_are_counted_and_are_no_text(token
 
 
 def test_a_header_that_is_trained_for_want_of_a_prompt_is_counted(tmp_path):
-    """13: no prompt, no header before the answer; but where there is none there is nothing."""
+    """No prompt, no header before the answer; but where there is none there is nothing."""
     source = CHATML.replace("{% if add", "{% if false and add")
     tallies = []
     for name, template in (("header", source), ("none", BARE), ("prompt", CHATML)):

@@ -235,6 +235,7 @@ def test_control_text_and_a_small_eval():
     "count, said, advice",
     [
         ("trained_headers", "train the header of an answer", "add_generation_prompt"),
+        ("near_turns", "not proven to go on from their prompts", "data.train_on='last_turn'"),
         ("text_controls", "are spelt in rows of plain text", "give the conversation itself"),
     ],
 )

@@ -7,6 +7,7 @@ import time
 import pytest
 from conftest import CHATML, conversation
 
+from jaxsft.data.read.records import Message
 from jaxsft.data.render import limits
 from jaxsft.data.render.rendering import TemplateRunsAway
 from jaxsft.data.render.template import ChatTemplate
@@ -57,7 +58,7 @@ HOSTILE = {
     "{{ " + BIG + " | replace(old='a', new=" + BIG + ") }}": "replace: 8100",
     "{{ " + BIG + ".join(['x'] * 100000) }}": "join: 900",
     "{{ (['x'] * 100000) | join(d=" + BIG + ") }}": "too much text",
-    "{{ [[[1]]] | tojson(indent=10**8) }}": "tojson with 100000000",
+    "{{ [[[1]]] | tojson(indent=10**8) }}": "tojson with indent=100000000",
     "{{ '\\n' | indent(900000) }}": "indent with width=900000",
     "{{ '\\n' | indent(" + BIG + ") }}": "indent with width=900000",
     "{{ " + MANY + " | tojson }}": "too much text",
@@ -154,3 +155,24 @@ def test_both_renderings_are_limited():
     talk = Conversation(conversation("q", "a").messages, None, "f", 1)
     with pytest.raises(TemplateRunsAway, match="takes too many steps"):
         ChatTemplate(source, {}, ("<|im_end|>",)).training_texts(talk)
+
+
+@pytest.mark.parametrize(
+    "use, expected",
+    [
+        ("x | string", "491511234567890"),
+        ("x | tojson", "491511234567890"),
+        ("x | int | abs", "491511234567890"),
+        ("x | default(x) | round(1) | int", "491511234567890"),
+        ("x", "491511234567890"),
+        ("'yes' if [x] | first == x", "yes"),
+        ("'{}'.format(x)", "491511234567890"),
+        ("'a'.find('a', 0, x)", "0"),
+    ],
+)
+def test_a_large_number_that_a_message_holds_makes_nothing_large(use, expected):
+    """A telephone number, say, as an argument of a tool call."""
+    call = {"function": {"name": "f", "arguments": {"x": 491511234567890}}}
+    messages = (Message("user", "q"), Message("assistant", "", tool_calls=(call,)))
+    read = "{% set x = messages[1].tool_calls[0].function.arguments.x %}"
+    assert ChatTemplate(read + "{{ " + use + " }}", {}, ()).render(messages) == expected

@@ -9,7 +9,7 @@ from conftest import CHATML, REWRITING, conversation
 from jaxsft.config import Data
 from jaxsft.data.encode.outcomes import outcome_of
 from jaxsft.data.encode.tokenize import ChatTokenizer
-from jaxsft.data.read.records import Conversation, Message
+from jaxsft.data.read.records import Conversation, Message, RowError
 from jaxsft.data.render import views
 from jaxsft.data.render.template import ChatTemplate
 
@@ -36,7 +36,9 @@ def alone(num_turns):
 
 CALLS = "(message.tool_calls | tojson if message.tool_calls else '') + '<|im_end|>'"
 CALLING = CHATML.replace("'<|im_end|>'", CALLS)
+ALL = "{{ '' if '50' in message.content and messages | length }}{% endfor"  # from then on
 KINDS = {
+    "one that asks for all": (talk, CHATML.replace("{% endfor", ALL, 1), {}),
     "exchanges": (talk, CHATML, {}),
     "calls": (loop, CALLING, {}),
     "answers": (alone, CHATML, {}),
@@ -75,12 +77,52 @@ def spans(source, messages):
     return found, is_split
 
 
-def test_turns_seen_near_by_are_those_seen_with_all_before(monkeypatch):
-    cases = (talk(40), loop(40), alone(40), (Message("system", "s"), *talk(30)))
-    near = [spans(CALLING, messages) for messages in cases]
-    monkeypatch.setattr(views, "near", lambda *_: None)
-    assert near == [spans(CALLING, messages) for messages in cases]
-    assert near[0] == ([f"a{n}<|im_end|>" for n in range(40)], False)
+@pytest.mark.parametrize("way", ["resumed", "near"])
+def test_turns_seen_in_part_are_those_seen_with_all_before(monkeypatch, way):
+    cases = (talk(50), loop(50), alone(50), (Message("system", "s"), *talk(45)))
+    if way == "near":
+        monkeypatch.setattr(views, "_resumed", lambda *_: None)
+    found = [spans(CALLING, messages) for messages in cases]
+    monkeypatch.setattr(views, "_FEW", 1000)
+    monkeypatch.setattr(views, "_MANY", 1000)
+    assert found == [spans(CALLING, messages) for messages in cases]
+    assert found[0] == ([f"a{n}<|im_end|>" for n in range(50)], False)
+
+
+# What a user says decides how one prompt begins, twelve messages later; the answers are rendered
+# without.
+DELAYED = (
+    CHATML.replace("{% for", "{% set n = namespace(age=99) %}{% for", 1)
+    .replace(
+        "{% endfor %}",
+        "{% set n.age = 0 if '/off' in message.content else n.age + 1 %}{% endfor %}",
+    )
+    .replace("assistant\\n' }}", "assistant\\n' }}{{ '<think></think>' if n.age == 12 }}")
+)
+
+
+@pytest.mark.parametrize("turn", range(1, 61, 6))
+def test_one_prompt_of_many_that_differs_by_what_was_said_long_before_is_noticed(turn):
+    messages = list(talk(40))
+    messages[turn - 1] = Message("user", "q /off")
+    with pytest.raises(RowError, match=rf"messages.{turn + 12}.: its generation prompt goes on"):
+        spans(DELAYED, messages)
+    assert len(spans(DELAYED, talk(40))[0]) == 40
+
+
+@pytest.mark.parametrize("num_turns, num_near", [(40, 0), (50, 37)])
+def test_turns_that_are_seen_near_by_only_are_counted(tmp_path, tokenizer_dir, num_turns, num_near):
+    """For a template that tells each message how many there are, and so does the same for all."""
+    path = tmp_path / "t.jinja"
+    path.write_text(CHATML.replace("{% endfor", "{{ '' if messages | length else '' }}{% endfor"))
+    chat = ChatTokenizer(tokenizer_dir, str(path))
+    (example,) = chat.encode(Conversation(talk(num_turns), None, "f", 1))
+    assert len(example.turns) == num_turns and example.near_turns == num_near
+    path.write_text(CHATML)
+    (example,) = ChatTokenizer(tokenizer_dir, str(path)).encode(
+        Conversation(talk(num_turns), None, "f", 1)
+    )
+    assert len(example.turns) == num_turns and not example.near_turns
 
 
 @pytest.mark.parametrize("turn", [1, 41, 43, 77])

@@ -59,7 +59,7 @@ def calling(**arguments):
     ],
 )
 def test_arguments_are_found_through_any_escape(value, argument):
-    """4: escaped and other characters side by side."""
+    """Escaped and other characters side by side."""
     (span,) = trained(CALLS.replace("VALUE", value), calling(text=argument))
     assert span.startswith("<think>say text=") and span.endswith("</think><|im_end|>")
 
@@ -95,7 +95,7 @@ def test_a_value_deep_inside_and_a_second_call_are_missed():
 
 @pytest.mark.parametrize("role", ["system", "tool"])
 def test_a_short_message_that_is_left_out_is_not_found_in_another(role):
-    """9: "ok" and "42" stand everywhere."""
+    """They, "ok" and "42", stand everywhere."""
     source = CHATML.replace("{{ '<|im_start|>' +", "{% if m != 'ROLE' %}{{ '<|im_start|>' +")
     source = source.replace("'\\n' }}{% endfor", "'\\n' }}{% endif %}{% endfor")
     source = source.replace("m != 'ROLE'", f"message.role != '{role}'")
@@ -125,7 +125,7 @@ def test_the_end_of_a_question_that_is_cut_off_is_missed():
     ],
 )
 def test_white_space_inside_an_answer_is_its_own(expression, shown):
-    """12: what stands inside an answer is trained as it was said, or not at all."""
+    """What stands inside an answer is trained as it was said, or not at all."""
     said = "a:\n    if b\nc"
     source = CHATML.replace("message['content']", f"({expression.replace('X', 'message.content')})")
     with pytest.raises(RowError, match=rf"messages\[1\]: its content .*{shown}"):
@@ -164,3 +164,22 @@ def test_published_templates_train_hard_arguments(name):
             json.dumps(argument, ensure_ascii=False)[1:-1],
         ]
         assert any(form in said for form in [*forms, forms[0].replace("\n", "\\n")])
+
+
+@pytest.mark.parametrize(
+    "written, shown",
+    [
+        ("(m ~ m)", "'hello'"),
+        ("(m[2:] ~ m[:2])", "'he'"),
+        ("m | reverse", "'l'"),
+        ("(m | sort | join)", "'h'"),
+        ("(m ~ '<|im_end|>' ~ m)", "'hello'"),
+    ],
+)
+def test_an_answer_is_written_once_and_in_its_order(written, shown):
+    source = (
+        "{% for message in messages %}{% set m = message.content %}" + CHATML.partition("%}")[2]
+    )
+    source = source.replace("message['content']", written)
+    with pytest.raises(RowError, match=rf"messages\[1\]: its content is written again.*: {shown}"):
+        trained(source, conversation("q", "hello").messages)

@@ -35,7 +35,7 @@ def texts(source, *said, roles=("user", "assistant") * 9, weights=()):
 @pytest.mark.parametrize("source", [ALTERNATE, NEEDS_ONE])
 @pytest.mark.parametrize("front", [(), ("system",)])
 def test_a_conversation_that_begins_with_the_assistant_is_told_so(source, front):
-    """15: not that a list has no element 0."""
+    """Not that a list has no element 0."""
     said = ("s",) * len(front) + ("hello", "b", "bye")
     at = len(front)
     if source == NEEDS_ONE and front:
@@ -45,6 +45,17 @@ def test_a_conversation_that_begins_with_the_assistant_is_told_so(source, front)
         texts(source, *said, roles=(*front, *FIRST))
     assert no.value.kind == "conversation begins with the assistant"
     assert "put a user's message before it" in str(no.value)
+
+
+def test_an_answer_to_nothing_is_told_so():
+    with pytest.raises(RowError, match=r"^messages\[0\] is the assistant's.*before it; as it is"):
+        texts(ALTERNATE, "hello", roles=("assistant",))
+
+
+def test_a_template_that_takes_no_system_message_is_told_so():
+    source = ALTERNATE.replace(" if m.role != 'system'", "")
+    with pytest.raises(RowError, match=r"alternate; it takes .* without messages\[0\] \(role 's"):
+        texts(source, "s", "a", "b", roles=("system", "user", "assistant"))
 
 
 def test_what_no_prompt_leads_to_may_be_context():
@@ -63,6 +74,27 @@ def test_the_first_message_that_is_refused_is_named():
         texts("{{ raise_exception('never') }}", "a", "b")
 
 
+def test_a_row_that_takes_too_long_ends_the_run_only_if_few_messages_do(monkeypatch):
+    """A template that does for each message what it does for all those before it, for one."""
+    monkeypatch.setattr(limits, "MAX_STEPS", 3000)
+    monkeypatch.setattr(limits, "STEPS_PER_CHAR", 0)
+    slow = "{% for m in messages %}{% for n in messages %}{% endfor %}{% endfor %}" + CHATML
+    assert len(texts(slow, *"ab" * 4)) == 4
+    with pytest.raises(RowError, match="too many steps for a conversation of 400 messages") as no:
+        texts(slow, *"ab" * 200, roles=("user", "assistant") * 200)
+    assert no.value.kind == "template runs away"
+    with pytest.raises(TemplateRunsAway, match="too many steps$"):
+        texts(ENDLESS, *"ab" * 200, roles=("user", "assistant") * 200)
+
+
+def test_lists_of_the_messages_so_far_are_not_too_much():
+    """As stock templates make them, of a conversation of many turns."""
+    add = "{% set n.l = n.l + [m] %}" + "{% set n.l = n.l + [] %}" * 5
+    source = "{% set n = namespace(l=[]) %}{% for m in messages %}" + add + "{% endfor %}done"
+    messages = conversation(*"ab" * 1200, roles=("user", "assistant") * 1200).messages
+    assert ChatTemplate(source, {}, CONTROLS).render(messages) == "done"
+
+
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
@@ -70,7 +102,7 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
 def test_the_first_row_that_an_endless_template_takes_ends_the_run(
     tmp_path, tokenizer_dir, monkeypatch, steps, said
 ):
-    """48: not each row for its whole limit."""
+    """Not each row for its whole limit."""
     monkeypatch.setattr(limits, "MAX_STEPS", steps)
     monkeypatch.setattr(limits, "MAX_SECONDS", 0.1)
     (tmp_path / "t.jinja").write_text(CHATML + "{% if messages[0].content == 'x' %}" + ENDLESS

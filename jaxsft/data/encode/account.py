@@ -20,6 +20,7 @@ COUNTS = (
     "control_text",  # trained words that spell a control token and stay text
     "text_controls",  # control tokens that rows of plain text spell, which are trained as such
     "trained_headers",  # examples whose template has no prompt: they train what begins an answer
+    "near_turns",  # compared with their prompts near by only: the template asks for all at once
     "truncated_examples",
     "truncated_turns",  # supervised turns among what truncation left out
 )
@@ -93,6 +94,7 @@ class Tally:
         self.counts["control_text"] += example.control_text
         self.counts["text_controls"] += example.text_controls
         self.counts["trained_headers"] += bool(example.header)
+        self.counts["near_turns"] += example.near_turns
         self.counts["truncated_examples"] += example.truncated_tokens > 0
         self.counts["truncated_turns"] += example.truncated_turns
         self.tokens["rendered"] += len(example.ids) + example.truncated_tokens

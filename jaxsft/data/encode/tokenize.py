@@ -55,6 +55,7 @@ class Example:
     truncated_tokens: int = 0
     truncated_turns: int = 0
     header: str = ""  # is trained before an answer, for the template has no generation prompt
+    near_turns: int = 0  # supervised, compared with what stands near their prompts only
     text_controls: int = 0  # control tokens that plain text spells, and which its ids have
 
 
@@ -285,6 +286,7 @@ class ChatTokenizer:
             is_split=is_split,
             turns=tuple(span.message for span in text.spans),
             header=text.header,
+            near_turns=text.num_near,
             control_ids=frozenset(encoded.ids[encoded.is_control].tolist()),
             control_text=sum(
                 bisect.bisect_left(left, stop) - bisect.bisect_left(left, start)

@@ -221,6 +221,16 @@ def _template_warnings(train: Json) -> Warnings:
             " and the prompt another: let the template write it where add_generation_prompt is"
             " true, in a data.template of your own.",
         )
+    if train["near_turns"]:
+        yield _warning(
+            f"{_of(train['near_turns'], train['supervised_turns'])} supervised turns, of"
+            " conversations of many, are not proven to go on from their prompts: the template"
+            " looks at the whole conversation before it writes one message",
+            "They agree with their prompts where only what stands near is rendered, and so do the"
+            " first, the last and ten others of each conversation with all that stands before"
+            " them. data.train_on='last_turn', or a data.template that writes message by"
+            " message, has each proven.",
+        )
     if train["text_controls"]:
         yield _warning(
             f"{train['text_controls']:,} control tokens are spelt in rows of plain text and become"

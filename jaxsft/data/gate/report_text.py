@@ -23,6 +23,7 @@ _COUNTS = {
     "truncated_turns": "supervised turns among those",
     "text_controls": "control tokens are spelt in rows of plain text and trained as such",
     "trained_headers": "examples train the header of an answer: the template has no prompt",
+    "near_turns": "turns of long conversations are compared with their prompts near by only",
     "boundary_tokens": "tokens straddle a border of what is trained and are context",
     "control_text": "trained words spell a control token and stay text",
 }

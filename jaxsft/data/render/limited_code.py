@@ -10,6 +10,9 @@ from jinja2.compiler import CodeGenerator, Frame, operators
 class LimitedCodeGenerator(CodeGenerator):
     """Compiles a step into each block, and what could grow into calls of the environment."""
 
+    _outermost: nodes.Node | None = None  # what a loop goes over that is to be told of
+    _num_outermost = 0
+
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         self.writeline("environment.step()")
         super().blockvisit(nodes, frame)
@@ -19,7 +22,25 @@ class LimitedCodeGenerator(CodeGenerator):
             step = nodes.EnvironmentAttribute("step", lineno=node.lineno)
             call = nodes.Call(step, [], [], None, None, lineno=node.lineno)
             node.test = nodes.And(call, node.test, lineno=node.lineno)
+        # A loop that stands in nothing else, whose text goes straight to the rendering's.
+        is_outermost = frame.symbols.level == 0 and frame.buffer is None and not self.blocks
+        if is_outermost and node.test is None and not node.recursive:
+            self._outermost = node.iter
         super().visit_For(node, frame)
+
+    def get_visitor(self, node: nodes.Node) -> Any:
+        return self._visit_outermost if node is self._outermost else super().get_visitor(node)
+
+    def _visit_outermost(self, node: nodes.Expr, frame: Frame) -> None:
+        self._outermost, self._num_outermost = None, self._num_outermost + 1
+        self.write("environment.turns(")
+        self.visit(node, frame)
+        self.write(f", {self._num_outermost}, {self.dump_local_context(frame)})")
+
+    def write(self, x: str) -> None:
+        if self._outermost is not None and x.endswith(" in LoopContext("):
+            x = x.replace("LoopContext(", "environment.turns_context(")
+        super().write(x)
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.concat(map(environment.text, (")

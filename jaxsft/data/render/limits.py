@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
 from jaxsft.data.render.limited_code import LimitedCodeGenerator
+from jaxsft.data.render.prefixes import Turns, TurnsContext, Watch
 from jaxsft.data.render.provenance import CONVERSION
 
 # One rendering may take this many steps, make this many characters in all, and put this many
@@ -23,6 +25,8 @@ from jaxsft.data.render.provenance import CONVERSION
 # need thousands, not millions.
 MAX_STEPS, STEPS_PER_CHAR = 2_000_000, 10
 MAX_MADE, MADE_PER_CHAR = 100_000_000, 100
+# Mistral's make a new list of the messages so far for each one: of all pairs 8 bytes.
+MADE_PER_PAIR, MAX_MADE_FOR_PAIRS = 16, 500_000_000
 MAX_TEXT, TEXT_PER_CHAR = 1_000_000, 20
 SECONDS_PER_CHAR = 1e-5  # published templates need a hundredth of it
 MAX_SECONDS = 5.0  # of this thread's processor time: a busy machine refuses nothing
@@ -43,6 +47,8 @@ _TAKES_LISTS = frozenset(
     "reverse select selectattr slice".split()
 )
 _NAMED = frozenset(("indent", "replace", "sum", "tojson"))  # whose arguments' names matter
+# Filters and methods of text that make as much as a number says: any other may be given numbers.
+_GROWS_TO = frozenset("batch center indent ljust rjust round slice wordwrap zfill".split())
 _OF_DICT = frozenset(dir(dict))
 _NUMBER = re.compile(r"\d+")
 
@@ -69,6 +75,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         )
         self.globals.update(reference.globals)
         self.globals.pop("lipsum", None)
+        self.watch: Watch | None = None  # of the rendering that runs, if any
         self.begin(0)
         own = self.own_filters()
         self.filters = {
@@ -81,14 +88,28 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def own_filters(self) -> dict[str, Callable[..., Any]]:
         return {"join": self._join, "string": self.text, "format": self._format}
 
-    def begin(self, num_chars: int) -> None:
+    def begin(self, num_chars: int, num_messages: int = 0) -> None:
         """A rendering of `num_chars` characters of conversation starts."""
-        self._steps = MAX_STEPS + STEPS_PER_CHAR * num_chars
+        self._given = self._steps = MAX_STEPS + STEPS_PER_CHAR * num_chars
         self._left = MAX_MADE + MADE_PER_CHAR * num_chars
+        self._left += min(MADE_PER_PAIR * num_messages**2, MAX_MADE_FOR_PAIRS)
         self._max_text = MAX_TEXT + TEXT_PER_CHAR * num_chars
         self._clock_at = self._steps - _STEPS_BETWEEN_CLOCKS
         self._seconds = MAX_SECONDS + SECONDS_PER_CHAR * num_chars
         self._until = time.thread_time() + self._seconds
+
+    @property
+    def num_steps(self) -> int:
+        """Of the rendering, so far."""
+        return self._given - self._steps
+
+    def turns(self, items: Any, site: int, names: dict[str, Any]) -> Any:
+        """What an outermost loop goes over."""
+        return self.watch.enter(items, site, names) if self.watch else items
+
+    def turns_context(self, items: Any, undefined: Any) -> LoopContext:
+        is_watched = isinstance(items, Turns)
+        return TurnsContext(items, undefined) if is_watched else LoopContext(items, undefined)
 
     def step(self) -> bool:
         self._steps -= 1
@@ -112,7 +133,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         """The result; what it holds is taken from the budget."""
         if isinstance(result, str):
             size = len(result)
-        elif isinstance(result, (list, tuple)):
+        elif isinstance(result, list):
+            size = list.__len__(result) * BYTES_PER_ITEM  # asks nothing of messages that are seen
+        elif isinstance(result, tuple):
             size = len(result) * BYTES_PER_ITEM
         else:
             return result
@@ -232,7 +255,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return self.counted(super().call(context, function, *args, **kwargs))
 
     def _check_numbers(self, name: str, args: Iterable[Any], kwargs: dict[str, Any]) -> None:
-        for value in (*args, *kwargs.values()):
+        for value in (*args, *kwargs.values()) if name in _GROWS_TO else ():
             if isinstance(value, int) and value > self._max_text:
                 raise LimitError(f"calls {name} with {value}")
 
@@ -263,7 +286,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             self.step()
             if name in _NO_FILTERS:
                 raise LimitError(f"uses the filter {name!r}")
-            self._check_numbers(name, args, kwargs)
+            self._check_numbers(name, args[1:], kwargs)
             if bind is not None:
                 self._check_filter(name, bind(*args, **kwargs).arguments)
             if name not in _TAKES_LISTS:

@@ -69,6 +69,7 @@ def lost_turn(sources: Sources, message: Message, turn: int, start: int, stop: i
     for field, said in (("content", message.content), ("reasoning", message.reasoning or "")):
         runs = own.get((field, ""), [])
         what = _altered(sources.text, runs, said) or _lost(sources, runs, said)
+        what = what or _moved(sources.text, runs)
         if what:
             return Loss(f"{field} not rendered", turn, f"its {field} {what}")
     return _lost_call(sources, own, message, turn)
@@ -206,6 +207,14 @@ def _altered(text: str, runs: Sequence[Run], said: str) -> str:
         gap, written = said[last:first], text[stop:start]
         if first >= last and not gap.strip() and not _stands_for(written, gap):
             return f"is changed: {_shown(written)} stands where it has {_shown(gap)}"
+    return ""
+
+
+def _moved(text: str, runs: Sequence[Run]) -> str:
+    """How what comes from a string is not in the order in which it was said, each once, or ""."""
+    for (_, _, _, _, last), (start, stop, _, first, _) in itertools.pairwise(runs):
+        if first < last:
+            return f"is written again or in another order: {_shown(text[start:stop])}"
     return ""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from jaxsft.data.read.records import Message, RowError
 from jaxsft.data.render.rendering import Rendering
 
+_QUESTION = Message("user", "ok")
 _BEGINS = "conversation begins with the assistant"
 
 
@@ -17,18 +18,24 @@ def refused(rendering: Rendering, error: RowError) -> RowError:
     front = _front(messages)
     if messages[front].role == "assistant":
         spoken = [i for i in range(front, len(messages)) if messages[i].role != "assistant"]
-        rest = messages[spoken[0] :] if spoken else ()
-        if rest and _takes(rendering, (*messages[:front], *rest)):
+        rest = messages[spoken[0] :] if spoken else (_QUESTION, *messages[front:])
+        if _takes(rendering, (*messages[:front], *rest)):
             return RowError(
                 _BEGINS,
                 f"messages[{front}] is the assistant's, and nothing stands before it that it could "
-                "answer: put a user's message before it, or leave it out; as it is, "
-                f"{error}",
+                "answer: put a user's message before it"
+                f"{', or leave it out' if spoken else ''}; as it is, {error}",
             )
     low, high = 0, len(messages)
     while high - low > 1:  # the first `low` are taken, the first `high` are not
         middle = (low + high) // 2
         low, high = (middle, high) if _takes(rendering, messages[:middle]) else (low, middle)
+    if not low and front and _takes(rendering, messages[front:]):
+        return RowError(
+            error.kind,
+            f"{error}; it takes the conversation without messages[0] (role 'system'): put what "
+            "that says at the beginning of the user's message",
+        )
     if not low:  # not even the first alone, which may be for want of the others
         return error
     role = messages[low].role

@@ -13,6 +13,7 @@ from jinja2.runtime import new_context
 
 from jaxsft.data.read.records import Message, RowError, strings
 from jaxsft.data.render.limits import LimitedEnvironment, LimitError, RunawayError
+from jaxsft.data.render.prefixes import Seen, Watch
 from jaxsft.data.render.provenance import ProvenanceError, Traced, trace
 from jaxsft.data.render.sandbox import TracingEnvironment
 from jaxsft.errors import DataError
@@ -25,6 +26,7 @@ MAX_SOURCE_CHARS = 1_000_000
 _COMPARED = 16  # renderings of each process that are compared with transformers' own
 _SAID = 300  # characters of a template's own message that are shown
 _CHARS_PER_MESSAGE = 50  # that it counts as beside its own, for what a template may compute
+_FEW = 8  # messages that no template in order takes long for
 _KEPT = 8  # texts of one conversation that are kept for a second use
 
 Option = bool | int | float | str | list[Any] | dict[str, Any]
@@ -166,6 +168,7 @@ class Rendering:
     def __post_init__(self) -> None:
         self._plain: dict[tuple[int, bool], str] = {}
         self._traced: dict[tuple[int, bool], Traced] = {}
+        self._seen = Seen((), 0, Watch(0))
 
     @functools.cached_property
     def users(self) -> list[int]:
@@ -189,8 +192,9 @@ class Rendering:
         """
         key = (until, prompt)
         if key not in self._plain:
-            text = self._run(self.renderer.plain, self._plain_values, until, prompt)
-            self.renderer.compare(text, self._given(self._plain_values, until, prompt))
+            given = self._given(self._plain_values, until, prompt)
+            text = self._run(self.renderer.plain, given)
+            self.renderer.compare(text, given)
             _keep(self._plain, key, text)
         return self._plain[key]
 
@@ -202,12 +206,35 @@ class Rendering:
         """
         key = (until, prompt)
         if key not in self._traced:
-            text = self._run(self.renderer.traced, self._traced_values, until, prompt)
+            given = self._given(self._traced_values, until, prompt)
+            text = self._run(self.renderer.traced, given)
             if text != self.plain(until, prompt):
                 detail = f"{self.renderer.name} renders otherwise with provenance"
                 raise RowError("template not reproduced", detail)
             _keep(self._traced, key, text)
         return self._traced[key]
+
+    def watched(self, until: int, prompt: bool, model: Watch | None = None) -> Watch:
+        """The run that renders the plain text: what it wrote after what it shares with the model.
+
+        Raises:
+            RowError: as plain.
+        """
+        watch, values = Watch(until, model), self._plain_values
+        if model is None:
+            seen = Seen(values["messages"][:until], 0, watch)
+        else:
+            seen = self._seen.of_first(values["messages"], until, watch)
+            self._seen = seen
+        environment = self.renderer.plain.environment
+        environment.watch = watch
+        try:
+            given = {**values, "messages": seen, "add_generation_prompt": prompt}
+            self._run(self.renderer.plain, given, watch)
+        finally:
+            environment.watch = None
+        watch.num_steps = environment.num_steps
+        return watch
 
     def prompts(self, turn: int) -> bool:
         """Whether the template writes more where it is asked to prompt for the turn."""
@@ -225,27 +252,43 @@ class Rendering:
         messages = values["messages"][:until]
         return {**values, "messages": messages, "add_generation_prompt": prompt}
 
-    def _run(self, template: Any, values: dict[str, Any], until: int, prompt: bool) -> Any:
-        given = self._given(values, until, prompt)
+    def _run(self, template: Any, given: dict[str, Any], watch: Watch | None = None) -> Any:
         environment = template.environment
-        environment.begin(self._num_chars)
+        environment.begin(self._num_chars, len(self.messages))
         # As template.new_context, but for a copy of all globals into their own dict each time.
         context = new_context(
             environment, None, template.blocks, given, globals=self.renderer.names
         )
         try:
-            return environment.concat(template.root_render_func(context))
+            pieces = template.root_render_func(context)
+            return watch.run(pieces) if watch else environment.concat(pieces)
         except ProvenanceError as error:
             detail = f"{self.renderer.name}: {error}"
             raise RowError("template loses provenance", detail) from None
         except RunawayError as error:
-            raise TemplateRunsAway(f"{self.renderer.name} {error}") from None
+            raise self._runs_away(error) from None
         except LimitError as error:
             raise RowError("template runs away", f"{self.renderer.name} {error}") from None
         except MemoryError:  # the machine's, not the template's
             raise
         except Exception as error:  # whatever the template's own code may raise
             self.renderer.refuse(error)
+
+    def _runs_away(self, error: RunawayError) -> DataError | RowError:
+        """The error of a template that a few messages keep as long; else that of this row."""
+        said = f"{self.renderer.name} {error}"
+        if len(self.messages) <= _FEW:
+            return TemplateRunsAway(said)
+        few = dataclasses.replace(self, messages=self.messages[:_FEW])
+        try:
+            few.plain(_FEW)
+        except TemplateRunsAway:
+            return TemplateRunsAway(said)
+        except RowError:
+            pass
+        return RowError(
+            "template runs away", f"{said} for a conversation of {len(self.messages)} messages"
+        )
 
     @functools.cached_property
     def _num_chars(self) -> int:

@@ -4,7 +4,6 @@ import bisect
 import dataclasses
 import datetime
 import hashlib
-import os.path
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -45,6 +44,8 @@ class TrainingText:
     prefilled: str = ""
     # What the template writes before an answer that is trained, since it has no generation prompt.
     header: str = ""
+    # Turns whose prompts were compared with the text near by only.
+    num_near: int = 0
 
 
 class _NotAPrefix(Exception):
@@ -131,13 +132,12 @@ class ChatTemplate:
         """The rendering of the first messages with the spans of `turns`."""
         text = rendering.traced(until)
         messages, controls = rendering.messages, self.controls(text)
-        sources, exact = self._sources(rendering, text, until), views.exact(turns)
+        sources = self._sources(rendering, text, until)
+        seen = views.Views(rendering, turns, sources, until)
         spans, ends, appended, header = [], set(), Traced(), ""
         for turn in turns:
-            view = None if turn in exact else views.near(rendering, turn, sources)
-            start, stop, token, appended = self._borders(
-                view or views.View(rendering, turn), turn, until, sources, controls
-            )
+            borders = self._borders(seen.of(turn), turn, until, sources, controls)
+            start, stop, token, appended = borders
             spans.append(Span(start, stop, _weight(messages[turn]), turn))
             ends.add(token)
             header = header or self._header(rendering, turn, sources, start)
@@ -146,7 +146,13 @@ class ChatTemplate:
             text = concat((text, appended))
             controls = self.controls(text)
         return TrainingText(
-            text, tuple(spans), tuple(controls), frozenset(ends), appended, header=header
+            text,
+            tuple(spans),
+            tuple(controls),
+            frozenset(ends),
+            appended,
+            header=header,
+            num_near=seen.num_near,
         )
 
     def _sources(self, rendering: Rendering, text: Traced, until: int) -> Sources:
@@ -181,17 +187,17 @@ class ChatTemplate:
             if view.whole is None:
                 raise
         # What is near may be rendered otherwise than with all that stands before it.
-        return self._borders(views.View(view.whole, turn), turn, until, sources, controls)
+        return self._borders(view.whole, turn, until, sources, controls)
 
     def _start(self, view: views.View, turn: int, sources: Sources) -> int:
         """Where the generation prompt of the turn ends."""
         try:
-            prompt = view.rendering.plain(view.turn, True)
+            prompt = view.prompt()
         except RowError as error:
             raise without_prompt(view.rendering, turn, error) from None
-        if not view.holds(sources.text, prompt):
+        if prompt is None or not sources.text.startswith(prompt.text, prompt.at):
             raise _NotAPrefix
-        return len(prompt) + view.shift
+        return prompt.stop
 
     def _header(self, rendering: Rendering, turn: int, sources: Sources, start: int) -> str:
         """What stands between the start of the turn and its own text, if nothing prompts for it."""
@@ -214,13 +220,15 @@ class ChatTemplate:
         controls: Sequence[Control],
     ) -> tuple[int, str, Traced]:
         """Where the turn's end token stops, the token, and what to append if it is not there."""
-        text, alone = sources.text, view.rendering.plain(view.turn + 1)
-        own = _own_stop(view, sources, turn, alone, start)
-        ending = self._endings.of(view.rendering, view.turn, alone[own - view.shift :])
-        stop = len(alone) - ending.trailing
-        if not view.holds(text, alone[:stop]):
+        text, alone = sources.text, view.alone(start)
+        if alone is None:
             raise _NotAPrefix
-        stop += view.shift
+        own = [run[1] for run in sources.of(turn) if start <= run[1] <= alone.shared(text)]
+        tail = alone.text[(own[-1] if own else start) - alone.at :]
+        ending = self._endings.of(view.rendering, view.turn, tail)
+        stop = alone.stop - ending.trailing
+        if not text.startswith(alone.text[: stop - alone.at], alone.at):
+            raise _NotAPrefix
         if ending.appended is None:
             return stop, ending.tokens[0], Traced()
         if until == turn + 1:
@@ -309,14 +317,3 @@ def supervised_turns(messages: Sequence[Message], train_on: str) -> list[int]:
 
 def _weight(message: Message) -> float:
     return 1.0 if message.weight is None else message.weight
-
-
-def _own_stop(view: views.View, sources: Sources, turn: int, alone: str, start: int) -> int:
-    """Where the turn's own text stops of what `alone`, the rendering that it ends, has too."""
-    text, head = sources.text, len(view.head)
-    shared = len(alone)
-    if not view.holds(text, alone):
-        there = text[head + view.shift : len(alone) + view.shift]
-        shared = head + len(os.path.commonprefix([there, alone[head:]]))
-    own = [run[1] for run in sources.of(turn) if run[1] <= shared + view.shift]
-    return own[-1] if own else start
