@@ -31,7 +31,9 @@ def settle(
     process: tuple[int, int],
     report: Report,
 ) -> None:
-    """Keeps the sizes of a committed step's files; deletes what `keep` newer steps replace.
+    """Keeps the sizes of a committed step's files; deletes what it and the steps before it replace.
+
+    Later steps, saved meanwhile or in the making, are not looked at: nobody has read them back.
 
     Args:
         digests: of the leaves as they were in memory.
@@ -43,8 +45,9 @@ def settle(
     path = directory / str(step)
     if number == 0:
         files.write_sizes(path)
-    counted = [one for one in files.committed_steps(directory) if one not in ignored]
-    old, unfinished = counted[:-keep], files.leftovers(directory, saving=None)
+    committed = files.committed_steps(directory)
+    counted = [one for one in committed if one <= step and one not in ignored]
+    old, unfinished = counted[:-keep], files.leftovers(directory, before=step)
     if not old and not unfinished:
         return
     if old and not _read_back(path, digests, process, report):
