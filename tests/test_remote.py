@@ -233,6 +233,16 @@ def test_a_copy_that_fails_is_an_error(tmp_path):
         remote.upload(file, epath.Path("/dev/null"))
 
 
+def test_a_bucket_that_fails_is_no_empty_one(tmp_path, monkeypatch):
+    target = tmp_path / "here"
+    remote.download(epath.Path(tmp_path / "nothing"), target)
+    assert not target.exists()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(CheckpointError, match="there: can't be read: .*directory"):
+        remote.download(epath.Path(tmp_path / "there"), target)
+    assert not target.exists()
+
+
 def test_files_are_copied_when_they_changed_and_not_too_often(tmp_path):
     files, bucket = tmp_path / "files", tmp_path / "bucket"
     files.mkdir()

@@ -227,6 +227,17 @@ def test_processes_take_the_gravest_failure_of_all(saved, said, monkeypatch):
         go_on(saved, said)
 
 
+def test_processes_go_through_the_steps_that_the_first_one_sees(saved, said, monkeypatch):
+    """A disk of the network shows a new directory to one before the other."""
+    real = distributed.gather
+    first = {"result": [3]}
+    monkeypatch.setattr(
+        distributed, "gather", lambda value: [first] if "result" in value else real(value)
+    )
+    _, state = go_on(saved, said)
+    tiny.assert_trees_equal(state, make_state(3, width=WIDTH))
+
+
 def test_an_error_of_another_process_is_raised_here(monkeypatch):
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
     told = {"failed": [66, "d/2: Permission denied"]}

@@ -195,6 +195,7 @@ def test_a_run_begins_with_the_weights_of_another(run, tmp_path):
     refused = train(tmp_path / "w", f"--continue_from={run[0]}:11", *flags, check=False)
     assert refused.returncode == 66
     assert f"--continue_from={run[0]}:11: step=11: " in refused.stderr
+    assert not re.search("^(data|plan|step) ", refused.stdout, re.MULTILINE)  # nothing took time
 
 
 def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(tmp_path):
