@@ -166,7 +166,8 @@ def test_two_processes_share_a_directory_in_the_bucket(surroundings, tmp_path):
     """Each with local files of its own; started again, they find the finished run."""
     flags = ("--config.train.steps=4", "--config.checkpoint.save_every_steps=2")
     for again in (False, True):
-        processes = start("gs://bucket/runs/two", 2, *flags, surroundings=surroundings)
+        more = ("--config.checkpoint.export=false",) if again else ()
+        processes = start("gs://bucket/runs/two", 2, *flags, *more, surroundings=surroundings)
         done = finish(processes)
         assert [code for code, _, _ in done] == [0, 0], done
         assert ("from step 4 of 4" in done[0][1]) == again

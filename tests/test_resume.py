@@ -354,6 +354,9 @@ def test_changes_are_named_and_a_longer_run_is_none():
         CheckpointError, match=r"epochs was 2 .* is 1 now\nepochs and steps may gro"
     ):
         resume.refuse_changes(before, before | {"config.train.epochs": 1})
+    with pytest.raises(CheckpointError, match="batch_size was 8 when .* is 16 now"):
+        sizes = ({"config.train.batch_size": size} for size in (8, 16))
+        resume.refuse_changes(*(before | size for size in sizes))
     with pytest.raises(CheckpointError, match="peak_lr was 0.001 when .* is 0.002 now"):
         resume.refuse_changes(before, before | {"config.optim.peak_lr": 2e-3})
 
