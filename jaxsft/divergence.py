@@ -19,6 +19,7 @@ class Divergence:
         self._in_a_row = 0
         self._seen = 0  # steps done with the newest one that was looked at
         self._waiting: list[tuple[int, jax.Array]] = []
+        self._save_is_due = False
 
     def add(self, done: int, skipped_steps: jax.Array) -> bool:
         """Adds the count after step `done`; returns whether the steps before show divergence."""
@@ -30,6 +31,17 @@ class Divergence:
         """Of all steps added; waits for the newest."""
         self._look()
         return self._in_a_row > 0
+
+    def saves(self, due: bool) -> bool:
+        """Whether to save after the newest step: now that it is due, or was and had to be put off.
+
+        After a skipped step nothing is saved: what it would replace may be the last good state.
+        """
+        self._save_is_due |= due
+        if not self._save_is_due or self.newest_was_skipped():
+            return False
+        self._save_is_due = False
+        return True
 
     def error(self) -> DivergedError:
         """What to tell of it; the same on every process."""

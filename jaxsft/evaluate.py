@@ -86,7 +86,7 @@ class Measurer:
         if not self._config.eval.prompts:
             return values
         step = 0 if phase == "before" else self._plan.num_steps
-        self._samples.keep(lambda sample: sample["phase"] != "after" and phase != "before")
+        self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
         prompts = distributed.together(lambda: self._prompts)
         asked = {phase: prompts}
         instruction = self._config.eval.instruction

@@ -6,6 +6,7 @@ N: segments.
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -64,7 +65,7 @@ def finite(value: SupportsFloat) -> float | None:
 
 
 class JsonLines:
-    """A file of one JSON object a line, such as metrics.jsonl.
+    """A file of one JSON object a line, each of a step, such as metrics.jsonl.
 
     Args:
         writes: False on all processes but the first: they neither read nor write.
@@ -89,7 +90,7 @@ class JsonLines:
         text = "".join(json.dumps(line) + "\n" for line in found if wanted(line))
         with places.using(str(self._path)):
             if num_unreadable:
-                self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+                shutil.copyfile(self._path, self._path.with_name(f"{self._path.name}.damaged"))
             write_text(self._path, text)
 
     def _read(self) -> tuple[list[dict[str, Any]], int]:
@@ -108,8 +109,9 @@ class JsonLines:
 
 
 def _object(line: str) -> dict[str, Any] | None:
+    """What a line says of a step; None: it was not written so."""
     try:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None

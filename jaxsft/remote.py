@@ -6,6 +6,7 @@ and copied, and only checkpoints are written to the bucket itself, by Orbax.
 
 import contextlib
 import importlib
+import os
 import re
 import tempfile
 import uuid
@@ -77,6 +78,22 @@ def upload(file: Path, target: epath.Path) -> None:
         raise CheckpointError(f"{target}: can't be written: {error}") from error
     if size != file.stat().st_size:
         raise CheckpointError(f"{target}: has {size} bytes of {file.stat().st_size}; copy it again")
+
+
+def download(file: epath.Path, target: Path) -> None:
+    """Copies a file, with the time of its last change, if it is there.
+
+    Raises:
+        CheckpointError: the bucket fails.
+    """
+    try:
+        if not file.exists():
+            return
+        content, seconds = file.read_bytes(), file.stat().mtime
+    except Exception as error:  # each client raises errors of its own
+        raise CheckpointError(f"{file}: can't be read: {error}") from error
+    target.write_bytes(content)
+    os.utime(target, (seconds, seconds))  # which file is newer says what is still to be done
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxsft import distributed, program
 from jaxsft.checkpoint import failure as failures
+from jaxsft.checkpoint import files
 from jaxsft.checkpoint.failure import Failure
 from jaxsft.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.config import Config, Model, Optim
@@ -14,7 +15,7 @@ from jaxsft.outputs import Outputs
 from jaxsft.redact import redacted_values
 from jaxsft.setup import Say, Setup
 from jaxsft.step import TrainState
-from jaxsft.workdir import CONFIG, METRICS, SUMMARY
+from jaxsft.workdir import CONFIG, METRICS, SUMMARY, Workdir
 
 _DATA = "prepared training data"
 # What decides when a run ends: more of it is more of the same data order.
@@ -104,7 +105,8 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         for section, fields in (("model", Model), ("optim", Optim))
         for field in dataclasses.fields(fields)
     }
-    before = defaults | {"config.model.new_tokens": []} | before
+    # Once, notes kept secrets.
+    before = defaults | {"config.model.new_tokens": []} | redacted_values(before)
     longer = {name for name, *_ in _extended(before, now)}
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
@@ -141,16 +143,26 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     """
     if out.store.steps():
         return
-    done = max((line["step"] for line in out.metrics.read() if "loss" in line), default=0)
-    saved = (out.workdir.read_json(CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
-    # A step's line is written before its save, which waits for the save before.
-    went_on = saved is not None and done > 2 * saved
-    if done and (went_on or out.workdir.read_json(SUMMARY) is not None):
+    lines = [line for line in out.metrics.read() if "loss" in line]
+    if not lines:
+        return
+    done, every = lines[-1]["step"], _save_every_steps(out.workdir)
+    # A skipped step puts a save off. The second save waits for the first one; and the first one has
+    # made its directory by the step after it.
+    trained = done - (lines[-1].get("skipped_steps") or 0)
+    empty = not files.leftovers(out.store.directory, before=done + 1)
+    went_on = every is not None and trained > (1 if empty else 2) * every
+    if went_on or out.workdir.read_json(SUMMARY) is not None:
         raise CheckpointError(
-            f"{out.store.directory}: is empty, but {METRICS} says that this run did {done} steps"
-            " and saved some: is a disk not mounted? Bring the checkpoints back; or, to begin"
-            f" again, use another --workdir or remove {out.workdir.shown(METRICS)}"
+            f"{out.store.directory}: has no checkpoint, but by {METRICS} this run did {done} steps"
+            " and should have saved some: is a disk not mounted? Bring the checkpoints back; or, to"
+            f" begin again, use another --workdir or remove {out.workdir.shown(METRICS)}"
         )
+
+
+def _save_every_steps(workdir: Workdir) -> int | None:
+    """Of the start before; None: none, or config.json is lost."""
+    return (workdir.read_json(CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
 
 
 def resume(
@@ -166,7 +178,7 @@ def resume(
             the fault is not the checkpoint's: a disk that can't be reached, no memory.
     """
     abstract = program.abstract_state(setup.program)
-    steps = distributed.together(store.steps)
+    steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):
         state, failure = _verified(store, number, abstract, notes["identity"])

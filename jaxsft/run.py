@@ -107,6 +107,7 @@ def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, O
     config = with_date(config, workdir, out.store)
     distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
     resume.refuse_changed(out.store, resume.identity(config), console.say)
+    distributed.together(lambda: out.store.steps() or trained.check_continue_from(config))
     return config, out
 
 
@@ -186,9 +187,11 @@ def train(
 
             stop = termination.agreed()
             diverged = divergence.add(done, metrics.skipped_steps)
-            evaluates = _due(config.eval.every_steps, done) and done < total
-            saves = _due(config.checkpoint.save_every_steps, done) or done == total or stop
-            for line in log.lines(flush=evaluates or saves or diverged):
+            last = done == total
+            evaluates = _due(config.eval.every_steps, done) and not last
+            saves = divergence.saves(_due(config.checkpoint.save_every_steps, done) or last)
+            saves |= stop and not last
+            for line in log.lines(flush=evaluates or saves or diverged or last):
                 out.metrics.append(line)
                 out.console.step(total, line)
             if diverged:
@@ -196,8 +199,7 @@ def train(
             if evaluates:
                 out.metrics.append({"step": done} | measurer.losses(state.params))
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
-            # A skipped step puts a save off: what it would replace may be the last good one.
-            if saves and (stop and done < total or not divergence.newest_was_skipped()):
+            if saves:
                 out.store.save(done, state, notes)
             if evaluates or saves:
                 log.restart_clock()

@@ -1,7 +1,9 @@
 """What a checkpoint of a run holds for an export: base, parameters, what they were trained on."""
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,6 +45,17 @@ def read(workdir: Workdir, step: int | None) -> Trained:
     return Trained(config, chosen, base, params, trained_on)
 
 
+def check_continue_from(config: Config) -> None:
+    """Refuses what `continued` would, as far as it is known before anything is compiled or read.
+
+    Raises:
+        ConfigError, CheckpointError: as continued.
+    """
+    if config.model.continue_from is not None:
+        with _other_run(config, config.model.continue_from):
+            pass
+
+
 def continued(config: Config, program: Program, say: Say) -> Params | None:
     """The parameters that config.model.continue_from names; None: it names none.
 
@@ -53,28 +66,46 @@ def continued(config: Config, program: Program, say: Say) -> Params | None:
     given = config.model.continue_from
     if given is None:
         return None
+    wanted = abstract_state(program).params
+    with contextlib.ExitStack() as stack:
+        other = _other_run(config, given)
+        store, seen = distributed.together(lambda: stack.enter_context(other))
+        chosen: int = distributed.gather({"step": seen})[0]["step"]
+
+        def read() -> tuple[Params, dict[str, int]]:
+            with _naming(given):
+                return store.read(chosen, wanted, "params"), store.notes(chosen)["digests"]
+
+        params, digests = distributed.together(read)
+    if (failure := store.verify({"params": params}, digests)) is not None:
+        raise known_to_all(CheckpointError(f"--continue_from={given}: {failure.cause}"))
+    where = f"{store.directory.parent} after its step {chosen}"
+    say("model", f"weights of {where}; fresh optimizer, step 0")
+    return params
+
+
+@contextlib.contextmanager
+def _other_run(config: Config, given: str) -> Iterator[tuple[CheckpointStore, int]]:
+    """The checkpoints of the run that is to be continued from, and the step to take."""
     match = re.fullmatch(r"(.+?)(?::(\d+))?", given)
     assert match is not None
     step = None if match[2] is None else int(match[2])
     with opened(match[1], writes=False, flag="--continue_from") as workdir:
         workdir.fetch()
-        theirs = _read_config(workdir, "--continue_from")
-        _refuse_other_tokens(given, theirs, config)
-        store = CheckpointStore(workdir.checkpoints, keep=1)
-        wanted = abstract_state(program).params
+        _refuse_other_tokens(given, _read_config(workdir, "--continue_from"), config)
+        with _naming(given):
+            store = CheckpointStore(workdir.checkpoints, keep=1)
+            chosen = _chosen_step(store, step, "step")
+        yield store, chosen
 
-        def read() -> tuple[Params, dict[str, int], int]:
-            try:
-                chosen = _chosen_step(store, step, "step")
-                return store.read(chosen, wanted, "params"), store.notes(chosen)["digests"], chosen
-            except CheckpointError as error:
-                raise CheckpointError(f"--continue_from={given}: {error}") from error
 
-        params, digests, chosen = distributed.together(read)
-    if (failure := store.verify({"params": params}, digests)) is not None:
-        raise known_to_all(CheckpointError(f"--continue_from={given}: {failure.cause}"))
-    say("model", f"weights of {match[1]} after its step {chosen}; fresh optimizer, step 0")
-    return params
+@contextlib.contextmanager
+def _naming(given: str) -> Iterator[None]:
+    """Inside, an error of a checkpoint says which flag named it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"--continue_from={given}: {error}") from error
 
 
 def _refuse_other_tokens(given: str, theirs: Config, ours: Config) -> None:

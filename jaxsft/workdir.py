@@ -7,7 +7,6 @@ metrics know too, and what they know beyond it is dropped when the run goes on.
 
 import contextlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -66,15 +65,15 @@ class Workdir:
         return value if isinstance(value, dict) else None
 
     def fetch(self) -> None:
-        """Brings the files of an earlier start here; the first process's part alone."""
+        """Brings the files of an earlier start here; the first process's part alone.
+
+        Raises:
+            CheckpointError: the bucket fails.
+        """
         if self._bucket is None:
             return
         for name in _FETCHED:
-            file = self._bucket / name
-            if file.exists():
-                (self.files / name).write_bytes(file.read_bytes())
-                seconds = file.stat().mtime  # which of them is newer says what is still to be done
-                os.utime(self.files / name, (seconds, seconds))
+            remote.download(self._bucket / name, self.files / name)
 
     def forget(self, name: str) -> None:
         """Removes a file of an earlier start."""

@@ -41,6 +41,17 @@ def test_the_last_step_counts_alone():
     assert "step 12 was skipped" in str(error) and "6 of 12 steps" in str(error)
 
 
+def test_a_save_that_is_due_waits_for_a_step_that_was_not_skipped():
+    """1  2  3  4  5  6  7"""
+    skipped, due, saved = [0, 1, 1, 0, 0, 1, 0], {2, 5, 6}, []
+    divergence, count = Divergence(3, 0), 0
+    for done, one in enumerate(skipped, 1):
+        count += one
+        divergence.add(done, jnp.int32(count))
+        saved += [done] if divergence.saves(done in due) else []
+    assert saved == [4, 5, 7]
+
+
 def test_the_message_names_the_steps():
     divergence = Divergence(2, 0)
     for done, count in enumerate((0, 1, 2), 1):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import shutil
 import types
 
@@ -11,11 +12,11 @@ from test_checkpoint import abstract, make_state
 from test_mesh_fit import config
 
 from jaxsft import distributed, resume
-from jaxsft.checkpoint import files
+from jaxsft.checkpoint import files, retention
 from jaxsft.checkpoint import store as stores
 from jaxsft.checkpoint.failure import of_error
 from jaxsft.checkpoint.store import CheckpointStore
-from jaxsft.errors import CheckpointError, ConversionError, PeerError, Stopped
+from jaxsft.errors import CheckpointError, ConfigError, ConversionError, PeerError, Stopped
 
 # Orbax leaves reads that failed beside the first one without anyone to await them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -73,6 +74,13 @@ def flip(path):
     path.write_bytes(data)
 
 
+def change(path, where, old, new):
+    """Another character, in what is JSON before and after."""
+    data = path.read_bytes().replace(b": ", b":")
+    assert data.count(where) == 1
+    path.write_bytes(data.replace(where, where.replace(old, new)))
+
+
 def test_data_that_are_away_for_a_moment_cost_nothing(saved, said, tmp_path):
     away = tmp_path / "away"
     away.mkdir()
@@ -97,8 +105,9 @@ def test_data_that_are_away_for_a_moment_cost_nothing(saved, said, tmp_path):
         lambda step: (step / "state" / "manifest.ocdbt").write_bytes(b""),
         lambda step: (step / "state" / "_METADATA").write_bytes(b'{"tree'),
         lambda step: (step / "_CHECKPOINT_METADATA").write_bytes(b'{"item_hand'),
+        lambda step: change(step / "_CHECKPOINT_METADATA", b'"config.train.seed":1', b"1", b"7"),
     ],
-    ids=["flipped", "cut", "emptied", "manifest", "tree", "notes"],
+    ids=["flipped", "cut", "emptied", "manifest", "tree", "notes", "seed"],
 )
 def test_altered_data_are_set_aside_once_an_older_step_is_verified(saved, said, damage):
     damage(saved / "6")
@@ -218,6 +227,17 @@ def test_processes_take_the_gravest_failure_of_all(saved, said, monkeypatch):
         go_on(saved, said)
 
 
+def test_processes_go_through_the_steps_that_the_first_one_sees(saved, said, monkeypatch):
+    """A disk of the network shows a new directory to one before the other."""
+    real = distributed.gather
+    first = {"result": [3]}
+    monkeypatch.setattr(
+        distributed, "gather", lambda value: [first] if "result" in value else real(value)
+    )
+    _, state = go_on(saved, said)
+    tiny.assert_trees_equal(state, make_state(3, width=WIDTH))
+
+
 def test_an_error_of_another_process_is_raised_here(monkeypatch):
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
     told = {"failed": [66, "d/2: Permission denied"]}
@@ -259,12 +279,72 @@ def test_what_saves_left_half_done_goes_with_the_next_save(saved):
     (saved / "7.orbax-checkpoint-tmp-12").mkdir()
     shutil.copytree(saved / "3", saved / "4")
     (saved / "4" / "commit_success.txt").unlink()
+    (saved / "4" / "jaxsft_files.json").unlink()
     (saved / "notes").mkdir()
     store = CheckpointStore(saved, keep=5)
     assert store.steps() == [3, 6]
     store.save(8, make_state(8), NOTES)
     store.wait()
     assert {path.name for path in saved.iterdir()} == {"3", "6", "8", "notes"}
+
+
+def test_a_step_that_lost_its_commit_file_is_no_leftover(saved, said):
+    """What is written after the commit says that there was one."""
+    (saved / "6" / "commit_success.txt").unlink()
+    store, state = go_on(saved, said)
+    tiny.assert_trees_equal(state, make_state(3, width=WIDTH))
+    assert any("missing" in line and "commit_success.txt" in line for line in said)
+    store.save(8, make_state(8), NOTES)
+    store.wait()
+    assert store.steps() == [3, 6, 8]
+
+
+def test_a_disk_that_fails_for_a_moment_loses_no_step(saved, monkeypatch):
+    """`exists` says no where the disk gives no answer; listings and `stat` say why."""
+    before = content(saved)
+    real = os.listdir
+    store = CheckpointStore(saved, keep=5)
+
+    def listdir(path):
+        if str(path).endswith("/6"):
+            raise IO
+        return real(path)
+
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    assert store.steps() == [3, 6] and not files.leftovers(store.directory, before=9)
+    monkeypatch.setattr(os, "listdir", listdir)
+    for look in (store.steps, lambda: files.leftovers(store.directory, before=9)):
+        with pytest.raises((CheckpointError, OSError), match="Input/output error"):
+            look()
+    assert content(saved) == before
+
+
+def test_a_later_save_is_neither_a_leftover_nor_a_reason_to_delete(tmp_path):
+    """Reading back takes its time: meanwhile one step was saved, and one is in the making."""
+    store = CheckpointStore(tmp_path, keep=5)
+    for step in (1, 2, 3):
+        store.save(step, make_state(step), NOTES)
+    store.wait()
+    (tmp_path / "4").mkdir()  # as Orbax begins
+    digests = store.notes(2)["digests"]
+    retention.settle(store.directory, 2, 1, digests, set(), (0, 1), pytest.fail)
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3", "4"}
+
+
+def test_a_number_that_was_in_the_way_counts_again_when_it_is_saved_anew(saved):
+    data_file(saved / "6").unlink()
+    store = CheckpointStore(saved, keep=1)
+    resume.resume(store, SETUP, NOTES, lambda topic, line: None)
+    for step in (6, 7):
+        store.save(step, make_state(step, width=WIDTH), NOTES)
+    store.wait()
+    assert store.steps() == [7]
+
+
+def test_a_link_to_a_disk_that_is_not_mounted_is_no_empty_directory(tmp_path):
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "mnt")
+    with pytest.raises(ConfigError, match="checkpoints: is a link to .*mnt, which is not there"):
+        CheckpointStore(tmp_path / "checkpoints", keep=1)
 
 
 def test_changes_are_named_and_a_longer_run_is_none():
@@ -274,6 +354,9 @@ def test_changes_are_named_and_a_longer_run_is_none():
         CheckpointError, match=r"epochs was 2 .* is 1 now\nepochs and steps may gro"
     ):
         resume.refuse_changes(before, before | {"config.train.epochs": 1})
+    with pytest.raises(CheckpointError, match="batch_size was 8 when .* is 16 now"):
+        sizes = ({"config.train.batch_size": size} for size in (8, 16))
+        resume.refuse_changes(*(before | size for size in sizes))
     with pytest.raises(CheckpointError, match="peak_lr was 0.001 when .* is 0.002 now"):
         resume.refuse_changes(before, before | {"config.optim.peak_lr": 2e-3})
 

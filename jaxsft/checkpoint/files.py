@@ -1,7 +1,11 @@
 """The files of checkpoints: which steps are there, and whether a step has the files it had.
 
+Whether a file is there is asked of listings and of `stat`: `exists` takes a disk that fails for a
+file that is not there.
+
 checkpoints/20/commit_success.txt     written last by Orbax: without it, 20 is no checkpoint
-checkpoints/20/jaxsft_files.json      size of each file of 20, written after the commit
+checkpoints/20/jaxsft_files.json      size of each file of 20, written after the commit; alone, it
+                                      says that 20 was one and has lost a file
 checkpoints/20.damaged/               set aside: its data were altered after they were written
 """
 
@@ -18,7 +22,7 @@ COMMITTED = "commit_success.txt"
 _SIZES = "jaxsft_files.json"
 _OWN = "jaxsft_"  # begins the names of what is written beside Orbax's files
 _READ_BYTES = 2**24
-_UNFINISHED = ".orbax-checkpoint-tmp"  # ends a directory that Orbax has not renamed yet
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a directory that Orbax has not renamed yet
 
 
 def opened(directory: Path | epath.Path) -> epath.Path:
@@ -28,6 +32,11 @@ def opened(directory: Path | epath.Path) -> epath.Path:
         ConfigError: something else has its name.
     """
     path = epath.Path(directory.absolute() if isinstance(directory, Path) else directory)
+    if Path(path).is_symlink() and not path.exists():
+        raise ConfigError(
+            f"{path}: is a link to {Path(path).readlink()}, which is not there: is a disk not"
+            " mounted?"
+        )
     if path.exists() and not path.is_dir():
         raise ConfigError(
             f"{path}: is a file, and checkpoints go into a directory of this name; move it away, or"
@@ -37,42 +46,51 @@ def opened(directory: Path | epath.Path) -> epath.Path:
 
 
 def committed_steps(directory: epath.Path) -> list[int]:
-    """Steps that were saved whole, oldest first.
+    """Steps that were saved whole, oldest first; one that lost its commit file is among them.
 
     Raises:
         CheckpointError: the directory can't be listed.
     """
     try:
         return sorted(
-            int(path.name)
-            for path in (directory.iterdir() if directory.exists() else ())
-            if path.name.isdecimal() and (path / COMMITTED).exists()
+            int(name)
+            for name in _names(directory)
+            if name.isdecimal() and is_committed(directory / name)
         )
     except Exception as error:  # stores of objects have kinds of their own
         raise CheckpointError(f"{directory}: can't be listed: {of_error(error).cause}") from error
 
 
-def leftovers(directory: epath.Path, saving: int | None) -> list[epath.Path]:
-    """Directories of saves that never came to their end.
+def is_committed(step: epath.Path) -> bool:
+    """Whether the step was saved whole, once."""
+    return bool(_names(step) & {COMMITTED, _SIZES})
 
-    Args:
-        saving: the step that is being saved now.
-    """
-    paths = list(directory.iterdir()) if directory.exists() else []
-    return [
-        path
-        for path in paths
-        if path.name.partition(".")[0] != str(saving)
-        and (
-            (path.name.isdecimal() and not (path / COMMITTED).exists())
-            or (path.name.partition(".")[0].isdecimal() and _UNFINISHED in path.name)
-        )
-    ]
+
+def _names(directory: epath.Path) -> set[str]:
+    """Of what a directory holds; none where there is no directory."""
+    try:
+        return {path.name for path in directory.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def leftovers(directory: epath.Path, before: int) -> list[epath.Path]:
+    """Directories of saves that never came to their end, of steps `before` which all are old: a
+    later one may be in the making."""
+    found = []
+    for name in sorted(_names(directory)):
+        number, _, rest = name.partition(".")
+        if number.isdecimal() and int(number) < before:
+            path = directory / name
+            unfinished = _UNFINISHED in name or (not rest and not is_committed(path))
+            found += [path] if unfinished and path.is_dir() else []
+    return found
 
 
 def remove(step: epath.Path) -> None:
-    """Deletes a step; killed in the middle, it leaves what is no checkpoint."""
-    (step / COMMITTED).unlink(missing_ok=True)
+    """Deletes a step; killed in the middle, it leaves a whole checkpoint or none."""
+    for name in (_SIZES, COMMITTED):
+        (step / name).unlink(missing_ok=True)
     step.rmtree()
 
 
@@ -114,18 +132,24 @@ def examine(step: epath.Path) -> Failure | None:
     The text of a library's error can't tell: TensorStore calls a deleted file one of 0 bytes.
     """
     try:
-        if not (step / _SIZES).exists():
-            return None
         expected = json.loads((step / _SIZES).read_text())
-        for name, size in expected.items():
-            file = step / name
-            if not file.exists():
-                return Failure("missing", f"{name} is not there; it had {size} bytes")
-            if (now := file.stat().length) != size:
-                return Failure("altered", f"{name} has {now} bytes; it had {size}")
-            _read_through(file)  # the disk may know the name and not give the bytes
-    except json.JSONDecodeError:
-        return None  # of our own list, which is no part of the checkpoint
+    except (FileNotFoundError, ValueError):  # our own list, which is no part of the checkpoint
+        return None
+    except Exception as error:  # stores of objects have kinds of their own
+        return of_error(error)
+    for name, size in expected.items():
+        if failure := _examine_file(step / name, name, size):
+            return failure
+    return None
+
+
+def _examine_file(file: epath.Path, name: str, size: int) -> Failure | None:
+    try:
+        if (now := file.stat().length) != size:
+            return Failure("altered", f"{name} has {now} bytes; it had {size}")
+        _read_through(file)  # the disk may know the name and not give the bytes
+    except (FileNotFoundError, NotADirectoryError):
+        return Failure("missing", f"{name} is not there; it had {size} bytes")
     except Exception as error:  # stores of objects have kinds of their own
         return of_error(error)
     return None

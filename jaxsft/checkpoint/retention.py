@@ -19,6 +19,7 @@ from jaxsft.checkpoint import digest, files
 _READ_BACK = "jaxsft_read_back_{}_of_{}"  # written by each process
 _POLL_SECONDS = 1.0
 _MAX_POLLS = 600  # for the other processes; what is not deleted now is deleted after the next save
+_INDEX_BYTES = 2**26
 Report = Callable[[str], None]
 
 
@@ -31,7 +32,9 @@ def settle(
     process: tuple[int, int],
     report: Report,
 ) -> None:
-    """Keeps the sizes of a committed step's files; deletes what `keep` newer steps replace.
+    """Keeps the sizes of a committed step's files; deletes what it and the steps before it replace.
+
+    Later steps, saved meanwhile or in the making, are not looked at: nobody has read them back.
 
     Args:
         digests: of the leaves as they were in memory.
@@ -43,8 +46,9 @@ def settle(
     path = directory / str(step)
     if number == 0:
         files.write_sizes(path)
-    counted = [one for one in files.committed_steps(directory) if one not in ignored]
-    old, unfinished = counted[:-keep], files.leftovers(directory, saving=None)
+    committed = files.committed_steps(directory)
+    counted = [one for one in committed if one <= step and one not in ignored]
+    old, unfinished = counted[:-keep], files.leftovers(directory, before=step)
     if not old and not unfinished:
         return
     if old and not _read_back(path, digests, process, report):
@@ -60,7 +64,9 @@ def _read_back(
     """Whether all processes found in their share of the step's files what was in memory."""
     number, count = process
     mine = sorted(digests)[number::count]
-    altered = [name for name in mine if _digest_on_disk(path, name) != digests[name]]
+    # All leaves lie in one store, whose index is read once this way, not once a leaf.
+    index = tensorstore.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
+    altered = [name for name in mine if _digest_on_disk(path, name, index) != digests[name]]
     if altered:
         report(
             f"warning: {path}: {altered[0]} was saved and reads back differently: older"
@@ -76,9 +82,9 @@ def _read_back(
     return False
 
 
-def _digest_on_disk(path: epath.Path, name: str) -> int:
+def _digest_on_disk(path: epath.Path, name: str, index: "tensorstore.Context") -> int:
     """The digest of a leaf, read chunk by chunk: a device's part of it at a time in memory."""
-    array = _open(path, name)
+    array = _open(path, name, index)
     total = 0
     chunk: Any = array.chunk_layout.read_chunk.shape or array.shape  # a scalar has none
     for start, stop in _blocks(array.shape, chunk):
@@ -87,7 +93,7 @@ def _digest_on_disk(path: epath.Path, name: str) -> int:
     return total % 2**32
 
 
-def _open(path: epath.Path, name: str) -> "tensorstore.TensorStore":
+def _open(path: epath.Path, name: str, index: "tensorstore.Context") -> "tensorstore.TensorStore":
     about = json.loads((path / "state" / "_METADATA").read_text())
     base = str(path / "state")
     spec = {
@@ -98,7 +104,7 @@ def _open(path: epath.Path, name: str) -> "tensorstore.TensorStore":
             "path": f"{name}/",
         },
     }
-    return tensorstore.open(spec, open=True, read=True).result()
+    return tensorstore.open(spec, open=True, read=True, context=index).result()
 
 
 def _blocks(

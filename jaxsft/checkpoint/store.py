@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jaxsft.checkpoint.failure import SAID, Failure, cause_of, of_error
 from jaxsft.errors import CheckpointError, UserError
 
 _NOTES = "_CHECKPOINT_METADATA"  # Orbax's file, which has ours as custom_metadata
+_SEAL = "checksum"  # in the notes; those of before it was written have none
 # Between two tries to read: what passes by itself, on a disk of the network, takes seconds.
 RETRY_SECONDS = (0.5, 2.0)
 
@@ -78,7 +80,7 @@ class CheckpointStore:
         try:
             with _context():
                 self._saving = ocp.save_async(
-                    path, state, custom_metadata={**notes, "digests": kept}
+                    path, state, custom_metadata=_sealed({**notes, "digests": kept})
                 )
         except Exception as error:
             raise _not_saved(str(path), error) from error
@@ -90,9 +92,10 @@ class CheckpointStore:
 
     def _free(self, path: epath.Path) -> None:
         """Makes the step's number free: of what no save completed, and of what can't be read."""
-        committed, unread = (path / files.COMMITTED).exists(), int(path.name) in self._unread
-        if committed and not unread:
+        step, committed = int(path.name), files.is_committed(path)
+        if committed and step not in self._unread:
             raise CheckpointError(f"{path}: is there already")
+        self._unread.discard(step)  # the one that comes now is read back and counts
         if jax.process_index() == 0 and path.exists():
             if committed:
                 files.set_aside(path)
@@ -145,14 +148,15 @@ class CheckpointStore:
             Damaged: they can't be read.
         """
         path = self.directory / str(step)
-        failure = Failure("altered", f"{_NOTES} has no notes of jaxsft")
+        failure = Failure("unreadable", "")
         for wait in (*RETRY_SECONDS, None):
             try:
                 notes = json.loads((path / _NOTES).read_text())["custom_metadata"]
-                if isinstance(notes, dict) and "digests" in notes:
+                if notes.get(_SEAL, _seal(notes)) == _seal(notes) and "digests" in notes:
                     return notes
-            except (KeyError, TypeError):
-                pass
+                failure = Failure("altered", f"{_NOTES} differs from what was saved")
+            except (AttributeError, KeyError, TypeError):
+                failure = Failure("altered", f"{_NOTES} has no notes of jaxsft")
             except Exception as error:  # stores of objects have kinds of their own
                 failure = of_error(error)
             if wait is not None:
@@ -251,6 +255,17 @@ class CheckpointStore:
     def set_aside(self, step: int) -> str:
         """Renames a step that was altered; returns its new path."""
         return str(files.set_aside(self.directory / str(step)))
+
+
+def _sealed(notes: dict[str, Any]) -> dict[str, Any]:
+    """The notes with a number that changes when they do: what they say decides what a run goes on
+    as, so that a changed character must not pass for another config."""
+    return {**notes, _SEAL: _seal(notes)}
+
+
+def _seal(notes: dict[str, Any]) -> int:
+    rest = {name: value for name, value in notes.items() if name != _SEAL}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _not_saved(where: str, error: Exception) -> UserError:
