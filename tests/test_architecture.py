@@ -58,7 +58,7 @@ ALLOWED = {
     "selfcheck": RUN,
     "bench": RUN | {"chips", "console", "flops", "plan"},
     "plan": RUN | {"chips", "console", "flops", "mesh_fit"},
-    "report": {"figures", "redact", "whole_files"},
+    "report": {"figures", "metrics", "redact", "whole_files"},
     "endings": FIRST | {"report", "termination", "whole_files", "workdir"},
     "mesh_fit": STEP,
     "program": AROUND_STEP | {"data", "mesh_fit"},
