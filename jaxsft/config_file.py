@@ -6,12 +6,11 @@ import importlib.machinery
 import importlib.util
 import re
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 from jaxsft import config as config_module
 from jaxsft.config import Config
-from jaxsft.errors import ConfigError, Stopped, UserError
+from jaxsft.errors import ConfigError, Stopped, UserError, chain
 
 
 def load(path: str) -> Config:
@@ -77,16 +76,6 @@ def _said(error: BaseException) -> str:
     return said if error.__cause__ is None else f"{said} (from {_said(error.__cause__)})"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that led to it, the newest first."""
-    seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and not any(found is one for one in seen):
-        seen.append(found)
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-
-
 def _lines(error: BaseException) -> list[tuple[str, int]]:
     """File and line of each frame that led to the error, the deepest last."""
     frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.lineno]
@@ -98,7 +87,7 @@ def _lines(error: BaseException) -> list[tuple[str, int]]:
 def _line_of(error: BaseException, where: str) -> int | None:
     """The line of the config file that led to the error, which may have been raised further down;
     None where the file could not even be read as text."""
-    for one in _chain(error):
+    for one in chain(error):
         if lines := [line for file, line in _lines(one) if file == where]:
             return lines[-1]
     return None
