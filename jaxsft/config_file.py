@@ -7,6 +7,7 @@ import importlib.util
 import re
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from jaxsft import config as config_module
 from jaxsft.config import Config
@@ -28,7 +29,7 @@ def load(path: str) -> Config:
         raise ConfigError(f"--config={path}: expected a Python file (.py) with get_config()")
     # Absolute, as Python itself makes it in the frames of a traceback.
     where = str(file.absolute())
-    loader = importlib.machinery.SourceFileLoader("jaxsft_run_config", where)
+    loader = _Fresh("jaxsft_run_config", where)
     spec = importlib.util.spec_from_file_location(loader.name, where, loader=loader)
     assert spec
     module = importlib.util.module_from_spec(spec)
@@ -47,6 +48,14 @@ def load(path: str) -> Config:
             f"--config={path}: get_config() returned {type(config).__name__}, expected Config"
         )
     return config
+
+
+class _Fresh(importlib.machinery.SourceFileLoader):
+    """Runs the file as it is now: Python would take bytecode that it wrote before for that of a
+    file that was changed to another one of the same length within the same second."""
+
+    def path_stats(self, path: object) -> NoReturn:
+        raise OSError(f"{path}: no bytecode of it is read or written")
 
 
 def _refusal(error: BaseException, path: str, where: str) -> UserError:
