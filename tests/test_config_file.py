@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,8 @@ def test_a_config_may_change_the_folder(tmp_path, monkeypatch):
         config_file.load("a.py")
 
 
-def test_a_config_that_changed_within_the_same_second_is_read_anew(tmp_path):
+def test_a_config_that_changed_within_the_same_second_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = tmp_path / "a.py"
     for rate in ("1e-3", "2e-3"):
         file.write_text(tiny.CONFIG_FILE.replace("1e-3", rate))
