@@ -53,26 +53,27 @@ def continued(config: Config, program: Program, say: Say) -> Params | None:
     given = config.model.continue_from
     if given is None:
         return None
-    match = re.fullmatch(r"(.+?)(?::(\d+))?", given, re.DOTALL)
+    match = re.fullmatch(r"(.+?)(?::(\d+))?", given)
     assert match is not None
-    name, step = match[1], None if match[2] is None else int(match[2])
-    wanted = abstract_state(program).params
+    step = None if match[2] is None else int(match[2])
+    with opened(match[1], writes=False, flag="--continue_from") as workdir:
+        workdir.fetch()
+        theirs = _read_config(workdir, "--continue_from")
+        _refuse_other_tokens(given, theirs, config)
+        store = CheckpointStore(workdir.checkpoints, keep=1)
+        wanted = abstract_state(program).params
 
-    def read() -> tuple[Params, dict[str, int], int]:
-        with opened(name, writes=False, flag="--continue_from") as workdir:
-            workdir.fetch()
-            _refuse_other_tokens(given, _read_config(workdir, "--continue_from"), config)
-            store = CheckpointStore(workdir.checkpoints, keep=1)
+        def read() -> tuple[Params, dict[str, int], int]:
             try:
                 chosen = _chosen_step(store, step, "step")
                 return store.read(chosen, wanted, "params"), store.notes(chosen)["digests"], chosen
             except CheckpointError as error:
                 raise CheckpointError(f"--continue_from={given}: {error}") from error
 
-    params, digests, chosen = distributed.together(read)
-    if (failure := CheckpointStore.verify({"params": params}, digests)) is not None:
+        params, digests, chosen = distributed.together(read)
+    if (failure := store.verify({"params": params}, digests)) is not None:
         raise known_to_all(CheckpointError(f"--continue_from={given}: {failure.cause}"))
-    say("model", f"weights of {name} after its step {chosen}; fresh optimizer, step 0")
+    say("model", f"weights of {match[1]} after its step {chosen}; fresh optimizer, step 0")
     return params
 
 

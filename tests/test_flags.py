@@ -224,6 +224,7 @@ def test_program_runs_the_config_with_its_overrides(program):
         (["--config=config.py", "--config.train.seed", "2"], "--config.train.seed: expected --"),
         (["--config=config.py", "train.seed=2"], "'train.seed=2': unexpected argument"),
         (["--limit=0"], "--config is missing"),
+        (["--config="], "--config is missing"),
         (["--config=confg.py"], "--config=confg.py: no such file; did you mean 'config.py'?"),
         (["--config=config.py", "--config.train.steps=-1"], "config.train.steps=-1: must be"),
     ],

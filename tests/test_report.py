@@ -255,6 +255,12 @@ def test_a_half_written_line_is_left_out_and_named(workdir):
     assert "held: loss 2.5000 → 0.5000" in text
 
 
+def test_a_file_that_cannot_be_read_is_named_and_the_page_is_made(workdir):
+    (workdir / "samples.jsonl").unlink()
+    (workdir / "samples.jsonl").mkdir()
+    assert "samples.jsonl can't be read and is left out" in page_of(workdir).text
+
+
 def test_skipped_steps_and_missing_losses_are_named(workdir):
     rows = [*METRICS, {"step": 3} | ROW | {"loss": None, "skipped_steps": 2}]
     write_lines(workdir / "metrics.jsonl", rows)

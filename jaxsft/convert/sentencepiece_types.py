@@ -6,15 +6,6 @@ NORMAL = 1  # where a piece has no type
 _PIECES, _TYPE = 1, 3  # fields of ModelProto and of its SentencePiece
 
 
-def is_whole(model: bytes) -> bool:
-    """Whether the bytes are a model with pieces, and not a part of one or something else."""
-    try:
-        fields = list(_fields(model))
-    except (IndexError, KeyError):
-        return False
-    return any(field == _PIECES for field, _ in fields)
-
-
 def read(model: bytes) -> list[int]:
     """1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; a number for each piece.
 
@@ -29,11 +20,7 @@ def read(model: bytes) -> list[int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of a message's fields; those of fixed length as their bytes.
-
-    Raises:
-        IndexError, KeyError: it breaks off, or is no such message.
-    """
+    """Numbers and values of a message's fields; those of fixed length as their bytes."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -45,9 +32,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             case 2:
                 length, at = _varint(message, at)
             case kind:
-                length = {1: 8, 5: 4}[kind]  # no other is in use
-        if at + length > len(message):
-            raise IndexError(at)
+                length = {1: 8, 5: 4}[kind]  # the library has read the model: no other is there
         yield key >> 3, message[at : at + length]
         at += length
 

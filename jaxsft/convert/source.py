@@ -57,11 +57,11 @@ def resolve(source: str | Path, *, weights: bool = True) -> Path:
         raise ConversionError("model.source='': name a directory, a hub id or a .gguf file")
     path = Path(source).expanduser()
     if path.is_dir():
-        return _resolve_directory(path, weights)
+        return _resolve_directory(path)
     if path.is_file():
         return _resolve_file(path)
     if is_hub_id(str(source)) and not Path(path.parts[0]).exists():
-        return _resolve_directory(_download(str(source), weights), weights)
+        return _resolve_directory(_download(str(source), weights))
     raise ConversionError(f"model.source={source}: no such file or directory{_near(path)}")
 
 
@@ -106,8 +106,6 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
         untrusted.refuse_impostor(path / name)
         if name.endswith(".json"):
             untrusted.refuse_cut_json(path / name)
-    if TOKENIZER_FILES[0] not in found and "tokenizer.model" in found:
-        untrusted.refuse_cut_model(path / "tokenizer.model")
     return path
 
 
@@ -193,20 +191,9 @@ def _base_of(directory: Path) -> str:
     return found
 
 
-def _resolve_base(adapter: Path, weights: bool) -> Path:
-    """What the base of an adapter resolves to; an error names the file that names it."""
-    try:
-        return resolve(_base_of(adapter), weights=weights)
-    except ConversionError as error:
-        field, _, rest = str(error).partition("=")
-        if field != "model.source":
-            raise  # of a file of the base
-        raise ConversionError(f"{adapter / ADAPTER}: base_model_name_or_path={rest}") from error
-
-
-def _resolve_directory(path: Path, weights: bool) -> Path:
+def _resolve_directory(path: Path) -> Path:
     if adapter_directory(path) is not None:
-        return _resolve_base(path, weights)
+        return resolve(_base_of(path))
     if not (path / "config.json").is_file():
         ggufs = sorted(p.name for p in path.glob("*.gguf"))
         hint = f"; did you mean the file {ggufs[0]} in it?" if ggufs else ""

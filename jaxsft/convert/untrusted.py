@@ -2,15 +2,12 @@
 
 import functools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import sentencepiece_types
 from jaxsft.errors import ConversionError
 
 MAX_JSON_BYTES = 64 * 2**20  # an index of a 1T-parameter model takes about 10 MB
-_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
 def refuse_impostor(path: Path) -> None:
@@ -67,19 +64,6 @@ def _parse_once(path: Path, size: int, changed: int) -> None:
         raise ConversionError(
             f"{path}: is no whole JSON file ({size} bytes): {error}; download it again"
         ) from None
-
-
-def refuse_cut_model(path: Path) -> None:
-    """Refuses a tokenizer.model that was cut or overwritten: transformers takes it for tiktoken's.
-
-    Raises:
-        ConversionError: neither a sentencepiece model nor the lines that tiktoken has.
-    """
-    model = path.read_bytes()
-    if not _TIKTOKEN.match(model) and not sentencepiece_types.is_whole(model):
-        raise ConversionError(
-            f"{path}: is no whole sentencepiece model ({len(model)} bytes); download it again"
-        )
 
 
 def parse_json(text: bytes, where: str) -> dict[str, Any]:
