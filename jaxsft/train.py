@@ -66,7 +66,7 @@ def _run(config: Config, workdir: "Workdir") -> None:
         run(config, workdir, shlex.join(command), chosen)
     except BaseException as raised:  # a stop too
         stop = signals.stop_behind(raised)
-        refusal = places.refusal(raised, workdir.name) or memory.refusal(raised)
+        refusal = places.refusal(raised, workdir.name) or memory.refusal(raised, config)
         error = stop or refusal or raised
         endings.leave(workdir, error)
         distributed.leave(error)

@@ -29,7 +29,7 @@ ALLOWED = {
     "printable": set(),
     "redact": set(),
     "whole_files": set(),
-    "streams": set(),
+    "streams": {"redact"},
     "remote": FIRST,
     "workdir": FIRST | {"remote"},
     "config": FIRST,
