@@ -146,4 +146,21 @@ def test_files_of_a_run_and_its_page(tmp_path):
     values = dataclasses.asdict(config)
     (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "error.json").write_text(json.dumps({"message": URL}))
-    assert SECRET not in report.write_report(tmp_path).read_text()
+    (tmp_path / "summary.json").write_text(json.dumps({"command": URL, "data": {URL: {}}}))
+    sample = {"step": 0, "phase": "before", "prompt": URL, "answer": URL, "reference": ""}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    page = report.write_report(tmp_path).read_text()
+    assert SECRET not in page and page.count("https://***@host") > 5
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "data_report.json").write_text(json.dumps({"train": {}, "eval": {URL: {}}}))
+    page = report.write_report(tmp_path).read_text()
+    assert SECRET not in page and page.count("https://***@host") > 3
+
+
+def test_a_note_of_what_could_not_be_left(capsys):
+    def fails():
+        raise OSError(28, f"No space left for {URL}")
+
+    endings.attempt("report.html", fails)
+    said = capsys.readouterr().err
+    assert said.startswith("note: report.html: ") and "https://***@" in said and SECRET not in said
