@@ -193,6 +193,11 @@ def validate(config: Config) -> None:
     _check_types(config, "config")
     _check_positive(config)
     _check_new_tokens(config.model.new_tokens)
+    if config.model.continue_from is not None and not config.model.continue_from.strip():
+        raise ConfigError(
+            f"config.model.continue_from={config.model.continue_from!r}: expected the directory of"
+            " a run, or DIRECTORY:step"
+        )
     _check_train(config.train)
     _check_optim(config.optim)
     _check_data(config.data)
@@ -370,6 +375,8 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def _from_value(hint: Any, value: Any, name: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name}={value!r}: expected the fields of {hint.__name__}")
         hints = typing.get_type_hints(hint)
         unknown = value.keys() - hints.keys()
         if unknown:
@@ -378,6 +385,6 @@ def _from_value(hint: Any, value: Any, name: str) -> Any:
             return hint(**{k: _from_value(hints[k], v, f"{name}.{k}") for k, v in value.items()})
         except TypeError as error:
             raise ConfigError(f"{name}: {error}") from None
-    if typing.get_origin(hint) is tuple:
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_from_value(typing.get_args(hint)[0], item, name) for item in value)
     return value

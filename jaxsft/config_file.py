@@ -6,12 +6,12 @@ import importlib.machinery
 import importlib.util
 import re
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from jaxsft import config as config_module
 from jaxsft.config import Config
-from jaxsft.errors import ConfigError, Stopped, UserError
+from jaxsft.errors import ConfigError, Stopped, UserError, chain
 
 
 def load(path: str) -> Config:
@@ -29,7 +29,7 @@ def load(path: str) -> Config:
         raise ConfigError(f"--config={path}: expected a Python file (.py) with get_config()")
     # Absolute, as Python itself makes it in the frames of a traceback.
     where = str(file.absolute())
-    loader = importlib.machinery.SourceFileLoader("jaxsft_run_config", where)
+    loader = _Fresh("jaxsft_run_config", where)
     spec = importlib.util.spec_from_file_location(loader.name, where, loader=loader)
     assert spec
     module = importlib.util.module_from_spec(spec)
@@ -48,6 +48,14 @@ def load(path: str) -> Config:
             f"--config={path}: get_config() returned {type(config).__name__}, expected Config"
         )
     return config
+
+
+class _Fresh(importlib.machinery.SourceFileLoader):
+    """Runs the file as it is now: Python would take bytecode that it wrote before for that of a
+    file that was changed to another one of the same length within the same second."""
+
+    def path_stats(self, path: object) -> NoReturn:
+        raise OSError(f"{path}: no bytecode of it is read or written")
 
 
 def _refusal(error: BaseException, path: str, where: str) -> UserError:
@@ -77,16 +85,6 @@ def _said(error: BaseException) -> str:
     return said if error.__cause__ is None else f"{said} (from {_said(error.__cause__)})"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that led to it, the newest first."""
-    seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and not any(found is one for one in seen):
-        seen.append(found)
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-
-
 def _lines(error: BaseException) -> list[tuple[str, int]]:
     """File and line of each frame that led to the error, the deepest last."""
     frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.lineno]
@@ -98,7 +96,7 @@ def _lines(error: BaseException) -> list[tuple[str, int]]:
 def _line_of(error: BaseException, where: str) -> int | None:
     """The line of the config file that led to the error, which may have been raised further down;
     None where the file could not even be read as text."""
-    for one in _chain(error):
+    for one in chain(error):
         if lines := [line for file, line in _lines(one) if file == where]:
             return lines[-1]
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxsft import errors
 from jaxsft.redact import redacted, redacted_values
-from jaxsft.report import REPORT, write_report
+from jaxsft.report import REPORT, read_run, write_report
 from jaxsft.termination import Termination
 from jaxsft.whole_files import write_text
 from jaxsft.workdir import CONFIG, DATA_REPORT, ERROR, METRICS, SAMPLES, SUMMARY, Workdir
@@ -48,7 +48,12 @@ def report_leftover(workdir: Workdir) -> None:
     changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
     page = workdir.files / REPORT
     if changed and not (page.is_file() and page.stat().st_mtime_ns >= max(changed)):
-        attempt(REPORT, lambda: write_report(workdir.files, _NO_WORD))
+        attempt(REPORT, lambda: _write_leftover(workdir.files))
+
+
+def _write_leftover(files: Path) -> None:
+    """A run whose last step is in its summary came to its end, wherever it was copied to since."""
+    write_report(files, None if read_run(files).finished else _NO_WORD)
 
 
 def attempt(what: str, write: Callable[[], object]) -> None:

@@ -1,5 +1,6 @@
 """What can go wrong through no fault of ours, and the exit code that each kind gives a launcher."""
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 DONE = 0
@@ -64,6 +65,16 @@ class PeerError(UserError):
     """Another process of the run is lost or never came."""
 
     exit_code = LOST_PEER
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that led to it, the newest first."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and not any(found is one for one in seen):
+        seen.append(found)
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
 def of_code(exit_code: int) -> type[UserError]:

@@ -83,10 +83,11 @@ class Measurer:
         values = self.losses(params)
         for name, value in values.items():
             self._say(phase, f"{name} {'not finite' if value is None else f'{value:.4f}'}")
+        # Without prompts too: an earlier start may have had some.
+        self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
         if not self._config.eval.prompts:
             return values
         step = 0 if phase == "before" else self._plan.num_steps
-        self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
         prompts = distributed.together(lambda: self._prompts)
         asked = {phase: prompts}
         instruction = self._config.eval.instruction
@@ -175,7 +176,7 @@ def matches(answer: str, reference: str, how: str | None) -> bool | None:
         return answer.strip() == reference.strip()
     try:
         return _same(json.loads(answer), json.loads(reference))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a number of 4,301 digits is no JSONDecodeError
         return False
 
 

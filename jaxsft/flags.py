@@ -150,7 +150,7 @@ def _parse_flags(argv: list[str], required: tuple[str, ...]) -> None:
     if stray:
         raise ConfigError(f"{stray[0]!r}: unexpected argument; flags are written --name=value")
     for name in required:
-        if flags.FLAGS[name].value is None:
+        if flags.FLAGS[name].value in (None, ""):  # "" is what an unset variable of a shell leaves
             raise ConfigError(f"--{name} is missing; {flags.FLAGS[name].help}")
 
 

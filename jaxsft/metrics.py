@@ -65,7 +65,7 @@ def finite(value: SupportsFloat) -> float | None:
 
 
 class JsonLines:
-    """A file of one JSON object a line, each of a step, such as metrics.jsonl.
+    """A file of one JSON object a line, such as metrics.jsonl.
 
     Args:
         writes: False on all processes but the first: they neither read nor write.
@@ -77,30 +77,21 @@ class JsonLines:
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines; a line that a killed process left half-written is not one."""
-        return self._read()[0]
+        return read_lines(self._path)[0] if self._writes else []
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Forgets the other lines, such as those after the checkpoint that a run resumes from.
 
         A file with lines that a failing disk made unreadable is kept beside it, as `.damaged`.
         """
-        if not self._writes:
+        if not self._writes or not self._path.exists():
             return
-        found, num_unreadable = self._read()
-        text = "".join(json.dumps(line) + "\n" for line in found if wanted(line))
         with places.using(str(self._path)):
-            if num_unreadable:
+            found, unreadable, cut = read_lines(self._path)
+            text = "".join(json.dumps(line) + "\n" for line in found if wanted(line))
+            if len(unreadable) > cut:
                 shutil.copyfile(self._path, self._path.with_name(f"{self._path.name}.damaged"))
             write_text(self._path, text)
-
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines that can be read, and the number of the others."""
-        if not self._writes or not self._path.exists():
-            return [], 0
-        text = self._path.read_text(encoding="utf-8", errors="replace")
-        lines = [line for line in text.split("\n")[:-1] if line]
-        found = [value for line in lines if (value := _object(line)) is not None]
-        return found, len(lines) - len(found)
 
     def append(self, values: dict[str, Any]) -> None:
         if self._writes:
@@ -108,10 +99,22 @@ class JsonLines:
                 file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
-def _object(line: str) -> dict[str, Any] | None:
-    """What a line says of a step; None: it was not written so."""
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int], bool]:
+    """The objects in a file of JsonLines, each of a step; the numbers of the lines that hold none;
+    and whether the last of these is a line that a killed process left half-written."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    *whole, rest = text.split("\n")
+    lines = [(number, line) for number, line in enumerate(whole, 1) if line.strip()]
+    values = [(number, _of_a_step(line)) for number, line in lines]
+    unreadable = [number for number, value in values if value is None]
+    if rest:
+        unreadable.append(len(whole) + 1)
+    return [value for _, value in values if value is not None], unreadable, bool(rest)
+
+
+def _of_a_step(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None

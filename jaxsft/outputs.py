@@ -73,7 +73,8 @@ def with_date(config: Config, workdir: Workdir, store: CheckpointStore) -> Confi
 
 def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
     """From config.json or, if that was lost, from a checkpoint; today's for a new run."""
-    saved = (workdir.read_json(CONFIG) or {}).get("data", {}).get("template_date")
+    data = (workdir.read_json(CONFIG) or {}).get("data")
+    saved = data.get("template_date") if isinstance(data, dict) else None
     steps = [] if saved else store.steps()
     for step in reversed(steps):
         with contextlib.suppress(CheckpointError):  # judged when it is restored

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxsft.errors import ConfigError, Stopped, UserError
+from jaxsft.errors import ConfigError, Stopped, UserError, chain
 
 # What the system says of a place that is not as a program needs it, and what mends it.
 _REMEDIES = {
@@ -103,15 +103,11 @@ def refusal(error: BaseException, place: Path | str | None = None) -> UserError 
     """
     if isinstance(error, (UserError, Stopped, KeyboardInterrupt)):
         return None  # each says already what happened, whatever it was raised from
-    seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and not any(found is one for one in seen):
-        seen.append(found)
+    for found in chain(error):
         if isinstance(found, OSError) and found.errno in _REMEDIES:
             return PlaceError(_message(found, None, place))
         if match := _SPELT.search(str(found)):
             return PlaceError(_spelt(str(found), match, place))
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return None
 
 

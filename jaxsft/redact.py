@@ -10,28 +10,36 @@ from typing import Any
 HIDDEN = "***"
 
 # user:password@host of any URL, and user@host: a token is often the user. Up to the last @ before
-# the path, for a password may hold one.
+# the path, for a password may hold one. A path made of a URL has one slash of its two. What would
+# be looked for again from each place in a long text has a longest length.
 _USER = re.compile(
-    r"(?<=://)(?:[^/\s?#\"'<>]*@|[^/\s:@\"'<>]+:(?!\d+[/?#])[^\s@\"'<>]*@(?=[\w.-]+(?:[:/?#\s\"']|$)))"
+    r"(?<=://)(?<!abfs://)(?<!abfss://)"
+    r"(?:[^/\s?#\"'<>]*@|[^/\s:@\"'<>]+:(?!\d+[/?#])[^\s@\"'<>]{0,500}@(?=[\w.-]+(?:[:/?#\s\"']|$)))"
+    r"|(?<=\w:/)(?!/)[^/\s?#\"'<>]*@"
 )
 # ?name=value: `&amp;`, `\u0026` and `%26` are what stands for an & within HTML, JSON and URLs.
 _PARAMETER = re.compile(
-    r"([?&;#]|\\u0026|%26|%3[Ff])([\w.$~%-]+)(=|%3[Dd])((?:(?!:\d*:?(?:\s|$))[^&\s\"'<>;,)\]}\\])+)"
+    r"([?&;#]|\\u0026|%26|%3[Ff])([\w.$~%\[\]-]{1,100})(=|%3[Dd])"
+    r"((?:(?!:\d*:?(?:\s|$))[^&\s\"'<>;,)\]}\\])+)"
 )
 _SECRET_WORDS = frozenset(
-    ("auth", "authorization", "credential", "credentials", "hdnea", "hdnts", "jwt", "key", "pass")
-    + ("passwd", "password", "policy", "pwd", "sas", "secret", "session", "sig", "signature")
-    + ("sign", "signed", "token", "apikey", "accesskey", "accesskeyid", "accessid", "code")
+    ("auth", "authorization", "bearer", "credential", "credentials", "hdnea", "hdnts", "hmac")
+    + ("jwt", "key", "pass", "policy", "pw", "pwd", "sas", "session", "sig", "signature")
+    + ("sign", "signed", "apikey", "accesskey", "accesskeyid", "accessid", "code")
 )
+_SECRET_ENDINGS = ("password", "passwd", "secret", "token")  # of words such as sslpassword
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # name=value, name: value and {"name": "value"} outside a URL: only names that mean a secret alone.
 _ASSIGNED = re.compile(
-    r"(?i)((?<![\w-])(?:(?:aws_|hf_|hub_|client_|auth_|access_|api_|secret_|account_?|shared_?)*"
+    r"(?i)((?<!\w)(?:[a-z0-9]+_)*"
     r"(?:access_?key|access_?token|api_?key|auth_?token|hf_token|hub_token|secret|secret_?key|"
-    r"session_?token|account_?key|access_?signature|password|passwd))[\"']?\s*[=:]\s*[\"']?)"
+    r"session_?token|account_?key|access_?signature|password|passwd)[\"']?\s*[=:]\s*[\"']?)"
     r"((?:(?!:\d*:?(?:\s|$))[^\s\"'&;,)\]}])+)"
 )
-_BEARER = re.compile(r"(?i)\b((?:bearer|basic)\s+)[\w.~+/-]{8,}=*")
+_BEARER = re.compile(
+    r"(?i)\b((?:bearer|basic|authorization[\"']?\s*[=:]\s*[\"']?(?:bearer|basic|token))\s+)"
+    r"[\w.~+/-]{8,}=*"
+)
 # Keys that are known by how they begin: their issuers' documentation.
 _KEYS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|hf_oauth_[\w.-]{16,}|api_org_[A-Za-z0-9]{16,}|gh[opsur]_\w{20,}"
@@ -48,7 +56,7 @@ def redacted(text: str) -> str:
     https://me:pw@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature=ab
     https://***@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature=***
     """
-    if "@" in text and "://" in text:
+    if "@" in text and ":/" in text:
         text = _USER.sub(f"{HIDDEN}@", text)
     if "=" in text or "%3" in text:
         text = _PARAMETER.sub(_without_value, text)
@@ -60,7 +68,8 @@ def redacted(text: str) -> str:
 def _without_value(found: re.Match[str]) -> str:
     before, name, equals, value = found.groups()
     words = {word.lower() for word in _WORD.findall(name)} | {name.lower()}
-    return f"{before}{name}{equals}{HIDDEN if words & _SECRET_WORDS else value}"
+    secret = words & _SECRET_WORDS or any(word.endswith(_SECRET_ENDINGS) for word in words)
+    return f"{before}{name}{equals}{HIDDEN if secret else value}"
 
 
 def redacted_values(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from jaxsft.figures import draw_curves
+from jaxsft.metrics import read_lines
 from jaxsft.redact import redacted_values
 from jaxsft.whole_files import write_text
 
@@ -70,9 +71,9 @@ def write_report(workdir: Path, ended: str | None = None) -> Path:
 
 def read_run(workdir: Path, ended: str | None = None) -> Run:
     unreadable: list[str] = []
-    metrics = _json_lines(workdir / "metrics.jsonl", unreadable)
+    metrics = _lines(workdir / "metrics.jsonl", unreadable)
     summary = _json_file(workdir / "summary.json", unreadable)
-    last = max((line["step"] for line in metrics if "step" in line), default=0)
+    last = max((line["step"] for line in metrics), default=0)
     finished = bool(summary) and last <= summary.get("steps", last)
     if not finished:  # a run that went on after its first end
         summary = {name: value for name, value in summary.items() if name not in _OF_THE_END}
@@ -81,7 +82,7 @@ def read_run(workdir: Path, ended: str | None = None) -> Run:
         config=redacted_values(_json_file(workdir / "config.json", unreadable)),
         steps=[line for line in metrics if "loss" in line],
         evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
-        samples=redacted_values(_json_lines(workdir / "samples.jsonl", unreadable)),
+        samples=redacted_values(_lines(workdir / "samples.jsonl", unreadable)),
         summary=redacted_values(summary),
         finished=finished,
         data_report=redacted_values(_json_file(workdir / "data_report.json", unreadable)),
@@ -103,20 +104,14 @@ def _json_file(path: Path, unreadable: list[str]) -> dict[str, Any]:
     return value
 
 
-def _json_lines(path: Path, unreadable: list[str]) -> list[Line]:
-    """The lines that hold JSON; a killed process may leave the last one half-written."""
-    lines = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            value = json.loads(line) if line.strip() else None
-        except ValueError:
-            value = line
-        if isinstance(value, dict):
-            lines.append(value)
-        elif value is not None:
-            unreadable.append(f"{path.name}, line {number}")
-    return lines
+def _lines(path: Path, unreadable: list[str]) -> list[Line]:
+    try:
+        found, numbers, _ = read_lines(path)
+    except OSError:
+        unreadable.append(path.name)
+        return []
+    unreadable += [f"{path.name}, line {number}" for number in numbers]
+    return found
 
 
 def _page(run: Run, name: str) -> str:

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from jaxsft.errors import Stopped
+from jaxsft.errors import Stopped, chain
 
 ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # A shell that starts a program behind nohup or & makes it ignore these, and means it.
 _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
+# One wish to end may come as several signals: a terminal that closes sends SIGHUP, and so does its
+# shell; systemd sends SIGTERM and SIGHUP; whoever started us may pass on the Ctrl-C that we had.
+ECHO_SECONDS = 0.1
 
 
 def to_take() -> list[signal.Signals]:
@@ -26,9 +29,19 @@ def stopped_by(number: int) -> Stopped:
     return Stopped(f"stopped by {signal.Signals(number).name}; start the same command again")
 
 
+def stop_behind(error: BaseException) -> BaseException | None:
+    """The stop that led to the error, which may be the error itself; None: none did."""
+    stops = (one for one in chain(error) if isinstance(one, (Stopped, KeyboardInterrupt)))
+    return next(stops, None)
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Inside, a signal is raised as Stopped, wherever the program is; Ctrl-C as Python does it."""
+    """Inside, a signal is raised as Stopped, wherever the program is; Ctrl-C as Python does it.
+
+    An error that a library made of a stop is that stop again. After it more signals change nothing:
+    the program is ending.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -36,6 +49,13 @@ def raised() -> Iterator[None]:
     before = {number: signal.signal(number, _raise) for number in taken}
     try:
         yield
+    except BaseException as error:
+        stop = stop_behind(error)
+        if stop is not None:
+            before = dict.fromkeys(to_take(), signal.SIG_IGN)
+        if stop is None or stop is error:
+            raise
+        raise stop from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

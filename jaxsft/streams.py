@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+from jaxsft.redact import redacted
+
 
 class Unbreakable(io.TextIOWrapper):
     """A text stream whose text is lost from the first write on that fails.
@@ -15,11 +17,13 @@ class Unbreakable(io.TextIOWrapper):
     """
 
     lost = False
+    hides_secrets = False  # whether all that is written goes through `redacted`
     ends_the_program = False  # whether the text is all that the program is for
 
     def write(self, text: str, /) -> int:
         try:
-            return super().write(text)
+            super().write(redacted(text) if self.hides_secrets else text)
+            return len(text)
         except OSError as error:
             self._lose(error)
             return len(text)
@@ -44,7 +48,11 @@ class Unbreakable(io.TextIOWrapper):
 
 
 def protect() -> None:
-    """Makes sys.stdout and sys.stderr unbreakable, for the whole process."""
+    """Makes sys.stdout and sys.stderr unbreakable, for the whole process.
+
+    What libraries log goes to stderr, and may name a URL with what signs it; what a program is
+    asked to show of the data, as it is, goes to stdout.
+    """
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started us; a file of ours could get its number
@@ -54,6 +62,8 @@ def protect() -> None:
         elif type(stream) is io.TextIOWrapper:  # not another program's own, such as a notebook's
             stream.flush()
             setattr(sys, name, _unbreakable(stream.fileno(), stream.encoding))
+    if isinstance(sys.stderr, Unbreakable):
+        sys.stderr.hides_secrets = True
 
 
 def end_when_lost() -> None:

@@ -28,13 +28,14 @@ AGAIN_SECONDS = 8.0
 class Termination:
     """Termination signals while `listening`: an exception, or a note while `deferred`.
 
-    A second signal always raises, so that a user is never held up. A thread that no call of the
-    main one can block ends the process where the exception does not: nothing is lost then, since a
-    checkpoint is there only when it is whole.
+    A second signal, unless it is an echo of the first, raises wherever it comes, so that a user is
+    never held up. A thread that no call of the main one can block ends the process where the
+    exception does not: nothing is lost then, since a checkpoint is there only when it is whole.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._first = math.inf  # when the first signal was received
         self._deferred = False
         self._vote: Vote | None = None  # of the step before
 
@@ -77,8 +78,11 @@ class Termination:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
+        now = time.monotonic()
         again, self.requested = self.requested, True
-        if again or not self._deferred:
+        self._first = min(self._first, now)
+        echo = again and now - self._first < signals.ECHO_SECONDS
+        if not echo and (again or not self._deferred):
             raise signals.stopped_by(number)
 
     @contextlib.contextmanager
@@ -98,7 +102,7 @@ class Termination:
             os.close(reading)
 
     def _watch(self, reading: int, numbers: list[signal.Signals]) -> None:
-        came, deadline = 0, math.inf
+        first, deadline = math.inf, math.inf
         while True:
             left = None if deadline == math.inf else max(deadline - time.monotonic(), 0)
             ready, _, _ = select.select([reading], [], [], left)
@@ -107,11 +111,13 @@ class Termination:
             received = os.read(reading, 64)
             if not received:
                 return
-            came += sum(number in numbers for number in received)
-            if came > 1:
-                deadline = min(deadline, time.monotonic() + AGAIN_SECONDS)
-            elif came == 1 and not self._deferred:
-                deadline = time.monotonic() + AT_ONCE_SECONDS
+            if not any(number in numbers for number in received):
+                continue
+            now = time.monotonic()
+            if first == math.inf:
+                first, deadline = now, math.inf if self._deferred else now + AT_ONCE_SECONDS
+            elif now - first >= signals.ECHO_SECONDS:
+                deadline = min(deadline, now + AGAIN_SECONDS)
 
 
 def _leave_now() -> NoReturn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from jaxsft import flags as jaxsft_flags
-from jaxsft import places, xla_flags
+from jaxsft import places, signals, xla_flags
 from jaxsft.config import Config, validate
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ def _run(config: Config, workdir: "Workdir") -> None:
         try:
             run(config, workdir, shlex.join(command), chosen)
         except BaseException as raised:  # a stop too
-            error = places.refusal(raised, workdir.name) or memory.refusal(raised) or raised
+            stop = signals.stop_behind(raised)
+            refusal = places.refusal(raised, workdir.name) or memory.refusal(raised, config)
+            error = stop or refusal or raised
             peers.leave(error, end)
             if error is raised:
                 raise
-            raise error from raised
+            raise error from (None if stop else raised)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,14 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from jaxsft import config_file
 from jaxsft.errors import ConfigError, DataError
-
-GOOD = """
-from jaxsft.config import Config, Data, Model, Optim, Source, Train
-
-
-def get_config():
-    return Config(
-        model=Model(source="somewhere"),
-        data=Data(train=(Source(path="train.jsonl"),), sequence_length=8),
-        optim=Optim(peak_lr=1e-3),
-        train=Train(batch_size=2, steps=3),
-    )
-"""
 
 
 @pytest.mark.parametrize(
@@ -111,12 +100,22 @@ def test_an_interrupt_is_not_the_config_files_error(tmp_path):
 
 def test_a_config_may_change_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("a.py").write_text(f"import os\nos.chdir('/')\n{GOOD}\n")
+    Path("a.py").write_text(f"import os\nos.chdir('/')\n{tiny.CONFIG_FILE}\n")
     with contextlib.chdir(tmp_path):
         assert config_file.load("a.py").train.batch_size == 2
     Path("a.py").write_text("import os\nos.chdir('/')\n1 / 0\n")
     with contextlib.chdir(tmp_path), pytest.raises(ConfigError, match="--config=a.py:3: Zero"):
         config_file.load("a.py")
+
+
+def test_a_config_that_changed_within_the_same_second_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "a.py"
+    for rate in ("1e-3", "2e-3"):
+        file.write_text(tiny.CONFIG_FILE.replace("1e-3", rate))
+        os.utime(file, (10**9, 10**9))
+        assert config_file.load(str(file)).optim.peak_lr == float(rate)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_mistyped_field_gets_a_suggestion(tmp_path):
@@ -127,7 +126,7 @@ def test_a_mistyped_field_gets_a_suggestion(tmp_path):
 
 
 def test_a_missing_config_file_gets_a_suggestion(tmp_path):
-    (tmp_path / "debug.py").write_text(GOOD)
+    (tmp_path / "debug.py").write_text(tiny.CONFIG_FILE)
     with pytest.raises(ConfigError, match=r"debgu\.py: no such file; did you mean .*debug\.py"):
         config_file.load(str(tmp_path / "debgu.py"))
 

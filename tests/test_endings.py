@@ -92,6 +92,12 @@ def test_what_a_killed_run_left_gets_its_report_at_the_next_start(workdir):
     assert (workdir.files / "report.html").stat().st_mtime_ns > before
 
 
+def test_a_finished_run_whose_files_were_copied_was_not_killed(workdir):
+    (workdir.files / "summary.json").write_text('{"steps": 4}')  # newer than its page
+    endings.report_leftover(workdir)
+    assert "finished" in page(workdir) and "killed" not in page(workdir)
+
+
 def test_an_empty_place_gets_no_report(tmp_path):
     endings.report_leftover(Workdir("w", tmp_path))
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,8 @@
 """Held-out figures: losses that no batch size changes, prompts, and how answers are compared."""
 
+import types
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from jaxsft import config, evaluate, mesh, step
 from jaxsft.config import Source
 from jaxsft.data.loader import Batches
 from jaxsft.errors import ConfigError
+from jaxsft.metrics import JsonLines
 from jaxsft.model import state
 
 
@@ -59,6 +63,7 @@ def test_the_loss_depends_neither_on_batch_size_nor_on_devices():
         ('{"a": 1, "b": "x"', "json", False),
         ('Sure! {"a": 1, "b": "x"}', "json", False),
         ("[" * 100_000, "json", False),
+        ("1" * 5000, "json", False),
         ('{"a": 1, "b": "x"}', "exact", True),
         ('{"b": "x", "a": 1}', "exact", False),
         ("anything", None, None),
@@ -88,3 +93,20 @@ def test_prompts_stop_before_the_last_answer(tmp_path):
 def test_share_of_what_was_compared():
     assert evaluate.share([{"match": True}, {"match": False}]) == 0.5
     assert evaluate.share([{"match": None}]) is None
+
+
+def test_answers_of_an_earlier_start_are_gone_though_this_one_asks_nothing(tmp_path):
+    samples = JsonLines(tmp_path / "samples.jsonl")
+    samples.append({"step": 0, "phase": "before", "answer": "stale"})
+    plan: Any = types.SimpleNamespace(
+        program=types.SimpleNamespace(eval_step=None), eval_batches={}, num_steps=3
+    )
+    asks_nothing = config.Config(
+        model=config.Model(source="x"),
+        data=config.Data(train=(Source(path="x"),), sequence_length=8),
+        optim=config.Optim(peak_lr=1.0),
+        train=config.Train(batch_size=1, steps=3),
+    )
+    data: Any = None
+    measurer = evaluate.Measurer(asks_nothing, plan, data, samples, lambda *_: None)
+    assert measurer.measure({}, "before") == {} and samples.read() == []

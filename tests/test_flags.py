@@ -7,25 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
 
 from jaxsft import errors, flags
 from jaxsft.config import Config, Data, Eval, Mesh, Model, Optim, Source, Train, validate
 from jaxsft.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
-
-CONFIG = """
-from jaxsft.config import Config, Data, Model, Optim, Source, Train
-
-
-def get_config():
-    return Config(
-        model=Model(source="somewhere"),
-        data=Data(train=(Source(path="train.jsonl"),), sequence_length=8),
-        optim=Optim(peak_lr=1e-3),
-        train=Train(batch_size=2, steps=3),
-    )
-"""
 
 PROGRAM = '''
 """A program of the tests."""
@@ -79,7 +67,7 @@ def make_config(**sections) -> Config:
 def program(tmp_path):
     """Runs the program above with these arguments in a folder that holds config.py."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "config.py").write_text(tiny.CONFIG_FILE)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -186,6 +174,10 @@ def test_override_refuses(path, text, message):
         ({"data": make_data(workers=0)}, "config.data.workers=0: must be"),
         ({"model": Model(source="m", new_tokens=("<|a|>",) * 2)}, "'<|a|>'): each must be there"),
         ({"model": Model(source="m", new_tokens=(" ",))}, "new_tokens=(' ',): each must be"),
+        (
+            {"model": Model(source="m", continue_from=" ")},
+            "continue_from=' ': expected the directory",
+        ),
         ({"model": Model(source="m", pad_vocab_to=0)}, "model.pad_vocab_to=0: must be finite"),
         ({"mesh": Mesh(tensor=0)}, "mesh.tensor=0: must be finite and greater than 0"),
         ({"eval": Eval(prompts=4)}, "eval.prompts=4: data.eval is empty"),
@@ -232,6 +224,7 @@ def test_program_runs_the_config_with_its_overrides(program):
         (["--config=config.py", "--config.train.seed", "2"], "--config.train.seed: expected --"),
         (["--config=config.py", "train.seed=2"], "'train.seed=2': unexpected argument"),
         (["--limit=0"], "--config is missing"),
+        (["--config="], "--config is missing"),
         (["--config=confg.py"], "--config=confg.py: no such file; did you mean 'config.py'?"),
         (["--config=config.py", "--config.train.steps=-1"], "config.train.steps=-1: must be"),
     ],

@@ -42,7 +42,8 @@ def test_lines_are_kept_and_a_half_written_one_is_dropped(tmp_path):
 
 def test_lines_that_a_failing_disk_spoiled_stop_no_start_and_are_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    spoiled = b'{"step": 1}\n\x00\x00\xff\n[2]\n{"stfp": 2}\n{"step": "2"}\n{"step": 3}\n'
+    nested = b'{"step": ' + b"[" * 100_000 + b"\n"
+    spoiled = b'{"step": 1}\n\x00\x00\xff\n[2]\n{"stex": 2}\n' + nested + b'{"step": 3}\n'
     path.write_bytes(spoiled)
     lines = JsonLines(path)
     assert [line["step"] for line in lines.read()] == [1, 3]

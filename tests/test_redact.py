@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import time
 
 import pytest
 import rich.console
@@ -41,6 +42,14 @@ URL = f"https://me:{SECRET}@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature={SECRET}"
         (f"token {SECRET} is bad", "token *** is bad"),
         ("Authorization: Bearer abcdef.ghi-jkl", "Authorization: Bearer ***"),
         ('{"api_key": "ab", "x": 1}', '{"api_key": "***", "x": 1}'),
+        # As a path is made of a URL.
+        ("No such file: '/d/https:/me:pw@h/a'", "No such file: '/d/https:/***@h/a'"),
+        (
+            "h://h/a?sslpassword=ab&pw=cd&user[token]=ef",
+            "h://h/a?sslpassword=***&pw=***&user[token]=***",
+        ),
+        ("OTHERS_API_KEY=ab --hub_token=cd", "OTHERS_API_KEY=*** --hub_token=***"),
+        ("Authorization: Token abcdef.ghi", "Authorization: Token ***"),
         ("AccountKey=ab==;Endpoint=x", "AccountKey=***;Endpoint=x"),
         ("AKIA" + "A1" * 8, "***"),
     ],
@@ -54,7 +63,14 @@ def test_a_secret_is_hidden_and_the_rest_stays(text, shown):
 @pytest.mark.parametrize(
     "text",
     [
-        *("http://host:80/a@b/c", "gs://bucket/a@b.jsonl", "http://host:8080?q=a@b.c"),
+        *("abfss://container@account.x/a", "/d/file:/a/b@c", "gs://bucket/a@b.jsonl", "C:/a/b@c"),
+        *(
+            "http://host:80/a@b/c",
+            "a secretary: x",
+            "mistoken=3",
+            "h://h/a?max_tokens=3",
+            "http://host:8080?q=a@b.c",
+        ),
         *("config.data.trusted_control_tokens=('<think>',)", "config.eval.max_new_tokens=0: must"),
         *("tokenizer=/x, 5 tokens=3", "https://h/a?keyword=x&design=y", "me@mail.org"),
         *("a.jsonl:3: token '<|x|>' has id 9", "--config.model.new_tokens='[\"<|a|>\"]'"),
@@ -62,6 +78,18 @@ def test_a_secret_is_hidden_and_the_rest_stays(text, shown):
 )
 def test_what_is_no_secret_stays(text):
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize("unit", ["x://a:", "%26a", "eyJ-", "a_", "?a=", "secret:"])
+def test_twice_the_text_takes_little_more_than_twice_the_time(unit):
+    """In answers and rows, which are as long as others make them."""
+
+    def seconds(count: int) -> float:
+        started = time.process_time()
+        redacted(unit * count + " @ = %3")
+        return time.process_time() - started
+
+    assert min(seconds(20_000) for _ in range(2)) < 10 * seconds(5_000) + 0.02
 
 
 @pytest.mark.parametrize("error", [DataError(f"{URL}: no such file"), RuntimeError(URL)])
@@ -118,4 +146,21 @@ def test_files_of_a_run_and_its_page(tmp_path):
     values = dataclasses.asdict(config)
     (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "error.json").write_text(json.dumps({"message": URL}))
-    assert SECRET not in report.write_report(tmp_path).read_text()
+    (tmp_path / "summary.json").write_text(json.dumps({"command": URL, "data": {URL: {}}}))
+    sample = {"step": 0, "phase": "before", "prompt": URL, "answer": URL, "reference": ""}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    page = report.write_report(tmp_path).read_text()
+    assert SECRET not in page and page.count("https://***@host") > 5
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "data_report.json").write_text(json.dumps({"train": {}, "eval": {URL: {}}}))
+    page = report.write_report(tmp_path).read_text()
+    assert SECRET not in page and page.count("https://***@host") > 3
+
+
+def test_a_note_of_what_could_not_be_left(capsys):
+    def fails():
+        raise OSError(28, f"No space left for {URL}")
+
+    endings.attempt("report.html", fails)
+    said = capsys.readouterr().err
+    assert said.startswith("note: report.html: ") and "https://***@" in said and SECRET not in said

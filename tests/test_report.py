@@ -248,10 +248,17 @@ def test_a_summary_without_one_of_its_keys_gives_a_page(workdir, missing):
 
 def test_a_half_written_line_is_left_out_and_named(workdir):
     with (workdir / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "lo')
+        file.write('{"loss": 3}\n{"step": 3, "lo')
     text = page_of(workdir).text
-    assert "metrics.jsonl, line 5 can't be read and is left out" in text
+    assert "metrics.jsonl, line 5 can't be read" in text
+    assert "metrics.jsonl, line 6 can't be read and is left out" in text
     assert "held: loss 2.5000 → 0.5000" in text
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_page_is_made(workdir):
+    (workdir / "samples.jsonl").unlink()
+    (workdir / "samples.jsonl").mkdir()
+    assert "samples.jsonl can't be read and is left out" in page_of(workdir).text
 
 
 def test_skipped_steps_and_missing_losses_are_named(workdir):
@@ -263,7 +270,7 @@ def test_skipped_steps_and_missing_losses_are_named(workdir):
 
 def test_repeated_samples_count_once_and_many_fold(workdir):
     asked = [{"source": "held", "row": n, "prompt": f"Q{n}?", "reference": "r"} for n in range(9)]
-    after = {"phase": "after", "match": True}
+    after = {"step": 2, "phase": "after", "match": True}
     old = [one | after | {"answer": "stale"} for one in asked]
     write_lines(workdir / "samples.jsonl", old + [one | after | {"answer": "new"} for one in asked])
     text = page_of(workdir).text

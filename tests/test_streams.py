@@ -47,6 +47,13 @@ def test_a_program_that_only_prints_ends_with_its_reader(tmp_path):
     assert (code, went_on, stderr) == (0, False, "")
 
 
+def test_what_libraries_log_shows_no_secret(tmp_path):
+    """They warn of a request that they try again, with its whole URL."""
+    log = "import logging; logging.getLogger('http').warning('retrying h://h/a?token=%s', 'ab')"
+    _, _, stderr = run(tmp_path, "| cat >/dev/null", log)
+    assert stderr == "retrying h://h/a?token=***\n"
+
+
 def test_a_glyph_that_the_terminal_lacks_is_spelt(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("from jaxsft import streams\nstreams.protect()\nprint('a \\u2192 b')\n")

@@ -1,12 +1,16 @@
 """Termination signals: deferred while a step runs, at once elsewhere and on the second."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from jaxsft import signals
+from jaxsft import termination as termination_module
 from jaxsft.errors import STOPPED, Stopped
 from jaxsft.termination import Termination
 
@@ -17,8 +21,65 @@ def test_a_deferred_signal_waits_for_the_step_and_a_second_one_does_not():
         assert not termination.agreed()
         termination._receive(signal.SIGTERM, None)
         assert termination.agreed()
+        termination._first -= 1
         with pytest.raises(Stopped, match="SIGINT"):
             termination._receive(signal.SIGINT, None)
+
+
+def test_one_wish_that_comes_as_several_signals_is_one():
+    """A terminal that closes sends SIGHUP, and so does its shell: the state is saved."""
+    termination = Termination()
+    with termination.deferred():
+        termination._receive(signal.SIGHUP, None)
+        termination._receive(signal.SIGHUP, None)
+        assert termination.agreed()
+    with pytest.raises(Stopped):
+        Termination()._receive(signal.SIGHUP, None)
+    termination._receive(signal.SIGHUP, None)  # what the first one began is not disturbed
+
+
+@pytest.mark.parametrize(("wait", "leaves"), [(0.0, False), (0.15, True)])
+def test_the_deadline_of_a_second_signal_is_not_that_of_an_echo(monkeypatch, wait, leaves):
+    left = []
+    monkeypatch.setattr(termination_module, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(termination_module, "_leave_now", lambda: left.append(1))
+    termination = Termination()
+    termination._deferred = True
+    reading, writing = os.pipe()
+    watch = threading.Thread(target=termination._watch, args=(reading, [signal.SIGHUP]))
+    watch.start()
+    for _ in range(2):
+        os.write(writing, bytes([signal.SIGHUP]))
+        time.sleep(wait)
+    os.close(writing)
+    watch.join()
+    os.close(reading)
+    assert bool(left) == leaves
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in signals.ALL}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_a_library_made_an_error_of_is_a_stop(handlers, number):
+    with pytest.raises((Stopped, KeyboardInterrupt)), signals.raised():
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            raise ValueError("could not read the array") from error
+    for again in signals.ALL:  # an impatient user: the program is ending already
+        signal.raise_signal(again)
+
+
+def test_an_error_that_no_stop_led_to_stays_itself(handlers):
+    with pytest.raises(KeyError), signals.raised():
+        raise KeyError("x")
+    assert signal.SIG_IGN not in map(signal.getsignal, signals.ALL)
 
 
 def test_a_signal_outside_the_steps_stops_at_once():

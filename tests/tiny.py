@@ -1,4 +1,4 @@
-"""A tiny model, uneven batches and a training run on any mesh, for tests of laws."""
+"""A tiny model, uneven batches, a training run on any mesh and a config file, for tests of laws."""
 
 import dataclasses
 import functools
@@ -27,6 +27,18 @@ SETTINGS = settings.Decoder(
     max_positions=128,
     init_stddev=0.1,
 )
+CONFIG_FILE = """
+from jaxsft.config import Config, Data, Model, Optim, Source, Train
+
+
+def get_config():
+    return Config(
+        model=Model(source="somewhere"),
+        data=Data(train=(Source(path="train.jsonl"),), sequence_length=8),
+        optim=Optim(peak_lr=1e-3),
+        train=Train(batch_size=2, steps=3),
+    )
+"""
 # A large eps: Adam divides by the gradient's size, which would blow up the rounding of tiny ones.
 OPTIM = config.Optim(peak_lr=1e-2, eps=1e-2, weight_decay=0.1, schedule="constant")
 ONE_DEVICE = config.Mesh(data=1, fsdp=1)

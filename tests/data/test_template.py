@@ -266,7 +266,8 @@ FAILURES = [
     (
         CHATML.replace("<|im_", "<|my_"),
         {},
-        r"follows its text; \[.<\|my_start\|>., .<\|my_end\|>.\] look like control tokens",
+        r"follows its text; \[.<\|my_start\|>., .<\|my_end\|>.\] look like control tokens:"
+        r" --config\.model\.new_tokens='\[\"<\|my_start\|>\", \"<\|my_end\|>\"\]' makes them",
     ),
     ("{{ raise_exception('users must alternate') }}", {}, "refused: users must alternate"),
     ("{{ messages[9].content.x }}", {}, "refused: UndefinedError"),

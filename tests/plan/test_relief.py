@@ -168,14 +168,27 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nat"),
             "a device has no memory left: RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.; ",
         ),
-        (MemoryError(), "this machine has no memory left; less is needed with more config.train"),
+        (MemoryError(), "this machine has no memory left; less is needed with fewer config.data.w"),
         (jax.errors.JaxRuntimeError("INTERNAL: x"), None),
         (ValueError("RESOURCE_EXHAUSTED"), None),
     ],
 )
 def test_memory_that_runs_out_later_is_the_users_to_mend(error, said):
-    found = memory.refusal(error)
+    found = memory.refusal(error, asked())
     assert found is None if said is None else str(found).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (asked(batch_size=8, microbatches=1), "with config.model.remat=full, "),  # 8 devices
+        (asked(batch_size=16, microbatches=2), "with config.model.remat=full, "),
+        (asked(batch_size=16, microbatches=1), "with more config.train.microbatches, config.model"),
+    ],
+)
+def test_what_can_need_no_less_is_not_proposed(one, said):
+    found = memory.refusal(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"), one)
+    assert f"less is needed {said}" in str(found) and "config.eval" not in str(found)
 
 
 def test_what_fits_is_what_the_compiler_says(built, compiled, monkeypatch):
