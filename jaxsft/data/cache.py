@@ -17,11 +17,11 @@ import numpy as np
 
 from jaxsft import places
 from jaxsft.data.encode.tokenize import Example
-from jaxsft.data.pack import Tokens
 from jaxsft.errors import DataError
 
 MANIFEST = "manifest.json"  # written last: a directory that has one is whole
 REPORT = "report.json"
+Tokens = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
 _ARRAYS = {"ids": np.dtype("<i4"), "weights": np.dtype("<f4")}
 
 

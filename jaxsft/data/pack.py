@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxsft.data import bins
+from jaxsft.data.cache import Tokens
 from jaxsft.errors import DataError
 
-Tokens = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
 PADDING_ROW = -1
 
 

@@ -33,13 +33,14 @@ from jaxsft.redact import redacted, redacted_values
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
     "template_date",  # stands there as "date" where the template writes one
 )
-# The code that makes a cache; the rest of data/ plans, shows or measures.
-_CODE = ("read/*.py", "render/*.py", "encode/*.py", "shards.py", "cache.py", "prepare.py") + (
-    "gate/bad_rows.py",
-    "gate/facts.py",
-    "gate/hints.py",
-    "gate/near_duplicates.py",
-    "gate/quality.py",
+# The code that decides what is in a cache, by patterns below the package; the rest of data/ plans,
+# shows or measures.
+_CODE = (
+    *("data/read/*.py", "data/render/*.py", "data/encode/*.py"),
+    *("data/cache.py", "data/shards.py", "data/prepare.py"),
+    *("data/gate/bad_rows.py", "data/gate/facts.py", "data/gate/hints.py"),
+    *("data/gate/near_duplicates.py", "data/gate/quality.py"),
+    "redact.py",
 )
 _LIBRARIES = ("tokenizers", "transformers", "jinja2", "sentencepiece")
 
@@ -137,9 +138,8 @@ def fingerprint_inputs(
     sources: Sequence[Source], data: Data, tokenizer_dir: str, vocab_size: int | None
 ) -> dict[str, Any]:
     """All that the cache's content depends on."""
-    here = Path(__file__).parent
-    code = sorted(path for pattern in _CODE for path in here.glob(pattern))
-    code.append(here.parent / "redact.py")
+    package = Path(__file__).parents[1]
+    code = sorted(path for pattern in _CODE for path in package.glob(pattern))
     options = {k: v for k, v in vars(data).items() if k not in _NOT_IN_FINGERPRINT}
     return {
         "sources": [
@@ -151,7 +151,7 @@ def fingerprint_inputs(
         "template": None if data.template is None else file_digest(Path(data.template)),
         "date": date_written(tokenizer_dir, data),
         "options": options | {"vocab_size": vocab_size},
-        "code": [f"{path.relative_to(here.parent)} {file_digest(path)}" for path in code],
+        "code": [f"{path.relative_to(package)} {file_digest(path)}" for path in code],
         "libraries": [importlib.metadata.version(name) for name in _LIBRARIES],
     }
 
