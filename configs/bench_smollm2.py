@@ -12,8 +12,8 @@ float32, since a CPU is no faster at anything else here; the model is the quicks
 import dataclasses
 from pathlib import Path
 
+from jaxsft.cli.config_file import load
 from jaxsft.config import Checkpoint, Config, Data, Eval, Optim, Source, Train
-from jaxsft.config_file import load
 
 
 def get_config() -> Config:

@@ -6,34 +6,24 @@ from typing import Any
 
 import jax
 
-from jaxsft import (
-    compile_cache,
-    distributed,
-    endings,
-    evaluate,
-    finish,
-    mesh,
-    preflight,
-    resume,
-    setup,
-    trained,
-)
-from jaxsft.chips import chip_of
 from jaxsft.config import Config
-from jaxsft.console import Console
-from jaxsft.data.gate import report_text as gate_text
-from jaxsft.data.gate.survey import survey
-from jaxsft.data.prepare import cache_root
-from jaxsft.divergence import Divergence
-from jaxsft.errors import Stopped, known_to_all
-from jaxsft.outputs import Outputs, open_outputs, with_date, write_inputs
+from jaxsft.data.report import text as gate_text
+from jaxsft.data.report.of_run import survey
+from jaxsft.devices import compile_cache, distributed, mesh
+from jaxsft.devices.termination import Termination
+from jaxsft.evaluation import measure
+from jaxsft.files.caches import cache_root
+from jaxsft.loop import train
 from jaxsft.plan import memory, relief
-from jaxsft.program import TrainStep
-from jaxsft.setup import Data, Setup
-from jaxsft.step import TrainState
-from jaxsft.step_log import StepLog
-from jaxsft.termination import Termination
-from jaxsft.workdir import SUMMARY, Workdir
+from jaxsft.report import endings, finished_run
+from jaxsft.rundir import reopen, resume
+from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
+from jaxsft.rundir.workdir import SUMMARY, Workdir
+from jaxsft.terminal.console import Console
+from jaxsft.training import first_state, inputs, job, preflight
+from jaxsft.training.build import TrainStep
+from jaxsft.training.inputs import Data
+from jaxsft.training.job import Job
 
 
 def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence[str] = ()) -> None:
@@ -59,21 +49,21 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             console.say("xla", line)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         config, out = _open(config, workdir, console)
-        base = distributed.together(lambda: setup.open_model(config, console.say))
+        base = distributed.together(lambda: inputs.open_model(config, console.say))
         distributed.together(lambda: preflight.check_config(config, base.settings))
-        data = distributed.first_then_others(lambda: setup.prepare_data(config, base, console))
-        distributed.refuse_differences(setup.data_facts(data))
+        data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
+        distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes(config, data.train)
         resume.refuse_changed(out.store, notes["identity"])  # the data too, before a compilation
-        plan = distributed.together(lambda: setup.set_up(config, base, data))
+        plan = distributed.together(lambda: job.set_up(config, base, data))
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in plan.program.choices}
         distributed.refuse_differences(chosen)
         report = _report_data(config, plan, data, console)
-        _announce(config, plan, setup.precision_notes(config, base), console)
+        _announce(config, plan, first_state.precision_notes(config, base), console)
         size = plan.program.num_parameters
-        distributed.first_then_others(lambda: finish.check_end(config, size, workdir))
-        measurer = evaluate.Measurer(config, plan, data, out.samples, console.say)
+        distributed.first_then_others(lambda: finished_run.check_end(config, size, workdir))
+        measurer = measure.Measurer(config, plan, data, out.samples, console.say)
         with jax.set_mesh(plan.program.mesh):
             # Before a weight is loaded.
             train_step = distributed.together(lambda: _compile(config, plan, console))
@@ -82,8 +72,8 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
             if state is None:
-                params = trained.continued(config, plan.program, console.say)
-                state = setup.first_state(config, base, plan, data, console.say, params)
+                params = reopen.continued(config, plan.program, console.say)
+                state = first_state.first_state(config, base, plan, data, console.say, params)
                 workdir.forget(SUMMARY)  # of an earlier run in the same place
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
@@ -91,7 +81,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             out.metrics.keep(lambda line: line["step"] < plan.num_steps or "loss" in line)
             after = measurer.measure(state.params, "after")
             out.metrics.append({"step": plan.num_steps} | after)
-            finish.finish(config, base, data, plan, state.params, out, command, started)
+            finished_run.finish(config, base, data, plan, state.params, out, command, started)
 
 
 def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, Outputs]:
@@ -107,11 +97,11 @@ def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, O
     config = with_date(config, workdir, out.store)
     distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
     resume.refuse_changed(out.store, resume.identity(config), console.say)
-    distributed.together(lambda: out.store.steps() or trained.check_continue_from(config))
+    distributed.together(lambda: out.store.steps() or reopen.check_continue_from(config))
     return config, out
 
 
-def _report_data(config: Config, plan: Setup, data: Data, console: Console) -> dict[str, Any]:
+def _report_data(config: Config, plan: Job, data: Data, console: Console) -> dict[str, Any]:
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", plan.program.mesh.shape)
     epochs = plan.batches.epochs
@@ -120,7 +110,7 @@ def _report_data(config: Config, plan: Setup, data: Data, console: Console) -> d
     return report
 
 
-def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -> None:
+def _announce(config: Config, plan: Job, notes: list[str], console: Console) -> None:
     """What is about to happen, before anything is computed."""
     s, model, epochs = plan.program.settings, config.model, plan.batches.epochs
     device = jax.devices()[0].device_kind
@@ -135,7 +125,7 @@ def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.program.mesh)}")
     for what, which, why in plan.program.choices:
         console.say(what, f"{which} ({why})")
-    for note in setup.eval_notes(config, plan):
+    for note in job.eval_notes(config, plan):
         console.say("plan", note)
     console.say(
         "plan",
@@ -145,97 +135,10 @@ def _announce(config: Config, plan: Setup, notes: list[str], console: Console) -
     )
 
 
-def _compile(config: Config, plan: Setup, console: Console) -> TrainStep:
+def _compile(config: Config, plan: Job, console: Console) -> TrainStep:
     """The training step, which must fit the devices' memory."""
     limit = memory.limit_here()
     step, _ = relief.compile_step(
         plan.program, config, limit, lambda line: console.say("step", line)
     )
     return step
-
-
-def train(
-    config: Config,
-    plan: Setup,
-    train_step: TrainStep,
-    state: TrainState,
-    out: Outputs,
-    notes: dict[str, Any],
-    measurer: evaluate.Measurer,
-    termination: Termination,
-) -> TrainState:
-    """Trains from `state` to the last step; saves, evaluates and logs on the way."""
-    first, total = int(state.step), plan.num_steps
-    out.metrics.keep(lambda line: line["step"] <= first)
-    log = StepLog(
-        plan.program.settings,
-        remat=config.model.remat,
-        every_steps=config.log.every_steps,
-        epochs_at=plan.batches.epochs.epochs_at,
-        sources=plan.program.sources,
-        peak_flops=_total_peak_flops(),
-    )
-    divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
-    batches = plan.batches.stream(first, total)
-    with termination.deferred(), out.console.steps(first, total):
-        for done in range(first + 1, total + 1):
-            waiting = time.monotonic()
-            batch, counts = next(batches)
-            waited = time.monotonic() - waiting
-            state, metrics = train_step(state, batch)
-            log.add(done, metrics, counts, waited)
-
-            stop = termination.agreed()
-            diverged = divergence.add(done, metrics.skipped_steps)
-            last = done == total
-            evaluates = _due(config.eval.every_steps, done) and not last
-            saves = divergence.saves(_due(config.checkpoint.save_every_steps, done) or last)
-            saves |= stop and not last
-            for line in log.lines(flush=evaluates or saves or diverged or last):
-                out.metrics.append(line)
-                out.console.step(total, line)
-            if diverged:
-                raise divergence.error()
-            if evaluates:
-                out.metrics.append({"step": done} | measurer.losses(state.params))
-            out.copy(now=saves)  # before the checkpoint, which must not know more than they do
-            if saves:
-                out.store.save(done, state, notes)
-            if evaluates or saves:
-                log.restart_clock()
-            if stop:
-                break
-    _leave_loop(total, int(state.step), out, divergence, termination)
-    return state
-
-
-def _leave_loop(
-    total: int, done: int, out: Outputs, divergence: Divergence, termination: Termination
-) -> None:
-    """Returns when the last state is saved.
-
-    Raises:
-        Stopped: a signal came, to this process or another; the state is saved.
-        DivergedError: the last step was skipped.
-    """
-    stopped = any(one["stop"] for one in distributed.gather({"stop": termination.requested}))
-    out.store.wait(settled=not stopped)  # a deadline may run
-    if done == total and divergence.newest_was_skipped():
-        raise divergence.error()
-    if stopped or done < total:
-        raise known_to_all(
-            Stopped(
-                f"stopped by a signal after step {done} of {total}, which is saved;"
-                " start the same command again"
-            )
-        )
-
-
-def _due(every_steps: int | None, done: int) -> bool:
-    return every_steps is not None and done % every_steps == 0
-
-
-def _total_peak_flops() -> float | None:
-    devices = jax.devices()
-    chip = chip_of(devices[0].device_kind)
-    return chip.bf16_flops * len(devices) if chip else None

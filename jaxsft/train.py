@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxsft import flags as jaxsft_flags
-from jaxsft import places, signals, xla_flags
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config, validate
+from jaxsft.devices import xla_flags
+from jaxsft.files import places
+from jaxsft.terminal import signals
 
 if TYPE_CHECKING:
-    from jaxsft.workdir import Workdir
+    from jaxsft.rundir.workdir import Workdir
 
 jaxsft_flags.define_config()
 flags.DEFINE_string(
@@ -34,7 +36,7 @@ _XLA_FLAGS = flags.DEFINE_enum(
     "xla_flags",
     "tuned",
     ["tuned", "none"],
-    "tuned: those of jaxsft/xla_flags.py for this platform; the environment's always stay",
+    "tuned: those of jaxsft/devices/xla_flags.py for this platform; the environment's always stay",
 )
 
 
@@ -42,20 +44,21 @@ def main(config: Config) -> None:
     if _CONTINUE_FROM.value is not None:
         config = jaxsft_flags.override(config, "model.continue_from", _CONTINUE_FROM.value)
         validate(config)
-    from jaxsft.workdir import opened
+    from jaxsft.rundir.workdir import opened
 
     with opened(flags.FLAGS.workdir) as workdir:
         _run(config, workdir)
 
 
 def _run(config: Config, workdir: "Workdir") -> None:
-    from jaxsft.workdir import ERROR
+    from jaxsft.rundir.workdir import ERROR
 
     workdir.forget(ERROR)
     chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
-    from jaxsft import distributed, endings, peers
+    from jaxsft.devices import distributed, peers
     from jaxsft.plan import memory
+    from jaxsft.report import endings
     from jaxsft.run import run
 
     distributed.connect(

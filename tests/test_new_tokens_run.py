@@ -11,12 +11,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_train import ROOT, assert_same_result, environment, train
 
 import jaxsft
 from jaxsft.convert import pretrained
-from jaxsft.convert.export import export
+from jaxsft.convert.export.directory import export
 from jaxsft.model import state
+from tests.test_train import ROOT, assert_same_result, environment, train
 
 TURN, OVER = "<|turn|>", "<|over|>"
 TEMPLATE = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft import config_file
+from jaxsft.cli import config_file
 from jaxsft.config import validate
 
 DATA = Path(__file__).resolve().parent.parent / "configs" / "quickstart_data"

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsft import config, mesh, optim, step
-from jaxsft.loss import Batch
+from jaxsft import config
+from jaxsft.devices import mesh
 from jaxsft.model import settings, state
+from jaxsft.training import optim, step
+from jaxsft.training.batch import Batch
 
 VOCAB = 64
 SETTINGS = settings.Decoder(

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxsft import flags as jaxsft_flags
-from jaxsft import xla_flags
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.devices import xla_flags
+from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
 _PEERS = ["transformers", "trl", "tunix"]
@@ -45,10 +46,11 @@ _PROFILE = flags.DEFINE_string("profile", None, "directory for a trace of three 
 
 def main(config: Config) -> None:
     xla_flags.apply(xla_flags.platform_here())
-    from jaxsft import compile_cache, setup
-    from jaxsft.bench import profile, result, text
-    from jaxsft.bench.ours import Ours
-    from jaxsft.data.prepare import cache_root
+    from bench import profile, result, text
+    from bench.ours import Ours
+
+    from jaxsft.devices import compile_cache
+    from jaxsft.files.caches import cache_root
 
     weights = "pretrained" if _REAL.value else "random"
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
@@ -56,7 +58,7 @@ def main(config: Config) -> None:
     if _PEER.value:
         found = _against_peer(config)
     else:
-        base = setup.open_model(config, lambda topic, line: None, weights=_REAL.value)
+        base = inputs.open_model(config, lambda topic, line: None, weights=_REAL.value)
         ours = Ours(config, base, _SEGMENTS.value)
         ours.run(_WARMUP.value)
         found = result.of_steps(config, ours, ours.run(_STEPS.value))
@@ -70,10 +72,9 @@ def main(config: Config) -> None:
 
 
 def _against_peer(config: Config) -> dict:
-    from jaxsft import setup
-    from jaxsft.bench import inputs, versus
-    from jaxsft.bench.ours import Ours
-    from jaxsft.bench.peer import Peer
+    from bench import inputs, versus
+    from bench.ours import Ours
+    from bench.peer import Peer
 
     with tempfile.TemporaryDirectory() as folder:
         steps = _STEPS.value + _WARMUP.value
@@ -85,7 +86,7 @@ def _against_peer(config: Config) -> dict:
             "template": _TEMPLATE.value,
         }
         with Peer(_PEER.value, _PYTHON.value, job) as peer:
-            base = setup.open_model(config, lambda topic, line: None, weights=_REAL.value)
+            base = inputs.open_model(config, lambda topic, line: None, weights=_REAL.value)
             ours = Ours(config, base, _SEGMENTS.value)
             return versus.measure(config, ours, peer, _WARMUP.value, _STEPS.value)
 

@@ -20,10 +20,10 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxsft import flags as jaxsft_flags
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.errors import ConfigError
-from jaxsft.kernels import attention, attention_choice
-from jaxsft.kernels.attention_selftest import Use
+from jaxsft.kernels.attention import attend, choose
+from jaxsft.kernels.attention.selftest import Use
 
 _LENGTH = flags.DEFINE_integer("length", 8192, "Tokens of a row.", 1)
 _ROWS = flags.DEFINE_integer("rows", 1, "Rows.", 1)
@@ -38,7 +38,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "File for the figures, as JSON.")
 
 def compiled(name: str, arrays: list[jax.Array], segments_BT: jax.Array) -> Callable[[], object]:
     def loss(q, k, v, d_out, segments_BT):
-        out = attention.attend(q, k, v, segments_BT, segments_BT, back_end=name)
+        out = attend.attend(q, k, v, segments_BT, segments_BT, back_end=name)
         return jnp.vdot(out, d_out)
 
     program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays, segments_BT).compile()
@@ -69,14 +69,14 @@ def main() -> None:
         dtype=_DTYPE.value,
     )
     refused = {}
-    for name in attention.BACK_ENDS:
+    for name in attend.BACK_ENDS:
         try:
-            attention_choice.choose(name, use, device)
+            choose.choose(name, use, device)
         except ConfigError as error:
             refused[name] = str(error).partition(": ")[2]
     if rows * heads * length**2 > 2**30:
         refused["xla"] = "would hold all logits at once"
-    works = [name for name in attention.BACK_ENDS if name not in refused]
+    works = [name for name in attend.BACK_ENDS if name not in refused]
     rng = np.random.default_rng(0)
     shapes = [(rows, length, n, head_dim) for n in (heads, kv_heads, kv_heads, heads)]
     arrays = [jnp.asarray(rng.normal(size=shape), _DTYPE.value) for shape in shapes]

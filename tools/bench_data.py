@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from jaxsft import flags as jaxsft_flags
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Data, Source
-from jaxsft.data import pack, prepare
-from jaxsft.data.cache import Cache
+from jaxsft.data.cache import prepare
+from jaxsft.data.cache.store import Cache
+from jaxsft.data.pack import packing
 
 _DATA = flags.DEFINE_list("data", None, "Files of conversations.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Directory of the tokenizer.")
@@ -49,26 +50,26 @@ def prepared(path: str, length: int = 8192, workers: int = 1, copies: int = 1) -
 
 def fill(cache: Cache, length: int) -> dict[str, float]:
     lengths = cache.lengths[cache.lengths <= length]
-    rows = pack.num_rows(lengths, length)
+    rows = packing.num_rows(lengths, length)
     return {"rows": rows, "fill": float(lengths.sum() / (rows * length))}
 
 
 def plan_seconds(count: int = 1_000_000) -> float:
     lengths = np.random.default_rng(0).lognormal(5.2, 1.0, count).astype(int).clip(1, 2048)
     start = time.perf_counter()
-    pack.plan_rows(lengths, 2048, 0, 0)
+    packing.plan_rows(lengths, 2048, 0, 0)
     return time.perf_counter() - start
 
 
 def tokens_per_second(cache: Cache, length: int = 2048, rows: int = 32) -> float:
     """Slots of packed rows assembled in a second of this process's time."""
     kept = np.flatnonzero(cache.lengths <= length)
-    plan = pack.plan_rows(cache.lengths[kept], length, 0, 0)
+    plan = packing.plan_rows(cache.lengths[kept], length, 0, 0)
     start, slots = time.process_time(), 0
     for _ in range(5):
         for first in range(0, max(1, plan.num_rows - rows), rows):
             numbers = range(first, min(first + rows, plan.num_rows))
-            pack.build_rows(lambda at: cache.examples(kept[at]), plan, numbers, length)
+            packing.build_rows(lambda at: cache.examples(kept[at]), plan, numbers, length)
             slots += len(numbers) * length
     return slots / (time.process_time() - start)
 

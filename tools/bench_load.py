@@ -21,8 +21,9 @@ from typing import Any
 
 import safetensors
 from absl import app, flags
+from bench import load
 
-from jaxsft.convert import load_bench, safetensors_read
+from jaxsft.convert.tensors import safetensors_read
 
 _DTYPES = ("bfloat16", "float32")
 _GIGABYTES = flags.DEFINE_float("gigabytes", 2.0, "size of the checkpoint")
@@ -40,7 +41,7 @@ def main(_) -> None:
         return
     peers = ["safetensors"] + (["torch"] if importlib.util.find_spec("torch") else [])
     with tempfile.TemporaryDirectory() as folder:
-        largest = load_bench.write_checkpoint(Path(folder), _GIGABYTES.value, _DTYPE.value)
+        largest = load.write_checkpoint(Path(folder), _GIGABYTES.value, _DTYPE.value)
         kinds = ["jaxsft", *peers]
         rounds = [{k: _run_child(k, folder) for k in kinds} for _ in range(_ROUNDS.value)]
         exported = _run_child("export", folder) if _EXPORT.value else None
@@ -72,7 +73,7 @@ def _run_child(kind: str, folder: str) -> dict[str, float]:
 
 def _measure(kind: str, directory: Path) -> dict[str, float]:
     if kind == "export":
-        return load_bench.measure_export(directory, _KEPT.value)
+        return load.measure_export(directory, _KEPT.value)
     if kind == "torch":
         import torch  # before the clock starts
 
@@ -81,8 +82,8 @@ def _measure(kind: str, directory: Path) -> dict[str, float]:
     elif kind == "safetensors":
         read = functools.partial(_read, "np", lambda tensor: tensor)
     else:
-        read = functools.partial(load_bench.load, parameter_dtype=_KEPT.value)
-    return load_bench.measure_load(directory, read)
+        read = functools.partial(load.load, parameter_dtype=_KEPT.value)
+    return load.measure_load(directory, read)
 
 
 def _read(framework: str, cast: Callable[[Any], Any], directory: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"{argv[1]}: this program takes flags only")
     import jax
 
-    from jaxsft.kernels.cross_entropy import cross_entropy
+    from jaxsft.kernels.loss.cross_entropy import cross_entropy
 
     arrays, weights = _inputs()
     vocab, tied = _VOCAB.value, _TIED.value

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from absl import flags
+from bench import page
 
-from jaxsft import flags as jaxsft_flags
-from jaxsft.bench import page
+from jaxsft.cli import flags as jaxsft_flags
 
 _PAGE = flags.DEFINE_string("page", "docs/performance.md", "the Markdown file")
 _MEASURED = flags.DEFINE_string(

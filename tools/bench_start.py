@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxsft import flags as jaxsft_flags
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
 
 jaxsft_flags.define_config()

@@ -9,15 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import family_cases
-import family_measures as measures
-import multimodal_cases
 import numpy as np
 import transformers
 from absl import app, flags
 
 import jaxsft
 from jaxsft.convert import pretrained
+from tests.convert.families import family_cases, multimodal_cases
+from tests.convert.families import family_measures as measures
 
 OUTPUT = flags.DEFINE_string("output", "docs/families.md", "the page to write")
 ONLY = flags.DEFINE_string("only", "", "cases whose name holds this")

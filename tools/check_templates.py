@@ -14,9 +14,9 @@ import platform
 from pathlib import Path
 
 from absl import flags
+from pages import template_check, template_page
 
-from jaxsft import flags as jaxsft_flags
-from jaxsft.data.gate import template_check, template_page
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.errors import ConfigError
 
 _TEMPLATES = flags.DEFINE_list("templates", [], "Directories of .jinja files.")

@@ -10,13 +10,17 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxsft import finish, places, remote, setup, trained
-from jaxsft import flags as jaxsft_flags
-from jaxsft.convert import check_export, gguf_write
-from jaxsft.convert.export import MARKER
-from jaxsft.metrics import JsonLines
-from jaxsft.trained import Trained
-from jaxsft.workdir import Workdir, opened
+from jaxsft.cli import flags as jaxsft_flags
+from jaxsft.convert import check_export
+from jaxsft.convert.export import gguf_file
+from jaxsft.convert.export.directory import MARKER
+from jaxsft.files import buckets, places
+from jaxsft.report import finished_run
+from jaxsft.rundir import reopen
+from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.rundir.reopen import Trained
+from jaxsft.rundir.workdir import Workdir, opened
+from jaxsft.training import inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, local or gs://")
 _OUTPUT = flags.DEFINE_string("output", None, "directory, or .gguf file, to write; may be gs://")
@@ -37,10 +41,10 @@ _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest whe
 def main() -> None:
     with opened(_WORKDIR.value, writes=False) as workdir:
         workdir.fetch()
-        if remote.is_remote(_OUTPUT.value):
-            remote.open_directory("--output", _OUTPUT.value)
-        with remote.staged(_OUTPUT.value, MARKER) as output:
-            model = trained.read(workdir, _STEP.value)
+        if buckets.is_remote(_OUTPUT.value):
+            buckets.open_directory("--output", _OUTPUT.value)
+        with buckets.staged(_OUTPUT.value, MARKER) as output:
+            model = reopen.read(workdir, _STEP.value)
             write = _write_gguf if _FORMAT.value == "gguf" else _write_directory
             with places.using(f"--output={_OUTPUT.value}", output):
                 notes = write(workdir, model, output)
@@ -52,28 +56,28 @@ def main() -> None:
 def _write_directory(workdir: Workdir, model: Trained, output: Path) -> tuple[str, ...]:
     """Returns what to tell the user."""
     lines = JsonLines(workdir.files / "metrics.jsonl").read()
-    before, after = finish.figures(lines, 0), finish.figures(lines, model.step)
+    before, after = finished_run.figures(lines, 0), finished_run.figures(lines, model.step)
     command = shlex.join(["python", *sys.argv])
     config, trained_on = model.config, model.trained_on
-    about = finish.model_card(config, trained_on, before, after, command)
-    exported = finish.export_params(
+    about = finished_run.model_card(config, trained_on, before, after, command)
+    exported = finished_run.export_params(
         config, model.base, trained_on, model.params, output, about, _DTYPE.value
     )
     if _CHECK.value:
-        print(finish.said_difference(check_export.compare_logits(output)))
+        print(finished_run.said_difference(check_export.compare_logits(output)))
     return exported.notes
 
 
 def _write_gguf(workdir: Workdir, model: Trained, output: Path) -> tuple[str, ...]:
     del workdir
-    return gguf_write.export_gguf(
+    return gguf_file.export_gguf(
         model.params,
         model.base,
         output,
         dtype=_GGUF_DTYPE.value,
         template=model.trained_on["template"],
         end_of_turn_ids=model.trained_on["end_of_turn_ids"],
-        tokenizer=setup.tokenizer_directory(model.config),
+        tokenizer=inputs.tokenizer_directory(model.config),
     ).notes
 
 

@@ -13,12 +13,13 @@ from typing import TextIO
 from absl import flags
 from rich.console import Console
 
-from jaxsft import flags as jaxsft_flags
-from jaxsft import setup, streams
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
-from jaxsft.data.gate import inspect, inspect_html
+from jaxsft.data.report import inspect, inspect_html
 from jaxsft.errors import ConfigError
+from jaxsft.terminal import streams
+from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
 _SPLIT = flags.DEFINE_enum("split", "train", ["train", "eval"], "Which data of the config.")
@@ -41,8 +42,8 @@ def main(config: Config) -> None:
     sources = config.data.train if _SPLIT.value == "train" else config.data.eval
     if not sources:
         raise ConfigError(f"--split={_SPLIT.value}: config.data.{_SPLIT.value} is empty")
-    model = setup.open_model(config, lambda topic, text: None, weights=False)
-    tokenizer = open_tokenizer(str(setup.tokenizer_directory(config)), config.data)
+    model = inputs.open_model(config, lambda topic, text: None, weights=False)
+    tokenizer = open_tokenizer(str(inputs.tokenizer_directory(config)), config.data)
     limit = _LIMIT.value
     if limit is None and _FORMAT.value == "html":
         limit = inspect_html.DEFAULT_ROWS

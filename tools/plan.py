@@ -13,8 +13,9 @@ import sys
 
 from absl import flags
 
-from jaxsft import flags as jaxsft_flags
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "such as v5p:2x2x2, h200:8 or cpu:8")
@@ -34,13 +35,12 @@ def main(config: Config) -> int:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
     from rich.console import Console
 
-    from jaxsft import setup
-    from jaxsft.plan import prepared, relief, search, text, topology
+    from jaxsft.plan import measured_data, relief, search, text, topology
 
     terminal = Console()
     found = topology.open_topology(name, _SLICES.value)
-    base = setup.open_model(config, lambda topic, line: None, weights=False)
-    run = prepared.look(config, base)
+    base = inputs.open_model(config, lambda topic, line: None, weights=False)
+    run = measured_data.look(config, base)
     if _SEARCH.value:
         limits = _TRIES.value, _MINUTES.value
         tried = search.search(config, base.settings, found, run.rows, *limits, _say)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxsft import flags as jaxsft_flags
-from jaxsft import places
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.files import places
+from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
 _OUTPUT = flags.DEFINE_string("output", None, "File for the report as JSON.")
@@ -24,22 +25,24 @@ _BEAM = flags.DEFINE_list("beam", None, "Options of an Apache Beam pipeline that
 
 def main(config: Config) -> None:
     # These take seconds to import: not before the command line is known good.
-    from jaxsft import evaluate, mesh, mesh_fit, preflight, setup
-    from jaxsft.console import Console
-    from jaxsft.data import beam
-    from jaxsft.data.cache import write_json
-    from jaxsft.data.epochs import epochs_of
-    from jaxsft.data.gate import report_text as gate_text
-    from jaxsft.data.gate.survey import survey
+    from jaxsft.data.cache import beam
+    from jaxsft.data.cache.store import write_json
+    from jaxsft.data.pack.epochs import epochs_of
+    from jaxsft.data.report import text as gate_text
+    from jaxsft.data.report.of_run import survey
+    from jaxsft.devices import mesh
+    from jaxsft.evaluation import measure
+    from jaxsft.terminal.console import Console
+    from jaxsft.training import mesh_fit, preflight
 
     if _OUTPUT.value is not None:
         places.make_writable(Path(_OUTPUT.value).absolute().parent, f"--output={_OUTPUT.value}")
     console = Console()
-    base = setup.open_model(config, console.say, weights=False)
+    base = inputs.open_model(config, console.say, weights=False)
     preflight.check_config(config, base.settings)
-    evaluate.held_out_prompts(config.data.eval, config.eval.prompts)
+    measure.held_out_prompts(config.data.eval, config.eval.prompts)
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
-    data = setup.prepare_data(config, base, console, make)
+    data = inputs.prepare_data(config, base, console, make)
     planned = epochs_of(
         data.train,
         config.data.train,

@@ -12,8 +12,9 @@ import sys
 from absl import flags
 
 from jaxsft import errors
-from jaxsft import flags as jaxsft_flags
+from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
 jaxsft_flags.define_peers()
@@ -25,17 +26,18 @@ def main(config: Config) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxsft import distributed, selfcheck, setup
+    from jaxsft.checks import laws
+    from jaxsft.devices import distributed
 
     distributed.connect(
         *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
     )
     distributed.refuse_differences(distributed.facts(config))
-    base = setup.open_model(config, lambda topic, line: None, weights=False)
+    base = inputs.open_model(config, lambda topic, line: None, weights=False)
     table = Table("law", "difference", "allowed", "")
     failed = 0
     with distributed.scratch(_SCRATCH.value) as folder:
-        for check in selfcheck.run(config, base.settings, folder):
+        for check in laws.run(config, base.settings, folder):
             passed = all(one["passed"] for one in distributed.gather({"passed": check.passed}))
             failed += not passed
             verdict = "passed" if passed else "FAILED"

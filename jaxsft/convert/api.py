@@ -7,10 +7,11 @@ from typing import Literal, get_args, overload
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxsft import mesh as mesh_lib
-from jaxsft.convert import gguf_write, pretrained, source
-from jaxsft.convert.export import ExportDtype, Exported, export, main_dtype
-from jaxsft.convert.gguf_write import Written
+from jaxsft.convert import pretrained, source
+from jaxsft.convert.export import gguf_file
+from jaxsft.convert.export.directory import ExportDtype, Exported, export, main_dtype
+from jaxsft.convert.export.gguf_file import Written
+from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConversionError
 from jaxsft.model import state
 from jaxsft.model.transformer import Decoder
@@ -82,9 +83,9 @@ def save_model(
     base = pretrained.open_pretrained(model.source)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     tokenizer = source.own_tokenizer(model.source)
-    if format == "gguf" and dtype in ("source", *gguf_write.DTYPES):
-        kind = gguf_write.DTYPES[main_dtype(params, base) if dtype == "source" else dtype]
-        return gguf_write.export_gguf(params, base, path, dtype=kind, tokenizer=tokenizer)
+    if format == "gguf" and dtype in ("source", *gguf_file.DTYPES):
+        kind = gguf_file.DTYPES[main_dtype(params, base) if dtype == "source" else dtype]
+        return gguf_file.export_gguf(params, base, path, dtype=kind, tokenizer=tokenizer)
     if format == "safetensors" and dtype != "q8_0" and dtype in get_args(ExportDtype):
         return export(params, base, path, dtype=dtype, tokenizer=tokenizer)
     raise ConversionError(

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxsft import mesh
-from jaxsft.convert import api, multimodal, untrusted
-from jaxsft.convert.check_tokenizer import PROBES, open_tokenizer
-from jaxsft.convert.safetensors_read import ANY_DTYPES, Directory
+from jaxsft.convert import api
+from jaxsft.convert.families import multimodal
+from jaxsft.convert.tensors.safetensors_read import ANY_DTYPES, Directory
+from jaxsft.convert.vocabulary.check_tokenizer import PROBES, open_tokenizer
+from jaxsft.devices import mesh
 from jaxsft.errors import ConversionError
+from jaxsft.files import untrusted
 
 TOLERANCE = 1e-4  # of the largest logit, or of 1: float32 sums in another order
 MAX_PARAMETERS = 2 * 10**9  # two models in float32: 16 GB

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import made_once, source, untrusted
+from jaxsft.convert import source
 from jaxsft.errors import ConversionError
+from jaxsft.files import made_once, untrusted
 
 RECIPE = 1  # counts changes of this file that change its output: part of the cache key
 _FLAGS = {

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsft.convert import families, huggingface, multimodal, new_tokenizer
+from jaxsft.convert import new_tokenizer
+from jaxsft.convert.families import multimodal, tensor_table
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.convert.tensors import huggingface
 from jaxsft.model import settings, vocabulary
 from jaxsft.model.state import Params
 
@@ -83,7 +85,7 @@ def extended(base: Pretrained, planned: Plan, initial: Initial, seed: int) -> Pr
     tensors = base.tensors
     if tensors is not None:
         leaves = [vocabulary.EMBEDDING] + [vocabulary.HEAD] * (not decoder.tied_embeddings)
-        names = [families.tensor_name(base.table, leaf) for leaf in leaves]
+        names = [tensor_table.tensor_name(base.table, leaf) for leaf in leaves]
         tensors = _Extended(tensors, names, planned, initial, seed)
     return dataclasses.replace(
         base,

@@ -4,21 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxsft.convert import (
-    adapter,
-    buffers,
-    families,
-    hf_config,
-    huggingface,
-    multimodal,
-    mxfp4,
-    parts,
-    quantised,
-    source,
-    untrusted,
-)
-from jaxsft.convert.safetensors_read import ANY_DTYPES, DTYPES, Directory
+from jaxsft.convert import source
+from jaxsft.convert.adapter import merge
+from jaxsft.convert.families import config_json, multimodal, quantised, tensor_table
+from jaxsft.convert.tensors import buffers, huggingface, multimodal_parts, mxfp4
+from jaxsft.convert.tensors.safetensors_read import ANY_DTYPES, DTYPES, Directory
 from jaxsft.errors import ConversionError
+from jaxsft.files import untrusted
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
 
@@ -32,7 +24,7 @@ class Pretrained:
     config: dict[str, Any]  # config.json; made from the metadata for a .gguf file
     generation_config: dict[str, Any]  # {} when there is none
     settings: settings.Decoder
-    table: families.Table  # of its family: names and layouts of the tensors
+    table: tensor_table.Table  # of its family: names and layouts of the tensors
     tensors: huggingface.Tensors | None  # None: opened without weights
     notes: tuple[str, ...]  # what was found and has no effect: show them
     others: huggingface.Tensors | None = None  # of a multimodal model: they pass through
@@ -54,15 +46,15 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
         opened = _open_gguf(path, weights)
     else:
         opened = _open_directory(path, weights)
-    plain = hf_config.family_of(opened.config, opened.where).table
+    plain = config_json.family_of(opened.config, opened.where).table
     table = multimodal.table(opened.config, plain)
     opened = _text_part(opened, table, str(path))
-    decoder, told = hf_config.settings_from_config(opened.config, opened.where)
+    decoder, told = config_json.settings_from_config(opened.config, opened.where)
     config, tensors = opened.config, opened.tensors
     notes = [*told, *opened.notes, *source.adapter_notes(name, path)]
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:
-            tensors = adapter.Merged(tensors, adapter_directory, table, decoder.tied_embeddings)
+            tensors = merge.Merged(tensors, adapter_directory, table, decoder.tied_embeddings)
             notes += tensors.notes
             if tensors.untied:
                 decoder = dataclasses.replace(decoder, tied_embeddings=False)
@@ -96,7 +88,7 @@ class _Opened:
 
 
 def _open_gguf(path: Path, weights: bool) -> _Opened:
-    from jaxsft.convert.gguf import File
+    from jaxsft.convert.gguf.model_file import File
 
     file = File(path)
     generation = file.generation_config()
@@ -107,7 +99,7 @@ def _open_directory(path: Path, weights: bool) -> _Opened:
     """The family and how weights are stored come first: they decide what the files can hold."""
     where = str(path / "config.json")
     config = untrusted.read_json(path / "config.json")
-    hf_config.refuse_unsupported(config, where)
+    config_json.refuse_unsupported(config, where)
     generation, notes = _generation_config(path), _template_notes(path)
     if packed := quantised.is_mxfp4(config):
         del config["quantization_config"]
@@ -123,7 +115,7 @@ def _open_directory(path: Path, weights: bool) -> _Opened:
     return _Opened(where, config, generation, tensors, tuple(notes))
 
 
-def _text_part(opened: _Opened, table: families.Table, path: str) -> _Opened:
+def _text_part(opened: _Opened, table: tensor_table.Table, path: str) -> _Opened:
     """The text part of a multimodal model, apart from its others; any other model as it is."""
     config, tensors = opened.config, opened.tensors
     kind = multimodal.wrapper(config)
@@ -134,9 +126,9 @@ def _text_part(opened: _Opened, table: families.Table, path: str) -> _Opened:
         naming = multimodal.naming(kind, ())
         return dataclasses.replace(opened, naming=naming, notes=(*opened.notes, line))
     naming = multimodal.naming(kind, tensors.names())
-    text, others = parts.split(tensors, kind, naming, path)
-    notes = parts.notes(others, path)
-    if parts.has_own_head(config, text, table):
+    text, others = multimodal_parts.split(tensors, kind, naming, path)
+    notes = multimodal_parts.notes(others, path)
+    if multimodal_parts.has_own_head(config, text, table):
         config = multimodal.untied(config)
         notes.append(
             f"{opened.where}: tie_word_embeddings is true, but the files hold a head of their own:"
@@ -149,7 +141,7 @@ def _text_part(opened: _Opened, table: families.Table, path: str) -> _Opened:
 
 
 def _check_tensors(
-    tensors: huggingface.Tensors, table: families.Table, decoder: settings.Decoder, where: str
+    tensors: huggingface.Tensors, table: tensor_table.Table, decoder: settings.Decoder, where: str
 ) -> list[str]:
     constants, told = buffers.check(tensors, decoder, where)
     _, shapes, _ = state.abstract(decoder, "float32", "none")

@@ -7,9 +7,9 @@ import difflib
 import re
 from pathlib import Path
 
-from jaxsft import places
-from jaxsft.convert import hf_config, quantised, untrusted
+from jaxsft.convert.families import config_json, quantised
 from jaxsft.errors import ConversionError
+from jaxsft.files import places, untrusted
 
 # Never pickled weights and never code. "*" also matches "/", so sub-directories are ignored apart.
 HUB_FILES = [
@@ -92,9 +92,9 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     else:
         path = own_tokenizer(source) or resolve(source)
     if is_gguf(path):
-        from jaxsft.convert import gguf_tokenizer
+        from jaxsft.convert.gguf import tokenizer
 
-        return gguf_tokenizer.cached_directory(path)
+        return tokenizer.cached_directory(path)
     found = [name for name in TOKENIZER_FILES if (path / name).is_file()]
     if not found:
         raise ConversionError(
@@ -271,7 +271,7 @@ def _refuse_before_download(hub_id: str) -> None:
     directory = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=first))
     path = directory / "config.json"
     if path.is_file():  # an adapter has none
-        hf_config.refuse_unsupported(untrusted.read_json(path), f"{hub_id}/config.json")
+        config_json.refuse_unsupported(untrusted.read_json(path), f"{hub_id}/config.json")
         quantised.refuse_files(directory)
 
 

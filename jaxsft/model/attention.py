@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxsft.kernels import attention as kernel
-from jaxsft.mesh import constrain
+from jaxsft.devices.mesh import constrain
+from jaxsft.kernels.attention import attend as kernel
 from jaxsft.model import parameter, rope, settings
 from jaxsft.model.norm import HeadNorm
 

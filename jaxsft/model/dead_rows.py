@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsft import mesh as mesh_lib
+from jaxsft.devices import mesh as mesh_lib
 from jaxsft.model import vocabulary
 from jaxsft.model.state import Params
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxsft.mesh import constrain, is_split
+from jaxsft.devices.mesh import constrain, is_split
 from jaxsft.model import parameter, settings
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxsft.kernels import experts as kernel
-from jaxsft.mesh import constrain
+from jaxsft.devices.mesh import constrain
+from jaxsft.kernels.experts import gated_mlps as kernel
 from jaxsft.model import moe_settings, parameter
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxsft import mesh as mesh_lib
+from jaxsft.devices import mesh as mesh_lib
 from jaxsft.model import settings
 from jaxsft.model.transformer import Decoder
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsft.mesh import constrain
+from jaxsft.devices.mesh import constrain
 from jaxsft.model import parameter, rope, settings
 from jaxsft.model.attention import Attention, Cache, Context, Place
 from jaxsft.model.gradient_slot import with_slots

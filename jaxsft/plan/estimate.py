@@ -5,22 +5,23 @@ import time
 
 import numpy as np
 
-from jaxsft import mesh as mesh_lib
-from jaxsft import program
-from jaxsft.chips import Chip
 from jaxsft.config import Config
-from jaxsft.flops import training_flops
-from jaxsft.kernels.cross_entropy_chunks import chunk_tokens
-from jaxsft.kernels.experts import TILES_SCOPE
+from jaxsft.devices import mesh as mesh_lib
+from jaxsft.devices.chips import Chip
+from jaxsft.kernels.experts.gated_mlps import TILES_SCOPE
+from jaxsft.kernels.loss.chunks import chunk_tokens
 from jaxsft.model import settings
-from jaxsft.plan import communication, cost, experts, hlo, memory
+from jaxsft.plan import communication, cost, hlo, memory
+from jaxsft.plan import expert_rows as experts
+from jaxsft.plan.batch_load import Rows
 from jaxsft.plan.communication import Communication
-from jaxsft.plan.experts import ExpertRows
+from jaxsft.plan.efficiencies import LINK_SHARE, MATMUL_SHARE, MEMORY_SHARE
+from jaxsft.plan.expert_rows import ExpertRows
 from jaxsft.plan.memory import Memory
-from jaxsft.plan.rates import LINK_SHARE, MATMUL_SHARE, MEMORY_SHARE
-from jaxsft.plan.rows import Rows
 from jaxsft.plan.topology import Topology
-from jaxsft.program import Program
+from jaxsft.training import build
+from jaxsft.training.build import Program
+from jaxsft.training.flops import training_flops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,11 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
     """
     num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
     config = on_slices(config, topology)
-    mesh = program.checked_mesh(config, base, topology.devices)
-    built = program.build(config, base, num_steps, mesh)
+    mesh = build.checked_mesh(config, base, topology.devices)
+    built = build.build(config, base, num_steps, mesh)
     train, length = config.train, config.data.sequence_length
     started = time.monotonic()
-    compiled = program.compile_train_step(built, config)
+    compiled = build.compile_train_step(built, config)
     compile_seconds = time.monotonic() - started
     expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
     tiles = {} if expert_rows is None else {TILES_SCOPE: expert_rows.tiles}

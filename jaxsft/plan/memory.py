@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsft.chips import Chip
 from jaxsft.config import Config
-from jaxsft.mesh import fill, parts
-from jaxsft.program import Program, TooLarge
+from jaxsft.devices.chips import Chip
+from jaxsft.devices.mesh import fill, parts
+from jaxsft.training.build import Program, TooLarge
 
 GIB = 2**30
 

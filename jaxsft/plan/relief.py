@@ -9,17 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsft import mesh as mesh_lib
-from jaxsft import mesh_fit, program
 from jaxsft.config import Config
+from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import settings
-from jaxsft.plan import estimate, guess, memory
+from jaxsft.plan import estimate, memory, sizing
+from jaxsft.plan.batch_load import Rows
 from jaxsft.plan.estimate import Estimate
 from jaxsft.plan.memory import GIB, Memory
-from jaxsft.plan.rows import Rows
 from jaxsft.plan.topology import Topology
-from jaxsft.program import Program, TooLarge
+from jaxsft.training import build, mesh_fit
+from jaxsft.training.build import Program, TooLarge
 
 Change = dict[str, Any]  # of fields by their dotted names
 Fits = Callable[[Config], bool]
@@ -53,8 +53,8 @@ def compiling(
             raise _Enough
         steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
         try:
-            mesh = program.checked_mesh(config, model, devices)
-            compiled = program.compile_train_step(program.build(config, model, steps, mesh), config)
+            mesh = build.checked_mesh(config, model, devices)
+            compiled = build.compile_train_step(build.build(config, model, steps, mesh), config)
         except (ConfigError, jax.errors.JaxRuntimeError):
             return False
         return memory.of(compiled, limit_bytes).fits
@@ -99,7 +99,7 @@ def compile_step(
             f" {of_state(config, built.settings, count, limit_bytes, fits())}"
         )
     try:
-        compiled = program.compile_train_step(built, config)
+        compiled = build.compile_train_step(built, config)
         needed = memory.of(compiled, limit_bytes)
         say(
             f"compiled in {time.monotonic() - started:.0f} s;"
@@ -186,7 +186,7 @@ def _groups(config: Config, sizes: dict[str, int]) -> list[list[Change]]:
     parts = [m for m in range(train.microbatches + 1, rows + 1) if rows % m == 0]
     batch = shares * train.microbatches
     smaller = range(train.batch_size - batch, 0, -batch)
-    remats = guess.REMATS[guess.REMATS.index(model.remat) + 1 :]
+    remats = sizing.REMATS[sizing.REMATS.index(model.remat) + 1 :]
     halves = [length // 2**n // over * over for n in range(1, 16)]
     groups: list[list[Change]] = [
         [{"train.microbatches": count} for count in _thinned(parts)],
@@ -289,8 +289,8 @@ def _state_bytes(
     config: Config, named: list[mesh_fit.Leaf], sizes: dict[str, int], gradients: bool
 ) -> float:
     """Of parameters and optimizer, and of gradients, on each device."""
-    here, _ = guess.held(named, sizes)
-    each = np.dtype(config.model.parameter_dtype).itemsize + guess.optimizer_bytes(config.optim)
+    here, _ = sizing.held(named, sizes)
+    each = np.dtype(config.model.parameter_dtype).itemsize + sizing.optimizer_bytes(config.optim)
     each += np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
     return here * each
 

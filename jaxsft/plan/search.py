@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxsft.config import Config, Mesh
-from jaxsft.mesh_fit import fitting, words
 from jaxsft.model import settings
 from jaxsft.plan import estimate, memory, text
+from jaxsft.plan.batch_load import Rows
 from jaxsft.plan.estimate import Estimate
-from jaxsft.plan.guess import REMATS, Guess, guesser
+from jaxsft.plan.measured_data import Run
 from jaxsft.plan.memory import GIB
-from jaxsft.plan.prepared import Run
-from jaxsft.plan.rows import Rows
+from jaxsft.plan.sizing import REMATS, Guess, guesser
 from jaxsft.plan.topology import Topology
-from jaxsft.program import TooLarge
+from jaxsft.training.build import TooLarge
+from jaxsft.training.mesh_fit import fitting, words
 
 
 @dataclasses.dataclass(frozen=True)

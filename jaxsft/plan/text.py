@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxsft.plan.estimate import Estimate
-from jaxsft.plan.experts import ExpertRows
+from jaxsft.plan.expert_rows import ExpertRows
+from jaxsft.plan.measured_data import Run
 from jaxsft.plan.memory import GIB
-from jaxsft.plan.prepared import Run
 from jaxsft.plan.topology import Topology
 
 

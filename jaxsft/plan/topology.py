@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from jaxsft.chips import CHIPS, Chip
+from jaxsft.devices.chips import CHIPS, Chip
 from jaxsft.errors import ConfigError
 
 # Name on the command line -> name in CHIPS; libtpu and XLA know the former.

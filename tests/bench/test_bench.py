@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench import batches, page
 
-from jaxsft.bench import page, rows
-from jaxsft.config_file import load
+from jaxsft.cli.config_file import load
 from jaxsft.convert.pretrained import open_pretrained
+from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.errors import ConfigError
-from jaxsft.flops import training_flops
-from jaxsft.metrics import BatchCounts
+from jaxsft.training.flops import training_flops
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBUG = ROOT / "configs" / "debug.py"
@@ -68,7 +68,7 @@ def test_the_page_in_the_docs_is_what_the_program_makes():
 
 def test_random_rows_are_what_their_counts_say():
     config, s = load(str(DEBUG)), open_pretrained(ROOT / "configs/debug_model", weights=False)
-    batch, counts = rows.random_batch(config, s.settings, 3)
+    batch, counts = batches.random_batch(config, s.settings, 3)
     assert batch["tokens"].shape == (8, 128) and batch["segments"].max() == 3
     same = batch["segments"][:, :, None] == batch["segments"][:, None, :]
     causal = np.tri(128, dtype=bool)

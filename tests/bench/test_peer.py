@@ -4,12 +4,12 @@ import shutil
 import sys
 
 import pytest
+from bench import inputs, peer, versus
+from bench.ours import Step
 
-from jaxsft.bench import inputs, peer, versus
-from jaxsft.bench.ours import Step
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.errors import ConfigError
-from jaxsft.metrics import BatchCounts
 
 COUNTING = """
 import json, sys

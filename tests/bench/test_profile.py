@@ -5,8 +5,8 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import pytest
+from bench import profile
 
-from jaxsft.bench import profile
 from jaxsft.errors import ConfigError
 
 

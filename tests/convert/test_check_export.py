@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxsft.convert import check_export, check_tokenizer
+from jaxsft.convert import check_export
+from jaxsft.convert.vocabulary import check_tokenizer
 from jaxsft.errors import ConversionError
 
 

@@ -10,11 +10,12 @@ import tiny
 from flax import nnx
 
 import jaxsft
-from jaxsft import config, mesh
+from jaxsft import config
 from jaxsft.convert import new_tokenizer, new_tokens, pretrained
-from jaxsft.convert.export import export
+from jaxsft.convert.export.directory import export
+from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
-from jaxsft.generate import generate
+from jaxsft.evaluation.generate import generate
 from jaxsft.model import state
 
 NEW = ["<|plan|>", "<|/plan|>"]

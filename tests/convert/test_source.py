@@ -6,8 +6,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from jaxsft.convert import source, untrusted
+from jaxsft.convert import source
 from jaxsft.errors import ConversionError
+from jaxsft.files import untrusted
 
 
 @pytest.fixture

@@ -10,8 +10,12 @@ import sys
 
 import jax
 
-from jaxsft import config, mesh
-from jaxsft.convert import export, families, host_copy, pretrained
+from jaxsft import config
+from jaxsft.convert import pretrained
+from jaxsft.convert.export import directory
+from jaxsft.convert.families import tensor_table
+from jaxsft.convert.tensors import host_copy
+from jaxsft.devices import mesh
 from jaxsft.model import state
 
 
@@ -45,11 +49,11 @@ def main(address: str, index: str, source: str, target: str, fsdp: str) -> None:
     placement = state.shardings(shapes, axes, over(int(fsdp)))
     read = count_reads()
     params = pretrained.read_params(base, placement)
-    q_LDNH = families.leaf(params, ("layers", "attention", "q_DNH"))
+    q_LDNH = tensor_table.leaf(params, ("layers", "attention", "q_DNH"))
     there = sum(leaf.nbytes for leaf in jax.tree.leaves(params) if is_matrix(leaf.shape))
     parts = [shard.data.shape for shard in q_LDNH.addressable_shards]
     print(json.dumps([parts, sum(read), there]), flush=True)
-    export.export(params, base, target)
+    directory.export(params, base, target)
 
 
 if __name__ == "__main__":

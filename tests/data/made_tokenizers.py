@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import sentencepiece
-from conftest import CORPUS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tests.data.chat import CORPUS
 
 LLAMA2 = (
     "{% for message in messages %}{% if message.role == 'user' %}"

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft import config, mesh
+from jaxsft import config
+from jaxsft.devices import mesh
 from jaxsft.model.dead_rows import by_reason, dead_rows, repaired
 
 ROWS = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32) + 1

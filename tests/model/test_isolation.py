@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxsft.data import pack
+from jaxsft.data.pack import packing
 
 LENGTH = 40
 LENGTHS = [9, 14, 11]
@@ -20,8 +20,8 @@ def params():
 @pytest.fixture(scope="module")
 def row():
     made = tiny.conversations(LENGTHS)
-    plan = pack.Plan(np.arange(3), np.array([0, 3]))
-    return pack.build_rows(lambda at: [made[i] for i in at], plan, [0], LENGTH)
+    plan = packing.Plan(np.arange(3), np.array([0, 3]))
+    return packing.build_rows(lambda at: [made[i] for i in at], plan, [0], LENGTH)
 
 
 def packed_logits(params, row, tokens):

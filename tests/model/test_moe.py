@@ -10,8 +10,9 @@ import pytest
 import tiny
 from flax import nnx
 
-from jaxsft import config, mesh
-from jaxsft.kernels import experts as kernel
+from jaxsft import config
+from jaxsft.devices import mesh
+from jaxsft.kernels.experts import gated_mlps as kernel
 from jaxsft.model import moe, moe_settings
 
 D, E, X, F = 16, 8, 2, 12

@@ -6,9 +6,9 @@ import jax
 import pytest
 import tiny
 
-from jaxsft.loss import loss_sums
 from jaxsft.model import remat, state
 from jaxsft.plan import cost, hlo
+from jaxsft.training.loss import loss_sums
 
 S = dataclasses.replace(tiny.SETTINGS, num_layers=8)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsft.chips import CHIPS
+from jaxsft.devices.chips import CHIPS
 from jaxsft.plan import communication
 from jaxsft.plan.cost import Collective
 from jaxsft.plan.topology import Topology

@@ -12,14 +12,14 @@ import jax
 import pytest
 import tiny
 from rich.console import Console
-from test_mesh_fit import EXPERTS
 
-from jaxsft import program
 from jaxsft.config import Config, Data, Mesh, Model, Optim, Source, Train
 from jaxsft.errors import ConfigError
-from jaxsft.kernels import experts as kernel
-from jaxsft.plan import estimate, memory, prepared, text, topology
-from jaxsft.plan.rows import Rows
+from jaxsft.kernels.experts import gated_mlps as kernel
+from jaxsft.plan import estimate, measured_data, memory, text, topology
+from jaxsft.plan.batch_load import Rows
+from jaxsft.training import build
+from tests.training.test_mesh_fit import EXPERTS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = Rows(tokens=1.0, supervised=1.0, segment_length=32.0)
@@ -49,15 +49,15 @@ def sharded(eight):
 def test_memory_is_what_the_run_allocates(sharded, eight):
     """The arguments by the arrays that a run places, the rest by the program that it runs."""
     asked = config(Mesh(fsdp=4, tensor=2))
-    built = program.build(
-        asked, tiny.SETTINGS, 1, program.checked_mesh(asked, tiny.SETTINGS, eight.devices)
+    built = build.build(
+        asked, tiny.SETTINGS, 1, build.checked_mesh(asked, tiny.SETTINGS, eight.devices)
     )
     with jax.set_mesh(built.mesh):
         zeros = jax.jit(
             lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), built.shapes),
             out_shardings=built.placement,
         )()
-        batch = jax.device_put(tiny.uneven_batch(), program.step.batch_sharding(built.mesh))
+        batch = jax.device_put(tiny.uneven_batch(), build.step.batch_sharding(built.mesh))
         ran = built.train_step.lower(zeros, batch).compile()
     first = jax.devices()[0]
     held = sum(
@@ -138,19 +138,19 @@ def test_a_step_that_the_compiler_refuses_is_told_like_one_that_does_not_fit(eig
             raise jax.errors.JaxRuntimeError(self.said)
 
     asked = config(Mesh(fsdp=8), microbatches=2)
-    mesh = program.checked_mesh(asked, tiny.SETTINGS, eight.devices)
+    mesh = build.checked_mesh(asked, tiny.SETTINGS, eight.devices)
     refused = Refused()
-    built = dataclasses.replace(program.build(asked, tiny.SETTINGS, 1, mesh), train_step=refused)
+    built = dataclasses.replace(build.build(asked, tiny.SETTINGS, 1, mesh), train_step=refused)
     refused.said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, (1.09T) exceeds (95.74G).\nmore"
-    with pytest.raises(program.TooLarge, match=r"too large\. .* exceeds \(95.74G\)\.$"):
-        program.compile_train_step(built, asked)
+    with pytest.raises(build.TooLarge, match=r"too large\. .* exceeds \(95.74G\)\.$"):
+        build.compile_train_step(built, asked)
     refused.said = "RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom"
     with pytest.raises(jax.errors.JaxRuntimeError, match="Vmem"):
-        program.compile_train_step(built, asked)
+        build.compile_train_step(built, asked)
 
 
 def test_text_and_json_agree(sharded, eight):
-    run = prepared.Run(rows=ROWS, num_steps=10, where_from="a test")
+    run = measured_data.Run(rows=ROWS, num_steps=10, where_from="a test")
     terminal = Console(record=True, width=120, file=open(os.devnull, "w"))
     with terminal.file:
         text.show(sharded, eight, run, terminal)

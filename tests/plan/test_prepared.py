@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxsft import config_file, setup
-from jaxsft.console import Console
-from jaxsft.plan import prepared
+from jaxsft.cli import config_file
+from jaxsft.plan import measured_data
+from jaxsft.terminal.console import Console
+from jaxsft.training import inputs, job
 
 QUIET = Console(speaks=False)
 
@@ -25,14 +26,14 @@ def epochs_of_debug(tmp_path, pytestconfig):
 
 def test_the_prepared_data_give_the_steps_and_the_rows_of_the_run(epochs_of_debug):
     config = epochs_of_debug
-    base = setup.open_model(config, lambda topic, line: None, weights=False)
-    unknown = prepared.look(config, base)
+    base = inputs.open_model(config, lambda topic, line: None, weights=False)
+    unknown = measured_data.look(config, base)
     assert unknown.num_steps is None and "is not prepared" in unknown.where_from
     assert unknown.rows.supervised == 1.0
 
-    ready = setup.prepare_data(config, base, QUIET)
-    plan = setup.set_up(config, base, ready)
-    found = prepared.look(config, base)
+    ready = inputs.prepare_data(config, base, QUIET)
+    plan = job.set_up(config, base, ready)
+    found = measured_data.look(config, base)
     assert found.num_steps == plan.num_steps > 10
     assert ready.train.directory.name in found.where_from
     slots = config.train.batch_size * config.data.sequence_length

@@ -6,15 +6,15 @@ import re
 import jax
 import pytest
 import tiny
-from test_mesh_fit import config
 
-from jaxsft import mesh_fit, program, step
 from jaxsft.config import Config, Mesh
-from jaxsft.plan import guess, memory, relief
-from jaxsft.program import TooLarge
+from jaxsft.plan import memory, relief, sizing
+from jaxsft.training import build, mesh_fit, step
+from jaxsft.training.build import TooLarge
+from tests.training.test_mesh_fit import config
 
 ONE = {"data": 1, "fsdp": 1, "context": 1, "expert": 1, "tensor": 1}
-KEPT = dict(zip(guess.REMATS, (8, 6, 5, 4, 2), strict=True))  # of a token, by its remat
+KEPT = dict(zip(sizing.REMATS, (8, 6, 5, 4, 2), strict=True))  # of a token, by its remat
 
 
 def needed(one: Config, shares: int = 1) -> float:
@@ -129,7 +129,7 @@ def test_a_state_that_is_too_large_says_what_holds_it():
 @pytest.fixture(scope="module")
 def built():
     one = config(Mesh(data=1, fsdp=8), batch_size=64)
-    return one, program.build(one, tiny.SETTINGS, 1, program.checked_mesh(one, tiny.SETTINGS))
+    return one, build.build(one, tiny.SETTINGS, 1, build.checked_mesh(one, tiny.SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     one, its_program = built
     ready, its_memory = compiled
     assert its_memory.fits
-    monkeypatch.setattr(program, "compile_train_step", lambda *_: ready)
+    monkeypatch.setattr(build, "compile_train_step", lambda *_: ready)
     monkeypatch.setattr(relief, "compiling", lambda *_: lambda two: two.train.batch_size == 8)
     said = []
     with pytest.raises(
@@ -156,7 +156,7 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     def refuses(*_):
         raise TooLarge("said by the compiler.")
 
-    monkeypatch.setattr(program, "compile_train_step", refuses)
+    monkeypatch.setattr(build, "compile_train_step", refuses)
     with pytest.raises(TooLarge, match=r"said by the compiler\. What fits.*train.batch_size=8$"):
         relief.compile_step(its_program, one, 2**40, said.append)
 
@@ -193,7 +193,7 @@ def test_what_can_need_no_less_is_not_proposed(one, said):
 
 def test_what_fits_is_what_the_compiler_says(built, compiled, monkeypatch):
     one, (ready, its_memory) = built[0], compiled
-    monkeypatch.setattr(program, "compile_train_step", lambda *_: ready)
+    monkeypatch.setattr(build, "compile_train_step", lambda *_: ready)
     enough = its_memory.needed_bytes
     assert relief.compiling(tiny.SETTINGS, None, enough, 0.0)(one)
     assert not relief.compiling(tiny.SETTINGS, None, enough - 1, 0.0)(one)

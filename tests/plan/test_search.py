@@ -4,16 +4,16 @@ import dataclasses
 
 import pytest
 import tiny
-from test_mesh_fit import EXPERTS, config
 
-from jaxsft import program
 from jaxsft.config import Mesh
-from jaxsft.plan import estimate, guess, memory, search, topology
+from jaxsft.plan import estimate, memory, search, sizing, topology
+from jaxsft.plan.batch_load import Rows
 from jaxsft.plan.memory import Memory
-from jaxsft.plan.rows import Rows
+from jaxsft.training import build
+from tests.training.test_mesh_fit import EXPERTS, config
 
 ROWS = Rows(tokens=1.0, supervised=1.0, segment_length=32.0)
-MOST = guess.REMATS[-1]
+MOST = sizing.REMATS[-1]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def compiled(monkeypatch):
         tried.append((config.mesh, config.model.remat, config.train.microbatches))
         needed = int(make.gib(*tried[-1]) * memory.GIB)
         if needed > 99 * memory.GIB:
-            raise program.TooLarge("said by the compiler")
+            raise build.TooLarge("said by the compiler")
         return estimate.Estimate(
             mesh={},
             num_parameters=1,
@@ -70,7 +70,7 @@ def test_what_fits_spares_all_that_is_slower_on_its_mesh(eight, compiled):
     make.gib = lambda mesh, remat, microbatches: 1
     found, said = run(eight)
     assert len(found) == len(tried) == len({mesh for mesh, *_ in tried}) > 3
-    assert {(remat, parts) for _, remat, parts in tried} == {(guess.REMATS[0], 1)}
+    assert {(remat, parts) for _, remat, parts in tried} == {(sizing.REMATS[0], 1)}
     assert "the others are slower than one on the same mesh that fits" in said[-1]
     estimates = [one.estimate.matmul_flops for one in found]
     assert estimates == sorted(estimates)
@@ -85,7 +85,7 @@ def test_what_cannot_fit_rules_out_all_that_needs_more_on_its_mesh(eight, compil
     for mesh, *settings in tried:
         for earlier in by_mesh.setdefault(mesh, []):
             fits = make.gib(mesh, *earlier) == 1
-            order = [guess.REMATS.index(one) for one in (earlier[0], settings[0])]
+            order = [sizing.REMATS.index(one) for one in (earlier[0], settings[0])]
             saves_more = order[1] >= order[0] and settings[1] >= earlier[1]
             saves_less = order[1] <= order[0] and settings[1] <= earlier[1]
             assert not (saves_more if fits else saves_less), tried
@@ -108,7 +108,7 @@ def test_no_compiled_step_needs_less_than_the_least(eight, model):
     """State exactly but for the gradients, which may be of 2 bytes; kept inputs at least."""
     asked = config(batch_size=32, microbatches=2)
     asked = dataclasses.replace(asked, mesh=Mesh(data=1, fsdp=4, tensor=2))
-    guessed = guess.guesser(asked, model, eight, ROWS).guess(asked)
+    guessed = sizing.guesser(asked, model, eight, ROWS).guess(asked)
     made = estimate.make(asked, model, eight, ROWS)
     state = made.state_bytes
     gradients = state["gradients"] / 2
@@ -119,7 +119,7 @@ def test_no_compiled_step_needs_less_than_the_least(eight, model):
 
 def test_guesses_order_as_the_costs_do(eight):
     asked = config(batch_size=16)
-    guesser = guess.guesser(asked, tiny.SETTINGS, eight, ROWS)
+    guesser = sizing.guesser(asked, tiny.SETTINGS, eight, ROWS)
 
     def seconds(remat="none", microbatches=1, **sizes):
         train = dataclasses.replace(asked.train, microbatches=microbatches)

@@ -1,4 +1,4 @@
-"""The peers' side of the pipe; jaxsft/bench/peer.py has the protocol. Needs nothing of jaxsft."""
+"""The peers' side of the pipe; tools/bench/peer.py has the protocol. Needs nothing of jaxsft."""
 
 import json
 import re

@@ -2,7 +2,7 @@
 
 PYTHON_WITH_TORCH tools/peers/transformers_steps.py JOB.json
 
-tools/bench.py runs it (jaxsft/bench/peer.py has the protocol); it needs nothing of jaxsft. Segments
+tools/bench.py runs it (tools/bench/peer.py has the protocol); it needs nothing of jaxsft. Segments
 don't see each other: a mask of all pairs and positions of their own. Eager attention, or SDPA and
 torch.compile where the job says so.
 """

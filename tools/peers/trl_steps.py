@@ -2,7 +2,7 @@
 
 PYTHON_WITH_TRL tools/peers/trl_steps.py JOB.json
 
-jaxsft/bench/peer.py has the protocol; it needs nothing of jaxsft. TRL's own data path, padding and
+tools/bench/peer.py has the protocol; it needs nothing of jaxsft. TRL's own data path, padding and
 loss over the assistants' turns; unlike its defaults the job's dtype and no gradient checkpointing.
 """
 

@@ -2,7 +2,7 @@
 
 PYTHON_WITH_TUNIX tools/peers/tunix_steps.py JOB.json
 
-tools/bench.py runs it (jaxsft/bench/peer.py has the protocol); it needs nothing of jaxsft. Its own
+tools/bench.py runs it (tools/bench/peer.py has the protocol); it needs nothing of jaxsft. Its own
 loss, loop and Llama; its data path is that of its examples: every conversation padded to the
 longest one allowed, longer ones left out. It has no packing for SFT yet.
 """

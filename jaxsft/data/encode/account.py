@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft.data.conversation import BadRow
 from jaxsft.data.encode.tokenize import Example
-from jaxsft.data.read.records import BadRow
 from jaxsft.data.read.strict_json import show
 
 COUNTS = (

@@ -5,10 +5,7 @@ import re
 from collections.abc import Iterable
 
 from jaxsft.config import Data
-from jaxsft.data.encode.account import Drop, Outcome
-from jaxsft.data.encode.tokenize import ChatTokenizer, Example
-from jaxsft.data.encode.truncate import truncate
-from jaxsft.data.read.records import (
+from jaxsft.data.conversation import (
     BadRow,
     Conversation,
     LeftOut,
@@ -17,6 +14,9 @@ from jaxsft.data.read.records import (
     RowError,
     Tokenized,
 )
+from jaxsft.data.encode.account import Drop, Outcome
+from jaxsft.data.encode.tokenize import ChatTokenizer, Example
+from jaxsft.data.encode.truncate import truncate
 from jaxsft.data.render.rendering import TemplateRunsAway
 
 

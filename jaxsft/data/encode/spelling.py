@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft.data.encode.words import words_of
-from jaxsft.data.read.records import RowError
+from jaxsft.data.conversation import RowError
+from jaxsft.data.encode.word_memory import words_of
 from jaxsft.data.render.template import Control
 from jaxsft.errors import DataError
 

@@ -12,17 +12,11 @@ from typing import Any
 import numpy as np
 
 from jaxsft.config import Data
-from jaxsft.data.encode.parts import Range, trained_ranges
+from jaxsft.data.conversation import Conversation, Message, PlainText, RowError, Tokenized
 from jaxsft.data.encode.prompts import Prompts
 from jaxsft.data.encode.spelling import Encoded, Spelling
-from jaxsft.data.read.records import (
-    Conversation,
-    Message,
-    PlainText,
-    RowError,
-    Tokenized,
-    parse_message,
-)
+from jaxsft.data.encode.trained_parts import Range, trained_ranges
+from jaxsft.data.read.messages import parse_message
 from jaxsft.data.render.rendering import Option
 from jaxsft.data.render.template import ChatTemplate, Control, Span, TrainingText
 from jaxsft.errors import ConversionError, DataError

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 
 from jaxsft.config import Data
+from jaxsft.data.conversation import Conversation, Message
 from jaxsft.data.encode.account import Drop
 from jaxsft.data.encode.tokenize import ChatTokenizer, Example
-from jaxsft.data.read.records import Conversation, Message
 
 
 def truncate(

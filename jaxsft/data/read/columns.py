@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from jaxsft.data.conversation import Columns, RowError
 from jaxsft.data.read.content import MEDIA, has_media, holds_nothing, is_media
-from jaxsft.data.read.records import Columns
-from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.read.strict_json import show
 from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS, is_off
 
 KIND = "column not read"

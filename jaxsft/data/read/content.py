@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.conversation import PartWeights, RowError
+from jaxsft.data.read.strict_json import show
 from jaxsft.data.read.weights import weight_of
-
-# (where the part stops in the content, its own weight)
-PartWeights = tuple[tuple[int, float | None], ...]
 
 _TEXT_TYPES = ("text", "input_text", "output_text")  # the last two are of OpenAI's Responses
 _TEXT_KEYS = ("text", "value", "content")

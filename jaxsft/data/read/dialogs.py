@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from jaxsft.data.read.records import Message, parse_message
-from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.conversation import Message, RowError
+from jaxsft.data.read.messages import parse_message
+from jaxsft.data.read.strict_json import show
 from jaxsft.data.read.tool_calls import from_text, tool_call
 
 # What ShareGPT's data sets call the speakers.

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
+from jaxsft.data.conversation import RowError
 from jaxsft.data.read import magic, strict_json
-from jaxsft.data.read.strict_json import RowError
 from jaxsft.errors import DataError
 
 Row = tuple[int, bytes | dict[str, Any] | None]  # number from 1, and data as RawRow has it

@@ -9,11 +9,7 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
-from jaxsft.data.read import tokenized
-from jaxsft.data.read.columns import left_out, unread_of
-from jaxsft.data.read.dialogs import messages_of, template_options
-from jaxsft.data.read.records import (
-    REASONING_KEYS,
+from jaxsft.data.conversation import (
     BadRow,
     Columns,
     Conversation,
@@ -21,17 +17,20 @@ from jaxsft.data.read.records import (
     PlainText,
     RawRow,
     Record,
-    parse_tools,
-)
-from jaxsft.data.read.strict_json import (
     RowError,
+)
+from jaxsft.data.read import tokenized
+from jaxsft.data.read.columns import left_out, unread_of
+from jaxsft.data.read.dialogs import messages_of, template_options
+from jaxsft.data.read.messages import REASONING_KEYS
+from jaxsft.data.read.strict_json import (
     parse_object,
     refuse_characters,
     refuse_values,
     show,
     too_long,
 )
-from jaxsft.data.read.tool_calls import check_required, required_of
+from jaxsft.data.read.tool_calls import check_required, parse_tools, required_of
 from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS
 from jaxsft.errors import DataError
 

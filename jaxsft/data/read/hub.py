@@ -5,9 +5,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from jaxsft import places
 from jaxsft.config import Source
 from jaxsft.errors import DataError
+from jaxsft.files import places
 
 SCHEME = "hub://"
 

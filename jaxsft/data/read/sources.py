@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from jaxsft.config import Source
+from jaxsft.data.conversation import RawRow, Record, RowError
 from jaxsft.data.read import file_rows, formats, hub
 from jaxsft.data.read.patterns import files_matching
-from jaxsft.data.read.records import RawRow, Record
-from jaxsft.data.read.strict_json import RowError, parse_object
+from jaxsft.data.read.strict_json import parse_object
 from jaxsft.errors import DataError
 
 

@@ -7,22 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from jaxsft.errors import DataError
+from jaxsft.data.conversation import RowError
 
 MAX_LINE_BYTES = 16 * 2**20  # far above any conversation; keeps a broken file from filling memory
 MAX_DEPTH = 100  # objects and lists inside each other; every later step may then recurse
 _BOM = b"\xef\xbb\xbf"
-
-
-class RowError(DataError):
-    """One row can't be used; `kind` is the short reason under which reports count it."""
-
-    def __init__(self, kind: str, detail: str):
-        super().__init__(kind, detail)  # both, so that it can be sent between processes
-        self.kind = kind
-
-    def __str__(self) -> str:
-        return self.args[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft.data.read.records import Tokenized
-from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.conversation import RowError, Tokenized
+from jaxsft.data.read.strict_json import show
 from jaxsft.data.read.weights import LEAST, MOST, WANTED
 
 IGNORED = -100  # the label of a token that is not trained, as in PyTorch's cross-entropy

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxsft.data.read.strict_json import RowError, parse, show
+from jaxsft.data.conversation import RowError
+from jaxsft.data.read.strict_json import parse, show
 
 # Where a call may have its arguments: OpenAI's name and those of other libraries.
 ARGUMENTS = (

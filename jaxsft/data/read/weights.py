@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from jaxsft.data.read.strict_json import RowError, show
+from jaxsft.data.conversation import RowError
+from jaxsft.data.read.strict_json import show
 
 NUMBER_KEYS, SWITCH_KEYS = ("weight", "loss_weight", "loss_scale"), ("train", "loss")
 # Names that other trainers have for it, with values of their own: never taken for nothing.

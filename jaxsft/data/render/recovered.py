@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxsft.data.read.records import Message
+from jaxsft.data.conversation import Message
 from jaxsft.data.render.provenance import Run, Traced
 
 _SHOWN = 60  # characters of what is lost

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from jaxsft.data.read.records import Message, RowError
+from jaxsft.data.conversation import Message, RowError
 from jaxsft.data.render.rendering import Rendering
 
 _QUESTION = Message("user", "ok")

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from jinja2 import TemplateSyntaxError, meta, nodes
 from jinja2.runtime import new_context
 
-from jaxsft.data.read.records import Message, RowError, strings
+from jaxsft.data.conversation import Message, RowError
+from jaxsft.data.read.strict_json import strings
 from jaxsft.data.render.limits import LimitedEnvironment, LimitError, RunawayError
 from jaxsft.data.render.prefixes import Seen, Watch
 from jaxsft.data.render.provenance import ProvenanceError, Traced, trace

@@ -8,7 +8,7 @@ trained    <assistant><think>\\n</think>Hi    the prompt, and what goes on after
 import dataclasses
 import os.path
 
-from jaxsft.data.read.records import RowError
+from jaxsft.data.conversation import RowError
 from jaxsft.data.render.provenance import Traced, trace
 from jaxsft.data.render.rendering import Option, Rendering
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from jaxsft.data.read.records import Conversation, Message, RowError
+from jaxsft.data.conversation import Conversation, Message, RowError
 from jaxsft.data.render import served, views
 from jaxsft.data.render.provenance import Traced, concat
 from jaxsft.data.render.recovered import Sources, lost_context, lost_tool, lost_turn

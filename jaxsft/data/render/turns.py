@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from jaxsft.data.read.records import Message, RowError
+from jaxsft.data.conversation import Message, RowError
 from jaxsft.data.render.provenance import Traced
 from jaxsft.data.render.rendering import Rendering
 

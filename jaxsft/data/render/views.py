@@ -5,7 +5,7 @@ import dataclasses
 import os.path
 from collections.abc import Callable, Collection, Sequence
 
-from jaxsft.data.read.records import Message, RowError
+from jaxsft.data.conversation import Message, RowError
 from jaxsft.data.render.prefixes import Watch
 from jaxsft.data.render.recovered import Sources
 from jaxsft.data.render.rendering import Rendering

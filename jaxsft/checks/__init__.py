@@ -1,0 +1,1 @@
+"""The laws of training, measured on the user's own hardware."""

@@ -1,0 +1,1 @@
+"""The command line: flags, and the config file that they name."""

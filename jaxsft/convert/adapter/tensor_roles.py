@@ -1,0 +1,87 @@
+"""What each tensor of an adapter's file is for, as PEFT loads it. No jax here."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from jaxsft.convert.adapter.config import AdapterConfig
+from jaxsft.errors import ConversionError
+
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(.+)\.(lora_A|lora_B)\.weight|(.+)\.(lora_embedding_[AB])")
+_WHOLE = re.compile(r"\.modules_to_save(\.default)?\.")
+_WRAPPED, _ORIGINAL = ".base_layer.", ".original_module."
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a merged tensor is made of; of nothing here: it is the base's."""
+
+    weight: str | None = None  # the adapter's tensor that takes the place of the base's
+    whole: bool = False  # that one is a copy which modules_to_save made
+    original: str | None = None  # and this one what it was copied from
+    a: str | None = None
+    b: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One tensor of the file."""
+
+    name: str
+    target: str  # the base's tensor
+    factor: str | None  # A, B or None
+    whole: bool
+    original: bool
+    wrapped: bool  # of a module that has factors
+
+    @property
+    def module(self) -> str:
+        return self.target.rpartition(".")[0]
+
+
+def parse(name: str) -> Part:
+    path = name.removeprefix(_PREFIX)
+    whole, wrapped = _WHOLE.search(path) is not None, _WRAPPED in path
+    original = _ORIGINAL in path
+    path = _WHOLE.sub(".", path).replace(_WRAPPED, ".").replace(_ORIGINAL, ".")
+    factor = None
+    if match := _FACTOR.fullmatch(path):
+        path, factor = (match[1] or match[3]) + ".weight", (match[2] or match[4])[-1]
+    return Part(name, path, factor, whole, original, wrapped)
+
+
+def place(
+    parts: Iterable[Part], config: AdapterConfig, targeted: Collection[str], where: str
+) -> tuple[dict[str, Made], list[str]]:
+    """What the base's tensors become, and the names that PEFT would not load.
+
+    Args:
+        targeted: the modules that get factors.
+
+    Raises:
+        ConversionError: one factor without the other.
+    """
+    made: dict[str, Made] = {}
+    idle = []
+    for part in parts:
+        whole = part.whole or config.kept(part.module)
+        changes: dict[str, Any] = {}
+        if part.factor is not None:
+            changes[part.factor.lower()] = part.name
+            used = part.module in targeted
+        elif part.original:
+            changes["original"], used = part.name, whole
+        else:
+            changes |= {"weight": part.name, "whole": whole}
+            used = whole or part.wrapped == (part.module in targeted)
+        if used:
+            made[part.target] = dataclasses.replace(made.get(part.target, Made()), **changes)
+        else:
+            idle.append(part.name)
+    for target, found in made.items():
+        if (found.a is None) != (found.b is None):
+            there = ["B" if found.a is None else "A"]
+            raise ConversionError(f"{where}: {target} has factor {there} only")
+    return made, idle

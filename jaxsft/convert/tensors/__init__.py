@@ -1,0 +1,1 @@
+"""Tensors of files to parameters, and back."""

@@ -1,0 +1,1 @@
+"""The way of the data: file row, conversation, text, ids and weights, cache, packed rows."""

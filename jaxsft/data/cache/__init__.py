@@ -1,0 +1,1 @@
+"""Prepared examples on disk: made once, found by what they were made from."""

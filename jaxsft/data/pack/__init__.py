@@ -1,0 +1,1 @@
+"""Which examples share a packed row, and which rows a step takes."""

@@ -1,0 +1,321 @@
+"""Facts about the rows that are trained: duplicates, lengths, turns, and hints at what looks odd.
+
+Facts are gathered a shard at a time, in any process, and merged in order: the result depends on
+neither the size of shards nor the hash seed. A row takes about 100 bytes.
+
+N: rows; K: places of a signature.
+"""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsft.data.conversation import BadRow, Conversation, LeftOut, Message, Record, Tokenized
+from jaxsft.data.encode.account import Outcome
+from jaxsft.data.quality import hints, near_duplicates
+from jaxsft.files import places
+from jaxsft.files.caches import unreadable
+from jaxsft.terminal.redact import redacted_values
+
+HINT_EXAMPLES = 5  # kept of each kind
+SAMPLED_ANSWERS = 16_384  # among which repeated ones are counted
+_PARTS_AT_ONCE = 32  # shards' facts held before they are merged
+_SPACE = b" \t\n\r\v\f"
+_COLUMNS = {
+    "file": np.uint32,
+    "row": np.uint32,
+    "dialogue": np.uint64,
+    "prompt": np.uint64,
+    "turns": np.uint16,
+    "tokens": np.uint32,
+    "supervised": np.uint32,
+}
+_ARRAYS = (*_COLUMNS, "signature", "answer_keys", "answer_hashes")
+_ARRAYS_FILE, _REST_FILE = "facts.npz", "facts.json"
+_CONTROL_TEXT = "role or control text in a message"  # the hint that says that it stays text
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    file: str
+    row: int
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hint:
+    rows: int
+    examples: tuple[Example, ...]  # the first ones
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Facts:
+    """Facts of the rows that give an example, in order.
+
+    Attributes:
+        files: those that `file` is an index of.
+        dialogue: hash of all messages without white space.
+        prompt: hash of what stands before the last answer; 0 where there is none.
+        turns: messages of the assistant; 0 for plain text and tokens.
+        tokens: of all examples of the row.
+        answers: a sample of the assistant's messages: those with the smallest keys, by key.
+    """
+
+    files: tuple[str, ...]
+    file: np.ndarray  # uint32 [N]
+    row: np.ndarray  # uint32 [N]
+    dialogue: np.ndarray  # uint64 [N]
+    prompt: np.ndarray  # uint64 [N]
+    turns: np.ndarray  # uint16 [N]
+    tokens: np.ndarray  # uint32 [N]
+    supervised: np.ndarray  # uint32 [N]
+    signature: np.ndarray  # uint8 [N, K]
+    answer_keys: np.ndarray  # uint64 [A]
+    answer_hashes: np.ndarray  # uint64 [A]
+    answers: tuple[Example, ...]  # [A]
+    num_answers: int  # of which `answers` are a sample
+    hints: dict[str, Hint]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def where(self, index: int) -> str:
+        return f"{self.files[self.file[index]]}:{self.row[index]}"
+
+
+class Gathering:
+    """Facts of many shards in order, merged now and then so that they stay small.
+
+    Parts are merged with parts of about their size, so that no row is copied often.
+    """
+
+    def __init__(self) -> None:
+        self._levels: list[list[Facts]] = []  # of rising size, the later rows at the lower levels
+
+    def add(self, part: Facts) -> None:
+        for level in self._levels:
+            level.append(part)
+            if len(level) < _PARTS_AT_ONCE:
+                return
+            part = merge(level)
+            level.clear()
+        self._levels.append([part])
+
+    def merged(self) -> Facts:
+        whole = merge([part for level in reversed(self._levels) for part in level])
+        self._levels = [[whole]]
+        return whole
+
+
+def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts:
+    """Facts of those of the records that give an example; outcomes[i] is what became of
+    records[i]."""
+    columns: dict[str, list[int]] = {name: [] for name in _COLUMNS}
+    texts: list[str | np.ndarray] = []
+    files: dict[str, int] = {}
+    answers: list[tuple[int, int, Example]] = []
+    found: list[tuple[str, Example]] = []
+    for record, outcome in zip(records, outcomes, strict=True):
+        if not outcome.kept or isinstance(record, BadRow | LeftOut):
+            continue
+        dialogue, prompt = _hashes(record)
+        facts = {
+            "file": files.setdefault(record.file, len(files)),
+            "row": record.row,
+            "dialogue": dialogue,
+            "prompt": prompt,
+            "turns": 0,
+            "tokens": sum(len(example.ids) for example in outcome.kept),
+            "supervised": sum(int(np.count_nonzero(e.weights)) for e in outcome.kept),
+        }
+        if isinstance(record, Conversation):
+            said = [message for message in record.messages if message.role == "assistant"]
+            facts["turns"] = min(len(said), 2**16 - 1)
+            answers += _answers(record, dialogue, said)
+        spelt = any(example.text_controls for example in outcome.kept)
+        found += [
+            (kind, Example(record.file, record.row, text))
+            for kind, text in _hints(record)
+            if not (spelt and kind == _CONTROL_TEXT)  # there they are no text but tokens
+        ]
+        texts.append(_words_of(record))
+        for name, value in facts.items():
+            columns[name].append(value)
+    arrays = {name: np.array(columns[name], dtype) for name, dtype in _COLUMNS.items()}
+    keys, hashes, examples = zip(*answers, strict=True) if answers else ((), (), ())
+    part = Facts(
+        files=tuple(files),
+        **arrays,
+        signature=near_duplicates.signatures(texts),
+        answer_keys=np.array(keys, np.uint64),
+        answer_hashes=np.array(hashes, np.uint64),
+        answers=examples,
+        num_answers=len(answers),
+        hints=_counted(found),
+    )
+    return _sampled(part)
+
+
+def _hashes(record: Conversation | Any) -> tuple[int, int]:
+    """64-bit hashes of the dialogue and of what stands before its last answer."""
+    digest = hashlib.blake2b(digest_size=8)
+    if not isinstance(record, Conversation):
+        is_ids = isinstance(record, Tokenized)
+        raw = record.ids.astype("<i4").tobytes() if is_ids else _without_space(record.text)
+        digest.update(raw)
+        return int.from_bytes(digest.digest(), "little"), 0
+    last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
+    prompt = 0
+    for index, message in enumerate(record.messages):
+        if index == last and index:
+            prompt = int.from_bytes(digest.copy().digest(), "little")
+        digest.update(_message_bytes(message))
+    return int.from_bytes(digest.digest(), "little"), prompt
+
+
+def _message_bytes(message: Message) -> bytes:
+    parts = [message.role.encode(), _without_space(message.content)]
+    if message.reasoning:
+        parts.append(b"\1" + _without_space(message.reasoning))
+    if message.tool_calls:
+        parts.append(b"\2" + json.dumps(message.tool_calls, sort_keys=True).encode())
+    return b"\0".join(parts) + b"\3"
+
+
+def _without_space(text: str) -> bytes:
+    return text.encode("utf-8", "replace").translate(None, _SPACE)
+
+
+def _answers(
+    record: Conversation, dialogue: int, said: Sequence[Message]
+) -> list[tuple[int, int, Example]]:
+    """(key of the sample, hash, example) of each answer that has words."""
+    result = []
+    for turn, message in enumerate(said):
+        text = message.content.strip()
+        if text:
+            key = (dialogue + turn * 0x9E3779B97F4A7C15) % 2**64
+            code = len(text) << 32 | zlib.crc32(text.encode("utf-8", "replace"))
+            example = Example(record.file, record.row, hints.excerpt(text))
+            result.append((key, code, example))
+    return result
+
+
+def _hints(record: Conversation | Any) -> list[tuple[str, str]]:
+    if isinstance(record, Conversation):
+        return list(hints.of_conversation(record))
+    return [] if isinstance(record, Tokenized) else list(hints.of_text(record.text))
+
+
+def _words_of(record: Conversation | Any) -> str | np.ndarray:
+    """What makes two rows alike: not system prompt and tools, which all rows may share."""
+    if isinstance(record, Conversation):
+        spoken = (m.content for m in record.messages if m.role in ("user", "assistant"))
+        return "\n".join(spoken)
+    return record.ids if isinstance(record, Tokenized) else record.text
+
+
+def _counted(found: Sequence[tuple[str, Example]]) -> dict[str, Hint]:
+    examples: dict[str, list[Example]] = {}
+    for kind, example in found:
+        examples.setdefault(kind, []).append(example)
+    return {kind: Hint(len(all_), tuple(all_[:HINT_EXAMPLES])) for kind, all_ in examples.items()}
+
+
+def _sampled(facts: Facts) -> Facts:
+    """With the answers of the smallest keys only: the same sample however rows were grouped."""
+    order = np.argsort(facts.answer_keys, kind="stable")[:SAMPLED_ANSWERS]
+    return dataclasses.replace(
+        facts,
+        answer_keys=facts.answer_keys[order],
+        answer_hashes=facts.answer_hashes[order],
+        answers=tuple(facts.answers[index] for index in order.tolist()),
+    )
+
+
+def merge(parts: Sequence[Facts]) -> Facts:
+    """The facts of all rows of the parts, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return shard_facts([], [])
+    files: dict[str, int] = {}
+    renumbered = []
+    for part in parts:
+        numbers = [files.setdefault(name, len(files)) for name in part.files]
+        renumbered.append(np.array(numbers, np.uint32)[part.file])
+    arrays = {n: np.concatenate([getattr(part, n) for part in parts]) for n in _ARRAYS}
+    arrays["file"] = np.concatenate(renumbered)
+    merged = Facts(
+        files=tuple(files),
+        **arrays,
+        answers=tuple(example for part in parts for example in part.answers),
+        num_answers=sum(part.num_answers for part in parts),
+        hints=_merged_hints([part.hints for part in parts]),
+    )
+    return _sampled(merged)
+
+
+def _merged_hints(parts: Sequence[dict[str, Hint]]) -> dict[str, Hint]:
+    merged: dict[str, Hint] = {}
+    for part in parts:
+        for kind, hint in part.items():
+            before = merged.get(kind, Hint(0, ()))
+            examples = (before.examples + hint.examples)[:HINT_EXAMPLES]
+            merged[kind] = Hint(before.rows + hint.rows, examples)
+    return merged
+
+
+def save(directory: Path, facts: Facts) -> None:
+    """Writes facts.npz and facts.json: the same bytes for the same facts."""
+    columns = {f"{name}s": getattr(facts, name) for name in _ARRAYS}  # savez has its own `file`
+    with places.using(str(directory / _ARRAYS_FILE)):
+        np.savez(directory / _ARRAYS_FILE, **columns)
+    rest = {
+        "files": facts.files,
+        "num_answers": facts.num_answers,
+        "answers": [dataclasses.astuple(example) for example in facts.answers],
+        "hints": {
+            kind: {"rows": hint.rows, "examples": [dataclasses.astuple(e) for e in hint.examples]}
+            for kind, hint in sorted(facts.hints.items())
+        },
+    }
+    text = json.dumps(redacted_values(rest), ensure_ascii=False) + "\n"
+    with places.using(str(directory / _REST_FILE)):
+        (directory / _REST_FILE).write_text(text, encoding="utf-8", errors="replace")
+
+
+def load(directory: Path) -> Facts:
+    """The facts that `save` wrote.
+
+    Raises:
+        DataError: a file is missing or broken.
+    """
+    try:
+        # Opened here, since np.load leaves a broken file open.
+        with open(directory / _ARRAYS_FILE, "rb") as file, np.load(file) as arrays:
+            columns = {name: arrays[f"{name}s"] for name in _ARRAYS}
+        rest = json.loads((directory / _REST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise unreadable(directory / _ARRAYS_FILE, error) from None
+    return Facts(
+        files=tuple(rest["files"]),
+        **columns,
+        num_answers=rest["num_answers"],
+        answers=tuple(Example(*example) for example in rest["answers"]),
+        hints={
+            kind: Hint(hint["rows"], tuple(Example(*e) for e in hint["examples"]))
+            for kind, hint in rest["hints"].items()
+        },
+    )

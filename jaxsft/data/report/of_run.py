@@ -1,0 +1,64 @@
+"""The report of the gate for prepared data and the run that is to use it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxsft.config import Data, Train
+from jaxsft.data.cache.prepare import source_names
+from jaxsft.data.cache.store import Cache
+from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
+from jaxsft.data.quality import measures, row_statistics
+from jaxsft.data.report import report as gate
+
+
+def survey(
+    data: Data,
+    train: Train,
+    cache: Cache,
+    evals: Mapping[str, Cache],
+    epochs: Epochs | None = None,
+    shares: int = 1,
+) -> dict[str, Any]:
+    """What gate.gate_report says of these caches and of the steps that `train` makes of them.
+
+    Args:
+        epochs: of the training cache, where they are planned already.
+        shares: of a batch's rows, one for each device that has rows of its own; 1 if not known.
+    """
+    epochs = epochs or epochs_of(
+        cache,
+        data.train,
+        sequence_length=data.sequence_length,
+        batch_size=train.batch_size,
+        seed=train.seed,
+    )
+    train_facts = row_statistics.load(cache.directory)
+    overlaps = {
+        name: measures.overlap(train_facts, row_statistics.load(other.directory))
+        for name, other in evals.items()
+    }
+    return gate.gate_report(
+        cache.report,
+        {name: other.report for name, other in evals.items()},
+        overlaps,
+        plan_of(data, train, cache, epochs, shares),
+    )
+
+
+def plan_of(data: Data, train: Train, cache: Cache, epochs: Epochs, shares: int = 1) -> gate.Plan:
+    """The steps of the run."""
+    steps = num_steps(train, epochs)
+    per_step = epochs.sums_of_steps(cache.supervised)
+    return gate.Plan(
+        sequence_length=data.sequence_length,
+        batch_size=train.batch_size,
+        batch_multiple=shares * train.microbatches,
+        packed_rows=epochs.num_rows,
+        fill=epochs.fill,
+        steps_per_epoch=epochs.steps_in(1),
+        steps=steps,
+        epochs=epochs.epochs_at(steps),
+        supervised_tokens_per_epoch=int(per_step.sum()),
+        examples_per_epoch=dict(zip(source_names(data.train), epochs.wanted, strict=True)),
+        fewest_supervised_tokens=int(per_step.min()),
+    )

@@ -1,0 +1,102 @@
+"""Whether a back end of attention computes attention, on a run's own shapes and device.
+
+B: batch row, T / S: query / key position, N: query heads, K: key-value heads, H: head_dim.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsft.kernels.attention import blocked
+
+ALLOWED = 2e-2  # relative, by norms: bfloat16 differs from float32 by about 4e-3
+MAX_LENGTH = 16384  # of a tested row: the reference of a longer one might not fit the device
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Use:
+    """What a run asks of attention on each of its devices."""
+
+    platform: str
+    length: int  # of a row: keys
+    query_length: int  # of a row's part on one device
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str
+    scale: float | None = None
+    windows: tuple[int, ...] = ()  # that layers have, one with None having a wide one; or none
+    soft_cap: float | None = None
+    sinks: bool = False
+
+
+@functools.cache  # a program is built more than once in a run
+def difference(attend: Callable[..., jax.Array], use: Use, device: Any) -> float:
+    """The greatest relative difference to the blocked back end in float32, of output and gradients.
+
+    Two rows: segments with padding behind them, and one segment; the queries are a row's last.
+    """
+    length = min(use.length, MAX_LENGTH)
+    use = dataclasses.replace(use, length=length, query_length=min(use.query_length, length))
+    arrays, segments_BS = _example(use)
+    exact = jax.tree.map(lambda array: array.astype(jnp.float32), arrays)
+    found = []
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
+        for window in use.windows or (None,):
+            expected = _outcome(blocked.attend, use, window, exact, segments_BS)
+            actual = _outcome(attend, use, window, arrays, segments_BS)
+            found += jax.tree.leaves(jax.tree.map(_relative, expected, actual))
+    return float(np.max(found))  # NaN where one is
+
+
+def _example(use: Use) -> tuple[dict[str, jax.Array], jax.Array]:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), use.dtype)
+
+    arrays = {
+        "q": normal(2, use.query_length, use.num_heads, use.head_dim),
+        "k": normal(2, use.length, use.num_kv_heads, use.head_dim),
+        "v": normal(2, use.length, use.num_kv_heads, use.head_dim),
+    }
+    if use.sinks:
+        arrays["sinks"] = normal(use.num_heads).astype(jnp.float32)
+    # Ends that no block size divides.
+    ends = [use.length * part // 16 + 1 for part in (3, 4, 11, 15)]
+    segments_BS = np.ones((2, use.length), np.int32)
+    segments_BS[0] += np.searchsorted(ends, np.arange(use.length), side="right")
+    segments_BS[0, ends[-1] :] = 0
+    return arrays, jnp.asarray(segments_BS)
+
+
+def _outcome(attend, use: Use, window: int | None, arrays, segments_BS) -> dict[str, Any]:
+    """The output and the gradient of each array, for an even spread of the output's gradient."""
+    first = use.length - use.query_length
+    options = {"scale": use.scale, "windows": use.windows, "soft_cap": use.soft_cap}
+
+    def loss(arrays):
+        segments = (segments_BS[:, first:], segments_BS)
+        sinks_N = arrays.get("sinks")
+        out_BTNH = attend(
+            *(arrays[name] for name in "qkv"),
+            *segments,
+            first,
+            window=window,
+            sinks_N=sinks_N,
+            **options,
+        )
+        return jnp.sum(jnp.sin(out_BTNH.astype(jnp.float32))), out_BTNH
+
+    (_, out_BTNH), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+    return {"out": out_BTNH, **gradients}
+
+
+def _relative(expected: jax.Array, actual: jax.Array) -> float:
+    a, b = (np.asarray(array, np.float32).ravel() for array in (expected, actual))
+    return float(np.linalg.norm(b - a) / np.linalg.norm(a))

@@ -1,0 +1,161 @@
+"""The back end `splash`: jax's Pallas kernel for TPU, which skips blocks that no query may see.
+
+The kernel reads from an array which blocks to skip. It is filled here from the segments, so that a
+row of many segments costs their own pairs and not those between them.
+
+B: batch row, T / S: query / key position, N: query heads, K: key-value heads, H: head_dim,
+I / J: block of queries / keys.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
+
+from jaxsft.kernels.attention import blocks as blocks
+
+_BLOCK_SIZES = (1024, 512, 256, 128)  # the largest that divides; 128 is the lanes of a register
+# Of a block of queries: with the next size the backward kernels, compiled for v5p and v5e, need
+# more than their fast memory.
+_MAX_BLOCK_BYTES = 1024 * 128 * 2
+# Up to here each row has its own kernel; more share one in a loop, which compiles in seconds but
+# keeps padded results of all rows: 0.7 GB more for 2 rows of 8192 tokens with 32 heads of 128.
+_MAX_UNROLLED_ROWS = 4
+
+
+def refusal(length: int, query_length: int) -> str | None:
+    """Why rows of `length`, of which a device has `query_length` queries, can't run; or None."""
+    if length % _BLOCK_SIZES[-1] or query_length % _BLOCK_SIZES[-1]:
+        return f"needs a multiple of {_BLOCK_SIZES[-1]} queries and keys, not {query_length}" + (
+            "" if query_length == length else f" of {length}"
+        )
+    return None
+
+
+def attend(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    q_segments_BT: jax.Array,
+    kv_segments_BS: jax.Array,
+    first_query: jax.Array | int = 0,
+    *,
+    scale: float | None = None,
+    window: jax.Array | int | None = None,
+    windows: tuple[int, ...] = (),
+    soft_cap: float | None = None,
+    sinks_N: jax.Array | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """`kernels.attention.attend` for lengths that `refusal` lets pass.
+
+    Args:
+        interpret: runs the kernel without a TPU, slowly.
+    """
+    length, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
+    q_BTNH *= head_dim**-0.5 if scale is None else scale
+    q_positions_T = first_query + jnp.arange(length, dtype=jnp.int32)
+    visible = _Visible(windows)
+    head_bytes = max(head_dim, _BLOCK_SIZES[-1]) * q_BTNH.dtype.itemsize
+    sizes = _block_sizes(length, k_BSKH.shape[1], head_bytes)
+
+    def row(q_NTH, k_KSH, v_KSH, q_segments_T, kv_segments_S):
+        needed_IJ = blocks.needed(
+            q_segments_T, kv_segments_S, first_query, window, (sizes.block_q, sizes.block_kv)
+        )
+        sequence_T = visible.encode(q_positions_T, window)
+        by_query = _mask_info(needed_IJ, _next_needed(needed_IJ), sequence_T)
+        by_key = _mask_info(needed_IJ, _next_needed(needed_IJ.T).T, sequence_T)
+        kernel = splash.SplashAttentionKernel(
+            by_query,
+            by_query,
+            by_key,
+            block_sizes=sizes,
+            is_mqa=False,
+            save_residuals=False,
+            mask_value=splash.DEFAULT_MASK_VALUE,
+            attn_logits_soft_cap=soft_cap,
+            residual_checkpoint_name=blocks.RESIDUAL_NAME,
+            mask_function=visible,
+            interpret=interpret,
+        )
+        segments = splash.SegmentIds(q_segments_T, kv_segments_S)
+        out_NTH = kernel(q_NTH, k_KSH, v_KSH, segments, sinks_N)
+        assert isinstance(out_NTH, jax.Array)  # save_residuals would add to it
+        return out_NTH
+
+    q_BNTH, k_BKSH, v_BKSH = (jnp.swapaxes(array, 1, 2) for array in (q_BTNH, k_BSKH, v_BSKH))
+    arrays = (q_BNTH, k_BKSH, v_BKSH, q_segments_BT, kv_segments_BS)
+    if len(q_BNTH) > _MAX_UNROLLED_ROWS:
+        out_BNTH = jax.vmap(row)(*arrays)
+    else:
+        out_BNTH = jnp.stack([row(*parts) for parts in zip(*arrays, strict=True)])
+    return jnp.swapaxes(out_BNTH, 1, 2)
+
+
+def _block_sizes(q_length: int, kv_length: int, head_bytes: int) -> splash.BlockSizes:
+    allowed = [size for size in _BLOCK_SIZES if size * head_bytes <= _MAX_BLOCK_BYTES]
+    q_size, kv_size = (
+        next(size for size in allowed if length % size == 0) for length in (q_length, kv_length)
+    )
+    return splash.BlockSizes(
+        block_q=q_size,
+        block_kv=kv_size,
+        block_q_dkv=q_size,
+        block_kv_dkv=kv_size,
+        block_q_dq=q_size,
+        block_kv_dq=kv_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Visible:
+    """Whether a key lies at or before a query and in its window; runs inside the kernel.
+
+    The kernel hands it one integer for each query: the position, and which of `windows` holds.
+    """
+
+    windows: tuple[int, ...]
+
+    @property
+    def _bits(self) -> int:
+        return max(len(self.windows) - 1, 0).bit_length()
+
+    def encode(self, positions_T: jax.Array, window: jax.Array | int | None) -> jax.Array:
+        if window is None:
+            return positions_T
+        which = jnp.argmax(jnp.asarray(self.windows) == window)
+        return (positions_T << self._bits) + which.astype(jnp.int32)
+
+    def __call__(self, codes, keys):
+        positions = codes >> self._bits
+        visible = keys <= positions
+        if not self.windows:
+            return visible
+        which, window = codes & ((1 << self._bits) - 1), self.windows[0]
+        for index, other in enumerate(self.windows[1:], 1):
+            window = jnp.where(which == index, other, window)
+        return visible & (keys > positions - window)
+
+
+def _mask_info(needed_IJ: jax.Array, next_IJ: jax.Array, sequence_T: jax.Array) -> MaskInfo:
+    return MaskInfo(
+        data_next=next_IJ[None],
+        mask_next=None,
+        block_mask=needed_IJ[None].astype(jnp.int32),
+        partial_mask_blocks=None,
+        q_sequence=sequence_T,  # pyright: ignore[reportArgumentType]  # declared as numpy's
+    )
+
+
+def _next_needed(needed_IJ: jax.Array) -> jax.Array:
+    """For each block the column of the first needed one from it on, in row-major order.
+
+    The kernel fetches that one, so a skipped block costs no transfer of its own.
+    """
+    number = jnp.arange(needed_IJ.size, dtype=jnp.int32)
+    behind_all = jnp.int32(needed_IJ.size)
+    later = jax.lax.cummin(jnp.where(needed_IJ.ravel(), number, behind_all), reverse=True)
+    return (later % needed_IJ.shape[1]).reshape(needed_IJ.shape)

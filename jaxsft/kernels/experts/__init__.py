@@ -1,0 +1,1 @@
+"""The products of a mixture of experts."""

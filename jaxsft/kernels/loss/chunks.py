@@ -1,0 +1,172 @@
+"""Cross-entropy of one device's tokens, a chunk of them after the other.
+
+Targets of weight 0 cost nothing: rows are ordered supervised first, and the loop over chunks stops
+behind the last of them.
+
+N: tokens of this device, C: tokens of a chunk, D: embed_dim, V: vocabulary, or this device's part.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsft.kernels.loss.sums import Sums
+
+# Logit of padding. Not infinite: 0 x infinity would spoil the entropy.
+_LOWEST = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What is static of a cross-entropy."""
+
+    vocab_size: int  # columns of the whole head that are no padding
+    num_sources: int | None
+    soft_cap: float | None
+    tied: bool  # the head is [V, D]
+    gradients: tuple[str, ...]  # of "hidden" and "head"
+
+    @property
+    def head_dims(self) -> str:
+        return "VD" if self.tied else "DV"
+
+
+def sums_and_gradients(
+    form: Form, arrays: tuple[Any, ...], vocab_axes: tuple[str, ...]
+) -> tuple[Sums, tuple[jax.Array | None, jax.Array | None]]:
+    """The sums, and the gradients of nll by hidden, in its dtype, and by head, float32.
+
+    Args:
+        arrays: hidden_BTD, head, targets_BT, weights_BT, sources_BT or None.
+        vocab_axes: mesh axes over which devices of the same tokens share the vocabulary. The
+            head's gradient is that of this device's part, and of its tokens.
+    """
+    hidden_BTD, head, targets_BT, weights_BT, sources_BT = jax.tree.map(jnp.asarray, arrays)
+    dtype = hidden_BTD.dtype
+    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+    head = head.astype(dtype)
+    chunk, num_chunks, order_N = _supervised_first(weights_BT)
+
+    def add_chunk(i, carry):
+        sums, d_hidden_ND, d_head = carry
+        index_C = jax.lax.dynamic_slice(order_N, (i * chunk,), (chunk,))
+
+        def take(values_N):
+            return values_N.at[index_C].get(mode="fill", fill_value=0)
+
+        hidden_CD, weights_C = take(hidden_ND), take(weights_BT.ravel())
+        logits_CV, slope_CV = _logits(form, hidden_CD, head, vocab_axes)
+        label_C = _label_columns(take(targets_BT.ravel()), logits_CV.shape[1], vocab_axes)
+        chunk_sums, nll_C, log_sum_C = _chunk_sums(logits_CV, label_C, weights_C, vocab_axes)
+        if sources_BT is not None:
+            sources_C = take(sources_BT.ravel())
+            chunk_sums = _with_sources(chunk_sums, nll_C, weights_C, sources_C, form.num_sources)
+        if form.gradients:
+            # One pass over the logits, in whose place the result can lie.
+            is_label_CV = jnp.arange(logits_CV.shape[1])[None] == label_C[:, None]
+            probability_CV = jnp.exp(logits_CV - log_sum_C[:, None])
+            d_logits_CV = weights_C[:, None] * (probability_CV - is_label_CV)
+            if slope_CV is not None:
+                d_logits_CV *= slope_CV
+            d_logits_CV = d_logits_CV.astype(dtype)
+            d_hidden_CD = _product(f"CV,{form.head_dims}->CD", d_logits_CV, head)
+            d_hidden_CD = jax.lax.psum(d_hidden_CD, vocab_axes).astype(dtype)
+            d_hidden_ND = d_hidden_ND.at[index_C].set(d_hidden_CD, mode="drop")
+            if d_head is not None:
+                d_head += _product(f"CD,CV->{form.head_dims}", hidden_CD, d_logits_CV)
+        return sums + chunk_sums, d_hidden_ND, d_head
+
+    zero = Sums.zero(None if sources_BT is None else form.num_sources)
+    d_hidden_ND = jnp.zeros_like(hidden_ND) if "hidden" in form.gradients else None
+    d_head = jnp.zeros(head.shape, jnp.float32) if "head" in form.gradients else None
+    start = (zero, d_hidden_ND, d_head)
+    sums, d_hidden_ND, d_head = jax.lax.fori_loop(0, num_chunks, add_chunk, start)
+    d_hidden_BTD = None if d_hidden_ND is None else d_hidden_ND.reshape(hidden_BTD.shape)
+    return sums, (d_hidden_BTD, d_head)
+
+
+def _supervised_first(weights_BT: jax.Array) -> tuple[int, jax.Array, jax.Array]:
+    """Tokens of a chunk, chunks with a target, and the tokens' order, the supervised ones first.
+
+    Behind those come indices out of range, read as zeros and never written to.
+    """
+    weights_N = weights_BT.ravel()
+    chunk = chunk_tokens(weights_N.size)
+    num_supervised = jnp.count_nonzero(weights_N)
+    order_N = jnp.argsort(weights_N == 0, stable=True)
+    order_N = jnp.where(jnp.arange(weights_N.size) < num_supervised, order_N, weights_N.size)
+    padding = (0, -weights_N.size % chunk)
+    order_N = jnp.pad(order_N, padding, constant_values=weights_N.size)
+    return chunk, (num_supervised + chunk - 1) // chunk, order_N
+
+
+def _product(dims: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(dims, a, b, preferred_element_type=jnp.float32)
+
+
+def _logits(form: Form, hidden_CD, head, vocab_axes):
+    """Float32 logits, and their derivatives by the logits before the soft cap (None without)."""
+    logits_CV = _product(f"CD,{form.head_dims}->CV", hidden_CD, head)
+    slope_CV = None
+    if form.soft_cap is not None:
+        tanh_CV = jnp.tanh(logits_CV / form.soft_cap)
+        logits_CV, slope_CV = form.soft_cap * tanh_CV, 1 - jnp.square(tanh_CV)
+    if form.vocab_size != logits_CV.shape[1]:  # padding, or a part of the vocabulary
+        first = _first_column(logits_CV.shape[1], vocab_axes)
+        is_token_V = first + jnp.arange(logits_CV.shape[1]) < form.vocab_size
+        logits_CV = jnp.where(is_token_V[None], logits_CV, _LOWEST)
+    return logits_CV, slope_CV
+
+
+def _first_column(num_columns: int, vocab_axes: tuple[str, ...]) -> jax.Array | int:
+    """Of the whole vocabulary, that this device has."""
+    return num_columns * jax.lax.axis_index(vocab_axes) if vocab_axes else 0
+
+
+def _label_columns(targets_C, num_columns, vocab_axes):
+    """The column of each target here; behind the last one where another device has it."""
+    column_C = targets_C - _first_column(num_columns, vocab_axes)
+    return jnp.where((column_C >= 0) & (column_C < num_columns), column_C, num_columns)
+
+
+def _chunk_sums(logits_CV, label_C, weights_C, vocab_axes):
+    """Sums over a chunk, and of each token the negative log-likelihood and the log-sum-exp."""
+
+    def over_vocabulary(sums_C):
+        return jax.lax.psum(sums_C, vocab_axes)
+
+    top_C = jax.lax.pmax(jnp.max(logits_CV, axis=-1), vocab_axes)
+    below_CV = logits_CV - top_C[:, None]
+    exp_CV = jnp.exp(below_CV)
+    total_C = over_vocabulary(jnp.sum(exp_CV, axis=-1))
+    mean_below_C = over_vocabulary(jnp.sum(exp_CV * below_CV, axis=-1)) / total_C
+    rows_C = jnp.arange(label_C.size)
+    label_logit_C = logits_CV.at[rows_C, label_C].get(mode="fill", fill_value=0)
+    label_logit_C = over_vocabulary(label_logit_C)
+    log_sum_C = top_C + jnp.log(total_C)
+    nll_C = log_sum_C - label_logit_C
+    sums = Sums(
+        nll=jnp.sum(weights_C * nll_C),
+        weight=jnp.sum(weights_C),
+        correct=jnp.sum(weights_C * (label_logit_C == top_C)),
+        entropy=jnp.sum(weights_C * (jnp.log(total_C) - mean_below_C)),
+        supervised_tokens=jnp.sum(weights_C > 0).astype(jnp.float32),
+    )
+    return sums, nll_C, log_sum_C
+
+
+def _with_sources(sums, nll_C, weights_C, sources_C, num_sources):
+    def by_source(values_C):
+        return jax.ops.segment_sum(values_C, sources_C, num_sources)
+
+    return dataclasses.replace(
+        sums, source_nll=by_source(weights_C * nll_C), source_weight=by_source(weights_C)
+    )
+
+
+def chunk_tokens(num_tokens: int) -> int:
+    """Tokens of one chunk: an eighth of the batch, so that skipping pays, from 128 to 1024."""
+    eighth = -(-num_tokens // 8)
+    return min(max(128, -(-eighth // 128) * 128), 1024)

@@ -1,0 +1,106 @@
+"""The training loop: a step after the other; saves, evaluates and logs on the way."""
+
+import time
+from typing import Any
+
+import jax
+
+from jaxsft.config import Config
+from jaxsft.devices import distributed
+from jaxsft.devices.chips import chip_of
+from jaxsft.devices.termination import Termination
+from jaxsft.errors import Stopped, known_to_all
+from jaxsft.evaluation import measure
+from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.step_log import StepLog
+from jaxsft.training.build import TrainStep
+from jaxsft.training.divergence import Divergence
+from jaxsft.training.job import Job
+from jaxsft.training.step import TrainState
+
+
+def train(
+    config: Config,
+    plan: Job,
+    train_step: TrainStep,
+    state: TrainState,
+    out: Outputs,
+    notes: dict[str, Any],
+    measurer: measure.Measurer,
+    termination: Termination,
+) -> TrainState:
+    """Trains from `state` to the last step; saves, evaluates and logs on the way."""
+    first, total = int(state.step), plan.num_steps
+    out.metrics.keep(lambda line: line["step"] <= first)
+    log = StepLog(
+        plan.program.settings,
+        remat=config.model.remat,
+        every_steps=config.log.every_steps,
+        epochs_at=plan.batches.epochs.epochs_at,
+        sources=plan.program.sources,
+        peak_flops=_total_peak_flops(),
+    )
+    divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
+    batches = plan.batches.stream(first, total)
+    with termination.deferred(), out.console.steps(first, total):
+        for done in range(first + 1, total + 1):
+            waiting = time.monotonic()
+            batch, counts = next(batches)
+            waited = time.monotonic() - waiting
+            state, metrics = train_step(state, batch)
+            log.add(done, metrics, counts, waited)
+
+            stop = termination.agreed()
+            diverged = divergence.add(done, metrics.skipped_steps)
+            last = done == total
+            evaluates = _due(config.eval.every_steps, done) and not last
+            saves = divergence.saves(_due(config.checkpoint.save_every_steps, done) or last)
+            saves |= stop and not last
+            for line in log.lines(flush=evaluates or saves or diverged or last):
+                out.metrics.append(line)
+                out.console.step(total, line)
+            if diverged:
+                raise divergence.error()
+            if evaluates:
+                out.metrics.append({"step": done} | measurer.losses(state.params))
+            out.copy(now=saves)  # before the checkpoint, which must not know more than they do
+            if saves:
+                out.store.save(done, state, notes)
+            if evaluates or saves:
+                log.restart_clock()
+            if stop:
+                break
+    _leave_loop(total, int(state.step), out, divergence, termination)
+    return state
+
+
+def _leave_loop(
+    total: int, done: int, out: Outputs, divergence: Divergence, termination: Termination
+) -> None:
+    """Returns when the last state is saved.
+
+    Raises:
+        Stopped: a signal came, to this process or another; the state is saved.
+        DivergedError: the last step was skipped.
+    """
+    stopped = any(one["stop"] for one in distributed.gather({"stop": termination.requested}))
+    out.store.wait(settled=not stopped)  # a deadline may run
+    if done == total and divergence.newest_was_skipped():
+        raise divergence.error()
+    if stopped or done < total:
+        raise known_to_all(
+            Stopped(
+                f"stopped by a signal after step {done} of {total}, which is saved;"
+                " start the same command again"
+            )
+        )
+
+
+def _due(every_steps: int | None, done: int) -> bool:
+    return every_steps is not None and done % every_steps == 0
+
+
+def _total_peak_flops() -> float | None:
+    devices = jax.devices()
+    chip = chip_of(devices[0].device_kind)
+    return chip.bf16_flops * len(devices) if chip else None

@@ -1,0 +1,129 @@
+"""What a step will take, from sizes alone: to choose what is worth the minutes of a compilation.
+
+The seconds are only good for an order. No compiled step needs fewer bytes than the least ones.
+"""
+
+import dataclasses
+import math
+import typing
+
+import jax
+import numpy as np
+
+from jaxsft.config import Config, Model, Optim
+from jaxsft.devices import mesh as mesh_lib
+from jaxsft.devices.chips import CHIPS
+from jaxsft.model import settings
+from jaxsft.plan import efficiencies
+from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.topology import Topology
+from jaxsft.training import mesh_fit, optim
+from jaxsft.training.flops import recomputed_flops, training_flops
+
+# From the least recomputation to the most, as Model.remat lists them.
+REMATS: tuple[str, ...] = typing.get_args(typing.get_type_hints(Model)["remat"])
+_GATHERED = ("embed", "expert_embed")  # logical axes whose parts are put together for each layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    seconds: float
+    state_bytes: float  # of parameters, their gradients and the optimizer, on a chip
+    kept_bytes: float  # of what a micro-batch's forward pass keeps, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Guesser:
+    """What all guesses of one model share."""
+
+    model: settings.Decoder
+    leaves: list[mesh_fit.Leaf]
+    optimizer_bytes: float  # for each parameter
+    topology: Topology
+    rows: Rows
+
+    def guess(self, config: Config) -> Guess:
+        """For a config whose mesh has no open axes."""
+        sizes = {axis: size or 1 for axis, size in dataclasses.asdict(config.mesh).items()}
+        train, length = config.train, config.data.sequence_length
+        here, gathered = held(self.leaves, sizes)
+        tokens = (
+            train.batch_size
+            * length
+            // (mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes))
+        )
+        itemsize = np.dtype(config.model.parameter_dtype).itemsize
+        gradients = 2  # at the least
+        return Guess(
+            seconds=self._seconds(config, sizes, here, gathered, tokens),
+            state_bytes=here * (itemsize + gradients + self.optimizer_bytes),
+            kept_bytes=self._kept(config, sizes, tokens // train.microbatches),
+        )
+
+    def _kept(self, config: Config, sizes: dict[str, int], tokens: int) -> float:
+        """Each layer's input; without recomputation what its widest products read, too."""
+        m = self.model
+        width = m.embed_dim
+        if config.model.remat == REMATS[0] and m.moe is None:
+            width += (m.num_heads * m.head_dim + 2 * m.mlp_dim) // sizes["tensor"]
+        return m.num_layers * tokens * width * np.dtype(config.model.dtype).itemsize
+
+    def _seconds(
+        self, config: Config, sizes: dict[str, int], here: float, gathered: float, tokens: int
+    ) -> float:
+        chip = self.topology.chip or CHIPS["TPU v5p"]  # of a CPU nothing is known, but an order
+        slots = config.train.batch_size * config.data.sequence_length
+        counts = self.rows.counts(slots, self.model)
+        flops = training_flops(self.model, counts, self.rows.supervised * slots)
+        flops += recomputed_flops(self.model, counts, config.model.remat)
+        computing = flops / self.topology.num_chips / chip.bf16_flops
+        inside, outside = self._sent(config, sizes, here, gathered, tokens)
+        sending = max(inside / chip.link_bandwidth, outside / chip.network_bandwidth)
+        longest = max(computing / efficiencies.MATMUL_SHARE, sending / efficiencies.LINK_SHARE)
+        return longest + 1e-3 * (computing + sending)  # of two that take as long, the lighter one
+
+    def _sent(
+        self, config: Config, sizes: dict[str, int], here: float, gathered: float, tokens: int
+    ) -> tuple[float, float]:
+        """Bytes that a chip sends in a step: all of them, and those that leave its slice or box."""
+        m, slices = self.model, self.topology.num_slices
+        # Two gathers in bfloat16 and a sum in float32, for each micro-batch.
+        parameters = config.train.microbatches * 8 * (gathered - here)
+        replicas = 2 * 4 * here * (sizes["data"] - 1) / sizes["data"]
+        activations = 2 * m.num_layers * tokens * m.embed_dim
+        keys = 2 * m.num_layers * tokens * 2 * m.num_kv_heads * m.head_dim
+        rest = 4 * activations * 2 * (sizes["tensor"] - 1) / sizes["tensor"]
+        rest += 3 * keys * (sizes["context"] - 1)
+        rest += 3 * activations * (sizes["expert"] - 1)
+        if slices == 1:
+            return parameters + replicas + rest, 0.0
+        if sizes["data"] % slices == 0:
+            return parameters + replicas + rest, replicas
+        shared = self.topology.num_chips / sizes["data"]
+        crossing = (slices - 1) / max(shared - 1, 1)
+        return parameters + replicas + rest, crossing * parameters + replicas
+
+
+def guesser(config: Config, model: settings.Decoder, topology: Topology, rows: Rows) -> Guesser:
+    leaves = mesh_fit.leaves(model)
+    return Guesser(model, leaves, optimizer_bytes(config.optim), topology, rows)
+
+
+def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, float]:
+    """Parameters of a chip: those that it holds, and those that it holds once all are gathered."""
+    here = gathered = 0.0
+    for _, shape, axes in leaves:
+        fitted = mesh_lib.fitted(shape, axes, sizes)
+        size = math.prod(shape)
+        here += size / math.prod(mesh_lib.parts(axis, sizes) for axis in fitted)
+        others = (axis for axis in fitted if axis not in _GATHERED)
+        gathered += size / math.prod(mesh_lib.parts(axis, sizes) for axis in others)
+    return here, gathered
+
+
+def optimizer_bytes(asked: Optim) -> float:
+    """Of the optimizer's state, for each parameter."""
+    one = jax.ShapeDtypeStruct((1024,), np.float32)
+    state = jax.eval_shape(optim.make_optimizer(asked).init, {"one": one})
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.ndim)
+    return total / one.size

@@ -1,0 +1,81 @@
+"""What a run leaves that ends before its time: error.json, and the report of what there is.
+
+Nothing here raises: why the run ended is what the user must hear.
+"""
+
+import contextlib
+import json
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxsft import errors
+from jaxsft.devices.termination import Termination
+from jaxsft.files.whole_files import write_text
+from jaxsft.report.page import REPORT, read_run, write_report
+from jaxsft.rundir.workdir import CONFIG, DATA_REPORT, ERROR, METRICS, SAMPLES, SUMMARY, Workdir
+from jaxsft.terminal.redact import redacted, redacted_values
+
+# Written while a run goes on; report.html is the last of all.
+_FILES = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY)
+_NO_WORD = "it was killed, or lost its machine, and could leave no word of it"
+
+
+def leave(workdir: Workdir, error: BaseException) -> None:
+    """Writes error.json, unless the run was stopped by a signal, and report.html."""
+    stopped = isinstance(error, (errors.Stopped, KeyboardInterrupt))
+    why = (str(error) or "stopped by SIGINT") if stopped else None
+    # Another signal ends this part, not the program.
+    with contextlib.suppress(errors.Stopped), _listening():
+        if not stopped:
+            attempt("error.json", lambda: _write_error(workdir.files / ERROR, error))
+        if workdir.reports:
+            attempt(REPORT, lambda: _tell(workdir, why))
+        attempt("copy", workdir.copy)  # the bucket may be what failed in the first place
+
+
+def _listening() -> contextlib.AbstractContextManager[None]:
+    # Python takes signals in the main thread alone; another ends a process that is blocked there.
+    main = threading.current_thread() is threading.main_thread()
+    return Termination().listening() if main else contextlib.nullcontext()
+
+
+def report_leftover(workdir: Workdir) -> None:
+    """Writes the report of an earlier start that wrote none when it ended."""
+    files = [workdir.files / name for name in _FILES]
+    changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
+    page = workdir.files / REPORT
+    if changed and not (page.is_file() and page.stat().st_mtime_ns >= max(changed)):
+        attempt(REPORT, lambda: _write_leftover(workdir.files))
+
+
+def _write_leftover(files: Path) -> None:
+    """A run whose last step is in its summary came to its end, wherever it was copied to since."""
+    write_report(files, None if read_run(files).finished else _NO_WORD)
+
+
+def attempt(what: str, write: Callable[[], object]) -> None:
+    """Writes; if that fails, says so in one line and goes on."""
+    try:
+        write()
+    except (Exception, errors.Stopped) as failed:
+        said = redacted(f"note: {what}: {type(failed).__name__}: {failed}")
+        print(said, file=sys.stderr)
+
+
+def _tell(workdir: Workdir, why: str | None) -> None:
+    page = write_report(workdir.files, why)
+    print(f"note: {workdir.shown(page.name)} shows the run up to here", file=sys.stderr)
+
+
+def _write_error(path: Path, error: BaseException) -> None:
+    code = error.exit_code if isinstance(error, errors.UserError) else errors.INTERNAL
+    value = {
+        "exit_code": code,
+        "kind": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    write_text(path, json.dumps(redacted_values(value), indent=2) + "\n")

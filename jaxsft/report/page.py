@@ -1,0 +1,347 @@
+"""report.html: what a run did, on one page that needs nothing but itself.
+
+Written from the files of the run directory alone, so a run that ended early has its page too.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from jaxsft.files.whole_files import write_text
+from jaxsft.report.figures import draw_curves
+from jaxsft.rundir.metric_lines import read_lines
+from jaxsft.terminal.redact import redacted_values
+
+PHASES = {
+    "before": "before",
+    "before_with_instruction": "before, instructed",
+    "after": "after",
+}
+TOKEN_KINDS = ("supervised", "context", "truncated", "dropped")
+MAX_EXAMPLE_TOKENS = 1500
+REPORT = "report.html"
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+_OF_THE_END = ("steps", "epochs", "wall_seconds", "before", "after", "export")
+
+Line = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of a run directory; what is missing is empty."""
+
+    ended: str | None  # why, of a run that was stopped
+    config: dict[str, Any]
+    data_report: dict[str, Any]
+    steps: list[Line]
+    evaluations: list[Line]
+    samples: list[Line]
+    summary: dict[str, Any]
+    finished: bool
+    error: dict[str, Any]
+    unreadable: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    name: str
+    before: str
+    after: str
+    change: str
+    verdict: str  # "better", "worse" or "": whether the change is what training is for
+
+
+def write_report(workdir: Path, ended: str | None = None) -> Path:
+    """Writes <workdir>/report.html from the files beside it, and returns its path.
+
+    Args:
+        ended: why, of a run that was stopped before its end; of a failure error.json says it.
+    """
+    run = read_run(workdir, ended)
+    page = _page(run, workdir.resolve().name)
+    path = workdir / REPORT
+    write_text(path, page)
+    return path
+
+
+def read_run(workdir: Path, ended: str | None = None) -> Run:
+    unreadable: list[str] = []
+    metrics = _lines(workdir / "metrics.jsonl", unreadable)
+    summary = _json_file(workdir / "summary.json", unreadable)
+    last = max((line["step"] for line in metrics), default=0)
+    finished = bool(summary) and last <= summary.get("steps", last)
+    if not finished:  # a run that went on after its first end
+        summary = {name: value for name, value in summary.items() if name not in _OF_THE_END}
+    return Run(
+        ended=ended,
+        config=redacted_values(_json_file(workdir / "config.json", unreadable)),
+        steps=[line for line in metrics if "loss" in line],
+        evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
+        samples=redacted_values(_lines(workdir / "samples.jsonl", unreadable)),
+        summary=redacted_values(summary),
+        finished=finished,
+        data_report=redacted_values(_json_file(workdir / "data_report.json", unreadable)),
+        error=redacted_values(_json_file(workdir / "error.json", unreadable)),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _json_file(path: Path, unreadable: list[str]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        unreadable.append(path.name)
+        return {}
+    return value
+
+
+def _lines(path: Path, unreadable: list[str]) -> list[Line]:
+    try:
+        found, numbers, _ = read_lines(path)
+    except OSError:
+        unreadable.append(path.name)
+        return []
+    unreadable += [f"{path.name}, line {number}" for number in numbers]
+    return found
+
+
+def _page(run: Run, name: str) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    comparisons = _comparisons(run)
+    samples = _samples_by_prompt(run.samples)
+    return template.render(
+        name=name,
+        status=_status(run),
+        notices=_notices(run),
+        verdict=_verdict(comparisons),
+        facts=_facts(run),
+        figures=draw_curves(run.steps, run.evaluations),
+        comparisons=comparisons,
+        phases={k: v for k, v in PHASES.items() if any(k in answers for answers in samples)},
+        samples=samples,
+        example=_example(run.summary.get("example") or []),
+        accounts=[_account(*item) for item in _data(run).items()],
+        choices=run.summary.get("choices") or [],
+        config=list(_flatten(run.config)),
+        versions=run.summary.get("versions") or {},
+        command=run.summary.get("command"),
+        export=run.summary.get("export"),
+    )
+
+
+def _status(run: Run) -> str:
+    if run.finished:
+        return "finished"
+    total = (run.data_report.get("plan") or {}).get("steps")
+    of = "" if total is None else f" of {total:,}"
+    done = f"after step {run.steps[-1]['step']:,}{of}" if run.steps else "before its first step"
+    return f"{'failed' if run.error else 'stopped' if run.ended else 'not finished'} {done}"
+
+
+def _notices(run: Run) -> list[str]:
+    notices = [f"{file} can't be read and is left out." for file in run.unreadable]
+    if run.error:
+        said = run.error.get("message") or run.error.get("error") or json.dumps(run.error)
+        which = "A later start of the run" if run.finished else "The run"
+        notices.append(f"{which} ended with an error: {said}")
+    elif run.ended:
+        which = "A later start of the run" if run.finished else "The run"
+        notices.append(f"{which} ended early: {run.ended}")
+    skipped = run.steps[-1].get("skipped_steps") if run.steps else 0
+    if skipped:
+        notices.append(f"{skipped:,} steps were skipped: their gradients were not finite.")
+    if any(line["loss"] is None for line in run.steps):
+        notices.append("Some steps have no finite loss; the curves have gaps there.")
+    return notices
+
+
+# --- before and after
+
+
+def _comparisons(run: Run) -> list[Comparison]:
+    before, after = _before_after(run)
+    kinds = ("match", "match_with_instruction", "loss")
+    rank = {kind: place for place, kind in enumerate(kinds)}
+    names = sorted(before | after, key=lambda name: rank.get(name.rpartition("/")[2], len(kinds)))
+    return [_compare(name, before.get(name), after.get(name)) for name in names]
+
+
+def _before_after(run: Run) -> tuple[Line, Line]:
+    """The summary's figures; while there is no summary, the first and the last evaluation."""
+    if run.summary.get("before") or run.summary.get("after"):
+        return run.summary.get("before") or {}, run.summary.get("after") or {}
+    first = run.evaluations[0]["step"] if run.evaluations else None
+    last = run.evaluations[-1]["step"] if run.evaluations else None
+    return _figures_at(run, first), _figures_at(run, last) if last != first else {}
+
+
+def _figures_at(run: Run, step: int | None) -> Line:
+    lines = [line for line in run.evaluations if line["step"] == step]
+    return {k: v for line in lines for k, v in line.items() if k.startswith("eval/")}
+
+
+def _compare(name: str, before: float | None, after: float | None) -> Comparison:
+    change, verdict = "", ""
+    if before is not None and after is not None:
+        difference = after - before
+        if _is_share(name):
+            change = f"{100 * difference:+.1f} points"
+        else:
+            change = f"{difference:+.4f}" + (f" ({difference / before:+.1%})" if before else "")
+        if difference:
+            verdict = "better" if (difference > 0) == _is_share(name) else "worse"
+    return Comparison(_label(name), _show(name, before), _show(name, after), change, verdict)
+
+
+def _label(name: str) -> str:
+    source, _, metric = name.removeprefix("eval/").rpartition("/")
+    words = {
+        "match": "matching answers",
+        "match_with_instruction": "matching answers, instructed",
+    }
+    return f"{source}: {words.get(metric, metric.replace('_', ' '))}"
+
+
+def _is_share(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(("match", "token_accuracy"))
+
+
+def _show(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if _is_share(name) else f"{value:.4f}"
+
+
+def _verdict(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The shares of matching answers and the losses that have both ends, three at most."""
+    kinds = (": matching answers", ": loss")
+    return [c for c in comparisons if c.change and c.name.endswith(kinds)][:3]
+
+
+# --- facts
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    summary, last = run.summary, run.steps[-1] if run.steps else {}
+    rate = _median([line.get("tokens_per_second") for line in run.steps])
+    packing = _mean([line.get("packing_efficiency") for line in run.steps])
+    mfu = _median([line.get("mfu") for line in run.steps])
+    step, epoch = summary.get("steps", last.get("step")), summary.get("epochs", last.get("epoch"))
+    memory, parameters = summary.get("peak_memory_bytes"), summary.get("parameters")
+    facts = {
+        "model": summary.get("model", (run.config.get("model") or {}).get("source")),
+        "parameters": None if parameters is None else _count(parameters),
+        "device": summary.get("device"),
+        "mesh": summary.get("mesh"),
+        "steps": None if step is None else f"{step:,}",
+        "epochs": None if epoch is None else f"{epoch:.2f}",
+        "time": _duration(summary.get("wall_seconds")),
+        "peak memory": None if memory is None else f"{memory / 2**30:.2f} GiB",
+        "speed": None if rate is None else f"{rate:,.0f} tokens/s",
+        "MFU": None if mfu is None else f"{mfu:.1%}",
+        "packing": None if packing is None else f"{packing:.1%} of each row is tokens",
+    }
+    return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:g}"
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """The first steps, which compile, don't move it."""
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+# --- data, answers, config
+
+
+def _example(tokens: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """The tokens as drawn: a line break is shown as a mark before it breaks the line."""
+    shown = [
+        {"text": text.replace("\n", "⏎\n"), "weight": f"{weight:g}", "supervised": weight > 0}
+        for text, weight in tokens[:MAX_EXAMPLE_TOKENS]
+    ]
+    supervised = sum(weight > 0 for _, weight in tokens)
+    return {"tokens": shown, "more": len(tokens) - len(shown), "supervised": supervised}
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """The report of each cache, by name: known from before the first step."""
+    report = run.data_report
+    known = {"train": report["train"]} | (report.get("eval") or {}) if "train" in report else {}
+    return run.summary.get("data") or known
+
+
+def _account(name: str, report: dict[str, Any]) -> dict[str, Any]:
+    """Where every row and token went; `balanced` says whether the sums agree."""
+    dropped = report.get("dropped") or {}
+    tokens = report.get("tokens") or {}
+    rows_in, rows_out = report.get("rows_in"), report.get("rows_out")
+    kinds = {kind: tokens.get(kind, 0) for kind in TOKEN_KINDS}
+    rendered = tokens.get("rendered")
+    return {
+        "name": name,
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "dropped": dropped,
+        "examples": report.get("examples"),
+        "rows_balanced": rows_out is not None and rows_in == rows_out + sum(dropped.values()),
+        "rendered": rendered,
+        "kinds": kinds,
+        "tokens_balanced": rendered == sum(kinds.values()),
+        "shares": {
+            kind: 100 * count / rendered if rendered else 0 for kind, count in kinds.items()
+        },
+    }
+
+
+def _samples_by_prompt(samples: Sequence[Line]) -> list[dict[str, Line]]:
+    """One dict for each prompt, in the order asked: phase -> its sample, the newest if repeated."""
+    prompts: dict[tuple[Any, Any], dict[str, Line]] = {}
+    for sample in samples:
+        key = (sample.get("source"), sample.get("row"))
+        prompts.setdefault(key, {})[sample.get("phase", "after")] = sample
+    return list(prompts.values())
+
+
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """`{"data": {"train": [{"path": "x"}]}}` -> `("data.train[0].path", "x")`."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _flatten(item, f"{name}[{index}]")
+    elif name:
+        yield name, value if isinstance(value, str) else json.dumps(value)

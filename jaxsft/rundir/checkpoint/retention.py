@@ -1,0 +1,117 @@
+"""Old checkpoints are deleted when a newer one has been read back, and by nothing else.
+
+It happens in the background, file by file, without a word between processes that a loop could wait
+for: each process reads its share of the leaves and leaves a file that says so.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+import tensorstore  # Orbax's own way to the disk
+from etils import epath
+
+from jaxsft.rundir.checkpoint import digest, files
+
+_READ_BACK = "jaxsft_read_back_{}_of_{}"  # written by each process
+_POLL_SECONDS = 1.0
+_MAX_POLLS = 600  # for the other processes; what is not deleted now is deleted after the next save
+_INDEX_BYTES = 2**26
+Report = Callable[[str], None]
+
+
+def settle(
+    directory: epath.Path,
+    step: int,
+    keep: int,
+    digests: dict[str, int],
+    ignored: set[int],
+    process: tuple[int, int],
+    report: Report,
+) -> None:
+    """Keeps the sizes of a committed step's files; deletes what it and the steps before it replace.
+
+    Later steps, saved meanwhile or in the making, are not looked at: nobody has read them back.
+
+    Args:
+        digests: of the leaves as they were in memory.
+        ignored: steps that can't be read: neither counted nor deleted.
+        process: number of this one, and of all.
+        report: is told what keeps older steps from being deleted.
+    """
+    number, count = process
+    path = directory / str(step)
+    if number == 0:
+        files.write_sizes(path)
+    committed = files.committed_steps(directory)
+    counted = [one for one in committed if one <= step and one not in ignored]
+    old, unfinished = counted[:-keep], files.leftovers(directory, before=step)
+    if not old and not unfinished:
+        return
+    if old and not _read_back(path, digests, process, report):
+        return
+    if number == 0:
+        for one in (*(directory / str(one) for one in old), *unfinished):
+            files.remove(one)
+
+
+def _read_back(
+    path: epath.Path, digests: dict[str, int], process: tuple[int, int], report: Report
+) -> bool:
+    """Whether all processes found in their share of the step's files what was in memory."""
+    number, count = process
+    mine = sorted(digests)[number::count]
+    # All leaves lie in one store, whose index is read once this way, not once a leaf.
+    index = tensorstore.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
+    altered = [name for name in mine if _digest_on_disk(path, name, index) != digests[name]]
+    if altered:
+        report(
+            f"warning: {path}: {altered[0]} was saved and reads back differently: older"
+            " checkpoints are kept; look at the disk"
+        )
+        return False
+    (path / _READ_BACK.format(number, count)).write_text("")
+    for _ in range(_MAX_POLLS):
+        if all((path / _READ_BACK.format(one, count)).exists() for one in range(count)):
+            return True
+        time.sleep(_POLL_SECONDS)
+    report(f"warning: {path}: not all processes have read it back; older checkpoints are kept")
+    return False
+
+
+def _digest_on_disk(path: epath.Path, name: str, index: "tensorstore.Context") -> int:
+    """The digest of a leaf, read chunk by chunk: a device's part of it at a time in memory."""
+    array = _open(path, name, index)
+    total = 0
+    chunk: Any = array.chunk_layout.read_chunk.shape or array.shape  # a scalar has none
+    for start, stop in _blocks(array.shape, chunk):
+        part = array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read().result()
+        total += digest.of_part(np.asarray(part), start, array.shape)
+    return total % 2**32
+
+
+def _open(path: epath.Path, name: str, index: "tensorstore.Context") -> "tensorstore.TensorStore":
+    about = json.loads((path / "state" / "_METADATA").read_text())
+    base = str(path / "state")
+    spec = {
+        "driver": "zarr3" if about["use_zarr3"] else "zarr",
+        "kvstore": {
+            "driver": "ocdbt",
+            "base": f"{base if '://' in base else f'file://{base}'}/",
+            "path": f"{name}/",
+        },
+    }
+    return tensorstore.open(spec, open=True, read=True, context=index).result()
+
+
+def _blocks(
+    shape: tuple[int, ...], chunk: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Start and stop of each block of a grid over an array; one empty block for a scalar."""
+    ranges = [range(0, size, step or 1) for size, step in zip(shape, chunk, strict=True)]
+    for start in product(*ranges):
+        stop = (min(a + step, size) for a, step, size in zip(start, chunk, shape, strict=True))
+        yield start, tuple(stop)

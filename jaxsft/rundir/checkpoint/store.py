@@ -1,0 +1,329 @@
+"""Numbered states under one directory: Orbax writes and reads, what is read is verified."""
+
+import contextlib
+import gc
+import json
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from jaxsft.errors import CheckpointError, UserError
+from jaxsft.files import places
+from jaxsft.rundir.checkpoint import files, retention
+from jaxsft.rundir.checkpoint.digest import Tree, digests, named
+from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
+
+_NOTES = "_CHECKPOINT_METADATA"  # Orbax's file, which has ours as custom_metadata
+_SEAL = "checksum"  # in the notes; those of before it was written have none
+# Between two tries to read: what passes by itself, on a disk of the network, takes seconds.
+RETRY_SECONDS = (0.5, 2.0)
+
+
+class Damaged(CheckpointError):
+    """A checkpoint that can't be read, or not as it was saved."""
+
+    def __init__(self, where: str, failure: Failure):
+        super().__init__(f"{where}: {SAID[failure.kind]}: {failure.cause}")
+        self.failure = failure
+
+
+class CheckpointStore:
+    """The checkpoints of a run, saved in the background.
+
+    A step is there only once its commit file is: what a killed process leaves behind is never taken
+    for a checkpoint, on any file system.
+
+    Args:
+        keep: newest steps that are kept.
+        report: is told of trouble in the background that stops nothing.
+    """
+
+    def __init__(
+        self,
+        directory: Path | epath.Path,
+        keep: int,
+        report: Callable[[str], None] = lambda line: None,
+    ):
+        self.directory = files.opened(directory)
+        self._keep = keep
+        self._report = report
+        self._saving: Any = None  # Orbax's response for the save before
+        self._settling: threading.Thread | None = None
+        self._unread: set[int] = set()  # steps that could not be read, whose numbers are in the way
+
+    def steps(self) -> list[int]:
+        """Committed steps, oldest first."""
+        return files.committed_steps(self.directory)
+
+    def save(self, step: int, state: Tree, notes: dict[str, Any]) -> None:
+        """Starts saving `state`; returns when the arrays may be overwritten.
+
+        Args:
+            notes: JSON kept beside the arrays and handed back by `notes`.
+
+        Raises:
+            CheckpointError: this save, or the one before that ran in the background, failed.
+        """
+        self._wait_for_commit()
+        path = self.directory / str(step)
+        self._free(path)
+        kept = named(jax.device_get(digests(state)))
+        try:
+            with _context():
+                self._saving = ocp.save_async(
+                    path, state, custom_metadata=_sealed({**notes, "digests": kept})
+                )
+        except Exception as error:
+            raise _not_saved(str(path), error) from error
+        before = self._settling
+        self._settling = threading.Thread(
+            target=self._settle, args=(step, kept, self._saving, before), daemon=True
+        )
+        self._settling.start()
+
+    def _free(self, path: epath.Path) -> None:
+        """Makes the step's number free: of what no save completed, and of what can't be read."""
+        step, committed = int(path.name), files.is_committed(path)
+        if committed and step not in self._unread:
+            raise CheckpointError(f"{path}: is there already")
+        self._unread.discard(step)  # the one that comes now is read back and counts
+        if jax.process_index() == 0 and path.exists():
+            if committed:
+                files.set_aside(path)
+            else:
+                files.remove(path)
+
+    def _settle(
+        self, step: int, kept: dict[str, int], saving: Any, before: threading.Thread | None
+    ) -> None:
+        if before is not None:
+            before.join()
+        try:
+            saving.result()
+        except Exception:
+            return  # the main thread raises it, at the next save or at the end
+        process = jax.process_index(), jax.process_count()
+        try:
+            retention.settle(
+                self.directory, step, self._keep, kept, self._unread, process, self._report
+            )
+        except Exception as error:  # nothing is lost: older steps stay, and the next save tries
+            self._report(f"warning: older checkpoints could not be deleted: {cause_of(error)}")
+
+    def _wait_for_commit(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        try:
+            saving.result()
+        except Exception as error:
+            raise _not_saved(str(self.directory), error) from error
+
+    def wait(self, settled: bool = True) -> None:
+        """Returns when everything saved so far is committed.
+
+        Args:
+            settled: and older steps are deleted.
+
+        Raises:
+            CheckpointError: a save failed in the background.
+        """
+        self._wait_for_commit()
+        if settled and self._settling is not None:
+            self._settling.join()
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was handed to `save` beside the arrays.
+
+        Raises:
+            Damaged: they can't be read.
+        """
+        path = self.directory / str(step)
+        failure = Failure("unreadable", "")
+        for wait in (*RETRY_SECONDS, None):
+            try:
+                notes = json.loads((path / _NOTES).read_text())["custom_metadata"]
+                if notes.get(_SEAL, _seal(notes)) == _seal(notes) and "digests" in notes:
+                    return notes
+                failure = Failure("altered", f"{_NOTES} differs from what was saved")
+            except (AttributeError, KeyError, TypeError):
+                failure = Failure("altered", f"{_NOTES} has no notes of jaxsft")
+            except Exception as error:  # stores of objects have kinds of their own
+                failure = of_error(error)
+            if wait is not None:
+                time.sleep(wait)
+        raise Damaged(str(path), files.examine(path) or failure)
+
+    def restore(self, step: int, abstract: Tree) -> Tree:
+        """The state saved at `step`, laid out as `abstract` (shapes with shardings) says.
+
+        Raises:
+            CheckpointError: another shape, dtype or set of leaves.
+            Damaged: it can't be read as it was saved.
+        """
+        return self._read_verified(step, abstract, None)
+
+    def restore_part(self, step: int, name: str, abstract: Tree) -> Tree:
+        """One field of the state saved at `step`; the others are not read.
+
+        Raises:
+            CheckpointError, Damaged: as restore.
+        """
+        return self._read_verified(step, abstract, name)
+
+    def _read_verified(self, step: int, abstract: Tree, field: str | None) -> Tree:
+        state, digests = self.read(step, abstract, field), self.notes(step)["digests"]
+        failure = self.verify(state if field is None else {field: state}, digests)
+        if failure is not None:
+            raise Damaged(str(self.directory / str(step)), failure)
+        return state
+
+    def read(self, step: int, abstract: Tree, field: str | None = None) -> Tree:
+        """This process's part of a state, not yet verified; no other process is waited for.
+
+        Args:
+            field: of the state, which alone is read; None: all of it.
+
+        Raises:
+            CheckpointError: another shape, dtype or set of leaves.
+            Damaged: after several tries.
+        """
+        path, failure = self.directory / str(step), Failure("unreadable", "")
+        for wait in (*RETRY_SECONDS, None):
+            try:
+                with _context(alone=True), _quiet():
+                    return self._load(path, abstract, field)
+            except CheckpointError:
+                raise
+            except Exception as error:
+                failure = of_error(error)
+            if failure.kind == "memory":
+                break
+            if wait is not None:
+                time.sleep(wait)
+        raise Damaged(str(path), self._judged(path, failure))
+
+    def _judged(self, path: epath.Path, failure: Failure) -> Failure:
+        """The failure as the step's files show it; what nothing proves is no proof of damage."""
+        if failure.ends_the_run:
+            return failure
+        if (by_files := files.examine(path)) is not None:
+            return by_files
+        proven = failure.kind == "altered" and files.is_known(path)
+        return failure if proven else Failure("unreadable", failure.cause)
+
+    def _load(self, path: epath.Path, abstract: Tree, field: str | None) -> Any:
+        saved: Any = ocp.metadata(path).metadata
+        if saved is not None:  # else unreadable; loading it says why
+            wanted = abstract if field is None else {field: abstract}
+            _compare(path, _forms(saved), _forms(wanted), field)
+        if field is None:
+            return ocp.load(path, abstract)
+        if saved is None:
+            return ocp.load(path, {field: abstract})
+        others = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, saved[name]) for name in saved}
+        loaded: Any = ocp.load(path, {**others, field: abstract})
+        return loaded[field]
+
+    @staticmethod
+    def verify(state: Tree, wanted: dict[str, int]) -> Failure | None:
+        """How `state` differs from what was saved; the same answer on every process.
+
+        Args:
+            wanted: the digests of its notes.
+        """
+        found = {n: int(digest) for n, digest in jax.device_get(digests(named(state))).items()}
+        altered = [name for name, digest in found.items() if wanted.get(name) != digest]
+        if not altered:
+            return None
+        differ = f"({len(altered)} of {len(found)} leaves do)"
+        return Failure("altered", f"{altered[0]} differs from what was saved {differ}")
+
+    def leave(self, step: int) -> None:
+        """Goes on without a step that can't be read, where it is, until its number is needed."""
+        self._unread.add(step)
+
+    def set_aside(self, step: int) -> str:
+        """Renames a step that was altered; returns its new path."""
+        return str(files.set_aside(self.directory / str(step)))
+
+
+def _sealed(notes: dict[str, Any]) -> dict[str, Any]:
+    """The notes with a number that changes when they do: what they say decides what a run goes on
+    as, so that a changed character must not pass for another config."""
+    return {**notes, _SEAL: _seal(notes)}
+
+
+def _seal(notes: dict[str, Any]) -> int:
+    rest = {name: value for name, value in notes.items() if name != _SEAL}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def _not_saved(where: str, error: Exception) -> UserError:
+    """A disk that is full or can't be written is what the user can mend."""
+    found = places.refusal(error, where)
+    return found or CheckpointError(f"{where}: can't save: {cause_of(error)}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what Orbax and asyncio log of a read that fails: our own error says it, once."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except BaseException:
+        gc.collect()  # a read that nobody awaited is logged when it is collected
+        raise
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _context(alone: bool = False) -> ocp.Context:
+    """Orbax's settings.
+
+    Args:
+        alone: no process waits for another, which may have no such work to do.
+    """
+    context = ocp.Context()
+    context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+    if alone:
+        number = jax.process_index()
+        context.multiprocessing.active_processes = {number}
+        context.multiprocessing.primary_host = number
+        context.multiprocessing.barrier_sync_key_prefix = f"process-{number}"
+    return context
+
+
+def _compare(
+    path: epath.Path, saved: dict[str, Any], wanted: dict[str, Any], field: str | None
+) -> None:
+    """Refuses a tree of another form, before anything is read."""
+    if field is not None:
+        saved = {n: form for n, form in saved.items() if n.split(".")[0] == field}
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise CheckpointError(
+                f"{path}: {name} was saved as {saved.get(name, 'absent')} and"
+                f" is {wanted.get(name, 'absent')} in this run; use another --workdir for"
+                " another model or optimizer"
+            )
+
+
+def _forms(tree: Tree) -> dict[str, Any]:
+    """Shape and dtype of each leaf by its dotted path."""
+    return {
+        name: (tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for name, leaf in named(tree).items()
+    }

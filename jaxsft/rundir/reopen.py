@@ -1,0 +1,150 @@
+"""What a checkpoint of a run holds for an export: base, parameters, what they were trained on."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxsft.config import Config, from_dict
+from jaxsft.convert.pretrained import Pretrained
+from jaxsft.devices import distributed, mesh
+from jaxsft.errors import CheckpointError, ConfigError, known_to_all
+from jaxsft.model import state
+from jaxsft.model.state import Params
+from jaxsft.rundir.checkpoint.store import CheckpointStore
+from jaxsft.rundir.workdir import CONFIG, Workdir, opened
+from jaxsft.training import inputs
+from jaxsft.training.build import Program, abstract_state
+from jaxsft.training.inputs import Say
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    config: Config
+    step: int
+    base: Pretrained
+    params: Params  # on one device
+    trained_on: dict[str, Any]  # template and end_of_turn_ids among them
+
+
+def read(workdir: Workdir, step: int | None) -> Trained:
+    """The checkpoint of a step; None: the newest.
+
+    Raises:
+        ConfigError: no directory of a run.
+        CheckpointError: no such checkpoint, or one that can't be read.
+    """
+    config = _read_config(workdir)
+    store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
+    chosen = _chosen_step(store, step)
+    base = inputs.open_model(config, lambda topic, text: None)
+    params = _read_params(store, chosen, base, config.model.parameter_dtype)
+    trained_on = store.notes(chosen)["data"]
+    return Trained(config, chosen, base, params, trained_on)
+
+
+def check_continue_from(config: Config) -> None:
+    """Refuses what `continued` would, as far as it is known before anything is compiled or read.
+
+    Raises:
+        ConfigError, CheckpointError: as continued.
+    """
+    if config.model.continue_from is not None:
+        with _other_run(config, config.model.continue_from):
+            pass
+
+
+def continued(config: Config, program: Program, say: Say) -> Params | None:
+    """The parameters that config.model.continue_from names; None: it names none.
+
+    Raises:
+        ConfigError: no directory of a run, or one with other new tokens.
+        CheckpointError: no such checkpoint, one of another form, or one that can't be read.
+    """
+    given = config.model.continue_from
+    if given is None:
+        return None
+    wanted = abstract_state(program).params
+    with contextlib.ExitStack() as stack:
+        other = _other_run(config, given)
+        store, seen = distributed.together(lambda: stack.enter_context(other))
+        chosen: int = distributed.gather({"step": seen})[0]["step"]
+
+        def read() -> tuple[Params, dict[str, int]]:
+            with _naming(given):
+                return store.read(chosen, wanted, "params"), store.notes(chosen)["digests"]
+
+        params, digests = distributed.together(read)
+    if (failure := store.verify({"params": params}, digests)) is not None:
+        raise known_to_all(CheckpointError(f"--continue_from={given}: {failure.cause}"))
+    where = f"{store.directory.parent} after its step {chosen}"
+    say("model", f"weights of {where}; fresh optimizer, step 0")
+    return params
+
+
+@contextlib.contextmanager
+def _other_run(config: Config, given: str) -> Iterator[tuple[CheckpointStore, int]]:
+    """The checkpoints of the run that is to be continued from, and the step to take."""
+    match = re.fullmatch(r"(.+?)(?::(\d+))?", given)
+    assert match is not None
+    step = None if match[2] is None else int(match[2])
+    with opened(match[1], writes=False, flag="--continue_from") as workdir:
+        workdir.fetch()
+        _refuse_other_tokens(given, _read_config(workdir, "--continue_from"), config)
+        with _naming(given):
+            store = CheckpointStore(workdir.checkpoints, keep=1)
+            chosen = _chosen_step(store, step, "step")
+        yield store, chosen
+
+
+@contextlib.contextmanager
+def _naming(given: str) -> Iterator[None]:
+    """Inside, an error of a checkpoint says which flag named it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"--continue_from={given}: {error}") from error
+
+
+def _refuse_other_tokens(given: str, theirs: Config, ours: Config) -> None:
+    if theirs.model.new_tokens != ours.model.new_tokens:
+        raise ConfigError(
+            f"--continue_from={given}: that run has"
+            f" config.model.new_tokens={list(theirs.model.new_tokens)}, this one"
+            f" {list(ours.model.new_tokens)}; rows of the same number would be other tokens"
+        )
+
+
+def _read_config(workdir: Workdir, flag: str = "--workdir") -> Config:
+    value = workdir.read_json(CONFIG)
+    if value is None:
+        raise ConfigError(
+            f"{flag}={workdir.name}: has no {CONFIG}, or not a whole one; is it a run's directory?"
+        )
+    return from_dict(value)
+
+
+def _chosen_step(store: CheckpointStore, step: int | None, flag: str = "--step") -> int:
+    steps = store.steps()
+    if not steps:
+        raise CheckpointError(f"{store.directory}: no checkpoint has been saved yet")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{flag}={step}: {store.directory} has the steps {steps}")
+    return steps[-1] if step is None else step
+
+
+def _read_params(
+    store: CheckpointStore, step: int, base: Pretrained, parameter_dtype: str
+) -> Params:
+    """The parameters alone: the optimizer's state, twice their size, stays on disk."""
+    _, shapes, axes = state.abstract(base.settings, "float32", "none", parameter_dtype)
+    placement = state.shardings(shapes, axes, mesh.single_device_mesh())
+    wanted = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        placement,
+    )
+    return store.restore_part(step, "params", wanted)

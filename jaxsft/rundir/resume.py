@@ -1,0 +1,262 @@
+"""Going on where a run stopped: what must not have changed, and the newest state that is whole."""
+
+import dataclasses
+from typing import Any
+
+from jaxsft.config import Config, Model, Optim
+from jaxsft.data.cache.store import Cache
+from jaxsft.devices import distributed
+from jaxsft.errors import CheckpointError, known_to_all
+from jaxsft.rundir.checkpoint import failure as failures
+from jaxsft.rundir.checkpoint import files
+from jaxsft.rundir.checkpoint.failure import Failure
+from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
+from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.workdir import CONFIG, METRICS, SUMMARY, Workdir
+from jaxsft.terminal.redact import redacted_values
+from jaxsft.training import build
+from jaxsft.training.inputs import Say
+from jaxsft.training.job import Job
+from jaxsft.training.step import TrainState
+
+_DATA = "prepared training data"
+# What decides when a run ends: more of it is more of the same data order.
+_LENGTHS = ("config.train.epochs", "config.train.steps")
+# Of Optim: when to give up changes no step.
+_FREE = ("max_skipped_steps",)
+
+
+def notes(config: Config, train: Cache) -> dict[str, Any]:
+    """What a checkpoint carries beside the arrays: enough to resume, and to export without data."""
+    copied = ("fingerprint", "template", "end_of_turn_ids")
+    return {
+        "identity": identity(config) | {_DATA: train.manifest["fingerprint"]},
+        "template_date": config.data.template_date,
+        "data": {name: train.manifest[name] for name in copied},
+    }
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What of the config must stay the same for a resumed run to be the same run; no secrets, which
+    may change."""
+    kept = {
+        "model": (
+            *("source", "weights", "continue_from", "parameter_dtype"),
+            *("new_token_init", "pad_vocab_to", "dead_rows"),
+        ),
+        "train": ("batch_size", "epochs", "steps", "seed"),
+    }
+    values = {
+        f"config.{section}.{field}": getattr(getattr(config, section), field)
+        for section, fields in kept.items()
+        for field in fields
+    }
+    optim = dataclasses.asdict(config.optim).items()
+    values |= {f"config.optim.{name}": value for name, value in optim if name not in _FREE}
+    values["config.model.new_tokens"] = list(config.model.new_tokens)
+    values["config.data.sequence_length"] = config.data.sequence_length
+    values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
+    return redacted_values(values)
+
+
+def refuse_changed(
+    store: CheckpointStore, now: dict[str, Any], say: Say = lambda topic, line: None
+) -> None:
+    """Compares with the newest checkpoint, before anything takes time.
+
+    Args:
+        now: the identity of this start, or what is known of it.
+
+    Raises:
+        CheckpointError: naming each value that decides the result and is another now.
+    """
+
+    def compare() -> list[tuple[str, int, int]]:
+        saved = _newest_identity(store)
+        if saved is None:
+            return []
+        refuse_changes(saved, now)
+        return _extended(saved, now)
+
+    for name, before, longer in distributed.together(compare):
+        say(
+            "resume",
+            f"note: {name} was {before} and is {longer}: the learning rate goes on as in a run of"
+            f" {longer} from its start, which it is not the same as",
+        )
+
+
+def _newest_identity(store: CheckpointStore) -> dict[str, Any] | None:
+    """What the newest checkpoint with readable notes says; the others are judged when restored."""
+    for number in reversed(store.steps()):
+        try:
+            return store.notes(number)["identity"]
+        except (Damaged, KeyError):
+            continue
+    return None
+
+
+def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises CheckpointError naming each value that differs from when the run began.
+
+    A field of Model or Optim that the checkpoint doesn't know came later: it had its default then.
+    A run may be made longer.
+    """
+    defaults = {
+        f"config.{section}.{field.name}": field.default
+        for section, fields in (("model", Model), ("optim", Optim))
+        for field in dataclasses.fields(fields)
+    }
+    # Once, notes kept secrets.
+    before = defaults | {"config.model.new_tokens": []} | redacted_values(before)
+    longer = {name for name, *_ in _extended(before, now)}
+    changed = [
+        f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
+        for name, value in now.items()
+        if before.get(name) != value and name not in longer
+    ]
+    if changed:
+        more = (
+            "epochs and steps may grow; " if any(n in line for n in _LENGTHS for line in changed)
+            else ""
+        )  # fmt: skip
+        raise CheckpointError(
+            "\n".join(
+                [
+                    *changed,
+                    f"{more}go back to the old values, or use another --workdir, with"
+                    " --continue_from=this run to start from its weights",
+                ]
+            )
+        )
+
+
+def _extended(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, int, int]]:
+    """Name, old and new value of a length of the run that grew."""
+    pairs = [(name, before.get(name), now.get(name)) for name in _LENGTHS]
+    return [(name, a, b) for name, a, b in pairs if a is not None and b is not None and b > a]
+
+
+def refuse_lost_checkpoints(out: Outputs) -> None:
+    """Refuses to begin again from step 0 where checkpoints must have been, but are not.
+
+    Raises:
+        CheckpointError: a run that finished, or went on past its first save, has none.
+    """
+    if out.store.steps():
+        return
+    lines = [line for line in out.metrics.read() if "loss" in line]
+    if not lines:
+        return
+    done, every = lines[-1]["step"], _save_every_steps(out.workdir)
+    # A skipped step puts a save off. The second save waits for the first one; and the first one has
+    # made its directory by the step after it.
+    trained = done - (lines[-1].get("skipped_steps") or 0)
+    empty = not files.leftovers(out.store.directory, before=done + 1)
+    went_on = every is not None and trained > (1 if empty else 2) * every
+    if went_on or out.workdir.read_json(SUMMARY) is not None:
+        raise CheckpointError(
+            f"{out.store.directory}: has no checkpoint, but by {METRICS} this run did {done} steps"
+            " and should have saved some: is a disk not mounted? Bring the checkpoints back; or, to"
+            f" begin again, use another --workdir or remove {out.workdir.shown(METRICS)}"
+        )
+
+
+def _save_every_steps(workdir: Workdir) -> int | None:
+    """Of the start before; None: none, or config.json is lost."""
+    return (workdir.read_json(CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
+
+
+def resume(
+    store: CheckpointStore, setup: Job, notes: dict[str, Any], say: Say
+) -> TrainState | None:
+    """The newest state that can be restored, or None where nothing has been saved.
+
+    Nothing is deleted. A step that was proven altered is renamed once an older one is verified; one
+    that can't be read for another reason stays where it is.
+
+    Raises:
+        CheckpointError: what decides the result has changed since, no checkpoint can be read, or
+            the fault is not the checkpoint's: a disk that can't be reached, no memory.
+    """
+    abstract = build.abstract_state(setup.program)
+    steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
+    unread: dict[int, Failure] = {}
+    for number in reversed(steps):
+        state, failure = _verified(store, number, abstract, notes["identity"])
+        where = f"{store.directory}/{number}"
+        if failure is None:
+            _leave(store, unread, number, say)
+            say("resume", f"from step {number} of {setup.num_steps}")
+            return state
+        if failure.ends_the_run:
+            raise known_to_all(
+                CheckpointError(
+                    f"{where}: {failures.SAID[failure.kind]}: {failure.cause}. Nothing was changed;"
+                    " start the same command again when that is mended"
+                )
+            )
+        unread[number] = failure
+        say("resume", f"{where}: {failures.SAID[failure.kind]}: {failure.cause}; trying older ones")
+    if not steps:
+        return None
+    said = [f"  {n}: {failures.SAID[f.kind]}: {f.cause}" for n, f in sorted(unread.items())]
+    raise known_to_all(
+        CheckpointError(
+            f"{store.directory}: none of the checkpoints {steps} can be read. Nothing was changed:"
+            " bring their files back, or train from the start with another --workdir\n"
+            + "\n".join(said)
+        )
+    )
+
+
+def _verified(
+    store: CheckpointStore, number: int, abstract: Any, now: dict[str, Any]
+) -> tuple[TrainState | None, Failure | None]:
+    """The state of a step, or why it can't be had; the same answer on every process."""
+
+    def read() -> tuple[TrainState, dict[str, Any]] | Failure:
+        try:
+            saved = store.notes(number)
+            refuse_changes(saved.get("identity", {}), now)
+            return store.read(number, abstract), saved["digests"]
+        except Damaged as damaged:
+            return damaged.failure
+
+    failure = None
+    for _ in range(2):  # a second reading tells damage from a passing fault of a disk or of memory
+        found = distributed.together(read)
+        failure = _agreed(found if isinstance(found, Failure) else None)
+        if failure is not None or isinstance(found, Failure):
+            return None, failure
+        state, digests = found
+        failure = store.verify(state, digests)
+        if failure is None:
+            return state, None
+        del found, state  # before another is read
+    return None, failure
+
+
+def _agreed(mine: Failure | None) -> Failure | None:
+    """The gravest failure of all processes, with the number of the process that has it."""
+    everyone = distributed.gather({"failure": mine and [mine.kind, mine.cause]})
+    found = [(number, *one["failure"]) for number, one in enumerate(everyone) if one["failure"]]
+    if not found:
+        return None
+    number, kind, cause = min(found, key=lambda one: failures.ORDER.index(one[1]))
+    return Failure(kind, cause if len(everyone) == 1 else f"process {number}: {cause}")
+
+
+def _leave(store: CheckpointStore, unread: dict[int, Failure], good: int, say: Say) -> None:
+    """Renames what was proven altered, now that an older step is known to be good."""
+    for number, failure in unread.items():
+        if failure.kind == "altered":
+            path = distributed.of_first(lambda number=number: store.set_aside(number))
+            say("resume", f"checkpoint {number} is kept as {path}")
+        else:
+            store.leave(number)
+            say(
+                "resume",
+                f"warning: checkpoint {number} stays where it is, unread; this run goes on from"
+                f" {good} and renames {number} when it comes to that step",
+            )

@@ -1,0 +1,90 @@
+"""The files of a run directory, and what is said on the way."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxsft.config import Config
+from jaxsft.devices import distributed
+from jaxsft.errors import CheckpointError
+from jaxsft.files.whole_files import write_text
+from jaxsft.rundir.checkpoint.store import CheckpointStore
+from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.rundir.workdir import CONFIG, DATA_REPORT, METRICS, SAMPLES, Workdir
+from jaxsft.terminal.console import Console
+from jaxsft.terminal.redact import redacted_values
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where a run writes to."""
+
+    workdir: Workdir
+    console: Console
+    metrics: JsonLines
+    samples: JsonLines
+    store: CheckpointStore
+
+    def copy(self, now: bool) -> None:
+        """Copies the files of a run in a bucket there: now, or if the last time is long ago.
+
+        Raises:
+            CheckpointError: `now`, and the bucket fails.
+        """
+        if now:
+            self.workdir.copy()
+        elif failed := self.workdir.copy_now_and_then():
+            self.console.say("copy", f"warning: {failed}; tried again in a minute")
+
+
+def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
+    """Where a run writes to, read but not yet written.
+
+    Raises:
+        ConfigError: something is in the way.
+    """
+    first = jax.process_index() == 0
+    return Outputs(
+        workdir,
+        console,
+        JsonLines(workdir.files / METRICS, writes=first),
+        JsonLines(workdir.files / SAMPLES, writes=first),
+        CheckpointStore(
+            workdir.checkpoints,
+            config.checkpoint.keep,
+            lambda line: console.say("save", line),
+        ),
+    )
+
+
+def with_date(config: Config, workdir: Workdir, store: CheckpointStore) -> Config:
+    """The config with the date that a template writes: of the run's first start, so that a run that
+    goes on after midnight has the same data."""
+    if config.data.template_date is not None:
+        return config
+    date = distributed.of_first(lambda: _first_date(workdir, store))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, template_date=date))
+
+
+def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
+    """From config.json or, if that was lost, from a checkpoint; today's for a new run."""
+    data = (workdir.read_json(CONFIG) or {}).get("data")
+    saved = data.get("template_date") if isinstance(data, dict) else None
+    steps = [] if saved else store.steps()
+    for step in reversed(steps):
+        with contextlib.suppress(CheckpointError):  # judged when it is restored
+            saved = saved or store.notes(step).get("template_date")
+    return saved or datetime.date.today().isoformat()
+
+
+def write_inputs(config: Config, data_report: dict[str, Any], workdir: Path) -> None:
+    """config.json: what the run really uses, after all overrides; and data_report.json."""
+    if jax.process_index() == 0:
+        for name, value in ((CONFIG, dataclasses.asdict(config)), (DATA_REPORT, data_report)):
+            text = json.dumps(redacted_values(value), indent=2, ensure_ascii=False)
+            write_text(workdir / name, text + "\n")

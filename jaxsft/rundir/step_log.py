@@ -1,0 +1,143 @@
+"""The line of metrics.jsonl of each logged step, read from the device one step late."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsft.data.pack.counts import BatchCounts
+from jaxsft.model import settings
+from jaxsft.model.moe import load_balancing_loss
+from jaxsft.rundir.metric_lines import finite
+from jaxsft.training.flops import recomputed_flops, training_flops
+from jaxsft.training.step import StepMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    done: int  # steps completed with this one
+    metrics: StepMetrics
+    counts: BatchCounts
+    data_wait_seconds: float
+
+
+class StepLog:
+    """Collects steps and gives their means; reading the device never holds the next step up.
+
+    Args:
+        remat: the policy of config.model.remat, whose recomputation counts in `hfu`.
+        every_steps: steps in one line.
+        epochs_at: epochs that a number of steps makes.
+        sources: names of the sources whose losses are kept apart.
+        peak_flops: of all devices together, FLOP/s; None: neither mfu nor hfu.
+    """
+
+    def __init__(
+        self,
+        model: settings.Decoder,
+        *,
+        remat: str,
+        every_steps: int,
+        epochs_at: Callable[[int], float],
+        sources: Sequence[str],
+        peak_flops: float | None,
+    ):
+        self._model = model
+        self._remat = remat
+        self._every_steps = every_steps
+        self._epochs_at = epochs_at
+        self._sources = sources
+        self._peak_flops = peak_flops
+        self._entries: list[_Entry] = []
+        self._since = time.monotonic()
+
+    def restart_clock(self) -> None:
+        """Leaves out of the step time what was done since the last line (a save, an evaluation)."""
+        self._since = time.monotonic()
+
+    def add(
+        self, done: int, metrics: StepMetrics, counts: BatchCounts, data_wait_seconds: float
+    ) -> None:
+        self._entries.append(_Entry(done, metrics, counts, data_wait_seconds))
+
+    def lines(self, flush: bool = False) -> list[dict[str, Any]]:
+        """The lines that are due; the newest step is left for later unless `flush`."""
+        lines = []
+        while len(self._entries) > self._every_steps or (flush and self._entries):
+            lines.append(self._line(self._entries[: self._every_steps]))
+            del self._entries[: self._every_steps]
+        return lines
+
+    def _line(self, entries: list[_Entry]) -> dict[str, Any]:
+        values: list[StepMetrics] = jax.device_get([entry.metrics for entry in entries])
+        now = time.monotonic()
+        seconds, self._since = (now - self._since) / len(entries), now
+        sums = {
+            field.name: sum(float(getattr(value.sums, field.name)) for value in values)
+            for field in dataclasses.fields(values[0].sums)
+            if not field.name.startswith("source_")
+        }
+        counts = sum((entry.counts for entry in entries[1:]), entries[0].counts)
+        supervised = sums["supervised_tokens"]
+        needed = training_flops(self._model, counts, supervised) / len(entries)
+        again = recomputed_flops(self._model, counts, self._remat) / len(entries)
+        last, done = values[-1], entries[-1].done
+        line = {
+            "step": done,
+            "epoch": self._epochs_at(done),
+            "loss": _mean(sums, "nll"),
+            "token_accuracy": _mean(sums, "correct"),
+            "entropy": _mean(sums, "entropy"),
+            "grad_norm": finite(last.grad_norm),
+            "learning_rate": float(last.learning_rate),
+            "supervised_tokens": int(supervised),
+            "tokens": counts.tokens,
+            "examples": counts.examples,
+            "tokens_per_second": counts.tokens / len(entries) / seconds,
+            "supervised_tokens_per_second": supervised / len(entries) / seconds,
+            "mfu": self._share(needed / seconds),
+            "hfu": self._share((needed + again) / seconds),
+            "packing_efficiency": counts.tokens / counts.slots,
+            "step_seconds": seconds,
+            "data_wait_seconds": float(np.mean([entry.data_wait_seconds for entry in entries])),
+            "skipped_steps": int(last.skipped_steps),
+        }
+        return line | self._source_losses(values) | self._expert_balance(values)
+
+    def _share(self, flops_per_second: float) -> float | None:
+        return flops_per_second / self._peak_flops if self._peak_flops else None
+
+    def _source_losses(self, values: list[StepMetrics]) -> dict[str, float | None]:
+        """`loss/<source>` of each source; None where the steps had no target of it."""
+        if not self._sources:
+            return {}
+        nll, weight = (
+            np.sum([np.asarray(getattr(value.sums, name)) for value in values], axis=0).tolist()
+            for name in ("source_nll", "source_weight")
+        )
+        return {
+            f"loss/{name}": finite(n / w) if w else None
+            for name, n, w in zip(self._sources, nll, weight, strict=True)
+        }
+
+    def _expert_balance(self, values: list[StepMetrics]) -> dict[str, float | None]:
+        """The load-balancing loss over its value for even use, mean of all layers.
+
+        1: every expert gets as many tokens; num_experts / experts_per_token: always the same few.
+        By layer, since the third expert of one layer has nothing to do with that of the next.
+        """
+        if self._model.moe is None:
+            return {}
+        total = jax.tree.map(lambda *parts: sum(parts), *(value.routing for value in values))
+        if not total.tokens.all():
+            return {"expert_balance": None}
+        even = self._model.moe.experts_per_token
+        return {"expert_balance": finite(load_balancing_loss(total).mean() / even)}
+
+
+def _mean(sums: dict[str, float], name: str) -> float | None:
+    """The mean over the targets' weight; None where there is no weight or the sum is not finite."""
+    return finite(sums[name] / sums["weight"]) if sums["weight"] else None

@@ -1,0 +1,136 @@
+"""The directory of a run, which may be in a bucket.
+
+Small files are always written to a local directory. For a run in a bucket that is a temporary one,
+fetched at the start and copied back before each checkpoint: what a checkpoint knows, the copied
+metrics know too, and what they know beyond it is dropped when the run goes on.
+"""
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from jaxsft.errors import CheckpointError
+from jaxsft.files import buckets, places
+
+CONFIG = "config.json"
+DATA_REPORT = "data_report.json"
+ERROR = "error.json"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+SUMMARY = "summary.json"
+_FETCHED = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY, "report.html")
+_MIN_SECONDS = 60  # between two copies that no checkpoint waits for
+_MAX_SHARE = 0.02  # of the run's time that these copies take
+
+
+class Workdir:
+    """
+    Attributes:
+        name: as the user gave it.
+        files: the local directory of everything but checkpoints and export.
+        reports: whether this process writes the report; one alone does, once it knows the others.
+    """
+
+    def __init__(self, name: str, files: Path, bucket: epath.Path | None = None):
+        self.name = name
+        self.files = files
+        self.reports = True
+        self._bucket = bucket
+        self._copied: dict[str, tuple[int, int]] = {}  # size and time of change, by file
+        self._next_copy = 0.0
+
+    @property
+    def checkpoints(self) -> Path | epath.Path:
+        return (self._bucket or self.files) / "checkpoints"
+
+    def shown(self, name: str) -> str:
+        """The path of a file or directory of the run, for the user."""
+        return str((self._bucket or self.files) / name)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """An object that the run keeps; None: it is not there, or not whole.
+
+        No start depends on these files: what decides the result is in the checkpoints too.
+        """
+        try:
+            value = json.loads((self.files / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def fetch(self) -> None:
+        """Brings the files of an earlier start here; the first process's part alone.
+
+        Raises:
+            CheckpointError: the bucket fails.
+        """
+        if self._bucket is None:
+            return
+        for name in _FETCHED:
+            buckets.download(self._bucket / name, self.files / name)
+
+    def forget(self, name: str) -> None:
+        """Removes a file of an earlier start."""
+        for directory in (self.files, self._bucket):
+            if directory is not None:
+                (directory / name).unlink(missing_ok=True)
+
+    def copy(self) -> None:
+        """Copies to the bucket, if the run is in one, the files that changed since.
+
+        Raises:
+            CheckpointError: the bucket fails.
+        """
+        if self._bucket is None:
+            return
+        started = time.monotonic()
+        for file in sorted(self.files.iterdir()):
+            status = file.stat()
+            version = status.st_size, status.st_mtime_ns
+            if self._copied.get(file.name) != version:
+                buckets.upload(file, self._bucket / file.name)
+                self._copied[file.name] = version
+        took = time.monotonic() - started
+        self._next_copy = time.monotonic() + max(_MIN_SECONDS, took / _MAX_SHARE)
+
+    def copy_now_and_then(self) -> str | None:
+        """Copies where the last time is long ago; returns what went wrong, if anything did."""
+        if time.monotonic() < self._next_copy:
+            return None
+        try:
+            self.copy()
+        except CheckpointError as error:
+            self._next_copy = time.monotonic() + _MIN_SECONDS
+            return str(error)
+
+
+@contextlib.contextmanager
+def opened(name: str, writes: bool = True, flag: str = "--workdir") -> Iterator[Workdir]:
+    """The directory that a flag names.
+
+    Args:
+        writes: whether it is made where it is missing, and must be writable.
+
+    Raises:
+        ConfigError: it can't be made, reached or written.
+    """
+    if buckets.is_remote(name):
+        bucket = buckets.open_directory(flag, name, writes)
+        with contextlib.ExitStack() as stack:
+            with places.using("the directory of temporary files (TMPDIR)"):
+                made = tempfile.TemporaryDirectory(prefix="jaxsft-")
+            parent = stack.enter_context(made)
+            files = Path(parent) / bucket.name
+            files.mkdir()
+            yield Workdir(name, files, bucket)
+        return
+    files = Path(name)
+    if writes:
+        places.make_writable(files, f"{flag}={name}")
+    yield Workdir(name, files)

@@ -1,0 +1,158 @@
+"""What a run says: a progress bar on a terminal, plain lines elsewhere; process 0 only."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+
+from jaxsft.terminal import eta
+from jaxsft.terminal.printable import printable
+from jaxsft.terminal.redact import redacted
+
+_LINE_SECONDS = 5  # between two lines off a terminal
+_BAR_WIDTH = 10
+
+
+class Console:
+    def __init__(self, speaks: bool = True):
+        self._speaks = speaks
+        self._rich = rich.console.Console(highlight=False, soft_wrap=True)
+        self._live = self._rich.is_terminal and speaks
+        self._progress: rich.progress.Progress | None = None
+        self._last_line: float | None = None
+        self._unsaid: str | None = None  # the newest step's line, if it was too soon to say it
+        self._remaining: eta.Remaining | None = None
+
+    def say(self, topic: str, text: str) -> None:
+        """One line: what it is about, then what there is to know."""
+        if self._speaks:
+            self._rich.print(f"{topic:<11}{printable(redacted(text))}", markup=False)
+            sys.stdout.flush()
+
+    def show(self, print_to: Callable[[rich.console.Console], None]) -> None:
+        """Lets `print_to` print tables and the like."""
+        if self._speaks:
+            print_to(rich.console.Console(highlight=False))  # wraps, as tables and prose want it
+            sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int], None]]:
+        """Inside, the function given moves a counter; off a terminal it is a line now and then."""
+        if not self._live:
+            last = time.monotonic()
+
+            def say(count: int) -> None:
+                nonlocal last
+                if time.monotonic() - last > _LINE_SECONDS:
+                    last = time.monotonic()
+                    self.say("data", f"{what}: {count:,} rows")
+
+            yield say
+            return
+        text = rich.progress.TextColumn("{task.description}: {task.completed:,} rows")
+        columns = (rich.progress.SpinnerColumn(), text, rich.progress.TimeElapsedColumn())
+        with rich.progress.Progress(*columns, console=self._rich, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda count: bar.update(task, completed=count)
+
+    @contextlib.contextmanager
+    def steps(self, done: int, total: int) -> Iterator[None]:
+        """Inside, `step` moves a progress bar, if this is a terminal, or says a line."""
+        self._remaining = eta.Remaining(done, total)
+        self._unsaid = None
+        if not self._live:
+            try:
+                yield
+            finally:
+                if self._unsaid is not None:  # the last, however soon after the one before
+                    self.say("step", self._unsaid)
+            return
+        self._progress = self._bar()
+        self._progress.add_task("", total=total, completed=done, values=(), until=None)
+        try:
+            with self._progress:
+                yield
+        finally:
+            self._progress = None
+
+    def _bar(self) -> rich.progress.Progress:
+        return rich.progress.Progress(
+            rich.progress.TextColumn("step {task.completed}/{task.total}"),
+            rich.progress.BarColumn(_BAR_WIDTH),
+            _Values(self._rich),
+            console=self._rich,
+        )
+
+    def step(self, total: int, values: dict[str, Any]) -> None:
+        """The progress of training, by a line of the log: that line's step, and its values.
+
+        Off a terminal it is said every few seconds; the last one always.
+        """
+        done = values["step"]
+        shown = _shown(values)
+        assert self._remaining is not None, "outside of `steps`"
+        left = self._remaining.seconds(done, values["step_seconds"])
+        if self._progress is not None:
+            task, until = self._progress.task_ids[0], time.monotonic() + left
+            self._progress.update(task, completed=done, values=shown, until=until)
+            return
+        ending = [] if done == total else [f"{eta.said(left)} left"]
+        text = "  ".join([f"{done}/{total}", *shown, *ending])
+        if self._last_line is None or time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line, self._unsaid = time.monotonic(), None
+            self.say("step", text)
+        else:
+            self._unsaid = text
+
+    def table(self, title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        if not self._speaks:
+            return
+        table = rich.table.Table(*head, title=printable(redacted(title)), title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*(printable(redacted(cell)) for cell in row))
+        self._rich.print(table)
+
+
+class _Values(rich.progress.ProgressColumn):
+    """The time left and as many of a step's values as a line of the terminal has room for."""
+
+    def __init__(self, terminal: rich.console.Console):
+        super().__init__()
+        self._terminal = terminal
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        until: float | None = task.fields["until"]
+        left = "" if until is None else eta.said(max(0.0, until - time.monotonic()))
+        line = f"{left} left" if left and task.completed != task.total else ""
+        taken = len(f"step {task.completed}/{task.total} ") + _BAR_WIDTH + 1
+        for value in task.fields["values"]:
+            longer = f"{line}  {value}" if line else value
+            if taken + len(longer) > self._terminal.width:
+                break
+            line = longer
+        return rich.text.Text(line, no_wrap=True)
+
+
+def _shown(values: dict[str, Any]) -> list[str]:
+    """A step's values in words, those that matter most first."""
+    skipped = values["skipped_steps"]
+    return [
+        f"loss {_number(values['loss'], '.4f')}",
+        *([f"skipped {skipped}"] if skipped else []),
+        f"accuracy {_number(values['token_accuracy'], '.3f')}",
+        f"lr {values['learning_rate']:.2e}",
+        f"grad norm {_number(values['grad_norm'], '.2f')}",
+        f"{values['tokens_per_second']:,.0f} tokens/s",
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)

@@ -1,0 +1,18 @@
+"""A batch of packed rows, as the step takes it. B: batch row, T: position."""
+
+import dataclasses
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Packed rows; all arrays are [B, T]."""
+
+    tokens: jax.Array  # int32
+    targets: jax.Array  # int32: the next token of the same segment
+    segments: jax.Array  # int32; 0 is padding
+    positions: jax.Array  # int32, from 0 in each segment
+    weights: jax.Array  # float32: loss weight of the target; 0 where there is none
+    sources: jax.Array | None = None  # int32: which source of a mixture the target is from

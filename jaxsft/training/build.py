@@ -1,0 +1,191 @@
+"""What is compiled for a run, from its config and the model's settings alone: no data, no weights.
+
+`train` runs it; the plan compiles it for devices that aren't there.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxsft.config import Config
+from jaxsft.data.cache.prepare import source_names
+from jaxsft.devices import mesh as mesh_lib
+from jaxsft.errors import ConfigError, MeshError
+from jaxsft.kernels.attention import attend, choose
+from jaxsft.kernels.attention.selftest import Use
+from jaxsft.kernels.experts import gated_mlps
+from jaxsft.model import settings, state
+from jaxsft.model.state import Params
+from jaxsft.training import mesh_fit, optim, step
+from jaxsft.training.batch import Batch
+from jaxsft.training.step import Recipe, StepMetrics, TrainState
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    settings: settings.Decoder
+    mesh: Mesh
+    recipe: Recipe
+    shapes: TrainState
+    placement: TrainState  # a NamedSharding for each leaf
+    sources: tuple[str, ...]  # whose training losses are kept apart; none where there is but one
+    train_step: TrainStep  # under jit; compile_train_step compiles it
+    eval_step: Callable[[Params, Batch], Any]
+    choices: tuple[tuple[str, str, str], ...]  # what, which, why
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
+
+
+def checked_mesh(
+    config: Config, base: settings.Decoder, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """The mesh of a run.
+
+    Args:
+        devices: None: those of this machine.
+
+    Raises:
+        MeshError: devices, model or batch don't fit it; with meshes that they fit.
+    """
+    devices = jax.devices() if devices is None else devices
+    try:
+        mesh = mesh_lib.make_mesh(config.mesh, devices)
+        mesh_fit.check(config, base, mesh.shape)
+    except MeshError as error:
+        found = mesh_fit.proposal(config, base, len(devices), mesh_lib.num_slices(devices))
+        raise MeshError(f"{error}; {found}") from None
+    return mesh
+
+
+def build(config: Config, base: settings.Decoder, num_steps: int, mesh: Mesh) -> Program:
+    """The program of a run over a `checked_mesh`; nothing here allocates a parameter.
+
+    Raises:
+        ConfigError: the schedule does not fit the run.
+    """
+    model = config.model
+    decoder, choices = choose_back_ends(config, base, mesh)
+    graphdef, shapes, axes = state.abstract(
+        decoder, model.dtype, model.remat, model.parameter_dtype, model.unroll_layers
+    )
+    placement = state.shardings(shapes, axes, mesh)
+    sources = source_names(config.data.train) if len(config.data.train) > 1 else []
+    recipe = Recipe(
+        graphdef,
+        optim.make_optimizer(config.optim),
+        optim.make_schedule(config.optim, num_steps),
+        config.train.microbatches,
+        config.optim.max_grad_norm,
+        config.optim.gradient_dtype,
+        len(sources) or None,
+    )
+    state_placement = step.state_shardings(recipe, shapes, placement, mesh)
+    return Program(
+        settings=decoder,
+        mesh=mesh,
+        recipe=recipe,
+        shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
+        placement=state_placement,
+        sources=tuple(sources),
+        train_step=step.compile_train_step(recipe, state_placement, mesh),
+        eval_step=step.compile_eval_step(graphdef, placement, mesh),
+        choices=choices,
+    )
+
+
+def choose_back_ends(
+    config: Config, decoder: settings.Decoder, mesh: Mesh
+) -> tuple[settings.Decoder, tuple[tuple[str, str, str], ...]]:
+    """The decoder with its back ends for the mesh's devices, which may be others than ours."""
+    name, reason = choose.choose(
+        config.model.attention, _attention_use(config, decoder, mesh), _device_here(mesh)
+    )
+    decoder = dataclasses.replace(decoder, attention_back_end=name)
+    choices = [
+        ("attention", name, reason),
+        ("loss", "chunked", "the only back end yet"),
+    ]
+    if decoder.moe is not None:
+        name, reason = gated_mlps.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
+        decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
+        choices.append(("experts", name, reason))
+    return decoder, tuple(choices)
+
+
+def _attention_use(config: Config, decoder: settings.Decoder, mesh: Mesh) -> Use:
+    length, over = config.data.sequence_length, functools.partial(mesh_lib.parts, sizes=mesh.shape)
+    num_heads, num_kv_heads = attend.local_heads(
+        decoder.num_heads, decoder.num_kv_heads, over("heads")
+    )
+    return Use(
+        platform=mesh.devices.flat[0].platform,
+        length=length,
+        query_length=length // over("sequence"),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=decoder.head_dim,
+        dtype=config.model.dtype,
+        scale=decoder.attention_scale,
+        windows=decoder.windows,
+        soft_cap=decoder.attention_soft_cap,
+        sinks=decoder.attention_sinks,
+    )
+
+
+def _device_here(mesh: Mesh) -> Any:
+    """One of the mesh's devices that this process can run on; None in a plan for others."""
+    return next((device for device in jax.local_devices() if device in mesh.devices.flat), None)
+
+
+def abstract_state(program: Program) -> TrainState:
+    """The state's shapes and where each leaf lies."""
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        program.shapes,
+        program.placement,
+    )
+
+
+class TooLarge(ConfigError):
+    """A step that needs more memory than a device has."""
+
+
+def compile_train_step(program: Program, config: Config) -> Any:
+    """The step as an executable, for batches of this config; nothing is allocated.
+
+    Raises:
+        TooLarge: the compiler itself finds that it can't fit, as the TPU's does.
+    """
+    batch = abstract_batch(program, config.train.batch_size, config.data.sequence_length)
+    train_step: Any = program.train_step
+    with jax.set_mesh(program.mesh):
+        lowered = train_step.lower(abstract_state(program), batch)
+        try:
+            return lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or "HBM" not in str(error).upper():
+                raise
+            said = str(error).strip().splitlines()[0]
+            raise TooLarge(f"the training step is too large. {said}") from None
+
+
+def abstract_batch(program: Program, batch_size: int, sequence_length: int) -> Batch:
+    """The shapes of a batch of packed rows."""
+    rows = step.batch_sharding(program.mesh)
+
+    def array(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, sequence_length), dtype, sharding=rows)
+
+    whole = {name: array(jnp.int32) for name in ("tokens", "targets", "segments", "positions")}
+    sources: Any = array(jnp.int32) if program.sources else None
+    return Batch(**whole, weights=array(jnp.float32), sources=sources)  # pyright: ignore # shapes

@@ -1,0 +1,92 @@
+"""The state before step 0: pretrained or random parameters, a fresh optimizer."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxsft.config import Config
+from jaxsft.convert import pretrained
+from jaxsft.convert.pretrained import Pretrained
+from jaxsft.devices import distributed
+from jaxsft.model import dead_rows, state, vocabulary
+from jaxsft.model.state import Params
+from jaxsft.training import step
+from jaxsft.training.inputs import Data, Say
+from jaxsft.training.job import Job
+from jaxsft.training.step import TrainState
+
+
+def first_state(
+    config: Config,
+    base: Pretrained,
+    setup: Job,
+    data: Data,
+    say: Say,
+    params: Params | None = None,
+) -> TrainState:
+    """The state before step 0: pretrained or random parameters, fresh optimizer.
+
+    Args:
+        params: of another run, to begin with instead.
+    """
+    placement, kept = setup.program.placement.params, config.model.parameter_dtype
+    if params is not None:
+        pass
+    elif config.model.weights == "random":
+        params = state.random_params(base.settings, config.train.seed, placement, kept)
+    else:
+        # Each process reads its own part of the files.
+        params = distributed.together(lambda: pretrained.read_params(base, placement, kept))
+        params = _without_dead_rows(config, base, params, data, say)
+    init = functools.partial(step.init_opt_state, setup.program.recipe)
+    opt_state = jax.jit(init, out_shardings=setup.program.placement.opt_state)(params)
+    return TrainState(_scalar(setup), params, opt_state, _scalar(setup))
+
+
+def precision_notes(config: Config, base: Pretrained) -> list[str]:
+    """What bfloat16 parameters lose, at load and in training."""
+    kept, rate = config.model.parameter_dtype, config.optim.peak_lr
+    if kept == "float32":
+        return []
+    # Of 8 bits: half a step is 2**-9 to 2**-8 of the number.
+    return [
+        *(f"note: {note}" for note in pretrained.rounding_notes(base, kept)),
+        f"hint: config.model.parameter_dtype={kept} has 8 bits, so an update below 1/512 of its"
+        f" weight is lost. Adam's are about config.optim.peak_lr={rate:g}: weights above"
+        f" {512 * rate:.2g} will hardly move; float32 loses none",
+    ]
+
+
+def _without_dead_rows(
+    config: Config, base: Pretrained, params: Params, data: Data, say: Say
+) -> Params:
+    """Repairs rows of control tokens that the template writes but that were never trained, or
+    warns of them, as config.model.dead_rows says."""
+    ids = [i for i in data.train.manifest["control_ids"] if i not in base.new_ids]
+    if config.model.dead_rows == "warn":
+        found = dead_rows.dead_rows(params, ids, vocabulary.EMBEDDING)
+        for tokens, reason in dead_rows.by_reason(found):
+            say(
+                "model",
+                f"warning: the template writes {tokens}, whose embedding was never trained:"
+                f" {reason}; inspect_data shows it. Use the template and tokenizer of an instruct"
+                " model of this family, a template without it, or"
+                " config.model.dead_rows='repair'",
+            )
+        return params
+    for leaf in vocabulary.leaves(params):
+        dead = dead_rows.dead_rows(params, ids, leaf)
+        if dead:
+            params = dead_rows.repaired(params, leaf, list(dead), config.train.seed)
+        for tokens, reason in dead_rows.by_reason(dead):
+            say(
+                "model",
+                f"{tokens}: its row of {leaf} was never trained: {reason}; it is the mean of"
+                " the trained rows now, with a little noise",
+            )
+    return params
+
+
+def _scalar(setup: Job) -> jax.Array:
+    return jax.device_put(jnp.int32(0), setup.program.placement.step)

@@ -1,0 +1,81 @@
+"""From a config to all that the training loop needs, before a parameter is allocated."""
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from jaxsft.config import Config, Source
+from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.store import Cache
+from jaxsft.data.pack.epochs import epochs_of
+from jaxsft.devices.mesh import parts
+from jaxsft.training import build as program
+from jaxsft.training import preflight, step
+from jaxsft.training.inputs import Data
+from jaxsft.training.loader import Batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    program: program.Program
+    batches: Batches
+    eval_batches: dict[str, Batches]
+    num_steps: int
+
+
+def set_up(config: Config, base: Pretrained, data: Data) -> Job:
+    """Everything static: nothing here allocates a parameter.
+
+    Raises:
+        ConfigError: model, mesh, batch and schedule don't fit each other.
+    """
+    train, length = config.train, config.data.sequence_length
+    mesh = program.checked_mesh(config, base.settings)
+
+    def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
+        return Batches(
+            cache,
+            sources=sources,
+            sequence_length=length,
+            batch_size=rows,
+            seed=train.seed,
+            sharding=step.batch_sharding(mesh),
+            windows={kind.window for kind in base.settings.kinds()},
+        )
+
+    train_batches = batches(data.train, train.batch_size, config.data.train)
+    num_steps = preflight.steps_of_run(config, train_batches.epochs)
+    eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
+    return Job(
+        program=program.build(config, base.settings, num_steps, mesh),
+        batches=train_batches,
+        eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
+        num_steps=num_steps,
+    )
+
+
+def _eval_batch_size(config: Config, data: Data, mesh: Mesh) -> int:
+    """That of training, or what holds all rows of the largest set: a batch above it is padding."""
+    train, shares = config.train, parts("batch", mesh.shape)
+    length = config.data.sequence_length
+    most = max(
+        (
+            epochs_of(cache, None, sequence_length=length, batch_size=1, seed=train.seed).num_rows
+            for cache in data.eval.values()
+        ),
+        default=1,
+    )
+    return min(train.batch_size, -(-most // shares) * shares)
+
+
+def eval_notes(config: Config, job: Job) -> list[str]:
+    """What an evaluation's batch that was asked for has beside rows."""
+    asked, rows = config.eval.batch_size, [b.epochs.num_rows for b in job.eval_batches.values()]
+    shares = parts("batch", job.program.mesh.shape)
+    enough = -(-max(rows, default=1) // shares) * shares
+    if asked is None or asked <= enough:
+        return []
+    return [
+        f"warning: config.eval.batch_size={asked} is more than the {max(rows, default=0):,} packed"
+        f" rows of the largest set: the rest is padding; {enough} holds all of them"
+    ]

@@ -1,0 +1,28 @@
+"""What can be refused before a device is there: by the config, the model's settings, the data."""
+
+from jaxsft.config import Config
+from jaxsft.data.pack.epochs import Epochs, num_steps
+from jaxsft.model import settings
+from jaxsft.training import mesh_fit, optim
+
+
+def check_config(config: Config, model: settings.Decoder) -> None:
+    """Refuses what no data and no number of devices could mend.
+
+    Raises:
+        ConfigError: mesh, batch, model and schedule don't fit each other.
+    """
+    mesh_fit.check_given(config, model)
+    if config.train.steps is not None:
+        optim.make_schedule(config.optim, config.train.steps)
+
+
+def steps_of_run(config: Config, epochs: Epochs) -> int:
+    """The steps that the config makes of its prepared data.
+
+    Raises:
+        ConfigError: the schedule does not fit them.
+    """
+    steps = num_steps(config.train, epochs)
+    optim.make_schedule(config.optim, steps)
+    return steps

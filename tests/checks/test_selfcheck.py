@@ -1,0 +1,131 @@
+"""The self-check passes on sound parts, for dense models and experts, and sees planted faults."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from jaxsft.checks import laws
+from jaxsft.config import Mesh
+from jaxsft.kernels.attention import attend
+from jaxsft.training import step
+from tests.training.test_mesh_fit import EXPERTS, config
+
+# The last one halves what compiling takes, which dominates.
+ONE_DEVICE = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+ROOT = Path(__file__).resolve().parents[2]
+WINDOWED = dataclasses.replace(
+    tiny.SETTINGS,
+    num_layers=6,
+    layer_kinds=tuple(
+        dataclasses.replace(kind, window=window)
+        for kind, window in zip(
+            dataclasses.replace(tiny.SETTINGS, num_layers=6).kinds(), (7, None) * 3, strict=True
+        )
+    ),
+)
+
+
+def checks(model, sizes):
+    with tempfile.TemporaryDirectory() as folder:
+        return list(laws.run(config(sizes), model, Path(folder)))
+
+
+def failed(model, sizes, until):
+    """The laws that fail up to the first that has this word: those after it take long."""
+    seen = set()
+    with tempfile.TemporaryDirectory() as folder:
+        for check in laws.run(config(sizes), model, Path(folder)):
+            if not check.passed:
+                seen.add(check.law)
+            if until in check.law:
+                break
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        (WINDOWED, Mesh(fsdp=2, context=2, tensor=2)),
+        (EXPERTS, Mesh(fsdp=2, expert=4)),
+    ],
+    ids=["dense", "experts"],
+)
+def test_sound_parts_pass_every_law(model, sizes):
+    found = checks(model, sizes)
+    assert [check.law.split()[2] for check in found if "neighbours" in check.law] == [
+        "blocked:",
+        "xla:",
+    ]
+    assert len(found) == 7 and all(check.passed for check in found), found
+
+
+def test_a_fault_of_attention_is_seen(monkeypatch):
+    """One that lets a token see the row's other conversations, and one that shows it the future."""
+    sound = attend.attend
+
+    def without_segments(q, k, v, q_segments, kv_segments, *rest, **options):
+        return sound(
+            q, k, v, jnp.ones_like(q_segments), jnp.ones_like(kv_segments), *rest, **options
+        )
+
+    monkeypatch.setattr(attend, "attend", without_segments)
+    seen = failed(tiny.SETTINGS, Mesh(fsdp=8), "neighbours")
+    assert any("neighbours" in law for law in seen) and any("packed" in law for law in seen)
+
+    def sees_all(q, k, v, q_segments, kv_segments, *rest, **options):
+        return sound(q, k, v, q_segments, kv_segments, k.shape[1], **options)
+
+    monkeypatch.setattr(attend, "attend", sees_all)
+    assert any("later ones" in law for law in failed(tiny.SETTINGS, Mesh(fsdp=8), "later ones"))
+
+
+def test_two_processes_measure_together_and_one_speaks(tmp_path):
+    """The restart goes through one directory that both see."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    command = [sys.executable, ROOT / "tools" / "selfcheck.py", f"--scratch={tmp_path}"]
+    command += [f"--config={ROOT}/configs/debug.py", "--config.data.sequence_length=64"]
+    command += [f"--coordinator_address={address}", "--num_processes=2"]
+    devices = {"XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
+    pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [
+        subprocess.Popen([*command, f"--process_id={i}"], env=os.environ | devices, **pipes)
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0].count("passed") == 7 and "on 2 x cpu" in said[0][0]
+    assert "passed" not in said[1][0] and not list(tmp_path.iterdir())
+
+
+def test_a_mean_of_means_is_seen(monkeypatch):
+    sound = step.gradient_sums
+
+    def mean_of_means(recipe, params, batch):
+        totals, gradients = sound(recipe, params, batch)
+        if recipe.microbatches > 1:
+            half = dataclasses.replace(recipe, microbatches=1)
+            parts = [jax.tree.map(lambda rows, i=i: rows[i::2], batch) for i in range(2)]
+            each = [sound(half, params, part) for part in parts]
+            gradients = jax.tree.map(
+                lambda a, b: (
+                    (a / each[0][0][0].weight + b / each[1][0][0].weight) * totals[0].weight / 2
+                ),
+                each[0][1],
+                each[1][1],
+            )
+        return totals, gradients
+
+    monkeypatch.setattr(step, "gradient_sums", mean_of_means)
+    seen = failed(tiny.SETTINGS, Mesh(fsdp=4), "micro-batches")
+    assert any("micro-batches" in law for law in seen)

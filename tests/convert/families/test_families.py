@@ -1,0 +1,70 @@
+"""Each family in the variants of real checkpoints, against transformers in float32 eager mode."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import jaxsft
+from jaxsft.convert import pretrained
+from jaxsft.convert.export.directory import export
+from jaxsft.convert.families.registry import FAMILIES
+from jaxsft.devices.mesh import single_device_mesh
+from jaxsft.model import state
+from jaxsft.model.settings import DynamicScaling
+from tests.convert.families import family_cases
+from tests.convert.families import family_measures as measures
+from tests.convert.families.family_cases import CASES, Case
+
+TOLERANCE = 1e-4
+
+
+def test_every_family_has_a_case():
+    assert {case.family for case in CASES} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_logits_and_gradients_equal_transformers(case: Case, tmp_path: Path):
+    """Of a whole row and of packed ones; and logits again, one token after the other."""
+    reference = measures.theirs(family_cases.save(case, tmp_path))
+    model, table = jaxsft.load_model(tmp_path), pretrained.open_pretrained(tmp_path).table
+    computed = measures.ours(model, table)
+    assert measures.greatest_difference(computed.logits, reference.logits) < TOLERANCE
+    wrong = measures.relative_differences(computed.gradients, reference.gradients)
+    assert max(wrong.values()) < TOLERANCE, wrong
+    assert max(np.abs(segment).max() for segment in reference.logits) > 1  # or 1e-4 says little
+    decoded = measures.decoded(model)
+    if isinstance(model.settings.rope.scaling, DynamicScaling):
+        decoded = decoded[:1]  # the shorter row is turned as one of the cache's length
+    expected = reference.logits[: len(decoded)]
+    assert measures.greatest_difference(decoded, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_import_then_export_changes_no_bit(case: Case, tmp_path: Path):
+    """Names, dtypes, shards and index are as transformers writes them too."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    family_cases.save(case, theirs, "bfloat16", max_shard_size="20KB")
+    base = pretrained.open_pretrained(theirs)
+    _, shapes, axes = state.abstract(base.settings, "float32", "none")
+    params = pretrained.read_params(base, state.shardings(shapes, axes, single_device_mesh()))
+    export(params, base, ours, max_shard_bytes=20_000)
+    index = "model.safetensors.index.json"
+    maps = [json.loads((folder / index).read_text())["weight_map"] for folder in (theirs, ours)]
+    if case.family == "gpt_neox":  # transformers renames its head, and sorts the names after that
+        maps = [set(found) for found in maps]
+    assert maps[0] == maps[1]
+    actual, expected = (_tensors(folder) for folder in (ours, theirs))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(actual[name], array, err_msg=name, strict=True)
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (theirs, ours)]
+    for config in configs:
+        config["eos_token_id"] = np.ravel(config["eos_token_id"]).tolist()
+    assert configs[0] == configs[1]
+    assert pretrained.open_pretrained(ours).settings == base.settings
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
+    return {n: t for file in folder.glob("*.safetensors") for n, t in load_file(file).items()}

@@ -1,0 +1,62 @@
+"""Every item in one bin, none over-full, and never more bins than the textbook needs."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxsft.data.pack import bins
+
+CASES = st.integers(1, 60).flatmap(
+    lambda capacity: st.tuples(st.just(capacity), st.lists(st.integers(1, capacity), max_size=80))
+)
+
+
+def textbook(sizes, capacity):
+    """Best fit decreasing, item by item; returns the room left in each bin."""
+    room = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [i for i, left in enumerate(room) if left >= size]
+        if fitting:
+            room[min(fitting, key=lambda i: room[i])] -= size
+        else:
+            room.append(capacity - size)
+    return sorted(room)
+
+
+def loads(way, sizes, capacity):
+    falling = np.sort(np.array(sizes, int))[::-1]
+    bin_of, num_bins = way(falling, capacity)
+    filled = np.bincount(bin_of, weights=falling, minlength=num_bins)
+    assert len(filled) == num_bins and (filled > 0).all() and (filled <= capacity).all()
+    return filled
+
+
+@given(CASES)
+def test_best_fit_decreasing_is_the_textbooks(case):
+    capacity, sizes = case
+    room = capacity - loads(bins.best_fit_decreasing, sizes, capacity)
+    assert sorted(room.tolist()) == textbook(sizes, capacity)
+
+
+@given(CASES)
+def test_never_more_bins_than_the_textbook(case):
+    capacity, sizes = case
+    loads(bins.minimum_slack, sizes, capacity)
+    assert len(loads(bins.pack, sizes, capacity)) <= len(textbook(sizes, capacity))
+
+
+def test_lengths_that_the_textbook_fits_badly_fill_their_bins():
+    """About five of these fit: best fit leaves more than two per cent empty."""
+    sizes = np.random.default_rng(0).normal(210, 60, 6000).astype(int).clip(60, 500)
+    least = -(-int(sizes.sum()) // 1024)
+    assert len(textbook(sizes[:600], 1024)) > sizes[:600].sum() / 1024 * 1.01
+    assert len(loads(bins.pack, sizes, 1024)) <= least * 1.005
+
+
+@pytest.mark.parametrize(
+    ("sizes", "capacity"),
+    [([1] * 5000, 8192), ([4000] + [1] * 9000, 8192), ([7] * 3000 + [3] * 3000, 100_003)],
+)
+def test_thousands_of_items_in_one_bin(sizes, capacity):
+    assert len(loads(bins.pack, sizes, capacity)) == -(-sum(sizes) // capacity)

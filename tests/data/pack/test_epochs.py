@@ -1,0 +1,84 @@
+"""The steps of a run: every row once an epoch, by step number alone, mixtures included."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxsft.data.pack.epochs import Epochs
+from jaxsft.data.pack.packing import PADDING_ROW
+
+LENGTHS = np.random.default_rng(0).integers(2, 30, 90)
+SOURCE_OF = np.repeat([0, 1, 2], [50, 30, 10])
+
+
+def epochs(wanted=(50, 30, 10), batch_size=4):
+    return Epochs(LENGTHS, SOURCE_OF, wanted, sequence_length=32, batch_size=batch_size, seed=3)
+
+
+def seen(source, steps):
+    """How often each example stands in the rows of these steps."""
+    counts: Counter[int] = Counter()
+    for step in steps:
+        plan, rows = source.rows(step)
+        for row in rows[rows != PADDING_ROW]:
+            counts.update(plan.row(row).tolist())
+    return counts
+
+
+def test_an_epoch_is_every_example_once_and_its_last_batch_is_filled_up():
+    source = epochs()
+    per_epoch = source.steps_in(1)
+    assert source.num_rows % 4 and per_epoch == -(-source.num_rows // 4)
+    for epoch in range(3):
+        steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        assert seen(source, steps) == dict.fromkeys(range(90), 1)
+        padding = sum((source.rows(step)[1] == PADDING_ROW).sum() for step in steps)
+        assert padding == -source.num_rows % 4
+
+
+def test_a_mixture_is_exact_in_each_epoch_though_their_steps_differ():
+    wanted = (20, 60, 5)
+    source = epochs(wanted)
+    bounds = [source.steps_in(n) for n in range(6)]
+    assert len(set(np.diff(bounds))) > 1, "the law must meet epochs of different length"
+    for epoch in range(5):
+        counts = seen(source, range(bounds[epoch], bounds[epoch + 1]))
+        by_source = [sum(n for i, n in counts.items() if SOURCE_OF[i] == s) for s in range(3)]
+        assert by_source == list(wanted)
+        assert {counts[i] for i in range(50, 80)} == {2}
+
+
+def test_a_step_is_a_function_of_its_number():
+    for wanted in ((50, 30, 10), (20, 60, 5)):
+        forward, backward = epochs(wanted), epochs(wanted)
+        total = forward.steps_in(3)
+        steps = {
+            step: [forward.rows(step)[1].tolist(), seen(forward, [step])] for step in range(total)
+        }
+        for step in reversed(range(total)):
+            assert steps[step] == [backward.rows(step)[1].tolist(), seen(backward, [step])]
+
+
+@pytest.mark.parametrize("wanted", [(50, 30, 10), (20, 60, 5)])
+def test_epochs_at_counts_whole_epochs_exactly(wanted):
+    source = epochs(wanted)
+    for n in range(4):
+        assert source.epochs_at(source.steps_in(n)) == n
+    assert 0 < source.epochs_at(1) < source.epochs_at(2) < 1
+    assert source.epoch_of(source.steps_in(2) - 1) == 1
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+def test_hosts_share_every_row_once_and_a_resume_in_the_middle_goes_on(hosts):
+    """D6: host h takes its slice of the rows of each batch."""
+    before, after = epochs(batch_size=8), epochs(batch_size=8)
+    total, middle = before.steps_in(2), before.steps_in(1) - 1
+    counts: Counter[int] = Counter()
+    for step in range(total):
+        plan, rows = (before if step < middle else after).rows(step)
+        for host in range(hosts):
+            mine = rows[host * 8 // hosts : (host + 1) * 8 // hosts]
+            for row in mine[mine != PADDING_ROW]:
+                counts.update(plan.row(row).tolist())
+    assert counts == dict.fromkeys(range(90), 2)

@@ -1,0 +1,155 @@
+"""Termination signals: deferred while a step runs, at once elsewhere and on the second."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from jaxsft.devices import termination as termination_module
+from jaxsft.devices.termination import Termination
+from jaxsft.errors import STOPPED, Stopped
+from jaxsft.terminal import signals
+
+
+def test_a_deferred_signal_waits_for_the_step_and_a_second_one_does_not():
+    termination = Termination()
+    with termination.deferred():
+        assert not termination.agreed()
+        termination._receive(signal.SIGTERM, None)
+        assert termination.agreed()
+        termination._first -= 1
+        with pytest.raises(Stopped, match="SIGINT"):
+            termination._receive(signal.SIGINT, None)
+
+
+def test_one_wish_that_comes_as_several_signals_is_one():
+    """A terminal that closes sends SIGHUP, and so does its shell: the state is saved."""
+    termination = Termination()
+    with termination.deferred():
+        termination._receive(signal.SIGHUP, None)
+        termination._receive(signal.SIGHUP, None)
+        assert termination.agreed()
+    with pytest.raises(Stopped):
+        Termination()._receive(signal.SIGHUP, None)
+    termination._receive(signal.SIGHUP, None)  # what the first one began is not disturbed
+
+
+@pytest.mark.parametrize(("wait", "leaves"), [(0.0, False), (0.15, True)])
+def test_the_deadline_of_a_second_signal_is_not_that_of_an_echo(monkeypatch, wait, leaves):
+    left = []
+    monkeypatch.setattr(termination_module, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(termination_module, "_leave_now", lambda: left.append(1))
+    termination = Termination()
+    termination._deferred = True
+    reading, writing = os.pipe()
+    watch = threading.Thread(target=termination._watch, args=(reading, [signal.SIGHUP]))
+    watch.start()
+    for _ in range(2):
+        os.write(writing, bytes([signal.SIGHUP]))
+        time.sleep(wait)
+    os.close(writing)
+    watch.join()
+    os.close(reading)
+    assert bool(left) == leaves
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in signals.ALL}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_a_library_made_an_error_of_is_a_stop(handlers, number):
+    with pytest.raises((Stopped, KeyboardInterrupt)), signals.raised():
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            raise ValueError("could not read the array") from error
+    for again in signals.ALL:  # an impatient user: the program is ending already
+        signal.raise_signal(again)
+
+
+def test_an_error_that_no_stop_led_to_stays_itself(handlers):
+    with pytest.raises(KeyError), signals.raised():
+        raise KeyError("x")
+    assert signal.SIG_IGN not in map(signal.getsignal, signals.ALL)
+
+
+def test_a_signal_outside_the_steps_stops_at_once():
+    termination = Termination()
+    with termination.deferred():
+        pass
+    with pytest.raises(Stopped, match="SIGTERM") as stopped:
+        termination._receive(signal.SIGTERM, None)
+    assert stopped.value.exit_code == STOPPED == 75
+
+
+def test_no_handler_of_exceptions_takes_a_stop():
+    termination = Termination()
+    with pytest.raises(Stopped), termination.listening():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:
+            pytest.fail("a stop was taken for an error")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_could_not_be_raised_is_raised_later():
+    """In a destructor, as in any callback of C, an exception is lost."""
+
+    class Callback:
+        def __del__(self):
+            signal.raise_signal(signal.SIGHUP)
+
+    with pytest.raises(Stopped, match="stopped by a signal"), Termination().listening():
+        Callback()
+
+
+def test_what_a_shell_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with Termination().listening():
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# C code that lets no handler of Python run, as compilers and file systems do.
+BUSY = """
+import hashlib, sys
+from jaxsft import termination
+termination.AT_ONCE_SECONDS, termination.AGAIN_SECONDS = map(float, sys.argv[1:3])
+one = termination.Termination()
+with one.listening():
+    if sys.argv[3] == "deferred":
+        one._deferred = True
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "how", "signals"), [(("1", "99"), "now", 1), (("99", "1"), "deferred", 2)]
+)
+def test_a_deadline_holds_where_python_does_not_run(seconds, how, signals):
+    running = subprocess.Popen(
+        [sys.executable, "-c", BUSY, *seconds, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None and running.stdout.readline() == "busy\n"
+    for _ in range(signals):
+        time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == STOPPED and "stopped by a signal, in the middle" in said
+    assert '"<string>", line 10 in <module>' in said  # where it was

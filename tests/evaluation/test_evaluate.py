@@ -1,0 +1,115 @@
+"""Held-out figures: losses that no batch size changes, prompts, and how answers are compared."""
+
+import types
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxsft import config
+from jaxsft.config import Source
+from jaxsft.devices import mesh
+from jaxsft.errors import ConfigError
+from jaxsft.evaluation import measure
+from jaxsft.model import state
+from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.training import step
+from jaxsft.training.loader import Batches
+
+
+class InMemory:
+    def __init__(self, lengths):
+        self._made = tiny.conversations(lengths)
+        self.lengths = [len(ids) for ids, _ in self._made]
+        self.sources = np.zeros(len(lengths), int)
+
+    def examples(self, indices):
+        return [self._made[i] for i in indices]
+
+
+def test_the_loss_depends_neither_on_batch_size_nor_on_devices():
+    cache = InMemory([5, 9, 20, 3, 14, 11, 27, 7, 30])
+    values = []
+    for batch_size, sizes in [(1, tiny.ONE_DEVICE), (3, tiny.ONE_DEVICE), (8, config.Mesh())]:
+        devices = jax.devices()[:1] if sizes == tiny.ONE_DEVICE else jax.devices()
+        over = mesh.make_mesh(sizes, devices)
+        graphdef, shapes, axes = state.abstract(tiny.SETTINGS, "float32", "none")
+        placement = state.shardings(shapes, axes, over)
+        batches = Batches(
+            cache,
+            sequence_length=32,
+            batch_size=batch_size,
+            seed=0,
+            sharding=step.batch_sharding(over),
+        )
+        with jax.set_mesh(over):
+            eval_step = step.compile_eval_step(graphdef, placement, over)
+            params = jax.device_put(tiny.host_params(), placement)
+            values.append(measure.mean_losses(eval_step, params, {"a": batches}))
+            assert values[-1] == measure.mean_losses(eval_step, params, {"a": batches})
+    for other in values[1:]:
+        assert other == pytest.approx(values[0], rel=1e-6)
+    assert set(values[0]) == {"eval/a/loss", "eval/a/token_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "how", "expected"),
+    [
+        ('{"a": 1, "b": "x"}', "json", True),
+        (' {"b":"x","a":1}\n', "json", True),
+        ('{"a": "1", "b": "x"}', "json", False),
+        ('{"a": 1.0, "b": "x"}', "json", False),
+        ('{"a": true, "b": "x"}', "json", False),
+        ('{"a": 1, "b": "x", "c": 0}', "json", False),
+        ('{"a": 1, "b": "x"', "json", False),
+        ('Sure! {"a": 1, "b": "x"}', "json", False),
+        ("[" * 100_000, "json", False),
+        ("1" * 5000, "json", False),
+        ('{"a": 1, "b": "x"}', "exact", True),
+        ('{"b": "x", "a": 1}', "exact", False),
+        ("anything", None, None),
+    ],
+)
+def test_an_answer_matches_as_asked(answer, how, expected):
+    assert measure.matches(answer, '{"a": 1, "b": "x"}', how) is expected
+
+
+ROW = '{"messages": [%s{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]}\n'
+
+
+def test_prompts_stop_before_the_last_answer(tmp_path):
+    text, chat = tmp_path / "text.jsonl", tmp_path / "chat.jsonl"
+    text.write_text('{"text": "prose"}\n')
+    chat.write_text(ROW % "" + ROW % '{"role": "system", "content": "s"}, ')
+    sources = [Source(path=str(text)), Source(path=str(chat), name="held")]
+    first, second = measure.held_out_prompts(sources, 5)
+    assert (first.source, first.row, first.reference) == ("held", 1, "r")
+    assert [message.role for message in second.messages] == ["system", "user"]
+    asked = measure.with_instruction(second, "do it")
+    assert [str(message.content) for message in asked.messages] == ["do it", "q"]
+    with pytest.raises(ConfigError, match="prompts=3"):
+        measure.held_out_prompts(sources[:1], 3)
+
+
+def test_share_of_what_was_compared():
+    assert measure.share([{"match": True}, {"match": False}]) == 0.5
+    assert measure.share([{"match": None}]) is None
+
+
+def test_answers_of_an_earlier_start_are_gone_though_this_one_asks_nothing(tmp_path):
+    samples = JsonLines(tmp_path / "samples.jsonl")
+    samples.append({"step": 0, "phase": "before", "answer": "stale"})
+    plan: Any = types.SimpleNamespace(
+        program=types.SimpleNamespace(eval_step=None), eval_batches={}, num_steps=3
+    )
+    asks_nothing = config.Config(
+        model=config.Model(source="x"),
+        data=config.Data(train=(Source(path="x"),), sequence_length=8),
+        optim=config.Optim(peak_lr=1.0),
+        train=config.Train(batch_size=1, steps=3),
+    )
+    data: Any = None
+    measurer = measure.Measurer(asks_nothing, plan, data, samples, lambda *_: None)
+    assert measurer.measure({}, "before") == {} and samples.read() == []

@@ -1,0 +1,77 @@
+"""Splash attention, run without a TPU: equal to the reference, and it skips what it may."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsft import config
+from jaxsft.devices import mesh
+from jaxsft.kernels.attention import attend, blocks, splash
+from tests.kernels.attention import attention_cases as cases
+
+interpreted = functools.partial(splash.attend, interpret=True)
+WINDOWS = (50, 70, 2**30)
+OPTIONS = [
+    {},
+    {"window": 70, "windows": (70,)},
+    {"window": jnp.int32(70), "windows": WINDOWS, "scale": 0.3},
+    {"soft_cap": 3.0, "with_sinks": True},
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(splash, "_BLOCK_SIZES", (128,))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "window", "windows", "cap and sinks"])
+def test_equals_the_reference(options):
+    cases.assert_equals_reference(interpreted, cases.packed(length=384), **options)
+
+
+def test_many_rows_share_one_kernel(monkeypatch):
+    monkeypatch.setattr(splash, "_MAX_UNROLLED_ROWS", 1)
+    cases.assert_equals_reference(interpreted, cases.packed(length=384), window=100, windows=(100,))
+
+
+def test_a_block_that_is_skipped_wrongly_is_seen(monkeypatch):
+    sound = blocks.needed
+
+    def skips_one(*args):
+        return sound(*args).at[2, 2].set(False)
+
+    monkeypatch.setattr(blocks, "needed", skips_one)
+    with pytest.raises(AssertionError, match="out differs"):
+        cases.assert_equals_reference(interpreted, cases.packed(length=384))
+
+
+@pytest.mark.parametrize(
+    "sizes", [config.Mesh(fsdp=2, context=2, tensor=2), config.Mesh(fsdp=1, context=2, tensor=4)]
+)
+def test_equals_the_reference_over_a_mesh(monkeypatch, sizes):
+    """Queries split over context; of 2 key-value heads over tensor=4 each device takes one."""
+    monkeypatch.setitem(attend.BACK_ENDS, "splash", interpreted)
+    run = functools.partial(attend.attend, back_end="splash")
+    with jax.set_mesh(mesh.make_mesh(sizes)):
+        cases.assert_equals_reference(run, cases.packed(length=256))
+
+
+@pytest.mark.parametrize("first_query", [0, 8])
+def test_needed_blocks_hold_all_visible_pairs_and_of_packed_rows_no_others(first_query):
+    rng = np.random.default_rng(0)
+    for ordered in (True, False):
+        segments_S = rng.integers(1, 5, 32)
+        segments_S = np.sort(segments_S) if ordered else segments_S
+        segments_S[29:] = 0
+        q_segments_T = segments_S[first_query:]
+        for window in (None, 3, 9):
+            needed_IJ = blocks.needed(
+                *map(jnp.asarray, (q_segments_T, segments_S)), first_query, window, (4, 8)
+            )
+            seen = cases.visible(q_segments_T, segments_S, first_query, window)
+            holds = seen.reshape(len(q_segments_T) // 4, 4, 4, 8).any(axis=(1, 3))
+            assert np.all(needed_IJ >= holds)
+            assert not ordered or window is not None or np.array_equal(needed_IJ, holds)

@@ -1,0 +1,44 @@
+"""A run that must have saved does not begin again from step 0 where its checkpoints are away."""
+
+import contextlib
+
+import pytest
+
+from jaxsft.errors import CheckpointError
+from jaxsft.rundir import resume
+from jaxsft.rundir.checkpoint.store import CheckpointStore
+from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.workdir import Workdir
+from jaxsft.terminal.console import Console
+
+LOST = "checkpoints: has no checkpoint, but by metrics.jsonl this run did .* is a disk not mounted"
+
+
+@pytest.mark.parametrize(
+    ("done", "skipped", "left", "refused"),
+    [
+        (10, 0, (), False),
+        (11, 0, (), True),  # step 11 begins when the save of 10 has
+        (13, 3, (), False),  # 10 to 12 put it off
+        (11, 0, ("10",), False),  # which was never completed
+        (20, 0, ("10", "20"), False),
+        (21, 0, ("10", "20"), True),  # the save of 20 waited for that of 10
+    ],
+)
+def test_a_run_does_not_begin_again_where_it_must_have_saved(
+    tmp_path, done, skipped, left, refused
+):
+    workdir, lines = Workdir("w", tmp_path), JsonLines(tmp_path / "metrics.jsonl")
+    store = CheckpointStore(workdir.checkpoints, keep=1)
+    out = Outputs(workdir, Console(speaks=False), lines, lines, store)
+    resume.refuse_lost_checkpoints(out)
+    (tmp_path / "config.json").write_text('{"checkpoint": {"save_every_steps": 10}}')
+    lines.append({"step": done, "loss": 1.0, "skipped_steps": skipped})
+    for name in left:
+        (workdir.checkpoints / name).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=LOST) if refused else contextlib.nullcontext():
+        resume.refuse_lost_checkpoints(out)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=LOST):
+        resume.refuse_lost_checkpoints(out)

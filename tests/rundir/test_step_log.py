@@ -1,0 +1,54 @@
+"""The shares of the peak in a line of metrics.jsonl."""
+
+import dataclasses
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxsft.data.pack.counts import BatchCounts
+from jaxsft.kernels.loss.cross_entropy import Sums
+from jaxsft.rundir import step_log
+from jaxsft.training.flops import recomputed_flops, training_flops
+from jaxsft.training.step import StepMetrics
+
+COUNTS = BatchCounts.of_segments(np.array([3, 20]), 32, {None})
+SUPERVISED, PEAK = 11, 1e9
+
+
+def line(monkeypatch, remat, peak_flops):
+    """Of two steps that took four seconds together."""
+    clock = iter([10.0, 14.0])
+    monkeypatch.setattr(step_log, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    log = step_log.StepLog(
+        tiny.SETTINGS,
+        remat=remat,
+        every_steps=2,
+        epochs_at=lambda step: 0.0,
+        sources=(),
+        peak_flops=peak_flops,
+    )
+    values = {field.name: jnp.float32(1) for field in dataclasses.fields(Sums)}
+    sums = Sums(**values | {"supervised_tokens": jnp.float32(SUPERVISED)})
+    metrics = StepMetrics(sums, None, jnp.float32(1), jnp.float32(1), jnp.int32(0))
+    for done in (1, 2):
+        log.add(done, metrics, COUNTS, 0.0)
+    (found,) = log.lines(flush=True)
+    return found
+
+
+def test_mfu_counts_what_is_needed_and_hfu_what_is_done(monkeypatch):
+    needed = training_flops(tiny.SETTINGS, COUNTS, SUPERVISED)
+    again = recomputed_flops(tiny.SETTINGS, COUNTS, "full")
+    found = line(monkeypatch, "full", PEAK)
+    assert found["mfu"] == pytest.approx(needed / 2 / PEAK)
+    assert found["hfu"] == pytest.approx((needed + again) / 2 / PEAK)
+    kept = line(monkeypatch, "none", PEAK)
+    assert kept["hfu"] == kept["mfu"] == found["mfu"]
+
+
+def test_where_no_peak_is_known_there_is_no_share(monkeypatch):
+    found = line(monkeypatch, "none", None)
+    assert found["mfu"] is None and found["hfu"] is None

@@ -1,0 +1,139 @@
+"""Batches of a run: every row once an epoch, on any number of hosts, from any step on."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxsft import config
+from jaxsft.data.pack import packing
+from jaxsft.devices import mesh
+from jaxsft.training import step
+from jaxsft.training.loader import Batches, local_rows
+
+LENGTH = 32
+
+
+class InMemory:
+    """Stands where a Cache stands: made-up conversations without files."""
+
+    def __init__(self, lengths):
+        self._made = tiny.conversations(lengths)
+        self.lengths = np.array([len(ids) for ids, _ in self._made])
+        self.sources = np.arange(len(lengths)) * 3 // len(lengths)  # three, of equal size
+
+    def examples(self, indices):
+        return [self._made[i] for i in indices]
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return InMemory(np.random.default_rng(3).integers(2, LENGTH + 1, 60).tolist())
+
+
+def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
+    devices = jax.devices()[:1] if sizes == tiny.ONE_DEVICE else jax.devices()
+    return Batches(
+        cache,
+        sources=sources,
+        sequence_length=LENGTH,
+        batch_size=batch_size,
+        seed=seed,
+        sharding=step.batch_sharding(mesh.make_mesh(sizes, devices)),
+        windows=(None, 6),
+    )
+
+
+def texts(batch):
+    """The conversations of a batch, as tuples of ids."""
+    found = []
+    for tokens, segments in zip(np.asarray(batch.tokens), np.asarray(batch.segments), strict=True):
+        found += [tuple(tokens[segments == s].tolist()) for s in range(1, segments.max() + 1)]
+    return found
+
+
+def test_every_conversation_once_an_epoch_partial_batch_included(cache):
+    source = batches(cache)
+    assert source.epochs.num_rows % 4, "the law must meet a partial batch"
+    everything = sorted(tuple(ids.tolist()) for ids, _ in cache.examples(range(60)))
+    for epoch in range(2):
+        first = epoch * source.epochs.steps_in(1)
+        trained = []
+        for batch, counts in source.stream(first, first + source.epochs.steps_in(1)):
+            here = texts(batch)
+            assert counts.examples == len(here)
+            assert counts.tokens == sum(map(len, here)) == int((batch.segments > 0).sum())
+            seen = [query + 1 for text in here for query in range(len(text))]
+            windowed = sum(min(6, keys) for keys in seen)
+            assert counts.attention_pairs == {None: sum(seen), 6: windowed}
+            assert counts.slots == 4 * LENGTH
+            trained += here
+        assert sorted(trained) == everything
+
+
+def test_a_stream_from_the_middle_is_the_rest_of_the_whole(cache):
+    whole = list(batches(cache).stream(0, 12))
+    rest = list(batches(cache).stream(7, 12))
+    assert len(rest) == 5
+    for (left, _), (right, _) in zip(whole[7:], rest, strict=True):
+        tiny.assert_trees_equal(left, right)
+
+
+def test_epochs_and_seeds_differ(cache):
+    source = batches(cache)
+    epoch_0 = [texts(source._on_devices(s)[0]) for s in range(2)]
+    epoch_1 = [texts(source._on_devices(s + source.epochs.steps_in(1))[0]) for s in range(2)]
+    other_seed = batches(cache, seed=1)
+    seed_1 = [texts(other_seed._on_devices(s)[0]) for s in range(2)]
+    assert epoch_0 != epoch_1 and epoch_0 != seed_1
+
+
+@pytest.mark.parametrize("sizes", [config.Mesh(fsdp=8), config.Mesh(fsdp=4, tensor=2)], ids=str)
+def test_a_mesh_sees_the_same_rows(cache, sizes):
+    one = next(batches(cache, 8).stream(1, 2))[0]
+    many = next(batches(cache, 8, sizes).stream(1, 2))[0]
+    assert many.tokens.sharding.num_devices == 8
+    tiny.assert_trees_equal(jax.device_get(many), jax.device_get(one))
+
+
+def test_the_sources_of_a_mixture_are_known_by_token(cache):
+    mixed = tuple(
+        config.Source(path=name, weight=w) for name, w in zip("abc", (1, 2, 0.5), strict=True)
+    )
+    source = batches(cache, sources=mixed)
+    everything = {
+        tuple(ids.tolist()): n for (ids, _), n in zip(cache._made, cache.sources, strict=True)
+    }
+    seen = np.zeros(3, int)
+    for batch, _ in source.stream(0, source.epochs.steps_in(1)):
+        for row, segments, labels in zip(
+            *map(np.asarray, (batch.tokens, batch.segments, batch.sources)), strict=True
+        ):
+            for segment in range(1, segments.max() + 1):
+                of_token = labels[segments == segment]
+                number = everything[tuple(row[segments == segment].tolist())]
+                assert (of_token == number).all()
+                seen[number] += 1
+    assert seen.tolist() == [20, 40, 10]
+
+
+def test_no_target_crosses_a_segment(cache):
+    for batch, _ in batches(cache).stream(0, 5):
+        tokens, targets = np.asarray(batch.tokens), np.asarray(batch.targets)
+        segments, weights = np.asarray(batch.segments), np.asarray(batch.weights)
+        same = segments[:, 1:] == segments[:, :-1]
+        assert not weights[:, -1].any() and not weights[:, :-1][~same].any()
+        supervised = weights[:, :-1] > 0
+        np.testing.assert_array_equal(targets[:, :-1][supervised], tokens[:, 1:][supervised])
+        assert (np.asarray(batch.positions)[:, 1:][~same & (segments[:, 1:] > 0)] == 0).all()
+
+
+def test_rows_of_a_batch_and_padding(cache):
+    source = batches(cache)
+    _, last = source.epochs.rows(source.epochs.steps_in(1) - 1)
+    assert (last == packing.PADDING_ROW).sum() == -source.epochs.num_rows % 4
+
+
+def test_local_rows_cover_what_the_devices_hold():
+    over = mesh.make_mesh(config.Mesh(fsdp=8))
+    assert local_rows(step.batch_sharding(over), (16, LENGTH)).tolist() == list(range(16))

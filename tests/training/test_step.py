@@ -1,0 +1,198 @@
+"""The step's laws: how the work is divided changes neither loss, gradient nor parameters."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxsft import config
+from jaxsft.data.pack import packing
+from jaxsft.devices import mesh
+from jaxsft.errors import ConfigError
+from jaxsft.model import remat
+from jaxsft.training import step
+from jaxsft.training.batch import Batch
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return tiny.run_steps(tiny.uneven_batch())
+
+
+def assert_same_training(actual, expected):
+    tiny.assert_trees_close(actual.metrics.sums, expected.metrics.sums)
+    tiny.assert_trees_close(actual.metrics.grad_norm, expected.metrics.grad_norm)
+    tiny.assert_trees_close(actual.grad_sums, expected.grad_sums)
+    tiny.assert_trees_close(actual.state.params, expected.state.params)
+
+
+@pytest.mark.parametrize("microbatches", [2, 8])
+def test_microbatches_change_nothing(one_device, microbatches):
+    parts = tiny.run_steps(tiny.uneven_batch(), microbatches=microbatches)
+    assert_same_training(parts, one_device)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        config.Mesh(data=8, fsdp=1),
+        config.Mesh(fsdp=8),
+        config.Mesh(fsdp=4, tensor=2),
+        config.Mesh(data=2, fsdp=2, tensor=2),
+        config.Mesh(fsdp=2, tensor=4),  # more than there are heads of keys
+        config.Mesh(context=8),
+        config.Mesh(data=2, context=2, tensor=2),
+        config.Mesh(fsdp=4, expert=2),  # a dense model's batch is split over it too
+    ],
+    ids=str,
+)
+def test_mesh_changes_nothing(one_device, sizes):
+    assert_same_training(tiny.run_steps(tiny.uneven_batch(), sizes=sizes), one_device)
+
+
+def test_microbatches_on_a_mesh_change_nothing(one_device):
+    both = tiny.run_steps(tiny.uneven_batch(), sizes=config.Mesh(fsdp=4, tensor=2), microbatches=2)
+    assert_same_training(both, one_device)
+
+
+@pytest.mark.parametrize("policy", [name for name in remat.KEPT if name != "none"])
+def test_remat_changes_nothing(one_device, policy):
+    again = tiny.run_steps(tiny.uneven_batch(), remat=policy)
+    tiny.assert_trees_close(again.grad_sums, one_device.grad_sums, rtol=1e-6)
+    assert_same_training(again, one_device)
+
+
+def test_unrolled_layers_change_nothing(one_device):
+    assert_same_training(tiny.run_steps(tiny.uneven_batch(), unroll_layers=2), one_device)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(one_device):
+    half = tiny.run_steps(tiny.uneven_batch(), dtype="bfloat16")
+    sums, expected = half.metrics.sums, one_device.metrics.sums
+    assert sums.nll != expected.nll  # it was another computation
+    np.testing.assert_allclose(sums.nll, expected.nll, rtol=1e-2)
+    np.testing.assert_allclose(half.metrics.grad_norm, one_device.metrics.grad_norm, rtol=5e-2)
+    for leaf in jax.tree.leaves((half.state.params, half.state.opt_state, half.grad_sums)):
+        assert leaf.dtype in (np.float32, np.int32)
+
+
+def test_packing_changes_nothing():
+    made = tiny.conversations([5, 9, 20, 3, 14, 11, 27, 7])
+    lengths = np.array([len(ids) for ids, _ in made])
+    length = 32
+
+    def rows(plan, count):
+        numbers = [*range(plan.num_rows), *[packing.PADDING_ROW] * (count - plan.num_rows)]
+        return Batch(**packing.build_rows(lambda at: [made[i] for i in at], plan, numbers, length))
+
+    packed_plan = packing.plan_rows(lengths, length, seed=0, epoch=0)
+    assert packed_plan.num_rows == 3  # full to the last token, and a row of padding
+    packed = tiny.run_steps(rows(packed_plan, 4))
+    alone = tiny.run_steps(rows(packing.one_per_row(lengths), 8))
+    assert_same_training(packed, alone)
+
+
+def test_denominator_is_the_weight_of_all_targets(one_device):
+    weights = tiny.uneven_batch().weights
+    assert one_device.metrics.sums.weight == weights.sum()
+    assert one_device.metrics.sums.supervised_tokens == (weights > 0).sum()
+
+
+def test_empty_microbatch_counts_for_nothing():
+    batch = tiny.uneven_batch(rows=4)
+    batch.weights[::2] = 0  # micro-batch 0 of 2
+    whole = tiny.run_steps(batch)
+    assert_same_training(tiny.run_steps(batch, microbatches=2), whole)
+    assert np.isfinite(whole.metrics.sums.nll)
+
+
+@pytest.mark.parametrize("spoil", ["no target", "nan parameter", "inf parameter"])
+def test_unusable_step_leaves_the_state_bit_for_bit(spoil):
+    batch, params = tiny.uneven_batch(rows=4), tiny.host_params()
+    if spoil == "no target":
+        batch = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
+    else:
+        value = np.nan if spoil.startswith("nan") else np.inf
+        params["head_DV"] = params["head_DV"].copy()
+        params["head_DV"][3, 5] = value
+    result = tiny.run_steps(batch, params=params)
+    tiny.assert_trees_equal(result.state.params, params)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(result.state.opt_state))
+    assert result.state.skipped_steps == 1
+    assert result.state.step == 1
+
+
+def test_step_clips_to_the_global_norm():
+    # An eps this large makes Adam's update the gradient over eps.
+    sgd_like = dataclasses.replace(
+        tiny.OPTIM, peak_lr=1e4, weight_decay=0.0, eps=1e4, max_grad_norm=1e-3
+    )
+    batch = tiny.uneven_batch(rows=4)
+    clipped = tiny.run_steps(batch, optim_config=sgd_like)
+    free = tiny.run_steps(batch, optim_config=dataclasses.replace(sgd_like, max_grad_norm=None))
+    assert clipped.metrics.grad_norm == free.metrics.grad_norm > 1e-3
+    start = tiny.host_params()
+    moved = [
+        np.sqrt(
+            sum(
+                np.sum(np.square(a - b, dtype=np.float64))
+                for a, b in zip(
+                    jax.tree.leaves(result.state.params), jax.tree.leaves(start), strict=True
+                )
+            )
+        )
+        for result in (clipped, free)
+    ]
+    np.testing.assert_allclose(moved[0] / moved[1], 1e-3 / free.metrics.grad_norm, rtol=0.05)
+
+
+def test_float32_master_keeps_small_updates():
+    small = config.Optim(peak_lr=1e-6, schedule="constant", max_grad_norm=None)
+    params = tiny.host_params()
+    result = tiny.run_steps(tiny.uneven_batch(rows=4), optim_config=small, num_steps=50)
+    scale = result.state.params["final_norm"]["scale_D"]
+    assert scale.dtype == np.float32
+    moved = np.abs(scale - params["final_norm"]["scale_D"])
+    assert moved.max() > 4e-5  # 50 updates of 1e-6; in bfloat16 each would round away
+
+
+def test_step_compiles_once_and_donates():
+    over = mesh.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1])
+    from jaxsft.model import state
+    from jaxsft.training import optim
+
+    graphdef, shapes, axes = state.abstract(tiny.SETTINGS, "float32", "none")
+    recipe = step.Recipe(
+        graphdef,
+        optim.make_optimizer(tiny.OPTIM),
+        optim.make_schedule(tiny.OPTIM, 9),
+        1,
+        1.0,
+    )
+    placement = step.state_shardings(recipe, shapes, state.shardings(shapes, axes, over), over)
+    with jax.set_mesh(over):
+        train_step = step.compile_train_step(recipe, placement, over)
+        current = step.init_state(recipe, jax.device_put(tiny.host_params(), placement.params))
+        for seed in range(3):
+            batch = dataclasses.replace(
+                tiny.uneven_batch(rows=4), tokens=np.full((4, 32), seed, np.int32)
+            )
+            before = current.params["embedding_VD"]
+            current, _ = train_step(current, jax.device_put(batch, step.batch_sharding(over)))
+            assert before.is_deleted()
+        assert train_step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatches", "length", "match"),
+    [(12, 1, 32, "batch_size=12"), (16, 4, 32, "batch_size=16"), (8, 1, 32, None)],
+)
+def test_batch_that_does_not_split_is_refused(batch_size, microbatches, length, match):
+    over = mesh.make_mesh(config.Mesh(fsdp=8))
+    if match is None:
+        step.check_batch(over.shape, batch_size, microbatches, length)
+        return
+    with pytest.raises(ConfigError, match=match):
+        step.check_batch(over.shape, batch_size, microbatches, length)

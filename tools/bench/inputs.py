@@ -1,0 +1,107 @@
+"""What a peer needs to do the same work: the model as a Hugging Face directory, rows, settings."""
+
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import batches as rows_lib
+from bench import ours
+from jaxsft.config import Config
+from jaxsft.convert.families import tensor_table
+from jaxsft.convert.pretrained import Pretrained
+from jaxsft.convert.tensors import huggingface
+from jaxsft.devices import mesh as mesh_lib
+from jaxsft.errors import ConfigError
+from jaxsft.model import state
+from jaxsft.training import build, inputs
+
+
+def write(
+    config: Config, peer: str, folder: Path, num_segments: int | None, num_steps: int
+) -> dict[str, Any]:
+    """Writes what the peer reads, in another process, whose memory is none of ours.
+
+    Returns:
+        The peer's job, all of it plain values.
+
+    Raises:
+        ConfigError: the peer can't do this config's work.
+    """
+    if peer != "transformers" and num_segments is not None:
+        raise ConfigError(
+            f"--synthetic_segments={num_segments}: --peer={peer} reads conversations, not rows"
+        )
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as other:
+        return other.submit(_write, config, peer, folder, num_segments, num_steps).result()
+
+
+def _write(
+    config: Config, peer: str, folder: Path, num_segments: int | None, num_steps: int
+) -> dict[str, Any]:
+    base = inputs.open_model(config, lambda topic, line: None)
+    _write_model(config, base, folder)
+    job: dict[str, Any] = {
+        "model": str(folder),
+        "dtype": config.model.dtype,
+        "parameter_dtype": config.model.parameter_dtype,
+        "microbatches": config.train.microbatches,
+        "sequence_length": config.data.sequence_length,
+        "seed": config.train.seed,
+        "optim": dataclasses.asdict(config.optim),
+    }
+    if peer == "transformers":
+        return job | {"rows": str(_write_rows(config, base, folder, num_segments, num_steps))}
+    return job | {
+        "conversations": _conversations(config, peer),
+        "tokenizer": str(inputs.tokenizer_directory(config)),
+    }
+
+
+def _write_model(config: Config, base: Pretrained, folder: Path) -> None:
+    """config.json and safetensors, as our training starts with them."""
+    _, shapes, axes = state.abstract(base.settings, "float32", "none", config.model.parameter_dtype)
+    placement = state.shardings(shapes, axes, mesh_lib.single_device_mesh())
+    params = ours.first_params(config, base, placement)
+    dtype = huggingface.DTYPES[config.model.parameter_dtype]
+    names = [tensor.name for tensor in tensor_table.tensors(params, base.table)]
+    huggingface.write_params(params, base.table, folder, {name: dtype for name in names})
+    text = json.dumps(base.config | {"torch_dtype": config.model.parameter_dtype})
+    (folder / "config.json").write_text(text)
+
+
+def _write_rows(
+    config: Config, base: Pretrained, folder: Path, num_segments: int | None, num_steps: int
+) -> Path:
+    """The arrays of each step, [steps, B, T]."""
+    if num_segments is not None:
+        batch, _ = rows_lib.random_batch(config, base.settings, num_segments)
+        batches = [batch]
+    else:
+        built = build.build(config, base.settings, 10**6, build.checked_mesh(config, base.settings))
+        rows = rows_lib.of_config(config, base, built)
+        batches = [rows.host(number) for number in range(num_steps)]
+    path = folder / "rows.npz"
+    arrays: Any = {name: np.stack([one[name] for one in batches]) for name in batches[0]}
+    np.savez(path, **arrays)
+    return path
+
+
+def _conversations(config: Config, peer: str) -> str:
+    """The file that the peer's own data path reads."""
+    sources = config.data.train
+    path = sources[0].path
+    if len(sources) > 1 or not path.endswith(".jsonl") or not Path(path).is_file():
+        raise ConfigError(
+            f"config.data.train[0].path={path}: --peer={peer} reads one local .jsonl file whose"
+            f" rows have messages; there are {len(sources)} sources"
+        )
+    with open(path, encoding="utf-8") as lines:
+        if "messages" not in json.loads(lines.readline()):
+            raise ConfigError(f"{path}:1: --peer={peer} needs rows with messages")
+    return str(Path(path).resolve())
