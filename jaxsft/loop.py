@@ -21,7 +21,7 @@ from jaxsft.training.step import TrainState
 
 def train(
     config: Config,
-    plan: Job,
+    job: Job,
     train_step: TrainStep,
     state: TrainState,
     out: Outputs,
@@ -30,18 +30,18 @@ def train(
     termination: Termination,
 ) -> TrainState:
     """Trains from `state` to the last step; saves, evaluates and logs on the way."""
-    first, total = int(state.step), plan.num_steps
+    first, total = int(state.step), job.num_steps
     out.metrics.keep(lambda line: line["step"] <= first)
     log = StepLog(
-        plan.program.settings,
+        job.program.settings,
         remat=config.model.remat,
         every_steps=config.log.every_steps,
-        epochs_at=plan.batches.epochs.epochs_at,
-        sources=plan.program.sources,
+        epochs_at=job.batches.epochs.epochs_at,
+        sources=job.program.sources,
         peak_flops=_total_peak_flops(),
     )
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
-    batches = plan.batches.stream(first, total)
+    batches = job.batches.stream(first, total)
     with termination.deferred(), out.console.steps(first, total):
         for done in range(first + 1, total + 1):
             waiting = time.monotonic()

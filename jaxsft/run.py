@@ -20,10 +20,10 @@ from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import SUMMARY, Workdir
 from jaxsft.terminal.console import Console
-from jaxsft.training import first_state, inputs, job, preflight
+from jaxsft.training import first_state, inputs, preflight
 from jaxsft.training.build import TrainStep
-from jaxsft.training.inputs import Data
-from jaxsft.training.job import Job
+from jaxsft.training.inputs import PreparedData
+from jaxsft.training.job import Job, eval_notes, set_up
 
 
 def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence[str] = ()) -> None:
@@ -55,33 +55,33 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes(config, data.train)
         resume.refuse_changed(out.store, notes["identity"])  # the data too, before a compilation
-        plan = distributed.together(lambda: job.set_up(config, base, data))
+        job = distributed.together(lambda: set_up(config, base, data))
         # Each process tests kernels on a device of its own.
-        chosen = {f"the back end of {what}": which for what, which, _ in plan.program.choices}
+        chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}
         distributed.refuse_differences(chosen)
-        report = _report_data(config, plan, data, console)
-        _announce(config, plan, first_state.precision_notes(config, base), console)
-        size = plan.program.num_parameters
+        report = _report_data(config, job, data, console)
+        _announce(config, job, first_state.precision_notes(config, base), console)
+        size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, size, workdir))
-        measurer = measure.Measurer(config, plan, data, out.samples, console.say)
-        with jax.set_mesh(plan.program.mesh):
+        measurer = measure.Measurer(config, job, data, out.samples, console.say)
+        with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
-            train_step = distributed.together(lambda: _compile(config, plan, console))
-            state = resume.resume(out.store, plan, notes, console.say)
+            train_step = distributed.together(lambda: _compile(config, job, console))
+            state = resume.resume(out.store, job, notes, console.say)
             distributed.refuse_differences({"step": None if state is None else int(state.step)})
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
             if state is None:
-                params = reopen.continued(config, plan.program, console.say)
-                state = first_state.first_state(config, base, plan, data, console.say, params)
+                params = reopen.continued(config, job.program, console.say)
+                state = first_state.first_state(config, base, job, data, console.say, params)
                 workdir.forget(SUMMARY)  # of an earlier run in the same place
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
-            state = train(config, plan, train_step, state, out, notes, measurer, termination)
-            out.metrics.keep(lambda line: line["step"] < plan.num_steps or "loss" in line)
+            state = train(config, job, train_step, state, out, notes, measurer, termination)
+            out.metrics.keep(lambda line: line["step"] < job.num_steps or "loss" in line)
             after = measurer.measure(state.params, "after")
-            out.metrics.append({"step": plan.num_steps} | after)
-            finished_run.finish(config, base, data, plan, state.params, out, command, started)
+            out.metrics.append({"step": job.num_steps} | after)
+            finished_run.finish(config, base, data, job, state.params, out, command, started)
 
 
 def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, Outputs]:
@@ -101,44 +101,44 @@ def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, O
     return config, out
 
 
-def _report_data(config: Config, plan: Job, data: Data, console: Console) -> dict[str, Any]:
+def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> dict[str, Any]:
     """What there is to know of the data and of the steps made of it; shown, too."""
-    shares = mesh.parts("batch", plan.program.mesh.shape)
-    epochs = plan.batches.epochs
+    shares = mesh.parts("batch", job.program.mesh.shape)
+    epochs = job.batches.epochs
     report = survey(config.data, config.train, data.train, data.eval, epochs, shares)
     console.show(lambda terminal: gate_text.print_report(report, terminal))
     return report
 
 
-def _announce(config: Config, plan: Job, notes: list[str], console: Console) -> None:
+def _announce(config: Config, job: Job, notes: list[str], console: Console) -> None:
     """What is about to happen, before anything is computed."""
-    s, model, epochs = plan.program.settings, config.model, plan.batches.epochs
+    s, model, epochs = job.program.settings, config.model, job.batches.epochs
     device = jax.devices()[0].device_kind
     weights = "" if model.weights == "pretrained" else ", random weights"
     console.say(
         "model",
-        f"{model.source}: {plan.program.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
+        f"{model.source}: {job.program.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
         f" layers{weights}; {model.parameter_dtype} parameters, {model.dtype} compute",
     )
     for note in notes:
         console.say("model", note)
-    console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(plan.program.mesh)}")
-    for what, which, why in plan.program.choices:
+    console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
+    for what, which, why in job.program.choices:
         console.say(what, f"{which} ({why})")
-    for note in job.eval_notes(config, plan):
+    for note in eval_notes(config, job):
         console.say("plan", note)
     console.say(
         "plan",
         f"{epochs.num_rows:,} rows of {config.data.sequence_length:,} tokens,"
         f" {epochs.fill:.1%} full; {epochs.steps_in(1):,} steps an epoch;"
-        f" {plan.num_steps:,} steps in all ({epochs.epochs_at(plan.num_steps):.3g} epochs)",
+        f" {job.num_steps:,} steps in all ({epochs.epochs_at(job.num_steps):.3g} epochs)",
     )
 
 
-def _compile(config: Config, plan: Job, console: Console) -> TrainStep:
+def _compile(config: Config, job: Job, console: Console) -> TrainStep:
     """The training step, which must fit the devices' memory."""
     limit = memory.limit_here()
     step, _ = relief.compile_step(
-        plan.program, config, limit, lambda line: console.say("step", line)
+        job.program, config, limit, lambda line: console.say("step", line)
     )
     return step

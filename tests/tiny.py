@@ -15,7 +15,7 @@ from jaxsft.training import optim, step
 from jaxsft.training.batch import Batch
 
 VOCAB = 64
-SETTINGS = settings.Decoder(
+SETTINGS = settings.DecoderSettings(
     vocab_size=VOCAB,
     num_layers=2,
     embed_dim=32,
@@ -47,13 +47,13 @@ ONE_DEVICE = config.Mesh(data=1, fsdp=1)
 
 
 @functools.cache
-def _random_params(model: settings.Decoder) -> state.Params:
+def _random_params(model: settings.DecoderSettings) -> state.Params:
     _, shapes, _ = state.abstract(model, "float32", "none")
     one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
     return jax.tree.map(np.asarray, state.random_params(model, 0, one))
 
 
-def host_params(model: settings.Decoder = SETTINGS) -> state.Params:
+def host_params(model: settings.DecoderSettings = SETTINGS) -> state.Params:
     """Random parameters as numpy arrays, so that every mesh starts from the same bits."""
     return jax.tree.map(np.copy, _random_params(model))
 

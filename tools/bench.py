@@ -19,7 +19,7 @@ from absl import flags
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
 from jaxsft.devices import xla_flags
-from jaxsft.training import inputs
+from jaxsft.training.inputs import open_model
 
 jaxsft_flags.define_config()
 _PEERS = ["transformers", "trl", "tunix"]
@@ -58,7 +58,7 @@ def main(config: Config) -> None:
     if _PEER.value:
         found = _against_peer(config)
     else:
-        base = inputs.open_model(config, lambda topic, line: None, weights=_REAL.value)
+        base = open_model(config, lambda topic, line: None, weights=_REAL.value)
         ours = Ours(config, base, _SEGMENTS.value)
         ours.run(_WARMUP.value)
         found = result.of_steps(config, ours, ours.run(_STEPS.value))
@@ -86,7 +86,7 @@ def _against_peer(config: Config) -> dict:
             "template": _TEMPLATE.value,
         }
         with Peer(_PEER.value, _PYTHON.value, job) as peer:
-            base = inputs.open_model(config, lambda topic, line: None, weights=_REAL.value)
+            base = open_model(config, lambda topic, line: None, weights=_REAL.value)
             ours = Ours(config, base, _SEGMENTS.value)
             return versus.measure(config, ours, peer, _WARMUP.value, _STEPS.value)
 

@@ -42,7 +42,7 @@ def main() -> int:
     return int(any(outcome.failed or outcome.injected for _, some in sections for outcome in some))
 
 
-def _check_all(directory: Path, tokenizer: str) -> list[template_check.Outcome]:
+def _check_all(directory: Path, tokenizer: str) -> list[template_check.TemplateOutcome]:
     outcomes = []
     for file in sorted(directory.glob("*.jinja")):
         source = file.read_text(encoding="utf-8")

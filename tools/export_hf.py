@@ -18,7 +18,7 @@ from jaxsft.files import buckets, places
 from jaxsft.report import finished_run
 from jaxsft.rundir import reopen
 from jaxsft.rundir.metric_lines import JsonLines
-from jaxsft.rundir.reopen import Trained
+from jaxsft.rundir.reopen import ReopenedRun
 from jaxsft.rundir.workdir import Workdir, opened
 from jaxsft.training import inputs
 
@@ -53,7 +53,7 @@ def main() -> None:
             print(f"step {model.step} of {workdir.name}: {_OUTPUT.value}")
 
 
-def _write_directory(workdir: Workdir, model: Trained, output: Path) -> tuple[str, ...]:
+def _write_directory(workdir: Workdir, model: ReopenedRun, output: Path) -> tuple[str, ...]:
     """Returns what to tell the user."""
     lines = JsonLines(workdir.files / "metrics.jsonl").read()
     before, after = finished_run.figures(lines, 0), finished_run.figures(lines, model.step)
@@ -68,7 +68,7 @@ def _write_directory(workdir: Workdir, model: Trained, output: Path) -> tuple[st
     return exported.notes
 
 
-def _write_gguf(workdir: Workdir, model: Trained, output: Path) -> tuple[str, ...]:
+def _write_gguf(workdir: Workdir, model: ReopenedRun, output: Path) -> tuple[str, ...]:
     del workdir
     return gguf_file.export_gguf(
         model.params,

@@ -48,7 +48,7 @@ def main(config: Config) -> None:
     if limit is None and _FORMAT.value == "html":
         limit = inspect_html.DEFAULT_ROWS
     num_tokens = model.settings.num_tokens
-    rows = inspect.Rows(sources, config.data, tokenizer, num_tokens, _SOURCE.value, limit)
+    rows = inspect.InspectedRows(sources, config.data, tokenizer, num_tokens, _SOURCE.value, limit)
     with _opened(_OUTPUT.value) as output:
         if _FORMAT.value == "jsonl":
             inspect.write_jsonl(rows, tokenizer, output)

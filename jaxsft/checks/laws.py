@@ -34,7 +34,7 @@ ALLOWED = 1e-4  # relative; sums in another order differ by about 1e-6, a fault 
 UNMOVED = 1e-6  # relative; experts may take a token in another place of their batch
 _BFLOAT16_STEP = 2.0**-7  # relative; by which that other place may round
 _STEPS = 4
-Rows = dict[str, np.ndarray]  # the fields of a Batch
+BatchFields = dict[str, np.ndarray]  # the fields of a Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +54,19 @@ class Bench:
 
     config: Config
     dtype: Literal["float32", "bfloat16"]  # of the run; config has float32
-    model: settings.Decoder
+    model: settings.DecoderSettings
     mesh: Mesh
     params: Params  # on the host
-    rows: Rows  # packed, on the host
-    alone: Rows  # the same conversations, one a row
+    rows: BatchFields  # packed, on the host
+    alone: BatchFields  # the same conversations, one a row
 
     @functools.cached_property
-    def hidden(self) -> Callable[[Rows], np.ndarray]:
+    def hidden(self) -> Callable[[BatchFields], np.ndarray]:
         """The last layer's output; compiled once for all laws that look at it."""
         return _hidden_of(self)
 
 
-def run(config: Config, base: settings.Decoder, scratch: Path) -> Iterator[Check]:
+def run(config: Config, base: settings.DecoderSettings, scratch: Path) -> Iterator[Check]:
     """Each law as soon as it is measured.
 
     Args:
@@ -109,7 +109,9 @@ def run(config: Config, base: settings.Decoder, scratch: Path) -> Iterator[Check
         )
 
 
-def _small(config: Config, base: settings.Decoder) -> tuple[Config, settings.Decoder]:
+def _small(
+    config: Config, base: settings.DecoderSettings
+) -> tuple[Config, settings.DecoderSettings]:
     """Few layers, of each kind one; float32; rows of up to MAX_LENGTH; the run's micro-batches."""
     kinds = list(dict.fromkeys(base.kinds()))
     kinds = (kinds * MAX_LAYERS)[: max(MAX_LAYERS, len(kinds))]
@@ -134,7 +136,7 @@ def _small(config: Config, base: settings.Decoder) -> tuple[Config, settings.Dec
     )
 
 
-def _bench(config: Config, dtype: Any, model: settings.Decoder, mesh: Mesh) -> Bench:
+def _bench(config: Config, dtype: Any, model: settings.DecoderSettings, mesh: Mesh) -> Bench:
     length, num_rows = config.data.sequence_length, config.train.batch_size
     rng = np.random.default_rng(0)
     lengths = rng.integers(length // 16 + 2, length // 2, 8 * num_rows)
@@ -142,9 +144,9 @@ def _bench(config: Config, dtype: Any, model: settings.Decoder, mesh: Mesh) -> B
     members = [filled.row(row) for row in range(num_rows)]
     made = [_conversation(rng, int(lengths[i]), model.num_tokens) for i in np.concatenate(members)]
     numbers = np.arange(len(made))
-    packed = packing.Plan(numbers, np.cumsum([0, *map(len, members)]))
+    packed = packing.PackPlan(numbers, np.cumsum([0, *map(len, members)]))
 
-    def rows(plan: packing.Plan) -> Rows:
+    def rows(plan: packing.PackPlan) -> BatchFields:
         """As many as the mesh splits evenly."""
         count = -(-plan.num_rows // num_rows) * num_rows
         chosen = [*range(plan.num_rows), *[packing.PADDING_ROW] * (count - plan.num_rows)]
@@ -179,7 +181,7 @@ def _built(bench: Bench, mesh: Mesh, rows: int, microbatches: int) -> Program:
     return build.build(config, bench.model, num_steps, mesh)
 
 
-def _gradients(bench: Bench, rows: Rows, mesh: Mesh, microbatches: int) -> Params:
+def _gradients(bench: Bench, rows: BatchFields, mesh: Mesh, microbatches: int) -> Params:
     """The gradient over the weight of the batch, on the host of each process."""
     built = _built(bench, mesh, len(rows["tokens"]), microbatches)
 
@@ -204,7 +206,7 @@ def _placed(tree: Any, placement: Any) -> Any:
     return jax.tree.map(place, tree, placement)
 
 
-def _batch(rows: Rows, mesh: Mesh) -> Batch:
+def _batch(rows: BatchFields, mesh: Mesh) -> Batch:
     return Batch(**_placed(rows, dict.fromkeys(rows, step.batch_sharding(mesh))))
 
 
@@ -218,7 +220,7 @@ def _difference(expected: Any, actual: Any) -> float:
     return max(jax.tree.leaves(jax.tree.map(relative, expected, actual)))
 
 
-def _hidden_of(bench: Bench) -> Callable[[Rows], np.ndarray]:
+def _hidden_of(bench: Bench) -> Callable[[BatchFields], np.ndarray]:
     built = _built(bench, bench.mesh, len(bench.rows["tokens"]), 1)
 
     @jax.jit
@@ -227,7 +229,7 @@ def _hidden_of(bench: Bench) -> Callable[[Rows], np.ndarray]:
         hidden_BTD = model.hidden(batch.tokens, batch.segments, batch.positions)
         return mesh_lib.constrain(hidden_BTD, None, None, None)
 
-    def hidden(rows: Rows) -> np.ndarray:
+    def hidden(rows: BatchFields) -> np.ndarray:
         with jax.set_mesh(bench.mesh):
             params = _placed(bench.params, built.placement.params)
             return np.asarray(compute(params, _batch(rows, bench.mesh)))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxsft.convert import pretrained, source
 from jaxsft.convert.export import gguf_file
 from jaxsft.convert.export.directory import ExportDtype, Exported, export, main_dtype
-from jaxsft.convert.export.gguf_file import Written
+from jaxsft.convert.export.gguf_file import GgufFile
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConversionError
 from jaxsft.model import state
@@ -58,13 +58,13 @@ def save_model(
     path: str | Path,
     format: Literal["gguf"],
     dtype: ExportDtype | Literal["q8_0"] = "source",
-) -> Written: ...
+) -> GgufFile: ...
 def save_model(
     model: Decoder,
     path: str | Path,
     format: Literal["safetensors", "gguf"] = "safetensors",
     dtype: ExportDtype | Literal["q8_0"] = "source",
-) -> Exported | Written:
+) -> Exported | GgufFile:
     """Writes the model, and all that its source has beside the weights.
 
     Args:

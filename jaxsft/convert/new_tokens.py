@@ -24,7 +24,7 @@ _BLOCK_ROWS = 4096  # widened to float64 at once
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PlannedRows:
     """What the rows of the embedding are to be.
 
     base     tokens of the tokenizer | spare rows
@@ -50,7 +50,9 @@ class Plan:
         return range(self.trained_rows, max(self.ids.values()) + 1)
 
 
-def plan(tokenizer: Path | None, tokens: Sequence[str], rows: int, multiple: int = 1) -> Plan:
+def plan(
+    tokenizer: Path | None, tokens: Sequence[str], rows: int, multiple: int = 1
+) -> PlannedRows:
     """The ids after the last one of the tokenizer; rows are added only where these run out.
 
     Args:
@@ -67,11 +69,11 @@ def plan(tokenizer: Path | None, tokens: Sequence[str], rows: int, multiple: int
         assert tokenizer is not None
         ids = new_tokenizer.new_ids(tokenizer, tokens)
         trained = min(rows, min(ids.values()))
-    planned = Plan(ids, trained, rows, rows)
+    planned = PlannedRows(ids, trained, rows, rows)
     return dataclasses.replace(planned, rows=-(-planned.num_tokens // multiple) * multiple)
 
 
-def extended(base: Pretrained, planned: Plan, initial: Initial, seed: int) -> Pretrained:
+def extended(base: Pretrained, planned: PlannedRows, initial: Initial, seed: int) -> Pretrained:
     """The model with the new number of rows: its description, and its weights as they are read.
 
     New rows and padding are the mean of the trained ones. Tied stays tied: there is no head to
@@ -107,7 +109,7 @@ class _Extended:
         self,
         base: huggingface.Tensors,
         names: Sequence[str],
-        planned: Plan,
+        planned: PlannedRows,
         initial: Initial,
         seed: int,
     ):
@@ -135,7 +137,7 @@ class _Extended:
 
 
 def _grow(
-    table_VD: np.ndarray, planned: Plan, initial: Initial, random: np.random.Generator
+    table_VD: np.ndarray, planned: PlannedRows, initial: Initial, random: np.random.Generator
 ) -> np.ndarray:
     mean_D, spread_D = _moments(table_VD[: planned.trained_rows])
     grown_VD = np.empty((planned.rows, table_VD.shape[1]), table_VD.dtype)
@@ -160,7 +162,7 @@ def _moments(table_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean_D, np.sqrt(np.maximum(squares_D / len(table_VD) - np.square(mean_D), 0))
 
 
-def settle_padding(params: Params, decoder: settings.Decoder) -> Params:
+def settle_padding(params: Params, decoder: settings.DecoderSettings) -> Params:
     """The parameters with padding rows at the mean of the others, as they are to be exported.
 
     Other programs see no padding but tokens. The logit of a mean of rows is the mean of their

@@ -23,7 +23,7 @@ class Pretrained:
     path: Path  # Hugging Face directory or .gguf file
     config: dict[str, Any]  # config.json; made from the metadata for a .gguf file
     generation_config: dict[str, Any]  # {} when there is none
-    settings: settings.Decoder
+    settings: settings.DecoderSettings
     table: tensor_table.Table  # of its family: names and layouts of the tensors
     tensors: huggingface.Tensors | None  # None: opened without weights
     notes: tuple[str, ...]  # what was found and has no effect: show them
@@ -141,7 +141,10 @@ def _text_part(opened: _Opened, table: tensor_table.Table, path: str) -> _Opened
 
 
 def _check_tensors(
-    tensors: huggingface.Tensors, table: tensor_table.Table, decoder: settings.Decoder, where: str
+    tensors: huggingface.Tensors,
+    table: tensor_table.Table,
+    decoder: settings.DecoderSettings,
+    where: str,
 ) -> list[str]:
     constants, told = buffers.check(tensors, decoder, where)
     _, shapes, _ = state.abstract(decoder, "float32", "none")

@@ -35,7 +35,7 @@ from jaxsft.files import places
 from jaxsft.terminal import signals
 
 Result = TypeVar("Result")
-Say = Callable[[str], None]
+SayLine = Callable[[str], None]
 SAY_EVERY_SECONDS = 10
 # jax has no public way to ask whether there is a cluster: without one, `initialize` says this.
 _ALONE = "coordinator_address should be defined"
@@ -47,7 +47,7 @@ def connect(
     num_processes: int | None,
     process_id: int | None,
     timeout_seconds: int,
-    say: Say,
+    say: SayLine,
 ) -> None:
     """Joins the other processes of this run, or returns at once where there are none.
 
@@ -128,7 +128,7 @@ def _check(address: str | None, num_processes: int | None, process_id: int | Non
 
 
 @contextlib.contextmanager
-def _saying(what: str, timeout_seconds: int, say: Say) -> Iterator[None]:
+def _saying(what: str, timeout_seconds: int, say: SayLine) -> Iterator[None]:
     """Repeats what is waited for; ends the process when it waited too long, or at a signal.
 
     jax aborts a process whose peers don't come, with a stack dump and no word on why; and while it
@@ -173,7 +173,7 @@ def _signals_to(told: socket.socket) -> Iterator[None]:
         signal.set_wakeup_fd(before)
 
 
-def _ended(heard: socket.socket, seconds: float, say: Say) -> bool:
+def _ended(heard: socket.socket, seconds: float, say: SayLine) -> bool:
     """Whether the waiting is over within these seconds; ends the process at a signal."""
     until = time.monotonic() + seconds
     while select.select([heard], [], [], max(0.0, until - time.monotonic()))[0]:

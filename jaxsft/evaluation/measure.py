@@ -23,7 +23,7 @@ from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import JsonLines, finite
 from jaxsft.training.batch import Batch
-from jaxsft.training.inputs import Data, Say
+from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
 from jaxsft.training.loader import Batches
 
@@ -63,9 +63,9 @@ class Prompt:
 class Measurer:
     """The figures of one run's held-out data, taken before, during and after training."""
 
-    def __init__(self, config: Config, plan: Job, data: Data, samples: JsonLines, say: Say):
+    def __init__(self, config: Config, job: Job, data: PreparedData, samples: JsonLines, say: Say):
         self._config = config
-        self._plan = plan
+        self._job = job
         self._data = data
         self._samples = samples
         self._say = say
@@ -73,7 +73,7 @@ class Measurer:
         self._prompts = held_out_prompts(config.data.eval, config.eval.prompts)
 
     def losses(self, params: Params) -> dict[str, float | None]:
-        return mean_losses(self._plan.program.eval_step, params, self._plan.eval_batches)
+        return mean_losses(self._job.program.eval_step, params, self._job.eval_batches)
 
     def measure(self, params: Params, phase: Literal["before", "after"]) -> dict[str, float | None]:
         """Losses, and the share of held-out prompts answered as the reference does.
@@ -88,7 +88,7 @@ class Measurer:
         self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
         if not self._config.eval.prompts:
             return values
-        step = 0 if phase == "before" else self._plan.num_steps
+        step = 0 if phase == "before" else self._job.num_steps
         prompts = distributed.together(lambda: self._prompts)
         asked = {phase: prompts}
         instruction = self._config.eval.instruction
@@ -109,12 +109,12 @@ class Measurer:
         tokenizer = self._tokenizer
         stop_ids = set(self._data.train.manifest["end_of_turn_ids"]) | {tokenizer.eos_id}
         answers = generate(
-            self._plan.program.recipe.graphdef,
+            self._job.program.recipe.graphdef,
             params,
             [tokenizer.encode_prompt(p.messages, p.tools, p.template_options) for p in prompts],
             max_new_tokens=self._config.eval.max_new_tokens,
             stop_ids=sorted(id for id in stop_ids if id is not None),
-            rows_multiple_of=mesh.parts("batch", self._plan.program.mesh.shape),
+            rows_multiple_of=mesh.parts("batch", self._job.program.mesh.shape),
         )
         samples = []
         for prompt, ids in zip(prompts, answers, strict=True):

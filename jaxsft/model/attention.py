@@ -18,7 +18,7 @@ from jaxsft.model.norm import HeadNorm
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Cache:
+class KeyValueCache:
     """Keys and values of the tokens read so far, the same slots in every row."""
 
     k_LBSKH: jax.Array
@@ -38,7 +38,7 @@ class Context:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Place:
+class LayerPlace:
     """What tells a layer from the others beside its weights; int32 scalars."""
 
     layer: jax.Array
@@ -47,7 +47,7 @@ class Place:
 
 
 class Attention(nnx.Module):
-    def __init__(self, s: settings.Decoder, *, rngs: nnx.Rngs):
+    def __init__(self, s: settings.DecoderSettings, *, rngs: nnx.Rngs):
         D, N, K, H, std = s.embed_dim, s.num_heads, s.num_kv_heads, s.head_dim, s.init_stddev
         self.settings = s
         self.q_DNH = parameter.matrix(rngs, std, (D, N, H), ("embed", "heads", "head_dim"))
@@ -67,8 +67,8 @@ class Attention(nnx.Module):
             self.sinks_bias_N = parameter.bias((N,), ("heads",))
 
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: Cache | None, place: Place
-    ) -> tuple[jax.Array, Cache | None]:
+        self, x_BTD: jax.Array, context: Context, cache: KeyValueCache | None, place: LayerPlace
+    ) -> tuple[jax.Array, KeyValueCache | None]:
         q_BTNH, k_BTKH, v_BTKH = self._project(x_BTD, context, place)
         if cache is None:
             # Whole rows: a device's queries see the keys of all positions before them.
@@ -104,7 +104,7 @@ class Attention(nnx.Module):
         return checkpoint_name(out_BTD, "attention_out"), cache
 
     def _project(
-        self, x_BTD: jax.Array, context: Context, place: Place
+        self, x_BTD: jax.Array, context: Context, place: LayerPlace
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries and keys, normalised and turned by their positions, and values."""
         s = self.settings
@@ -133,7 +133,9 @@ def _heads(
     return constrain(out_BTNH, "batch", "sequence", heads, "head_dim")
 
 
-def write(cache: Cache, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> Cache:
+def write(
+    cache: KeyValueCache, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
+) -> KeyValueCache:
     """The cache with one layer's new keys and values after its written slots; `length` stays."""
     start = (layer, 0, cache.length, 0, 0)
     return dataclasses.replace(

@@ -12,7 +12,7 @@ from jaxsft.model import parameter, settings
 class Mlp(nnx.Module):
     """act(x gate) * (x up), projected down (arXiv:2002.05202); act(x up) without a gate."""
 
-    def __init__(self, s: settings.Decoder, *, rngs: nnx.Rngs):
+    def __init__(self, s: settings.DecoderSettings, *, rngs: nnx.Rngs):
         D, F, std = s.embed_dim, s.mlp_dim, s.init_stddev
         self.settings = s
         if s.mlp_gated:

@@ -63,7 +63,7 @@ class SharedExpert(nnx.Module):
 
 
 class Moe(nnx.Module):
-    def __init__(self, s: moe_settings.Moe, embed_dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, s: moe_settings.MoeSettings, embed_dim: int, *, rngs: nnx.Rngs):
         self.settings = s
         D, E, F, std = embed_dim, s.num_experts, s.expert_mlp_dim, s.init_stddev
         self.router_DE = parameter.matrix(rngs, std, (D, E), ("embed", "routing"))

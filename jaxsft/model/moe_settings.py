@@ -12,7 +12,7 @@ class ClampedSwiGLU:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Moe:
+class MoeSettings:
     """A router, `num_experts` gated MLPs of which each token uses some, and maybe a shared one.
 
     Softmax over the chosen experts' logits is the same function as softmax over all of them,
@@ -31,7 +31,7 @@ class Moe:
     init_stddev: float = 0.02  # of random weights; biases start at 0
 
 
-def active_parameters(s: Moe, embed_dim: int) -> int:
+def active_parameters(s: MoeSettings, embed_dim: int) -> int:
     """Parameters that one token's forward pass multiplies or adds; 2 FLOPs for each weight."""
     D, E, F = embed_dim, s.num_experts, s.expert_mlp_dim
     expert = 3 * D * F + (2 * F + D if s.expert_biases else 0)

@@ -13,7 +13,7 @@ from jaxsft.model import parameter, settings
 class Norm(nnx.Module):
     """Root mean square (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450), in float32."""
 
-    def __init__(self, s: settings.Decoder):
+    def __init__(self, s: settings.DecoderSettings):
         self.scale_D = _scale(s, (s.embed_dim,), ("norm",))
         if s.norm.bias:
             self.bias_D = parameter.bias((s.embed_dim,), ("norm",))
@@ -27,7 +27,7 @@ class Norm(nnx.Module):
 class HeadNorm(nnx.Module):
     """Normalises queries or keys, [B, T, N, H]."""
 
-    def __init__(self, s: settings.Decoder, num_heads: int, heads: str):
+    def __init__(self, s: settings.DecoderSettings, num_heads: int, heads: str):
         assert s.qk_norm is not None
         self.settings, self.eps = s.norm, s.norm_eps
         self.dims = 2 if s.qk_norm is settings.QkNorm.WIDTH else 1
@@ -46,7 +46,7 @@ def normalise(
     x_XD: jax.Array,
     scale_D: jax.Array,
     bias_D: jax.Array | None,
-    s: settings.Norm,
+    s: settings.NormSettings,
     eps: float,
     dims: int,
 ) -> jax.Array:
@@ -70,7 +70,7 @@ def normalise(
 
 
 def _scale(
-    s: settings.Decoder, shape: tuple[int, ...], axes: tuple[str, ...]
+    s: settings.DecoderSettings, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> nnx.Param[jax.Array]:
     """A scale that changes nothing: ones, or zeros where 1 is added to it."""
     if s.norm.scale_plus_one:

@@ -6,7 +6,7 @@ Families are combinations of these settings; no name of a family is known to the
 import dataclasses
 import enum
 
-from jaxsft.model.moe_settings import Moe
+from jaxsft.model.moe_settings import MoeSettings
 
 WIDER_THAN_ANY_ROW = 2**30  # the window of a layer that has none, where others have one
 
@@ -80,7 +80,7 @@ class LayerKind:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Norm:
+class NormSettings:
     """Root mean square by default; in float32."""
 
     centered: bool = False  # the mean is subtracted first: LayerNorm
@@ -113,7 +113,7 @@ class Activation(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Decoder:
+class DecoderSettings:
     vocab_size: int  # rows of the embedding
     num_layers: int
     embed_dim: int
@@ -127,7 +127,7 @@ class Decoder:
     max_positions: int  # what the model was trained for; longer rows are refused at start
     init_stddev: float = 0.02  # of random weights
     layer_kinds: tuple[LayerKind, ...] | None = None  # None: no window and `rope` in all layers
-    norm: Norm = Norm()
+    norm: NormSettings = NormSettings()
     norms_before: bool = True  # of attention and MLP
     norms_after: bool = False  # of what they add
     block: Block = Block.SEQUENTIAL
@@ -141,7 +141,7 @@ class Decoder:
     mlp_gated: bool = True
     mlp_bias: bool = False
     activation: Activation = Activation.SILU
-    moe: Moe | None = None  # in place of the MLP, whose settings then mean nothing
+    moe: MoeSettings | None = None  # in place of the MLP, whose settings then mean nothing
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what attention and MLP add
     logit_scale: float = 1.0

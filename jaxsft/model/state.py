@@ -16,7 +16,7 @@ LAYERS = "layers"  # of Params: the layers, whose leaves are stacked
 
 
 def abstract(
-    s: settings.Decoder,
+    s: settings.DecoderSettings,
     dtype: str,
     remat: str,
     parameter_dtype: str = "float32",
@@ -61,7 +61,7 @@ def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
 
 
 def random_params(
-    s: settings.Decoder, seed: int, placement: Params, parameter_dtype: str = "float32"
+    s: settings.DecoderSettings, seed: int, placement: Params, parameter_dtype: str = "float32"
 ) -> Params:
     """Random parameters, made where they belong; the same on any mesh but for rounding."""
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxsft.devices.mesh import constrain
 from jaxsft.model import parameter, rope, settings
-from jaxsft.model.attention import Attention, Cache, Context, Place
+from jaxsft.model.attention import Attention, Context, KeyValueCache, LayerPlace
 from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.mlp import Mlp
 from jaxsft.model.moe import Moe, RouterStats
@@ -22,7 +22,7 @@ from jaxsft.model.settings import Block
 
 
 class Layer(nnx.Module):
-    def __init__(self, s: settings.Decoder, *, rngs: nnx.Rngs):
+    def __init__(self, s: settings.DecoderSettings, *, rngs: nnx.Rngs):
         self.settings = s
         self.attention = Attention(s, rngs=rngs)
         if s.moe is None:
@@ -37,8 +37,8 @@ class Layer(nnx.Module):
             self.attention_out_norm, self.mlp_out_norm = Norm(s), Norm(s)
 
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: Cache | None, place: Place
-    ) -> tuple[jax.Array, Cache | None, RouterStats | None]:
+        self, x_BTD: jax.Array, context: Context, cache: KeyValueCache | None, place: LayerPlace
+    ) -> tuple[jax.Array, KeyValueCache | None, RouterStats | None]:
         s = self.settings
         in_BTD = self.attention_norm(x_BTD) if s.norms_before else x_BTD
         out_BTD, cache = self.attention(in_BTD, context, cache, place)
@@ -68,7 +68,7 @@ class Decoder(nnx.Module):
 
     def __init__(
         self,
-        s: settings.Decoder,
+        s: settings.DecoderSettings,
         *,
         rngs: nnx.Rngs,
         dtype: str = "float32",
@@ -132,8 +132,12 @@ class Decoder(nnx.Module):
         return hidden_BTD, routed
 
     def extend(
-        self, tokens_BT: jax.Array, segments_BT: jax.Array, positions_BT: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
+        self,
+        tokens_BT: jax.Array,
+        segments_BT: jax.Array,
+        positions_BT: jax.Array,
+        cache: KeyValueCache,
+    ) -> tuple[jax.Array, KeyValueCache]:
         """Float32 logits [B, V] after the last of T new tokens, and the cache that holds them."""
         start = (0, cache.length)
         segments_BS = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, start)
@@ -143,7 +147,7 @@ class Decoder(nnx.Module):
         new = dataclasses.replace(new, length=cache.length + tokens_BT.shape[1])
         return self._logits(hidden_BTD[:, -1:])[:, 0], new
 
-    def empty_cache(self, batch: int, slots: int) -> Cache:
+    def empty_cache(self, batch: int, slots: int) -> KeyValueCache:
         """Room for `slots` tokens; ropes that depend on the length take it for the length.
 
         So all tokens are turned alike, also those read before others come.
@@ -151,7 +155,7 @@ class Decoder(nnx.Module):
         s = self.settings
         shape = (s.num_layers, batch, slots, s.num_kv_heads, s.head_dim)
         zeros = jnp.zeros(shape, self.dtype)
-        return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+        return KeyValueCache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
 
     def head(self) -> jax.Array:
         """The output projection in its own dtype: [D, V], or the embedding [V, D] when tied."""
@@ -173,9 +177,9 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         segments_BT: jax.Array,
         positions_BT: jax.Array,
-        cache: Cache | None,
+        cache: KeyValueCache | None,
         layer_slots: Any = None,
-    ) -> tuple[jax.Array, Cache | None, RouterStats | None]:
+    ) -> tuple[jax.Array, KeyValueCache | None, RouterStats | None]:
         s = self.settings
         # Gathered whole: a lookup in a table split over devices would move every row anyway.
         table_VD = constrain(self.embedding_VD[...].astype(self.dtype), None, None)
@@ -199,7 +203,7 @@ class Decoder(nnx.Module):
         return s.logit_scale * self.final_norm(x_BTD), cache, routed
 
     def _context(
-        self, segments_BT: jax.Array, positions_BT: jax.Array, cache: Cache | None
+        self, segments_BT: jax.Array, positions_BT: jax.Array, cache: KeyValueCache | None
     ) -> Context:
         ropes, lengths_BT = _ropes(self.settings), None
         if any(used is not None and rope.depends_on_length(used) for used in ropes):
@@ -211,12 +215,12 @@ class Decoder(nnx.Module):
         return Context(segments_BT, *turns)
 
 
-def _ropes(s: settings.Decoder) -> list[settings.Rope | None]:
+def _ropes(s: settings.DecoderSettings) -> list[settings.Rope | None]:
     """Each once."""
     return list(dict.fromkeys(kind.rope for kind in s.kinds()))
 
 
-def _places(s: settings.Decoder) -> Place:
+def _places(s: settings.DecoderSettings) -> LayerPlace:
     """Of all layers, stacked; what is the same in all of them is given once for all."""
     windows = [kind.window for kind in s.kinds()]
     ropes = [_ropes(s).index(kind.rope) for kind in s.kinds()]
@@ -225,10 +229,10 @@ def _places(s: settings.Decoder) -> Place:
         window = jnp.asarray([w or settings.WIDER_THAN_ANY_ROW for w in windows], jnp.int32)
     if len(set(ropes)) > 1:
         rope_index = jnp.asarray(ropes, jnp.int32)
-    return Place(jnp.arange(s.num_layers), rope_index, window)
+    return LayerPlace(jnp.arange(s.num_layers), rope_index, window)
 
 
-def _stacked_layers(s: settings.Decoder, rngs: nnx.Rngs) -> Layer:
+def _stacked_layers(s: settings.DecoderSettings, rngs: nnx.Rngs) -> Layer:
     @nnx.split_rngs(splits=s.num_layers)
     @nnx.vmap(in_axes=0, out_axes=0)
     def build(rngs: nnx.Rngs) -> Layer:

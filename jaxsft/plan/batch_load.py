@@ -9,14 +9,14 @@ from jaxsft.model import settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
+class BatchLoad:
     """Without prepared data: full rows of one segment, all of it supervised."""
 
     tokens: float  # share of the slots that are no padding
     supervised: float  # share of the slots with a loss
     segment_length: float  # mean, in tokens
 
-    def counts(self, slots: int, model: settings.Decoder) -> BatchCounts:
+    def counts(self, slots: int, model: settings.DecoderSettings) -> BatchCounts:
         """Of a batch of so many slots whose segments are all as long as the mean."""
         tokens = self.tokens * slots
         num_segments = max(1, round(tokens / self.segment_length))

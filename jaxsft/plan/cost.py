@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxsft.plan import hlo
-from jaxsft.plan.hlo import Computation, Instruction, Program
+from jaxsft.plan.hlo import Computation, HloProgram, Instruction
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _NOT_MOVED = {
@@ -42,7 +42,7 @@ class Collective:
     count: float  # of operations
 
 
-def matmul_flops(program: Program, used_rows: float = 1.0) -> float:
+def matmul_flops(program: HloProgram, used_rows: float = 1.0) -> float:
     """Of all matrix products, wherever they stand; two for each product of two numbers.
 
     Args:
@@ -54,7 +54,7 @@ def matmul_flops(program: Program, used_rows: float = 1.0) -> float:
     return total
 
 
-def _dots(program: Program, computation: Computation, used_rows: float) -> float:
+def _dots(program: HloProgram, computation: Computation, used_rows: float) -> float:
     """Of one computation and the fusions in it."""
     total = 0.0
     for one in computation.instructions.values():
@@ -119,7 +119,7 @@ def _library_matmul(one: Instruction, computation: Computation) -> float:
     return 2.0 * out.size * math.sqrt(lhs.size * rhs.size / out.size / max(batch, 1))
 
 
-def bytes_moved(program: Program) -> float:
+def bytes_moved(program: HloProgram) -> float:
     """Read from and written to memory, if every operation that is not fused moves its arrays."""
     total = 0.0
     for computation, times in program.running():
@@ -129,7 +129,7 @@ def bytes_moved(program: Program) -> float:
     return total
 
 
-def _moved(program: Program, computation: Computation, one: Instruction) -> float:
+def _moved(program: HloProgram, computation: Computation, one: Instruction) -> float:
     inside = program.computations.get(one.called[0]) if one.op == "fusion" and one.called else None
     if one.op in _SLICES:
         return 2 * one.bytes
@@ -166,7 +166,7 @@ def _read(inside: Computation, place: int) -> float:
     return math.inf
 
 
-def collectives(program: Program) -> list[Collective]:
+def collectives(program: HloProgram) -> list[Collective]:
     """All communication of one call, alike ones together, the greatest first."""
     found: dict[tuple[Any, ...], Collective] = {}
     for name, computation, times in _with_fusions(program):
@@ -195,7 +195,7 @@ def _slices(one: Instruction) -> int:
     return sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
 
 
-def _with_fusions(program: Program) -> Iterator[tuple[str, Computation, float]]:
+def _with_fusions(program: HloProgram) -> Iterator[tuple[str, Computation, float]]:
     for computation, times in program.running():
         yield computation.name, computation, times
         for one in computation.instructions.values():

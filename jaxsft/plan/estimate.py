@@ -13,7 +13,7 @@ from jaxsft.kernels.loss.chunks import chunk_tokens
 from jaxsft.model import settings
 from jaxsft.plan import communication, cost, hlo, memory
 from jaxsft.plan import expert_rows as experts
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.communication import Communication
 from jaxsft.plan.efficiencies import LINK_SHARE, MATMUL_SHARE, MEMORY_SHARE
 from jaxsft.plan.expert_rows import ExpertRows
@@ -58,7 +58,9 @@ class Estimate:
     compile_seconds: float
 
 
-def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows) -> Estimate:
+def make(
+    config: Config, base: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+) -> Estimate:
     """Compiles the step that `train` would run there.
 
     Raises:
@@ -70,7 +72,7 @@ def make(config: Config, base: settings.Decoder, topology: Topology, rows: Rows)
     built = build.build(config, base, num_steps, mesh)
     train, length = config.train, config.data.sequence_length
     started = time.monotonic()
-    compiled = build.compile_train_step(built, config)
+    compiled = build.compile_for_run(built, config)
     compile_seconds = time.monotonic() - started
     expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
     tiles = {} if expert_rows is None else {TILES_SCOPE: expert_rows.tiles}
@@ -111,7 +113,7 @@ def on_slices(config: Config, topology: Topology) -> Config:
     return dataclasses.replace(config, mesh=sizes)
 
 
-def _head_chunks(config: Config, built: Program, rows: Rows) -> float:
+def _head_chunks(config: Config, built: Program, rows: BatchLoad) -> float:
     """How often the loop over supervised tokens runs, whose length the data decide."""
     sizes = built.mesh.shape
     parts = mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes)

@@ -7,7 +7,7 @@ from jaxsft.config import Config
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.experts.gated_mlps import tile_rows
 from jaxsft.model import settings
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class ExpertRows:
 
 
 def expected(
-    config: Config, model: settings.Decoder, sizes: Mapping[str, int], rows: Rows
+    config: Config, model: settings.DecoderSettings, sizes: Mapping[str, int], rows: BatchLoad
 ) -> ExpertRows | None:
     """None where the model has no experts."""
     if model.moe is None:

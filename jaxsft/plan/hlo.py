@@ -82,7 +82,7 @@ class Computation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class HloProgram:
     computations: dict[str, Computation]
     entry: str
     open_trips: float  # taken for a loop whose length is decided at run time
@@ -150,7 +150,7 @@ class Program:
 
 def parse(
     text: str, open_trips: float = 1.0, named_trips: Mapping[str, float] = MappingProxyType({})
-) -> Program:
+) -> HloProgram:
     """A program from `compiled.as_text()`."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
@@ -163,7 +163,7 @@ def parse(
             one = _instruction(start, _COMMENT.sub("", line[start.end() :]))
             current.instructions[one.name] = one
     assert entry, "no ENTRY computation"
-    return Program(computations, entry, open_trips, named_trips)
+    return HloProgram(computations, entry, open_trips, named_trips)
 
 
 def _instruction(start: re.Match[str], rest: str) -> Instruction:

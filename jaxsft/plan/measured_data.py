@@ -9,16 +9,16 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.prepare import Progress, Work
 from jaxsft.data.pack.epochs import epochs_of, num_steps
 from jaxsft.errors import UserError
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.terminal.console import Console
 from jaxsft.training import inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class PlannedRun:
     """What is to be trained."""
 
-    rows: Rows
+    rows: BatchLoad
     num_steps: int | None  # of the whole run; None: it depends on data that aren't prepared
     where_from: str
 
@@ -27,7 +27,7 @@ class _NotPrepared(UserError):
     pass
 
 
-def look(config: Config, base: Pretrained) -> Run:
+def look(config: Config, base: Pretrained) -> PlannedRun:
     """From the cache of the training data, or what is taken without one."""
     length = config.data.sequence_length
 
@@ -41,9 +41,9 @@ def look(config: Config, base: Pretrained) -> Run:
         )
     except UserError as error:
         why = "is not prepared" if isinstance(error, _NotPrepared) else f"can't be read ({error})"
-        return Run(
+        return PlannedRun(
             # What the step costs at most.
-            rows=Rows(tokens=1.0, supervised=1.0, segment_length=float(length)),
+            rows=BatchLoad(tokens=1.0, supervised=1.0, segment_length=float(length)),
             num_steps=config.train.steps,
             where_from=f"full rows, all supervised: the data {why}",
         )
@@ -58,8 +58,8 @@ def look(config: Config, base: Pretrained) -> Run:
     share = float(supervised.sum() / lengths.sum())
     # Of the segment that a token is in: attention costs pairs, so long ones weigh more.
     mean = float((lengths.astype(np.float64) ** 2).sum() / lengths.sum())
-    return Run(
-        rows=Rows(tokens=epochs.fill, supervised=share * epochs.fill, segment_length=mean),
+    return PlannedRun(
+        rows=BatchLoad(tokens=epochs.fill, supervised=share * epochs.fill, segment_length=mean),
         num_steps=num_steps(config.train, epochs),
         where_from=f"the prepared data, {data.train.directory.name}",
     )

@@ -14,7 +14,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import settings
 from jaxsft.plan import estimate, memory, sizing
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.estimate import Estimate
 from jaxsft.plan.memory import GIB, Memory
 from jaxsft.plan.topology import Topology
@@ -36,7 +36,7 @@ class _Enough(Exception):
 
 
 def compiling(
-    model: settings.Decoder,
+    model: settings.DecoderSettings,
     devices: Sequence[Any] | None,
     limit_bytes: int,
     compile_seconds: float,
@@ -54,7 +54,7 @@ def compiling(
         steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
         try:
             mesh = build.checked_mesh(config, model, devices)
-            compiled = build.compile_train_step(build.build(config, model, steps, mesh), config)
+            compiled = build.compile_for_run(build.build(config, model, steps, mesh), config)
         except (ConfigError, jax.errors.JaxRuntimeError):
             return False
         return memory.of(compiled, limit_bytes).fits
@@ -99,7 +99,7 @@ def compile_step(
             f" {of_state(config, built.settings, count, limit_bytes, fits())}"
         )
     try:
-        compiled = build.compile_train_step(built, config)
+        compiled = build.compile_for_run(built, config)
         needed = memory.of(compiled, limit_bytes)
         say(
             f"compiled in {time.monotonic() - started:.0f} s;"
@@ -113,7 +113,9 @@ def compile_step(
     raise TooLarge(f"{said} {of_step(config, dict(built.mesh.shape), fits())}")
 
 
-def estimated(config: Config, model: settings.Decoder, topology: Topology, rows: Rows) -> Estimate:
+def estimated(
+    config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+) -> Estimate:
     """What estimate.make says.
 
     Raises:
@@ -132,7 +134,9 @@ def estimated(config: Config, model: settings.Decoder, topology: Topology, rows:
         raise TooLarge(f"{error} {said}") from None
 
 
-def of_estimate(config: Config, model: settings.Decoder, topology: Topology, made: Estimate) -> str:
+def of_estimate(
+    config: Config, model: settings.DecoderSettings, topology: Topology, made: Estimate
+) -> str:
     """What would make a step fit whose estimate says that it doesn't, in words."""
     limit = made.memory.limit_bytes or 0
     fits = compiling(model, topology.devices, limit, made.compile_seconds)
@@ -141,7 +145,7 @@ def of_estimate(config: Config, model: settings.Decoder, topology: Topology, mad
 
 
 def _of_either(
-    config: Config, model: settings.Decoder, sizes: dict[str, int], limit: int, fits: Fits
+    config: Config, model: settings.DecoderSettings, sizes: dict[str, int], limit: int, fits: Fits
 ) -> str:
     state = _state_bytes(config, mesh_fit.leaves(model), sizes, gradients=False)
     if state > limit:
@@ -231,7 +235,7 @@ def _together(config: Config, groups: list[list[Change]], fits: Fits) -> list[Ch
 
 def of_state(
     config: Config,
-    model: settings.Decoder,
+    model: settings.DecoderSettings,
     num_devices: int,
     limit_bytes: int,
     fits: Fits | None,
@@ -277,7 +281,7 @@ def _narrower(
     return None
 
 
-def _meshes(config: Config, model: settings.Decoder, count: int) -> list[dict[str, int]]:
+def _meshes(config: Config, model: settings.DecoderSettings, count: int) -> list[dict[str, int]]:
     """Meshes of so many devices that the model fits, with as many more rows as they share."""
     batch = config.train.microbatches * count
     rows = -(-config.train.batch_size // batch) * batch

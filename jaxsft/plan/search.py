@@ -11,9 +11,9 @@ from rich.table import Table
 from jaxsft.config import Config, Mesh
 from jaxsft.model import settings
 from jaxsft.plan import estimate, memory, text
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.estimate import Estimate
-from jaxsft.plan.measured_data import Run
+from jaxsft.plan.measured_data import PlannedRun
 from jaxsft.plan.memory import GIB
 from jaxsft.plan.sizing import REMATS, Guess, guesser
 from jaxsft.plan.topology import Topology
@@ -53,9 +53,9 @@ class Tried:
 
 def search(
     config: Config,
-    model: settings.Decoder,
+    model: settings.DecoderSettings,
     topology: Topology,
-    rows: Rows,
+    rows: BatchLoad,
     tries: int,
     minutes: float,
     say: Callable[[str], None],
@@ -90,7 +90,7 @@ def search(
 
 
 def _candidates(
-    config: Config, model: settings.Decoder, topology: Topology, rows: Rows
+    config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
 ) -> Iterator[Candidate]:
     batch = config.train.batch_size
     guesses = guesser(config, model, topology, rows)
@@ -118,7 +118,7 @@ def _expected(one: Candidate, kept: dict[str, float]) -> float:
 
 
 def _compiled(
-    one: Candidate, model: settings.Decoder, topology: Topology, rows: Rows
+    one: Candidate, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
 ) -> Estimate | None:
     """None where the compiler itself finds that it can't fit."""
     try:
@@ -153,7 +153,7 @@ def _fastest(found: list[Tried]) -> list[Tried]:
     return sorted(found, key=seconds)
 
 
-def as_json(one: Tried, topology: Topology, run: Run) -> dict[str, Any]:
+def as_json(one: Tried, topology: Topology, run: PlannedRun) -> dict[str, Any]:
     chosen = {"remat": one.remat, "microbatches": one.microbatches}
     return chosen | text.as_json(one.estimate, topology, run)
 

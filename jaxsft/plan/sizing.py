@@ -15,7 +15,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.devices.chips import CHIPS
 from jaxsft.model import settings
 from jaxsft.plan import efficiencies
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_fit, optim
 from jaxsft.training.flops import recomputed_flops, training_flops
@@ -36,11 +36,11 @@ class Guess:
 class Guesser:
     """What all guesses of one model share."""
 
-    model: settings.Decoder
+    model: settings.DecoderSettings
     leaves: list[mesh_fit.Leaf]
     optimizer_bytes: float  # for each parameter
     topology: Topology
-    rows: Rows
+    rows: BatchLoad
 
     def guess(self, config: Config) -> Guess:
         """For a config whose mesh has no open axes."""
@@ -104,7 +104,9 @@ class Guesser:
         return parameters + replicas + rest, crossing * parameters + replicas
 
 
-def guesser(config: Config, model: settings.Decoder, topology: Topology, rows: Rows) -> Guesser:
+def guesser(
+    config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+) -> Guesser:
     leaves = mesh_fit.leaves(model)
     return Guesser(model, leaves, optimizer_bytes(config.optim), topology, rows)
 

@@ -8,12 +8,12 @@ from rich.table import Table
 
 from jaxsft.plan.estimate import Estimate
 from jaxsft.plan.expert_rows import ExpertRows
-from jaxsft.plan.measured_data import Run
+from jaxsft.plan.measured_data import PlannedRun
 from jaxsft.plan.memory import GIB
 from jaxsft.plan.topology import Topology
 
 
-def as_json(estimate: Estimate, topology: Topology, run: Run) -> dict[str, Any]:
+def as_json(estimate: Estimate, topology: Topology, run: PlannedRun) -> dict[str, Any]:
     """One object; the figures are those of one chip but for tokens and hours."""
     value = dataclasses.asdict(estimate)
     seconds = estimate.seconds
@@ -30,7 +30,7 @@ def as_json(estimate: Estimate, topology: Topology, run: Run) -> dict[str, Any]:
     return value
 
 
-def show(estimate: Estimate, topology: Topology, run: Run, terminal: Console) -> None:
+def show(estimate: Estimate, topology: Topology, run: PlannedRun, terminal: Console) -> None:
     shape = ", ".join(f"{axis}={size}" for axis, size in estimate.mesh.items() if size > 1)
     terminal.print(
         f"{topology.name}: {topology.num_chips} chips, mesh {shape or 'of one device'};"
@@ -106,7 +106,7 @@ def _communication(estimate: Estimate) -> Table:
     return table
 
 
-def _time(estimate: Estimate, topology: Topology, run: Run) -> list[str]:
+def _time(estimate: Estimate, topology: Topology, run: PlannedRun) -> list[str]:
     seconds = estimate.seconds
     if seconds is None:
         return ["no estimate of time: the rates of this device are not known"]

@@ -31,7 +31,7 @@ from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import SUMMARY, Workdir
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.redact import redacted, redacted_values
-from jaxsft.training.inputs import Data, tokenizer_directory
+from jaxsft.training.inputs import PreparedData, tokenizer_directory
 from jaxsft.training.job import Job
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
@@ -40,8 +40,8 @@ _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers
 def finish(
     config: Config,
     base: Pretrained,
-    data: Data,
-    plan: Job,
+    data: PreparedData,
+    job: Job,
     params: Params,
     out: Outputs,
     command: str,
@@ -50,7 +50,7 @@ def finish(
     """Exports, writes summary and report, and shows what changed."""
     command = redacted(command)
     lines = out.metrics.read()
-    before, after = figures(lines, 0), figures(lines, plan.num_steps)
+    before, after = figures(lines, 0), figures(lines, job.num_steps)
     first = jax.process_index() == 0
     if config.checkpoint.export:
         about = model_card(config, data.train.manifest, before, after, command)
@@ -67,11 +67,11 @@ def finish(
         return
     summary = {
         "model": config.model.source,
-        "parameters": plan.program.num_parameters,
+        "parameters": job.program.num_parameters,
         "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "mesh": describe(plan.program.mesh),
-        "steps": plan.num_steps,
-        "epochs": plan.batches.epochs.epochs_at(plan.num_steps),
+        "mesh": describe(job.program.mesh),
+        "steps": job.num_steps,
+        "epochs": job.batches.epochs.epochs_at(job.num_steps),
         "wall_seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory_bytes(),
         "before": before,
@@ -81,7 +81,7 @@ def finish(
         "export": out.workdir.shown("export") if config.checkpoint.export else None,
         "command": command,
         "versions": versions(),
-        "choices": plan.program.choices,
+        "choices": job.program.choices,
         "example": _example(config, data),
     }
     text = json.dumps(redacted_values(summary), indent=2) + "\n"
@@ -182,7 +182,7 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _example(config: Config, data: Data) -> list[tuple[str, float]]:
+def _example(config: Config, data: PreparedData) -> list[tuple[str, float]]:
     """The first training example, token by token with its weight."""
     tokenizer = open_tokenizer(data.tokenizer_directory, config.data)
     ((ids, weights),) = data.train.examples([0])

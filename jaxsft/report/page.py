@@ -32,7 +32,7 @@ Line = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunFiles:
     """The files of a run directory; what is missing is empty."""
 
     ended: str | None  # why, of a run that was stopped
@@ -69,7 +69,7 @@ def write_report(workdir: Path, ended: str | None = None) -> Path:
     return path
 
 
-def read_run(workdir: Path, ended: str | None = None) -> Run:
+def read_run(workdir: Path, ended: str | None = None) -> RunFiles:
     unreadable: list[str] = []
     metrics = _lines(workdir / "metrics.jsonl", unreadable)
     summary = _json_file(workdir / "summary.json", unreadable)
@@ -77,7 +77,7 @@ def read_run(workdir: Path, ended: str | None = None) -> Run:
     finished = bool(summary) and last <= summary.get("steps", last)
     if not finished:  # a run that went on after its first end
         summary = {name: value for name, value in summary.items() if name not in _OF_THE_END}
-    return Run(
+    return RunFiles(
         ended=ended,
         config=redacted_values(_json_file(workdir / "config.json", unreadable)),
         steps=[line for line in metrics if "loss" in line],
@@ -114,7 +114,7 @@ def _lines(path: Path, unreadable: list[str]) -> list[Line]:
     return found
 
 
-def _page(run: Run, name: str) -> str:
+def _page(run: RunFiles, name: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -141,7 +141,7 @@ def _page(run: Run, name: str) -> str:
     )
 
 
-def _status(run: Run) -> str:
+def _status(run: RunFiles) -> str:
     if run.finished:
         return "finished"
     total = (run.data_report.get("plan") or {}).get("steps")
@@ -150,7 +150,7 @@ def _status(run: Run) -> str:
     return f"{'failed' if run.error else 'stopped' if run.ended else 'not finished'} {done}"
 
 
-def _notices(run: Run) -> list[str]:
+def _notices(run: RunFiles) -> list[str]:
     notices = [f"{file} can't be read and is left out." for file in run.unreadable]
     if run.error:
         said = run.error.get("message") or run.error.get("error") or json.dumps(run.error)
@@ -170,7 +170,7 @@ def _notices(run: Run) -> list[str]:
 # --- before and after
 
 
-def _comparisons(run: Run) -> list[Comparison]:
+def _comparisons(run: RunFiles) -> list[Comparison]:
     before, after = _before_after(run)
     kinds = ("match", "match_with_instruction", "loss")
     rank = {kind: place for place, kind in enumerate(kinds)}
@@ -178,7 +178,7 @@ def _comparisons(run: Run) -> list[Comparison]:
     return [_compare(name, before.get(name), after.get(name)) for name in names]
 
 
-def _before_after(run: Run) -> tuple[Line, Line]:
+def _before_after(run: RunFiles) -> tuple[Line, Line]:
     """The summary's figures; while there is no summary, the first and the last evaluation."""
     if run.summary.get("before") or run.summary.get("after"):
         return run.summary.get("before") or {}, run.summary.get("after") or {}
@@ -187,7 +187,7 @@ def _before_after(run: Run) -> tuple[Line, Line]:
     return _figures_at(run, first), _figures_at(run, last) if last != first else {}
 
 
-def _figures_at(run: Run, step: int | None) -> Line:
+def _figures_at(run: RunFiles, step: int | None) -> Line:
     lines = [line for line in run.evaluations if line["step"] == step]
     return {k: v for line in lines for k, v in line.items() if k.startswith("eval/")}
 
@@ -233,7 +233,7 @@ def _verdict(comparisons: Sequence[Comparison]) -> list[Comparison]:
 # --- facts
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: RunFiles) -> list[tuple[str, str]]:
     summary, last = run.summary, run.steps[-1] if run.steps else {}
     rate = _median([line.get("tokens_per_second") for line in run.steps])
     packing = _mean([line.get("packing_efficiency") for line in run.steps])
@@ -296,7 +296,7 @@ def _example(tokens: Sequence[tuple[str, float]]) -> dict[str, Any]:
     return {"tokens": shown, "more": len(tokens) - len(shown), "supervised": supervised}
 
 
-def _data(run: Run) -> dict[str, Any]:
+def _data(run: RunFiles) -> dict[str, Any]:
     """The report of each cache, by name: known from before the first step."""
     report = run.data_report
     known = {"train": report["train"]} | (report.get("eval") or {}) if "train" in report else {}

@@ -22,7 +22,7 @@ from jaxsft.training.inputs import Say
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class ReopenedRun:
     config: Config
     step: int
     base: Pretrained
@@ -30,7 +30,7 @@ class Trained:
     trained_on: dict[str, Any]  # template and end_of_turn_ids among them
 
 
-def read(workdir: Workdir, step: int | None) -> Trained:
+def read(workdir: Workdir, step: int | None) -> ReopenedRun:
     """The checkpoint of a step; None: the newest.
 
     Raises:
@@ -43,7 +43,7 @@ def read(workdir: Workdir, step: int | None) -> Trained:
     base = inputs.open_model(config, lambda topic, text: None)
     params = _read_params(store, chosen, base, config.model.parameter_dtype)
     trained_on = store.notes(chosen)["data"]
-    return Trained(config, chosen, base, params, trained_on)
+    return ReopenedRun(config, chosen, base, params, trained_on)
 
 
 def check_continue_from(config: Config) -> None:

@@ -167,9 +167,7 @@ def _save_every_steps(workdir: Workdir) -> int | None:
     return (workdir.read_json(CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
 
 
-def resume(
-    store: CheckpointStore, setup: Job, notes: dict[str, Any], say: Say
-) -> TrainState | None:
+def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) -> TrainState | None:
     """The newest state that can be restored, or None where nothing has been saved.
 
     Nothing is deleted. A step that was proven altered is renamed once an older one is verified; one
@@ -179,7 +177,7 @@ def resume(
         CheckpointError: what decides the result has changed since, no checkpoint can be read, or
             the fault is not the checkpoint's: a disk that can't be reached, no memory.
     """
-    abstract = build.abstract_state(setup.program)
+    abstract = build.abstract_state(job.program)
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):
@@ -187,7 +185,7 @@ def resume(
         where = f"{store.directory}/{number}"
         if failure is None:
             _leave(store, unread, number, say)
-            say("resume", f"from step {number} of {setup.num_steps}")
+            say("resume", f"from step {number} of {job.num_steps}")
             return state
         if failure.ends_the_run:
             raise known_to_all(

@@ -37,7 +37,7 @@ class StepLog:
 
     def __init__(
         self,
-        model: settings.Decoder,
+        model: settings.DecoderSettings,
         *,
         remat: str,
         every_steps: int,

@@ -31,7 +31,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    settings: settings.Decoder
+    settings: settings.DecoderSettings
     mesh: Mesh
     recipe: Recipe
     shapes: TrainState
@@ -47,7 +47,7 @@ class Program:
 
 
 def checked_mesh(
-    config: Config, base: settings.Decoder, devices: Sequence[Any] | None = None
+    config: Config, base: settings.DecoderSettings, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """The mesh of a run.
 
@@ -67,7 +67,7 @@ def checked_mesh(
     return mesh
 
 
-def build(config: Config, base: settings.Decoder, num_steps: int, mesh: Mesh) -> Program:
+def build(config: Config, base: settings.DecoderSettings, num_steps: int, mesh: Mesh) -> Program:
     """The program of a run over a `checked_mesh`; nothing here allocates a parameter.
 
     Raises:
@@ -104,8 +104,8 @@ def build(config: Config, base: settings.Decoder, num_steps: int, mesh: Mesh) ->
 
 
 def choose_back_ends(
-    config: Config, decoder: settings.Decoder, mesh: Mesh
-) -> tuple[settings.Decoder, tuple[tuple[str, str, str], ...]]:
+    config: Config, decoder: settings.DecoderSettings, mesh: Mesh
+) -> tuple[settings.DecoderSettings, tuple[tuple[str, str, str], ...]]:
     """The decoder with its back ends for the mesh's devices, which may be others than ours."""
     name, reason = choose.choose(
         config.model.attention, _attention_use(config, decoder, mesh), _device_here(mesh)
@@ -122,7 +122,7 @@ def choose_back_ends(
     return decoder, tuple(choices)
 
 
-def _attention_use(config: Config, decoder: settings.Decoder, mesh: Mesh) -> Use:
+def _attention_use(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Use:
     length, over = config.data.sequence_length, functools.partial(mesh_lib.parts, sizes=mesh.shape)
     num_heads, num_kv_heads = attend.local_heads(
         decoder.num_heads, decoder.num_kv_heads, over("heads")
@@ -160,7 +160,7 @@ class TooLarge(ConfigError):
     """A step that needs more memory than a device has."""
 
 
-def compile_train_step(program: Program, config: Config) -> Any:
+def compile_for_run(program: Program, config: Config) -> Any:
     """The step as an executable, for batches of this config; nothing is allocated.
 
     Raises:

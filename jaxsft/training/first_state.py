@@ -12,7 +12,7 @@ from jaxsft.devices import distributed
 from jaxsft.model import dead_rows, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.training import step
-from jaxsft.training.inputs import Data, Say
+from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
 from jaxsft.training.step import TrainState
 
@@ -20,8 +20,8 @@ from jaxsft.training.step import TrainState
 def first_state(
     config: Config,
     base: Pretrained,
-    setup: Job,
-    data: Data,
+    job: Job,
+    data: PreparedData,
     say: Say,
     params: Params | None = None,
 ) -> TrainState:
@@ -30,7 +30,7 @@ def first_state(
     Args:
         params: of another run, to begin with instead.
     """
-    placement, kept = setup.program.placement.params, config.model.parameter_dtype
+    placement, kept = job.program.placement.params, config.model.parameter_dtype
     if params is not None:
         pass
     elif config.model.weights == "random":
@@ -39,9 +39,9 @@ def first_state(
         # Each process reads its own part of the files.
         params = distributed.together(lambda: pretrained.read_params(base, placement, kept))
         params = _without_dead_rows(config, base, params, data, say)
-    init = functools.partial(step.init_opt_state, setup.program.recipe)
-    opt_state = jax.jit(init, out_shardings=setup.program.placement.opt_state)(params)
-    return TrainState(_scalar(setup), params, opt_state, _scalar(setup))
+    init = functools.partial(step.init_opt_state, job.program.recipe)
+    opt_state = jax.jit(init, out_shardings=job.program.placement.opt_state)(params)
+    return TrainState(_scalar(job), params, opt_state, _scalar(job))
 
 
 def precision_notes(config: Config, base: Pretrained) -> list[str]:
@@ -59,7 +59,7 @@ def precision_notes(config: Config, base: Pretrained) -> list[str]:
 
 
 def _without_dead_rows(
-    config: Config, base: Pretrained, params: Params, data: Data, say: Say
+    config: Config, base: Pretrained, params: Params, data: PreparedData, say: Say
 ) -> Params:
     """Repairs rows of control tokens that the template writes but that were never trained, or
     warns of them, as config.model.dead_rows says."""
@@ -88,5 +88,5 @@ def _without_dead_rows(
     return params
 
 
-def _scalar(setup: Job) -> jax.Array:
-    return jax.device_put(jnp.int32(0), setup.program.placement.step)
+def _scalar(job: Job) -> jax.Array:
+    return jax.device_put(jnp.int32(0), job.program.placement.step)

@@ -16,7 +16,7 @@ RECOMPUTED: dict[str, tuple[str, ...]] = {
 
 
 def training_flops(
-    s: settings.Decoder,
+    s: settings.DecoderSettings,
     counts: BatchCounts,
     supervised_tokens: float,
     *,
@@ -44,7 +44,7 @@ def training_flops(
     )
 
 
-def recomputed_flops(s: settings.Decoder, counts: BatchCounts, remat: str) -> float:
+def recomputed_flops(s: settings.DecoderSettings, counts: BatchCounts, remat: str) -> float:
     """Operations of the forward pass that a policy of config.model.remat does once more.
 
     With those of `training_flops` they are what HFU counts.
@@ -55,13 +55,13 @@ def recomputed_flops(s: settings.Decoder, counts: BatchCounts, remat: str) -> fl
     return 2 * s.num_layers * per_layer * counts.tokens + attention
 
 
-def _attention_products(s: settings.Decoder, counts: BatchCounts) -> int:
+def _attention_products(s: settings.DecoderSettings, counts: BatchCounts) -> int:
     """Query x key products of numbers, over all layers and heads."""
     pairs = sum(counts.attention_pairs[kind.window] for kind in s.kinds())
     return s.num_heads * s.head_dim * pairs
 
 
-def _layer_weights(s: settings.Decoder) -> dict[str, int]:
+def _layer_weights(s: settings.DecoderSettings) -> dict[str, int]:
     """Weights of a layer that a token is multiplied with, by part."""
     if s.moe is None:
         down = s.embed_dim * s.mlp_dim

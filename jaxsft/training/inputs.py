@@ -17,7 +17,7 @@ Say = Callable[[str, str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class PreparedData:
     tokenizer_directory: str
     train: Cache
     eval: dict[str, Cache]  # by the source's name
@@ -74,7 +74,7 @@ def tokenizer_directory(config: Config) -> Path:
 
 def prepare_data(
     config: Config, base: Pretrained, console: Console, make: Maker | None = None
-) -> Data:
+) -> PreparedData:
     """The caches of train and eval data, made where they are missing.
 
     Args:
@@ -90,10 +90,10 @@ def prepare_data(
     names = source_names(data.eval)
     train = cache_of(data.train, "train")
     evals = {name: cache_of((one,), name) for name, one in zip(names, data.eval, strict=True)}
-    return Data(directory, train, evals)
+    return PreparedData(directory, train, evals)
 
 
-def data_facts(data: Data) -> dict[str, str]:
+def data_facts(data: PreparedData) -> dict[str, str]:
     """What processes that prepared on disks of their own must have in common."""
     evals = {f"the prepared data of eval {n}": cache.fingerprint for n, cache in data.eval.items()}
     return {"the prepared training data": data.train.fingerprint} | evals

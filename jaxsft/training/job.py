@@ -11,7 +11,7 @@ from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.devices.mesh import parts
 from jaxsft.training import build as program
 from jaxsft.training import preflight, step
-from jaxsft.training.inputs import Data
+from jaxsft.training.inputs import PreparedData
 from jaxsft.training.loader import Batches
 
 
@@ -23,7 +23,7 @@ class Job:
     num_steps: int
 
 
-def set_up(config: Config, base: Pretrained, data: Data) -> Job:
+def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     """Everything static: nothing here allocates a parameter.
 
     Raises:
@@ -54,7 +54,7 @@ def set_up(config: Config, base: Pretrained, data: Data) -> Job:
     )
 
 
-def _eval_batch_size(config: Config, data: Data, mesh: Mesh) -> int:
+def _eval_batch_size(config: Config, data: PreparedData, mesh: Mesh) -> int:
     """That of training, or what holds all rows of the largest set: a batch above it is padding."""
     train, shares = config.train, parts("batch", mesh.shape)
     length = config.data.sequence_length

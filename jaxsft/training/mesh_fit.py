@@ -15,7 +15,7 @@ from jaxsft.training import step
 Leaf = tuple[str, tuple[int, ...], tuple[str, ...]]  # name, shape, logical axes
 
 
-def check(config: Config, model: settings.Decoder, sizes: Mapping[str, int]) -> None:
+def check(config: Config, model: settings.DecoderSettings, sizes: Mapping[str, int]) -> None:
     """Refuses a mesh that can't split the model or its batches evenly.
 
     Raises:
@@ -24,7 +24,7 @@ def check(config: Config, model: settings.Decoder, sizes: Mapping[str, int]) -> 
     _check(config, model, leaves(model), sizes)
 
 
-def check_given(config: Config, model: settings.Decoder) -> None:
+def check_given(config: Config, model: settings.DecoderSettings) -> None:
     """Refuses axes of config.mesh that no number of devices makes right; open ones count as 1.
 
     Raises:
@@ -39,7 +39,7 @@ def given_sizes(sizes: Mesh) -> dict[str, int]:
 
 
 def fitting(
-    config: Config, model: settings.Decoder, num_devices: int, slices: int = 1
+    config: Config, model: settings.DecoderSettings, num_devices: int, slices: int = 1
 ) -> list[Mesh]:
     """All meshes of these devices that split model and batches evenly, the plainest first.
 
@@ -62,7 +62,7 @@ def fitting(
     return sorted((one for one in _all(num_devices) if fits(one)), key=plainness)
 
 
-def leaves(model: settings.Decoder) -> list[Leaf]:
+def leaves(model: settings.DecoderSettings) -> list[Leaf]:
     """All parameters, by name."""
     _, shapes, axes = state.abstract(model, "float32", "none")
     found = jax.tree.leaves_with_path(shapes)
@@ -74,7 +74,7 @@ def leaves(model: settings.Decoder) -> list[Leaf]:
 
 
 def _check(
-    config: Config, model: settings.Decoder, named: list[Leaf], sizes: Mapping[str, int]
+    config: Config, model: settings.DecoderSettings, named: list[Leaf], sizes: Mapping[str, int]
 ) -> None:
     train, length = config.train, config.data.sequence_length
     if sizes["expert"] > 1 and model.moe is None:
@@ -94,7 +94,9 @@ def _all(num_devices: int) -> Iterator[Mesh]:
             yield Mesh(data=data, fsdp=rest // data, context=context, expert=expert, tensor=tensor)
 
 
-def proposal(config: Config, model: settings.Decoder, num_devices: int, slices: int = 1) -> str:
+def proposal(
+    config: Config, model: settings.DecoderSettings, num_devices: int, slices: int = 1
+) -> str:
     """Up to three meshes that fit, in words; the nearest to what was asked for first."""
     asked = dataclasses.asdict(config.mesh)
 

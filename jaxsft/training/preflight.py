@@ -6,7 +6,7 @@ from jaxsft.model import settings
 from jaxsft.training import mesh_fit, optim
 
 
-def check_config(config: Config, model: settings.Decoder) -> None:
+def check_config(config: Config, model: settings.DecoderSettings) -> None:
     """Refuses what no data and no number of devices could mend.
 
     Raises:

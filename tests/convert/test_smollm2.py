@@ -35,7 +35,7 @@ def test_settings_are_those_of_the_published_config(smollm2):
     base = pretrained.open_pretrained(smollm2)
     assert base.notes == ()
     assert base.generation_config == {"eos_token_id": [2], "bos_token_id": 1, "pad_token_id": 2}
-    assert base.settings == settings.Decoder(
+    assert base.settings == settings.DecoderSettings(
         vocab_size=49152,
         num_layers=30,
         embed_dim=576,

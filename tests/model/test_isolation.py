@@ -20,7 +20,7 @@ def params():
 @pytest.fixture(scope="module")
 def row():
     made = tiny.conversations(LENGTHS)
-    plan = packing.Plan(np.arange(3), np.array([0, 3]))
+    plan = packing.PackPlan(np.arange(3), np.array([0, 3]))
     return packing.build_rows(lambda at: [made[i] for i in at], plan, [0], LENGTH)
 
 

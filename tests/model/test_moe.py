@@ -16,7 +16,7 @@ from jaxsft.kernels.experts import gated_mlps as kernel
 from jaxsft.model import moe, moe_settings
 
 D, E, X, F = 16, 8, 2, 12
-PLAIN = moe_settings.Moe(
+PLAIN = moe_settings.MoeSettings(
     num_experts=E,
     experts_per_token=X,
     expert_mlp_dim=F,

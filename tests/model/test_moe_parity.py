@@ -154,7 +154,7 @@ def test_outputs_and_gradients_are_those_of_transformers(family):
     x, direction = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(2))
     expected = run_theirs(block, x, direction)
     params = as_ours(dict(block.named_parameters()))
-    settings = moe_settings.Moe(**SIZES, **settings)
+    settings = moe_settings.MoeSettings(**SIZES, **settings)
     actual = run_ours(settings, params, x, direction)
     # Of the output's size: gpt_oss' outputs are about 100 here.
     np.testing.assert_allclose(actual[0], expected[0], 1e-5, 1e-6 * np.abs(expected[0]).max())
@@ -173,7 +173,7 @@ def test_the_load_balancing_loss_is_that_of_transformers(masked):
         X,
         torch.tensor(mask) if masked else None,
     )
-    settings = moe_settings.Moe(**SIZES, normalised_shares=False)
+    settings = moe_settings.MoeSettings(**SIZES, normalised_shares=False)
     # The identity as router, so that the inputs are the logits.
     module = moe.Moe(settings, E, rngs=nnx.Rngs(0))
     module.router_DE[...] = jnp.eye(E)

@@ -9,7 +9,7 @@ import tiny
 
 from jaxsft import config
 from jaxsft.model import settings, state
-from jaxsft.model.settings import LayerKind, Norm, QkNorm, Rope
+from jaxsft.model.settings import LayerKind, NormSettings, QkNorm, Rope
 from jaxsft.training.optim import decayed
 
 LOCAL = Rope(theta=50.0, share=0.5, interleaved=True)
@@ -29,7 +29,7 @@ EVERYTHING = dataclasses.replace(
         LayerKind(window=None, rope=SCALED),
         LayerKind(window=3, rope=None),
     ),
-    norm=Norm(centered=True, bias=True, scale_plus_one=True, scale_in_float32=True),
+    norm=NormSettings(centered=True, bias=True, scale_plus_one=True, scale_in_float32=True),
     norms_after=True,
     qk_norm=QkNorm.WIDTH,
     **dict.fromkeys(("qkv_bias", "attention_out_bias", "mlp_bias", "attention_sinks"), True),

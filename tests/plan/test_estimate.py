@@ -17,12 +17,12 @@ from jaxsft.config import Config, Data, Mesh, Model, Optim, Source, Train
 from jaxsft.errors import ConfigError
 from jaxsft.kernels.experts import gated_mlps as kernel
 from jaxsft.plan import estimate, measured_data, memory, text, topology
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.training import build
 from tests.training.test_mesh_fit import EXPERTS
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = Rows(tokens=1.0, supervised=1.0, segment_length=32.0)
+ROWS = BatchLoad(tokens=1.0, supervised=1.0, segment_length=32.0)
 FREE = Mesh()
 
 
@@ -143,14 +143,14 @@ def test_a_step_that_the_compiler_refuses_is_told_like_one_that_does_not_fit(eig
     built = dataclasses.replace(build.build(asked, tiny.SETTINGS, 1, mesh), train_step=refused)
     refused.said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, (1.09T) exceeds (95.74G).\nmore"
     with pytest.raises(build.TooLarge, match=r"too large\. .* exceeds \(95.74G\)\.$"):
-        build.compile_train_step(built, asked)
+        build.compile_for_run(built, asked)
     refused.said = "RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom"
     with pytest.raises(jax.errors.JaxRuntimeError, match="Vmem"):
-        build.compile_train_step(built, asked)
+        build.compile_for_run(built, asked)
 
 
 def test_text_and_json_agree(sharded, eight):
-    run = measured_data.Run(rows=ROWS, num_steps=10, where_from="a test")
+    run = measured_data.PlannedRun(rows=ROWS, num_steps=10, where_from="a test")
     terminal = Console(record=True, width=120, file=open(os.devnull, "w"))
     with terminal.file:
         text.show(sharded, eight, run, terminal)

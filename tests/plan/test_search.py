@@ -7,12 +7,12 @@ import tiny
 
 from jaxsft.config import Mesh
 from jaxsft.plan import estimate, memory, search, sizing, topology
-from jaxsft.plan.batch_load import Rows
+from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.memory import Memory
 from jaxsft.training import build
 from tests.training.test_mesh_fit import EXPERTS, config
 
-ROWS = Rows(tokens=1.0, supervised=1.0, segment_length=32.0)
+ROWS = BatchLoad(tokens=1.0, supervised=1.0, segment_length=32.0)
 MOST = sizing.REMATS[-1]
 
 

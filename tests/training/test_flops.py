@@ -11,7 +11,7 @@ from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.model import moe_settings, settings
 from jaxsft.training.flops import RECOMPUTED, recomputed_flops, training_flops
 
-LLAMA_8B = settings.Decoder(
+LLAMA_8B = settings.DecoderSettings(
     vocab_size=128256,
     num_layers=32,
     embed_dim=4096,
@@ -36,7 +36,7 @@ def test_flops_of_a_full_row_equal_the_published_count():
     assert training_flops(LLAMA_8B, full, 8192) / 8192 == pytest.approx(51.47e9, rel=1e-3)
 
 
-TINY = settings.Decoder(
+TINY = settings.DecoderSettings(
     vocab_size=9,
     num_padding=2,
     num_layers=1,
@@ -97,7 +97,7 @@ def test_full_remat_does_the_forward_pass_again_but_for_its_last_product():
 
 def test_experts_are_recomputed_as_far_as_a_token_uses_them():
     """2 of 4 experts: gate and up 2 x 2 x 7 each, router 2 x 4; q, o, k, v as before; no pairs."""
-    moe = moe_settings.Moe(
+    moe = moe_settings.MoeSettings(
         num_experts=4, experts_per_token=2, expert_mlp_dim=7, normalised_shares=True
     )
     model = dataclasses.replace(TINY, moe=moe)

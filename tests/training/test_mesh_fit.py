@@ -10,12 +10,12 @@ import tiny
 from jaxsft.config import Config, Data, Eval, Mesh, Model, Optim, Source, Train
 from jaxsft.devices import mesh
 from jaxsft.errors import MeshError
-from jaxsft.model.moe_settings import Moe
+from jaxsft.model.moe_settings import MoeSettings
 from jaxsft.training import build, mesh_fit
 
 EXPERTS = dataclasses.replace(
     tiny.SETTINGS,
-    moe=Moe(num_experts=4, experts_per_token=2, expert_mlp_dim=32, normalised_shares=True),
+    moe=MoeSettings(num_experts=4, experts_per_token=2, expert_mlp_dim=32, normalised_shares=True),
 )
 
 FREE = Mesh()

@@ -18,7 +18,7 @@ from jaxsft.training import build
 from jaxsft.training.flops import training_flops
 from tests.training.test_mesh_fit import config as config_of_a_run
 
-MOE = moe_settings.Moe(
+MOE = moe_settings.MoeSettings(
     num_experts=6,
     experts_per_token=2,
     expert_mlp_dim=24,

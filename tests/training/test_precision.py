@@ -21,7 +21,7 @@ def compiled(optim, **train):
     """The step over 8 devices: its program, the bytes of its parameters, and its memory."""
     asked = dataclasses.replace(config(Mesh(fsdp=8), **train), optim=optim)
     built = build.build(asked, WIDE, 2, build.checked_mesh(asked, WIDE))
-    made = build.compile_train_step(built, asked)
+    made = build.compile_for_run(built, asked)
     return built, 4 * built.num_parameters / 8, made.memory_analysis()
 
 

@@ -25,7 +25,7 @@ Host = dict[str, np.ndarray]  # the arrays [B, T] of a Batch by name
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class BenchBatches:
     """The batches of any number of steps, the same ones each time they are asked for."""
 
     stream: Callable[[], Iterator[tuple[Batch, BatchCounts]]]  # on the devices
@@ -33,7 +33,7 @@ class Rows:
     description: str
 
 
-def of_config(config: Config, base: Pretrained, program: Program) -> Rows:
+def of_config(config: Config, base: Pretrained, program: Program) -> BenchBatches:
     """Packed rows of config.data.train, prepared where they are not."""
     sources = dataclasses.replace(config, data=dataclasses.replace(config.data, eval=()))
     cache = inputs.prepare_data(sources, base, Console(speaks=False)).train
@@ -47,19 +47,21 @@ def of_config(config: Config, base: Pretrained, program: Program) -> Rows:
         windows={kind.window for kind in base.settings.kinds()},
     )
     fill = batches.epochs.fill
-    return Rows(
+    return BenchBatches(
         stream=lambda: batches.stream(0, 10**9),
         host=lambda number: batches.build(number)[0],
         description=f"{config.data.train[0].path.rpartition('/')[2]}, rows {fill:.1%} full",
     )
 
 
-def synthetic(config: Config, s: settings.Decoder, program: Program, num_segments: int) -> Rows:
+def synthetic(
+    config: Config, s: settings.DecoderSettings, program: Program, num_segments: int
+) -> BenchBatches:
     """One full batch of random tokens, again and again: equal segments, all tokens supervised."""
     host, counts = random_batch(config, s, num_segments)
     sharding = step.batch_sharding(program.mesh)
     placed = Batch(**jax.device_put(host, sharding))
-    return Rows(
+    return BenchBatches(
         stream=lambda: itertools.repeat((placed, counts)),
         host=lambda number: host,
         description=f"random tokens, {num_segments} segments a row, all supervised",
@@ -67,7 +69,7 @@ def synthetic(config: Config, s: settings.Decoder, program: Program, num_segment
 
 
 def random_batch(
-    config: Config, s: settings.Decoder, num_segments: int
+    config: Config, s: settings.DecoderSettings, num_segments: int
 ) -> tuple[Host, BatchCounts]:
     rows, length = config.train.batch_size, config.data.sequence_length
     bounds = np.linspace(0, length, num_segments + 1).astype(int)
@@ -78,7 +80,7 @@ def random_batch(
         for n in lengths.tolist()
     ]
     order = np.arange(len(lengths))
-    plan = packing.Plan(order, np.arange(rows + 1) * num_segments)
+    plan = packing.PackPlan(order, np.arange(rows + 1) * num_segments)
     host = packing.build_rows(
         lambda members: [examples[i] for i in members], plan, list(range(rows)), length
     )

@@ -7,7 +7,7 @@ import time
 import jax
 
 from bench import batches as rows_lib
-from bench.batches import Rows
+from bench.batches import BenchBatches
 from jaxsft.config import Config
 from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
@@ -49,11 +49,11 @@ class Ours:
         mesh = build.checked_mesh(config, base.settings)
         self.program = build.build(config, base.settings, 10**6, mesh)
         started = time.monotonic()
-        self.compiled = build.compile_train_step(self.program, config)
+        self.compiled = build.compile_for_run(self.program, config)
         self.compile_seconds = time.monotonic() - started
         self.memory = memory.of(self.compiled, memory.limit_here())
         if num_segments is None:
-            self.rows: Rows = rows_lib.of_config(config, base, self.program)
+            self.rows: BenchBatches = rows_lib.of_config(config, base, self.program)
         else:
             self.rows = rows_lib.synthetic(config, base.settings, self.program, num_segments)
         self._state = first_state(config, base, self.program)

@@ -53,7 +53,7 @@ _LEFT_OUT = {"tools left out"} | {
 
 
 @dataclasses.dataclass
-class Outcome:
+class TemplateOutcome:
     """What one template did with all cases."""
 
     name: str
@@ -97,7 +97,7 @@ def special_tokens(source: str) -> dict[str, str]:
     return {"bos_token": bos, "eos_token": eos}
 
 
-def check_template(name: str, source: str, tokenizer: str) -> Outcome:
+def check_template(name: str, source: str, tokenizer: str) -> TemplateOutcome:
     """All cases of one template over the tokenizer, with its control tokens added."""
     from transformers import AutoTokenizer
 
@@ -112,7 +112,7 @@ def check_template(name: str, source: str, tokenizer: str) -> Outcome:
         return _check(name, ChatTokenizer(directory, str(path)), reference)
 
 
-def check_tokenizer(name: str, directory: str) -> Outcome:
+def check_tokenizer(name: str, directory: str) -> TemplateOutcome:
     """All cases of a tokenizer's own template."""
     from transformers import AutoTokenizer
 
@@ -120,9 +120,9 @@ def check_tokenizer(name: str, directory: str) -> Outcome:
     return _check(name, ChatTokenizer(directory), reference)
 
 
-def _check(name: str, chat: ChatTokenizer, reference: Any) -> Outcome:
+def _check(name: str, chat: ChatTokenizer, reference: Any) -> TemplateOutcome:
     template = chat.template
-    outcome = Outcome(name, template.sha256[:12])
+    outcome = TemplateOutcome(name, template.sha256[:12])
     if re.search(r"\{%-?\s*generation\s*-?%\}", template.source):
         outcome.tags = []
     for case in _cases_for(template):
@@ -143,7 +143,7 @@ def _cases_for(template: ChatTemplate) -> Iterator[Case]:
                 yield dataclasses.replace(CASES[1], name=f"{switch}={value}", options=options)
 
 
-def _check_case(case: Case, chat: ChatTokenizer, reference: Any, outcome: Outcome) -> None:
+def _check_case(case: Case, chat: ChatTokenizer, reference: Any, outcome: TemplateOutcome) -> None:
     conversation = Conversation(case.messages, case.tools, case.name, 1, case.options)
     transformers = _Transformers(reference, chat.template, case)
     try:
@@ -182,7 +182,9 @@ def _text_of(template: ChatTemplate, conversation: Conversation, example: Exampl
     return text
 
 
-def _note_error(error: RowError, theirs: "_Transformers", outcome: Outcome, case: Case) -> None:
+def _note_error(
+    error: RowError, theirs: "_Transformers", outcome: TemplateOutcome, case: Case
+) -> None:
     said = str(error).partition(" ")[2].partition(" ")[2].strip(": ")
     if error.kind in _LEFT_OUT:
         outcome.refused.setdefault("left out", []).append(case.name)

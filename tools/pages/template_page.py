@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from pages.template_cases import CASES, SWITCHES
-from pages.template_check import Outcome
+from pages.template_check import TemplateOutcome
 
 
-def introduction(versions: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
+def introduction(versions: str, outcomes: Sequence[TemplateOutcome]) -> Iterator[str]:
     """The head of the page: what was tried, how to read it, and the sums."""
     equal, tried = sum(len(o.equal) for o in outcomes), sum(o.tried for o in outcomes)
     refused = sum(len(cases) for o in outcomes for cases in o.refused.values())
@@ -44,7 +44,7 @@ Templates without their own tokenizer are tried over another, to which their con
 added."""
 
 
-def markdown(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def markdown(outcomes: Sequence[TemplateOutcome]) -> Iterator[str]:
     """The lines of a table."""
     titles = (
         "template",

@@ -106,7 +106,7 @@ class Merged:
             raise ConversionError(f"{self._where}: {ours} holds NaN or infinite values")
         return array
 
-    def _parts(self) -> list[tensor_roles.Part]:
+    def _parts(self) -> list[tensor_roles.AdapterTensor]:
         parts = [tensor_roles.parse(name) for name in self._tensors.names()]
         there = {*self._names, self._head} if self._tied else set(self._names)
         for part in parts:
@@ -116,7 +116,7 @@ class Merged:
                 )
         return parts
 
-    def _targeted(self, parts: list[tensor_roles.Part]) -> set[str]:
+    def _targeted(self, parts: list[tensor_roles.AdapterTensor]) -> set[str]:
         """The modules that get factors; where the configuration names none, those that have any."""
         if self._config.target_modules is None:
             return {part.module for part in parts if part.factor is not None}

@@ -26,7 +26,7 @@ class Made:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class AdapterTensor:
     """One tensor of the file."""
 
     name: str
@@ -41,7 +41,7 @@ class Part:
         return self.target.rpartition(".")[0]
 
 
-def parse(name: str) -> Part:
+def parse(name: str) -> AdapterTensor:
     path = name.removeprefix(_PREFIX)
     whole, wrapped = _WHOLE.search(path) is not None, _WRAPPED in path
     original = _ORIGINAL in path
@@ -49,11 +49,11 @@ def parse(name: str) -> Part:
     factor = None
     if match := _FACTOR.fullmatch(path):
         path, factor = (match[1] or match[3]) + ".weight", (match[2] or match[4])[-1]
-    return Part(name, path, factor, whole, original, wrapped)
+    return AdapterTensor(name, path, factor, whole, original, wrapped)
 
 
 def place(
-    parts: Iterable[Part], config: AdapterConfig, targeted: Collection[str], where: str
+    parts: Iterable[AdapterTensor], config: AdapterConfig, targeted: Collection[str], where: str
 ) -> tuple[dict[str, Made], list[str]]:
     """What the base's tensors become, and the names that PEFT would not load.
 

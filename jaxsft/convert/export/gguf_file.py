@@ -30,7 +30,7 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class GgufFile:
     path: Path
     notes: tuple[str, ...]  # what the file can't hold as asked: show them
 
@@ -54,7 +54,7 @@ def export_gguf(
     template: str | None = None,
     end_of_turn_ids: Sequence[int] = (),
     tokenizer: Path | None = None,
-) -> Written:
+) -> GgufFile:
     """Writes a trained model; every process takes part, the first one writes.
 
     Args:
@@ -69,11 +69,11 @@ def export_gguf(
     path = Path(path)
     ends = end_ids(base, end_of_turn_ids)
     plain = config_json.family_of(base.config, str(base.path)).table
-    tensors = Trained(settle_padding(params, base.settings), plain)
+    tensors = TrainedTensors(settle_padding(params, base.settings), plain)
     if jax.process_index():
         for name in tensors.names():  # the collectives of the first process
             tensors.read(name)
-        return Written(path, ())
+        return GgufFile(path, ())
     directory = tokenizer or source.tokenizer_directory(base.path)
     about = {"general.name": card.redact(base_name(base))}
     about |= {f"general.{key}": value for key, value in license_of(base).items()}
@@ -81,7 +81,7 @@ def export_gguf(
     return write(tensors, config, path, directory, dtype, template, ends, about)
 
 
-class Trained:
+class TrainedTensors:
     """The parameters as float32 tensors under Hugging Face names."""
 
     def __init__(self, params: Params, table: tensor_table.Table):
@@ -110,7 +110,7 @@ def write(
     template: str | None = None,
     ends: Sequence[int] = (),
     about: Mapping[str, str] | None = None,
-) -> Written:
+) -> GgufFile:
     """Writes any model that is described as a Hugging Face directory describes it.
 
     Args:
@@ -139,7 +139,7 @@ def write(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return Written(path, notes)
+    return GgufFile(path, notes)
 
 
 def _plan(

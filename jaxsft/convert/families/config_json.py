@@ -113,7 +113,9 @@ def refuse_unsupported(config: dict[str, Any], where: str) -> Family:
     return family
 
 
-def settings_from_config(config: dict[str, Any], where: str) -> tuple[settings.Decoder, list[str]]:
+def settings_from_config(
+    config: dict[str, Any], where: str
+) -> tuple[settings.DecoderSettings, list[str]]:
     """The decoder that a config.json describes, and a line for each field that was not understood.
 
     Raises:
@@ -125,7 +127,7 @@ def settings_from_config(config: dict[str, Any], where: str) -> tuple[settings.D
     if multimodal.wrapper(config) is not None:
         config, where = multimodal.text_config(config, where), f"{where}: text_config"
     fields = Fields(config, family.defaults, where)
-    decoder = settings.Decoder(**_common(fields), **family.read(fields))
+    decoder = settings.DecoderSettings(**_common(fields), **family.read(fields))
     unread = fields.unread()
     for name in unread:
         if name not in HARMLESS | family.harmless | {"model_type", "architectures"}:

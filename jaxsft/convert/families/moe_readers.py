@@ -19,8 +19,8 @@ from jaxsft.convert.families.shared_fields import (
     window_types,
     windows,
 )
-from jaxsft.model.moe_settings import ClampedSwiGLU, Moe
-from jaxsft.model.settings import Norm, QkNorm, Rope
+from jaxsft.model.moe_settings import ClampedSwiGLU, MoeSettings
+from jaxsft.model.settings import NormSettings, QkNorm, Rope
 
 # Of transformers, where config.json has none; what was published has the same.
 _GPT_OSS_ROPE = {
@@ -39,12 +39,12 @@ def _num_experts(fields: Fields) -> int:
     return fields.count(found[0] if found else names[0])
 
 
-def _moe(fields: Fields, mlp_dim: str, *, normalised: bool, **others: Any) -> Moe:
+def _moe(fields: Fields, mlp_dim: str, *, normalised: bool, **others: Any) -> MoeSettings:
     fields.choice("hidden_act", _SILU)
     num_experts, per_token = _num_experts(fields), fields.count("num_experts_per_tok")
     if per_token > num_experts:
         raise fields.refuse("num_experts_per_tok", f"is more than the {num_experts} experts")
-    return Moe(
+    return MoeSettings(
         num_experts=num_experts,
         experts_per_token=per_token,
         expert_mlp_dim=fields.count(mlp_dim),
@@ -133,7 +133,7 @@ def gpt_oss(fields: Fields) -> Settings:
     )
     return {
         "norm_eps": fields.positive("rms_norm_eps"),
-        "norm": Norm(scale_in_float32=True),
+        "norm": NormSettings(scale_in_float32=True),
         "rope": rope,
         **kinds(fields, windows(fields, types), [rope] * len(types)),
         **attention_bias(fields),

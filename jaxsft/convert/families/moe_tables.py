@@ -13,19 +13,19 @@ from jaxsft.convert.families.tensor_table import (
     QK_NORMS,
     Fusion,
     Layout,
-    Row,
     Table,
+    TensorRow,
     attention_rows,
     layer_row,
     norm_rows,
 )
 
 
-def _sorted(*rows: Row) -> Table:
+def _sorted(*rows: TensorRow) -> Table:
     return tuple(sorted(rows, key=lambda row: row.theirs))
 
 
-def _matrix(theirs: str, *ours: str) -> Row:
+def _matrix(theirs: str, *ours: str) -> TensorRow:
     return layer_row(f"mlp.{theirs}.weight", "moe", *ours, layout=Layout.TRANSPOSED)
 
 
@@ -48,7 +48,7 @@ QWEN_MOE: Table = _sorted(*_REST, *_EXPERTS)
 OLMOE: Table = _sorted(*(row for row in _REST if row not in QK_NORMS), *WIDE_QK_NORMS, *_EXPERTS)
 
 
-def _as_mixtral(row: Row) -> Row:
+def _as_mixtral(row: TensorRow) -> TensorRow:
     theirs = row.theirs.replace(".mlp.", ".block_sparse_moe.")
     for usual, letter in (("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")):
         theirs = theirs.replace(usual, letter)

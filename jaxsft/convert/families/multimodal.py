@@ -13,7 +13,7 @@ from jaxsft.errors import ConversionError
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class TextPlace:
     """Where a file has what a text model alone calls model.* and lm_head.*."""
 
     body: str
@@ -25,17 +25,17 @@ class Wrapper:
     architecture: str
     text: str  # model_type of a text_config that has none
     tied: bool  # of transformers, where config.json has no tie_word_embeddings
-    layouts: tuple[Layout, ...]
+    layouts: tuple[TextPlace, ...]
     text_ties: bool = False  # tie_word_embeddings=true of text_config counts too
     unused: frozenset[str] = frozenset()  # fields of the text family that it has not
 
 
 # As published and as transformers saves them; the last: as modules of transformers are called.
 _LLAVA = (
-    Layout("language_model.model.", "language_model.lm_head."),
-    Layout("model.language_model.", "lm_head."),
+    TextPlace("language_model.model.", "language_model.lm_head."),
+    TextPlace("model.language_model.", "lm_head."),
 )
-_IDEFICS = (Layout("model.text_model.", "lm_head."),)
+_IDEFICS = (TextPlace("model.text_model.", "lm_head."),)
 WRAPPERS = {
     "gemma3": Wrapper(
         "Gemma3ForConditionalGeneration",
@@ -144,8 +144,8 @@ def table(config: Mapping[str, Any], plain: tensor_table.Table) -> tensor_table.
 class Naming:
     """What a file calls the text part's tensors."""
 
-    modules: Layout
-    file: Layout
+    modules: TextPlace
+    file: TextPlace
 
     def in_file(self, name: str) -> str:
         """The file's name of a tensor that a module has."""
@@ -164,16 +164,16 @@ def naming(kind: Wrapper, names: Iterable[str]) -> Naming:
     bodies = (layout for layout in kind.layouts if f"{layout.body}norm.weight" in there)
     layout = next(bodies, kind.layouts[0])
     heads = (other.head for other in kind.layouts if f"{other.head}weight" in there)
-    return Naming(kind.layouts[-1], Layout(layout.body, next(heads, layout.head)))
+    return Naming(kind.layouts[-1], TextPlace(layout.body, next(heads, layout.head)))
 
 
-def _moved(name: str, start: Layout, end: Layout) -> str:
+def _moved(name: str, start: TextPlace, end: TextPlace) -> str:
     for old, new in ((start.body, end.body), (start.head, end.head)):
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
 
 
-def _inside(theirs: str, layout: Layout) -> str:
+def _inside(theirs: str, layout: TextPlace) -> str:
     first, _, rest = theirs.partition(".")
     return {"model": layout.body, "lm_head": layout.head}[first] + rest

@@ -16,13 +16,13 @@ from jaxsft.convert.families.shared_fields import (
     window_types,
     windows,
 )
-from jaxsft.model.settings import Activation, Block, LongRopeScaling, Norm, QkNorm, Rope
+from jaxsft.model.settings import Activation, Block, LongRopeScaling, NormSettings, QkNorm, Rope
 
 # Gemma's first checkpoints say gelu and mean the approximation.
 GEMMA_ACTIVATIONS = {name: Activation.GELU_TANH for name in ("gelu_pytorch_tanh", "gelu")}
-LAYER_NORM = Norm(centered=True, bias=True, scale_in_float32=True)
-COHERE_NORM = Norm(centered=True, scale_in_float32=True)
-GEMMA_NORM = Norm(scale_plus_one=True, scale_in_float32=True)
+LAYER_NORM = NormSettings(centered=True, bias=True, scale_in_float32=True)
+COHERE_NORM = NormSettings(centered=True, scale_in_float32=True)
+GEMMA_NORM = NormSettings(scale_plus_one=True, scale_in_float32=True)
 
 
 def llama(fields: Fields) -> Settings:
@@ -133,7 +133,7 @@ def olmo2(fields: Fields) -> Settings:
 
 def _olmo(fields: Fields) -> Settings:
     return {
-        "norm": Norm(scale_in_float32=True),
+        "norm": NormSettings(scale_in_float32=True),
         "norms_before": False,
         "norms_after": True,
         "qk_norm": QkNorm.WIDTH,

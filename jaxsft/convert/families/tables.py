@@ -15,8 +15,8 @@ from jaxsft.convert.families.tensor_table import (
     QK_NORMS,
     Fusion,
     Layout,
-    Row,
     Table,
+    TensorRow,
     attention_rows,
     layer_row,
     linear_rows,
@@ -100,7 +100,7 @@ STARCODER2: Table = (
     *LAST,
 )
 GPT_NEOX: Table = (
-    Row("gpt_neox.embed_in.weight", ("embedding_VD",)),
+    TensorRow("gpt_neox.embed_in.weight", ("embedding_VD",)),
     *(
         dataclasses.replace(row, theirs=row.theirs.replace("model.", "gpt_neox.", 1))
         for row in (
@@ -114,7 +114,7 @@ GPT_NEOX: Table = (
             *linear_rows("mlp.dense_4h_to_h", "down_FD", "down_bias_D"),
         )
     ),
-    Row("gpt_neox.final_layer_norm.weight", ("final_norm", "scale_D")),
-    Row("gpt_neox.final_layer_norm.bias", ("final_norm", "bias_D")),
-    Row("embed_out.weight", ("head_DV",), Layout.TRANSPOSED),
+    TensorRow("gpt_neox.final_layer_norm.weight", ("final_norm", "scale_D")),
+    TensorRow("gpt_neox.final_layer_norm.bias", ("final_norm", "bias_D")),
+    TensorRow("embed_out.weight", ("head_DV",), Layout.TRANSPOSED),
 )

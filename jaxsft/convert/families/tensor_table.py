@@ -76,7 +76,7 @@ class Fusion(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TensorRow:
     theirs: str  # in a Hugging Face file; {} is the layer, a second {} the expert
     ours: tuple[str, ...]  # path in the parameter tree
     layout: Layout = Layout.SAME
@@ -92,12 +92,12 @@ class Row:
         return self.theirs.count("{}")
 
 
-Table = tuple[Row, ...]
+Table = tuple[TensorRow, ...]
 
 
-def layer_row(theirs: str, *ours: str, layout: Layout = Layout.SAME) -> Row:
+def layer_row(theirs: str, *ours: str, layout: Layout = Layout.SAME) -> TensorRow:
     """A row of model.layers.{}, with the name's .weight or .bias left to the caller."""
-    return Row(f"model.layers.{{}}.{theirs}", ("layers", *ours), layout)
+    return TensorRow(f"model.layers.{{}}.{theirs}", ("layers", *ours), layout)
 
 
 def attention_rows() -> Table:
@@ -147,11 +147,11 @@ def norm_rows(theirs: str, ours: str) -> Table:
 
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-FIRST = (Row(EMBEDDING, ("embedding_VD",)),)
+FIRST = (TensorRow(EMBEDDING, ("embedding_VD",)),)
 LAST = (
-    Row("model.norm.weight", ("final_norm", "scale_D")),
-    Row("model.norm.bias", ("final_norm", "bias_D")),
-    Row(HEAD, ("head_DV",), Layout.TRANSPOSED),
+    TensorRow("model.norm.weight", ("final_norm", "scale_D")),
+    TensorRow("model.norm.bias", ("final_norm", "bias_D")),
+    TensorRow(HEAD, ("head_DV",), Layout.TRANSPOSED),
 )
 # In the order of transformers, which decides what comes into which shard.
 LLAMA: Table = (
@@ -169,7 +169,7 @@ class Weight:
     """What one of their tensors holds of one of our leaves: all of it, or a part."""
 
     name: str  # of their tensor
-    row: Row
+    row: TensorRow
     index: tuple[int, ...]  # of the layer and the expert in our leaf
     shape: tuple[int, ...]  # ours, without the index
 
@@ -243,7 +243,7 @@ def rows(params: dict[str, Any], table: Table) -> Table:
     return used
 
 
-def row_weights(row: Row, params: dict[str, Any]) -> list[Weight]:
+def row_weights(row: TensorRow, params: dict[str, Any]) -> list[Weight]:
     """The weights of one row: one, or one for each layer or expert of a stacked leaf."""
     shape = tuple(leaf(params, row.ours).shape)
     counts, rest = shape[: row.num_indices], shape[row.num_indices :]

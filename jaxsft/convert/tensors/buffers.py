@@ -27,7 +27,9 @@ _FLOAT16_STEP = 2.0**-24  # between its smallest numbers: those of a large rope_
 _HIDDEN = -1e4
 
 
-def check(tensors: Tensors, decoder: settings.Decoder, where: str) -> tuple[set[str], list[str]]:
+def check(
+    tensors: Tensors, decoder: settings.DecoderSettings, where: str
+) -> tuple[set[str], list[str]]:
     """The names of such constants, and a line for each kind of them.
 
     Raises:
@@ -49,13 +51,13 @@ def check(tensors: Tensors, decoder: settings.Decoder, where: str) -> tuple[set[
     return {name for members in found.values() for name in members}, notes
 
 
-def _origin(kind: str, decoder: settings.Decoder) -> str:
+def _origin(kind: str, decoder: settings.DecoderSettings) -> str:
     if kind in (_MASK, _MASKED):
         return f"the causal mask of {decoder.max_positions} positions"
     return f"rope_theta={decoder.rope.theta:g} of config.json"
 
 
-def _follows(kind: str, stored: np.ndarray, decoder: settings.Decoder) -> bool | None:
+def _follows(kind: str, stored: np.ndarray, decoder: settings.DecoderSettings) -> bool | None:
     """Whether it has the values that are derived here; None where these are not known."""
     if kind == _MASKED:
         return stored.size == 1 and bool(stored.reshape(()) <= _HIDDEN)
@@ -75,7 +77,7 @@ def _follows(kind: str, stored: np.ndarray, decoder: settings.Decoder) -> bool |
     return any(_close(first[: len(f)], _TABLES[what](f), _TOLERANCE) for f in known)
 
 
-def _known_frequencies(decoder: settings.Decoder) -> list[np.ndarray]:
+def _known_frequencies(decoder: settings.DecoderSettings) -> list[np.ndarray]:
     """Of each rope of the model, with and without its scaling."""
     ropes = {kind.rope for kind in decoder.kinds() if kind.rope is not None} | {decoder.rope}
     ropes |= {dataclasses.replace(one, scaling=None) for one in ropes}

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxsft.convert.families import tensor_table
-from jaxsft.convert.families.tensor_table import Row, Table, Tensor, Weight
+from jaxsft.convert.families.tensor_table import Table, Tensor, TensorRow, Weight
 from jaxsft.convert.tensors import host_copy, safetensors_write
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings
@@ -79,7 +79,9 @@ class _Reader:
     where: str
     threads: Executor
 
-    def read_leaf(self, row: Row, shapes: Params, sharding: jax.sharding.Sharding) -> jax.Array:
+    def read_leaf(
+        self, row: TensorRow, shapes: Params, sharding: jax.sharding.Sharding
+    ) -> jax.Array:
         leaf = tensor_table.leaf(shapes, row.ours)
         shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
         parts: dict[str, tuple[Index, np.ndarray]] = {}
@@ -118,7 +120,7 @@ def check_names(
     constants: set[str],
     table: Table,
     shapes: Params,
-    decoder: settings.Decoder,
+    decoder: settings.DecoderSettings,
     where: str,
 ) -> list[str]:
     """Checks that each tensor is there, as config.json says; a line for those that are copies.
@@ -189,7 +191,7 @@ def _some(names: list[str]) -> str:
 
 
 @dataclasses.dataclass
-class Written:
+class WrittenTensors:
     """What write_params meant to write; known to the first process only."""
 
     digests: dict[str, str]  # sha256 of each tensor
@@ -204,7 +206,7 @@ def write_params(
     max_shard_bytes: int = safetensors_write.MAX_SHARD_BYTES,
     others: Tensors | None = None,
     in_file: Callable[[str], str] = str,
-) -> Written:
+) -> WrittenTensors:
     """Writes model*.safetensors; every process takes part, the first one writes.
 
     Args:
@@ -227,7 +229,7 @@ def write_params(
             for name in others.names()
         ]
 
-    written = Written({}, 0)
+    written = WrittenTensors({}, 0)
 
     def produce(name: str) -> np.ndarray:
         if others is not None and name in copied:

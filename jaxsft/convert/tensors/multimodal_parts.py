@@ -12,7 +12,7 @@ from jaxsft.convert.tensors.huggingface import Tensors
 from jaxsft.errors import ConversionError
 
 
-class Part:
+class PartOfTensors:
     """Some tensors of a file, under other names."""
 
     def __init__(self, whole: Tensors, names: Mapping[str, str]):
@@ -37,7 +37,7 @@ class Part:
 
 def split(
     whole: Tensors, kind: multimodal.Wrapper, naming: multimodal.Naming, where: str
-) -> tuple[Part, Part]:
+) -> tuple[PartOfTensors, PartOfTensors]:
     """The tensors of the text part, named as modules are, and the others as the file has them.
 
     Raises:
@@ -56,7 +56,7 @@ def split(
             )
         else:
             others[name] = name
-    return Part(whole, text), Part(whole, others)
+    return PartOfTensors(whole, text), PartOfTensors(whole, others)
 
 
 def notes(others: Tensors, where: str) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxsft.config import Data, Source
 from jaxsft.data.cache import shards
 from jaxsft.data.cache import store as cache_files
-from jaxsft.data.cache.shards import Job, Shard
+from jaxsft.data.cache.shards import Shard, ShardJob
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.conversation import BadRow
 from jaxsft.data.encode.account import Tally
@@ -77,7 +77,7 @@ def prepare(
             making = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
         try:
             pinned = dataclasses.replace(data, template_date=inputs["date"])
-            job = Job(fingerprint, making, tokenizer_dir, pinned, vocab_size)
+            job = ShardJob(fingerprint, making, tokenizer_dir, pinned, vocab_size)
             (make or make_here)(Work(job, tuple(sources), tuple(files), inputs), progress)
             _check_unchanged(stamps, source_files.stamps(files))
             _publish(making, directory)
@@ -90,7 +90,7 @@ def prepare(
 class Work:
     """One cache to be made in job.directory."""
 
-    job: Job
+    job: ShardJob
     sources: tuple[Source, ...]
     files: tuple[str, ...]  # of all sources, in order
     inputs: dict[str, Any]  # of the fingerprint

@@ -40,7 +40,7 @@ MIN_BYTES_PER_PROCESS = 2**23  # of raw rows: about 15,000 short conversations
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Job:
+class ShardJob:
     """All that encoding depends on; equal where the fingerprint is."""
 
     fingerprint: str
@@ -50,7 +50,7 @@ class Job:
     vocab_size: int | None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Job) and other.fingerprint == self.fingerprint
+        return isinstance(other, ShardJob) and other.fingerprint == self.fingerprint
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -94,7 +94,7 @@ class Shard:
 
 
 @functools.lru_cache(maxsize=1)
-def tokenizer_of(job: Job) -> ChatTokenizer:
+def tokenizer_of(job: ShardJob) -> ChatTokenizer:
     """The job's tokenizer, read once in each process."""
     advice.leave_out()
     return open_tokenizer(job.tokenizer_dir, job.data)
@@ -129,7 +129,7 @@ def _grouped(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
         yield group
 
 
-def outcomes(job: Job, chunk: Chunk) -> tuple[list[Record], list[Outcome]]:
+def outcomes(job: ShardJob, chunk: Chunk) -> tuple[list[Record], list[Outcome]]:
     """Each row as a record, and what becomes of it."""
     records = [
         formats.record_of(row, chunk.form, chunk.columns, chunk.ignored) for row in chunk.rows
@@ -137,7 +137,7 @@ def outcomes(job: Job, chunk: Chunk) -> tuple[list[Record], list[Outcome]]:
     return records, outcomes_of(tokenizer_of(job), records, job.data, job.vocab_size)
 
 
-def encode_shard(job: Job, chunk: Chunk) -> Shard:
+def encode_shard(job: ShardJob, chunk: Chunk) -> Shard:
     """Writes the examples of the chunk and returns the account of it.
 
     Raises:
@@ -176,7 +176,7 @@ def encode_shard(job: Job, chunk: Chunk) -> Shard:
     )
 
 
-def encode_all(job: Job, chunks: Iterator[Chunk]) -> Iterator[Shard]:
+def encode_all(job: ShardJob, chunks: Iterator[Chunk]) -> Iterator[Shard]:
     """The shards in order, made by data.workers processes; by this one where there is little."""
     workers = job.data.workers or len(os.sched_getaffinity(0))
     first, size = [], 0
@@ -194,7 +194,7 @@ def encode_all(job: Job, chunks: Iterator[Chunk]) -> Iterator[Shard]:
     return _in_processes(job, every, workers)
 
 
-def _in_processes(job: Job, chunks: Iterator[Chunk], workers: int) -> Iterator[Shard]:
+def _in_processes(job: ShardJob, chunks: Iterator[Chunk], workers: int) -> Iterator[Shard]:
     """At most two chunks for each process are in memory."""
     # Not by fork: this process may have threads, whose locks a fork would copy as they are.
     context = multiprocessing.get_context("spawn")

@@ -22,7 +22,7 @@ from jaxsft.files.caches import unreadable
 
 MANIFEST = "manifest.json"  # written last: a directory that has one is whole
 REPORT = "report.json"
-Tokens = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
+IdsAndWeights = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
 _ARRAYS = {"ids": np.dtype("<i4"), "weights": np.dtype("<f4")}
 
 
@@ -70,7 +70,7 @@ class Cache:
         file, row = self._rows[index].tolist()
         return self._files[file], row
 
-    def examples(self, indices: Sequence[int]) -> list[Tokens]:
+    def examples(self, indices: Sequence[int]) -> list[IdsAndWeights]:
         """(ids, weights) of each index, in the order asked for.
 
         Raises:

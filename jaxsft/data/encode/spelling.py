@@ -25,7 +25,7 @@ _RESERVED = re.compile(f"[{chr(_SENTINEL)}-{_UNKNOWN}]")
 
 
 # Ids, whether each is a control, and where each starts and stops.
-Tokens = tuple[np.ndarray, np.ndarray, Callable[[int], tuple[int, int]]]
+SpelledIds = tuple[np.ndarray, np.ndarray, Callable[[int], tuple[int, int]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Spelling:
         own = (self._real_ids[ids] == ids) & ~self._is_control[ids]
         return encoding if own.all() else None
 
-    def _whole(self, spelt: str) -> Tokens:
+    def _whole(self, spelt: str) -> SpelledIds:
         encoding = self._variant.encode(spelt, add_special_tokens=False)
         variant_ids = np.array(encoding.ids, np.int32)
         ids, is_control = self._real_ids[variant_ids], self._is_sentinel[variant_ids]
@@ -167,7 +167,7 @@ class Spelling:
             raise RowError("forged control token", f"message text encodes to {token!r}")
         return ids, is_control, encoding.token_to_chars
 
-    def _by_words(self, text: str, controls: Sequence[Control]) -> Tokens | None:
+    def _by_words(self, text: str, controls: Sequence[Control]) -> SpelledIds | None:
         """What `_whole` gives, from the words of the text between controls; None if it must."""
         if self._words is None:
             return None

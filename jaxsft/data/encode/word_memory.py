@@ -32,7 +32,7 @@ _PROPERTIES = {
 _PROPERTIES |= dict.fromkeys(("Lt", "Lm", "Lo", "M", "Mn", "Nl", "No", "Han"), "")
 _PLAIN_FOR = {None: _PLAIN, "NFC": _PLAIN, "NFD": _ASCII, "NFKC": _ASCII, "NFKD": _ASCII}
 
-Tokens = tuple[list[int], list[int]]  # ids, and the characters of each
+WordIds = tuple[list[int], list[int]]  # ids, and the characters of each
 
 
 class Words:
@@ -50,9 +50,9 @@ class Words:
         self._ids: dict[str, list[int]] = {}  # of words
         self._lengths: dict[str, list[int]] = {}
         self._num_bytes = 0
-        self._texts: dict[str, Tokens] = {}
+        self._texts: dict[str, WordIds] = {}
 
-    def encode(self, text: str) -> Tokens | None:
+    def encode(self, text: str) -> WordIds | None:
         """Ids of the text and the characters of each; None: the tokenizer itself must.
 
         The characters of all tokens are together the text.
@@ -76,7 +76,7 @@ class Words:
             self._texts[text] = result
         return result
 
-    def _look_up(self, words: Sequence[str], passing: dict[str, Tokens]) -> Tokens:
+    def _look_up(self, words: Sequence[str], passing: dict[str, WordIds]) -> WordIds:
         chain = itertools.chain.from_iterable
         if not passing:
             ids = list(chain(map(self._ids.__getitem__, words)))
@@ -91,14 +91,14 @@ class Words:
             words = [piece for word in words for piece in _cut(pattern, word)]
         return words
 
-    def _learn(self, words: Sequence[str]) -> dict[str, Tokens] | None:
+    def _learn(self, words: Sequence[str]) -> dict[str, WordIds] | None:
         """Remembers the words; returns those that are too long for that, None if not all of them
         can be known."""
         if self._num_bytes >= _MAX_BYTES:
             self._ids.clear()
             self._lengths.clear()
             self._num_bytes = 0
-        passing: dict[str, Tokens] = {}
+        passing: dict[str, WordIds] = {}
         for word in words:
             if word in self._ids or word in passing:
                 continue
@@ -113,7 +113,7 @@ class Words:
             self._num_bytes += _ENTRY_BYTES + 4 * len(word) + _TOKEN_BYTES * len(tokens[0])
         return passing
 
-    def _encode_alone(self, word: str) -> Tokens | None:
+    def _encode_alone(self, word: str) -> WordIds | None:
         # A word that would be cut again when it stands alone can't be encoded alone.
         encoding = self._encode(word) if self._split(word) == [word] else None
         if encoding is None:

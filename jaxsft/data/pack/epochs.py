@@ -76,13 +76,13 @@ class Epochs:
         self._seed = seed
         self._lock = threading.Lock()
         self._first_steps = [0]  # of each epoch, as far as was asked
-        self._newest: tuple[int, packing.Plan] | None = None
+        self._newest: tuple[int, packing.PackPlan] | None = None
         plan = self.plan(0)
         self.num_rows = plan.num_rows  # of the first epoch, as is `fill`
         tokens = int(self._lengths[plan.order].sum())
         self.fill = tokens / (plan.num_rows * sequence_length)
 
-    def plan(self, epoch: int) -> packing.Plan:
+    def plan(self, epoch: int) -> packing.PackPlan:
         """Rows of an epoch; their members are indices of examples."""
         newest = self._newest
         if newest is None or newest[0] != epoch:
@@ -93,7 +93,7 @@ class Epochs:
             self._newest = newest
         return newest[1]
 
-    def rows(self, step: int) -> tuple[packing.Plan, np.ndarray]:
+    def rows(self, step: int) -> tuple[packing.PackPlan, np.ndarray]:
         """The plan that `step` belongs to and the numbers of its rows; -1 is a row of padding."""
         epoch = self.epoch_of(step)
         plan = self.plan(epoch)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft.data.cache.store import Tokens
+from jaxsft.data.cache.store import IdsAndWeights
 from jaxsft.data.pack import bins
 from jaxsft.errors import DataError
 
@@ -17,7 +17,7 @@ PADDING_ROW = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PackPlan:
     """Row r holds the examples order[row_offsets[r] : row_offsets[r + 1]].
 
     order        4 0 2 1 3
@@ -35,7 +35,7 @@ class Plan:
         return self.order[self.row_offsets[index] : self.row_offsets[index + 1]]
 
 
-def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) -> Plan:
+def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) -> PackPlan:
     """The packing of all examples at once, its rows in random order.
 
     The number of rows depends on the lengths alone. Which examples of equal length stand where,
@@ -51,7 +51,7 @@ def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) 
     row_of_bin = shuffled(num_bins, seed, epoch, 1)
     rows = row_of_bin[bin_of]
     counts = np.bincount(rows, minlength=num_bins)
-    return Plan(order[np.argsort(rows, kind="stable")], _offsets(counts))
+    return PackPlan(order[np.argsort(rows, kind="stable")], _offsets(counts))
 
 
 def num_rows(lengths: np.ndarray, sequence_length: int) -> int:
@@ -60,14 +60,14 @@ def num_rows(lengths: np.ndarray, sequence_length: int) -> int:
     return bins.pack(np.sort(lengths)[::-1], sequence_length)[1]
 
 
-def one_per_row(lengths: np.ndarray) -> Plan:
+def one_per_row(lengths: np.ndarray) -> PackPlan:
     """The unpacked plan: example i alone in row i."""
-    return Plan(np.arange(len(lengths)), np.arange(len(lengths) + 1))
+    return PackPlan(np.arange(len(lengths)), np.arange(len(lengths) + 1))
 
 
 def build_rows(
-    get_examples: Callable[[Sequence[int]], Sequence[Tokens]],
-    plan: Plan,
+    get_examples: Callable[[Sequence[int]], Sequence[IdsAndWeights]],
+    plan: PackPlan,
     rows: Sequence[int],
     sequence_length: int,
     labels: np.ndarray | None = None,

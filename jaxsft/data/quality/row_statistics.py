@@ -43,7 +43,7 @@ _CONTROL_TEXT = "role or control text in a message"  # the hint that says that i
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ShownRow:
     file: str
     row: int
     text: str
@@ -56,7 +56,7 @@ class Example:
 @dataclasses.dataclass(frozen=True)
 class Hint:
     rows: int
-    examples: tuple[Example, ...]  # the first ones
+    examples: tuple[ShownRow, ...]  # the first ones
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Facts:
     signature: np.ndarray  # uint8 [N, K]
     answer_keys: np.ndarray  # uint64 [A]
     answer_hashes: np.ndarray  # uint64 [A]
-    answers: tuple[Example, ...]  # [A]
+    answers: tuple[ShownRow, ...]  # [A]
     num_answers: int  # of which `answers` are a sample
     hints: dict[str, Hint]
 
@@ -124,8 +124,8 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
     columns: dict[str, list[int]] = {name: [] for name in _COLUMNS}
     texts: list[str | np.ndarray] = []
     files: dict[str, int] = {}
-    answers: list[tuple[int, int, Example]] = []
-    found: list[tuple[str, Example]] = []
+    answers: list[tuple[int, int, ShownRow]] = []
+    found: list[tuple[str, ShownRow]] = []
     for record, outcome in zip(records, outcomes, strict=True):
         if not outcome.kept or isinstance(record, BadRow | LeftOut):
             continue
@@ -145,7 +145,7 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
             answers += _answers(record, dialogue, said)
         spelt = any(example.text_controls for example in outcome.kept)
         found += [
-            (kind, Example(record.file, record.row, text))
+            (kind, ShownRow(record.file, record.row, text))
             for kind, text in _hints(record)
             if not (spelt and kind == _CONTROL_TEXT)  # there they are no text but tokens
         ]
@@ -199,7 +199,7 @@ def _without_space(text: str) -> bytes:
 
 def _answers(
     record: Conversation, dialogue: int, said: Sequence[Message]
-) -> list[tuple[int, int, Example]]:
+) -> list[tuple[int, int, ShownRow]]:
     """(key of the sample, hash, example) of each answer that has words."""
     result = []
     for turn, message in enumerate(said):
@@ -207,7 +207,7 @@ def _answers(
         if text:
             key = (dialogue + turn * 0x9E3779B97F4A7C15) % 2**64
             code = len(text) << 32 | zlib.crc32(text.encode("utf-8", "replace"))
-            example = Example(record.file, record.row, hints.excerpt(text))
+            example = ShownRow(record.file, record.row, hints.excerpt(text))
             result.append((key, code, example))
     return result
 
@@ -226,8 +226,8 @@ def _words_of(record: Conversation | Any) -> str | np.ndarray:
     return record.ids if isinstance(record, Tokenized) else record.text
 
 
-def _counted(found: Sequence[tuple[str, Example]]) -> dict[str, Hint]:
-    examples: dict[str, list[Example]] = {}
+def _counted(found: Sequence[tuple[str, ShownRow]]) -> dict[str, Hint]:
+    examples: dict[str, list[ShownRow]] = {}
     for kind, example in found:
         examples.setdefault(kind, []).append(example)
     return {kind: Hint(len(all_), tuple(all_[:HINT_EXAMPLES])) for kind, all_ in examples.items()}
@@ -313,9 +313,9 @@ def load(directory: Path) -> Facts:
         files=tuple(rest["files"]),
         **columns,
         num_answers=rest["num_answers"],
-        answers=tuple(Example(*example) for example in rest["answers"]),
+        answers=tuple(ShownRow(*example) for example in rest["answers"]),
         hints={
-            kind: Hint(hint["rows"], tuple(Example(*e) for e in hint["examples"]))
+            kind: Hint(hint["rows"], tuple(ShownRow(*e) for e in hint["examples"]))
             for kind, hint in rest["hints"].items()
         },
     )

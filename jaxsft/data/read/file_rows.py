@@ -13,7 +13,7 @@ from jaxsft.data.conversation import RowError
 from jaxsft.data.read import magic, strict_json
 from jaxsft.errors import DataError
 
-Row = tuple[int, bytes | dict[str, Any] | None]  # number from 1, and data as RawRow has it
+NumberedRow = tuple[int, bytes | dict[str, Any] | None]  # number from 1, and data as RawRow has it
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 _READ_BYTES = 2**20
@@ -42,7 +42,7 @@ def without_query(path: str) -> str:
     return path.partition("?")[0].partition("#")[0] if "://" in path else path
 
 
-def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[Row]:
+def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[NumberedRow]:
     """Every row of the file that isn't a blank line.
 
     Raises:
@@ -69,7 +69,7 @@ def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[Row]:
 
 def _stream(
     open_file: Callable[[], BinaryIO], suffix: str, compression: str | None
-) -> Iterator[Row]:
+) -> Iterator[NumberedRow]:
     with open_file() as raw, _decompressed(raw, compression) as file:
         if wrong := _complaint(file, suffix, compression):
             raise DataError(wrong)
@@ -96,7 +96,7 @@ def _decompressed(file: BinaryIO, compression: str | None) -> io.BufferedReader:
     return io.BufferedReader(cast(Any, unpacked), _READ_BYTES)
 
 
-def _lines(file: io.BufferedReader) -> Iterator[Row]:
+def _lines(file: io.BufferedReader) -> Iterator[NumberedRow]:
     limit = strict_json.MAX_LINE_BYTES
     row = 0
     while line := file.readline(limit + 1):
@@ -109,7 +109,7 @@ def _lines(file: io.BufferedReader) -> Iterator[Row]:
             yield row, line
 
 
-def _json(file: io.BufferedReader) -> Iterator[Row]:
+def _json(file: io.BufferedReader) -> Iterator[NumberedRow]:
     """An array of objects; or one object on each line, as some name their JSON Lines."""
     if file.peek(64).lstrip()[:1] == b"[":
         yield from _array(file)
@@ -129,7 +129,7 @@ def _check_is_lines(line: bytes) -> None:
             raise DataError(f"the first line {error}; {wanted}") from None
 
 
-def _array(file: io.BufferedReader) -> Iterator[Row]:
+def _array(file: io.BufferedReader) -> Iterator[NumberedRow]:
     """The text of each element; parsing it strictly is left to whoever takes the row."""
     text = _Text(file)
     text.take("[")
@@ -199,7 +199,7 @@ class _Text:
         return bool(data)
 
 
-def _parquet(file: io.BufferedReader) -> Iterator[Row]:
+def _parquet(file: io.BufferedReader) -> Iterator[NumberedRow]:
     import pyarrow.parquet
 
     row = 0
@@ -235,7 +235,7 @@ def _object(scalar: Any) -> Any:
         return strict_json.Unreadable(f"{scalar.type}: {str(error).strip()}")
 
 
-def _array_record(path: str) -> Iterator[Row]:
+def _array_record(path: str) -> Iterator[NumberedRow]:
     from array_record.python import array_record_module  # type: ignore  # has no stubs
 
     reader = array_record_module.ArrayRecordReader(path)

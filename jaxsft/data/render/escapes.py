@@ -7,7 +7,7 @@ from typing import Any
 
 import markupsafe
 
-from jaxsft.data.render.provenance import Run, Traced, escaped_runs, to_text
+from jaxsft.data.render.provenance import Stretch, Traced, escaped_runs, to_text
 
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 # A character beyond the basic plane is written as two escapes.
@@ -19,7 +19,7 @@ def to_json(value: Any, **options: Any) -> Traced:
     """`json.dumps(value, **options)`: the k-th string of the text is the k-th string of value."""
     text = json.dumps(value, **options)
     leaves = _json_strings(value, options.get("sort_keys", False))
-    runs: list[Run] = []
+    runs: list[Stretch] = []
     for match in _JSON_STRING.finditer(text):
         runs += escaped_runs(text, match.start() + 1, match.end() - 1, next(leaves), _JSON_ESCAPE)
     return Traced(text, tuple(runs))

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 # Index of the message, its field, and which string of that field, as a path: "" where it has one.
 Origin = tuple[int, str, str]
 # Characters [start, stop) came from [first, last) of a string: the same, or its escape if longer.
-Run = tuple[int, int, Origin, int, int]  # start, stop, origin, first, last
+Stretch = tuple[int, int, Origin, int, int]  # start, stop, origin, first, last
 MAX_CHARS = 50_000_000  # of one string; a template that builds more is broken or hostile
 
 
@@ -26,9 +26,9 @@ class Traced(str):
     """
 
     __slots__ = ("runs",)
-    runs: tuple[Run, ...]
+    runs: tuple[Stretch, ...]
 
-    def __new__(cls, text: str = "", runs: tuple[Run, ...] = ()) -> "Traced":
+    def __new__(cls, text: str = "", runs: tuple[Stretch, ...] = ()) -> "Traced":
         self = str.__new__(cls, text)
         self.runs = runs
         return self
@@ -190,13 +190,13 @@ def traced(text: str) -> Traced:
     return text if type(text) is Traced else Traced(text)
 
 
-def _shifted(runs: tuple[Run, ...], by: int) -> tuple[Run, ...]:
+def _shifted(runs: tuple[Stretch, ...], by: int) -> tuple[Stretch, ...]:
     return tuple([(a + by, b + by, origin, first, last) for a, b, origin, first, last in runs])
 
 
-def _cut(runs: tuple[Run, ...], start: int, stop: int) -> tuple[Run, ...]:
+def _cut(runs: tuple[Stretch, ...], start: int, stop: int) -> tuple[Stretch, ...]:
     """The runs inside [start, stop), counted from start."""
-    cut: list[Run] = []
+    cut: list[Stretch] = []
     for a, b, origin, first, last in runs:
         if a >= stop or b <= start:
             continue
@@ -212,7 +212,7 @@ def _cut(runs: tuple[Run, ...], start: int, stop: int) -> tuple[Run, ...]:
 def concat(parts: Iterable[str]) -> Traced:
     """All parts one after another."""
     texts: list[str] = []
-    runs: list[Run] = []
+    runs: list[Stretch] = []
     at = 0
     for part in parts:
         texts.append(part)
@@ -311,7 +311,7 @@ def percent_format(template: str, values: Any) -> Traced:
 
 def escaped_runs(
     text: str, start: int, stop: int, value: str, escapes: re.Pattern[str]
-) -> tuple[Run, ...]:
+) -> tuple[Stretch, ...]:
     """The runs of `value` where it stands at [start, stop) of `text`, some characters escaped.
 
     Args:
@@ -333,11 +333,11 @@ def escaped_runs(
     return tuple(run for own in value.runs for run in _escaped(own, pieces))
 
 
-def _escaped(run: Run, pieces: Sequence[tuple[int, int, int]]) -> Iterator[Run]:
+def _escaped(run: Stretch, pieces: Sequence[tuple[int, int, int]]) -> Iterator[Stretch]:
     """The run, in the text of the pieces; each escape is a run of its own."""
     start, stop, origin, first, last = run
     index = max(bisect.bisect_right(pieces, start, key=lambda piece: piece[2]) - 1, 0)
-    found: list[Run] = []
+    found: list[Stretch] = []
     while index < len(pieces) and pieces[index][2] < stop:
         a, b, place = pieces[index]
         # Pieces take turns: the same characters, an escape of one, the same again...

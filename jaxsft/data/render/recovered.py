@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxsft.data.conversation import Message
-from jaxsft.data.render.provenance import Run, Traced
+from jaxsft.data.render.provenance import Stretch, Traced
 
 _SHOWN = 60  # characters of what is lost
 _LONGEST_ESCAPED = 200  # characters that a template escapes by hand side by side
@@ -40,7 +40,7 @@ class Sources:
     def __init__(self, text: Traced):
         self.text = str.__getitem__(text, slice(None))
         self.runs = text.runs
-        self._of: dict[int, list[Run]] = {}
+        self._of: dict[int, list[Stretch]] = {}
         for run in text.runs:
             self._of.setdefault(run[2][0], []).append(run)
 
@@ -54,11 +54,11 @@ class Sources:
         index = bisect.bisect_right(self.runs, place, key=lambda run: run[1])
         return self.runs[index - 1][1] if index else 0
 
-    def of(self, message: int) -> Sequence[Run]:
+    def of(self, message: int) -> Sequence[Stretch]:
         """In the order of the text."""
         return self._of.get(message, ())
 
-    def within(self, message: int, start: int, stop: int) -> list[Run]:
+    def within(self, message: int, start: int, stop: int) -> list[Stretch]:
         """Those of which some stands there: a prompt may supply the beginning of an answer."""
         return [run for run in self.of(message) if run[1] > start and run[1] <= stop]
 
@@ -110,15 +110,15 @@ def _without_reasoning(content: str) -> str:
     return content.strip()
 
 
-def _by_string(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    own: dict[tuple[str, str], list[Run]] = {}
+def _by_string(runs: Sequence[Stretch]) -> dict[tuple[str, str], list[Stretch]]:
+    own: dict[tuple[str, str], list[Stretch]] = {}
     for run in runs:
         own.setdefault(run[2][1:], []).append(run)
     return own
 
 
 def _lost_call(
-    sources: Sources, own: Mapping[tuple[str, str], list[Run]], message: Message, index: int
+    sources: Sources, own: Mapping[tuple[str, str], list[Stretch]], message: Message, index: int
 ) -> Loss | None:
     for path, said in _said_in_calls(message):
         runs = own.get(("tool_calls", path), [])
@@ -153,7 +153,7 @@ def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def _lost(
     sources: Sources,
-    runs: Sequence[Run],
+    runs: Sequence[Stretch],
     said: str,
     keep_space: bool = True,
     keep_edges: bool = False,
@@ -187,7 +187,7 @@ def _lost(
     return ""
 
 
-def _missing(runs: Sequence[Run], size: int) -> Iterator[tuple[int, int]]:
+def _missing(runs: Sequence[Stretch], size: int) -> Iterator[tuple[int, int]]:
     """What of [0, size) no run comes from."""
     at = 0
     for first, last in sorted((run[3], run[4]) for run in runs if run[3] < run[4]):
@@ -198,7 +198,7 @@ def _missing(runs: Sequence[Run], size: int) -> Iterator[tuple[int, int]]:
         yield at, size
 
 
-def _altered(text: str, runs: Sequence[Run], said: str) -> str:
+def _altered(text: str, runs: Sequence[Stretch], said: str) -> str:
     """How what stands for `said` is not as it was said, or ""."""
     for start, stop, _, first, last in runs:
         if stop - start == last - first and text[start:stop] != said[first:last]:
@@ -210,7 +210,7 @@ def _altered(text: str, runs: Sequence[Run], said: str) -> str:
     return ""
 
 
-def _moved(text: str, runs: Sequence[Run]) -> str:
+def _moved(text: str, runs: Sequence[Stretch]) -> str:
     """How what comes from a string is not in the order in which it was said, each once, or ""."""
     for (_, _, _, _, last), (start, stop, _, first, _) in itertools.pairwise(runs):
         if first < last:

@@ -21,7 +21,7 @@ _SUPERVISED = ("bold green underline", "bold cyan underline")  # neighbours diff
 _CONTEXT = ("default", "bright_black")
 
 
-class Rows:
+class InspectedRows:
     """(name of the source, outcome) of each row; defects don't stop it.
 
     Args:
@@ -85,13 +85,13 @@ def why_dropped(outcome: Outcome) -> str:
     return outcome.bad.detail if outcome.bad else outcome.dropped[0].detail
 
 
-def write_jsonl(rows: Rows, tokenizer: ChatTokenizer, output: TextIO) -> None:
+def write_jsonl(rows: InspectedRows, tokenizer: ChatTokenizer, output: TextIO) -> None:
     for _, outcome in rows:
         for row in json_rows(outcome, tokenizer):
             output.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def show(rows: Rows, tokenizer: ChatTokenizer, console: Console) -> None:
+def show(rows: InspectedRows, tokenizer: ChatTokenizer, console: Console) -> None:
     """Prints each row's tokens: what is trained is coloured and underlined, or in brackets."""
     console.print(_legend(console.is_terminal))
     num_rows = num_examples = num_tokens = num_supervised = 0

@@ -11,7 +11,7 @@ import jinja2
 
 from jaxsft.data.encode.account import Outcome
 from jaxsft.data.encode.tokenize import ChatTokenizer
-from jaxsft.data.report.inspect import Rows, pieces, why_dropped
+from jaxsft.data.report.inspect import InspectedRows, pieces, why_dropped
 from jaxsft.terminal.redact import redacted
 
 DEFAULT_ROWS = 1000
@@ -20,7 +20,7 @@ _TEMPLATE = Path(__file__).with_name("inspect.html.jinja")
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
-def write_page(rows: Rows, tokenizer: ChatTokenizer, output: TextIO, title: str) -> None:
+def write_page(rows: InspectedRows, tokenizer: ChatTokenizer, output: TextIO, title: str) -> None:
     """Writes the page of these rows, which says so if their limit left some out."""
     shown = [item for name, outcome in rows for item in _items(name, outcome, tokenizer)]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

@@ -8,6 +8,7 @@ from jaxsft.data.cache.prepare import source_names
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
 from jaxsft.data.quality import measures, row_statistics
+from jaxsft.data.report import report
 from jaxsft.data.report import report as gate
 
 
@@ -45,11 +46,13 @@ def survey(
     )
 
 
-def plan_of(data: Data, train: Train, cache: Cache, epochs: Epochs, shares: int = 1) -> gate.Plan:
+def plan_of(
+    data: Data, train: Train, cache: Cache, epochs: Epochs, shares: int = 1
+) -> report.PlannedSteps:
     """The steps of the run."""
     steps = num_steps(train, epochs)
     per_step = epochs.sums_of_steps(cache.supervised)
-    return gate.Plan(
+    return report.PlannedSteps(
         sequence_length=data.sequence_length,
         batch_size=train.batch_size,
         batch_multiple=shares * train.microbatches,

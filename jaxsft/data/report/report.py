@@ -74,7 +74,7 @@ _BROKEN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PlannedSteps:
     """The steps of a run."""
 
     sequence_length: int
@@ -94,7 +94,7 @@ def gate_report(
     train: Json,
     evals: Mapping[str, Json],
     overlaps: Mapping[str, Json],
-    plan: Plan | None,
+    plan: PlannedSteps | None,
 ) -> Json:
     """All of it as JSON, warnings first.
 
@@ -121,7 +121,7 @@ def gate_report(
     }
 
 
-def _plan(plan: Plan) -> Json:
+def _plan(plan: PlannedSteps) -> Json:
     per_step = plan.supervised_tokens_per_epoch / max(plan.steps_per_epoch, 1)
     return {
         **dataclasses.asdict(plan),
@@ -293,7 +293,7 @@ def _hint_warnings(hints: Mapping[str, Json]) -> Warnings:
             )
 
 
-def _batch_warnings(plan: Plan) -> Warnings:
+def _batch_warnings(plan: PlannedSteps) -> Warnings:
     padding = plan.batch_size - plan.packed_rows
     if padding <= 0:
         return
@@ -316,7 +316,7 @@ def _batch_warnings(plan: Plan) -> Warnings:
     )
 
 
-def _plan_warnings(plan: Plan, train: Json) -> Warnings:
+def _plan_warnings(plan: PlannedSteps, train: Json) -> Warnings:
     yield from _batch_warnings(plan)
     if plan.fill < MIN_FILL:
         yield _warning(

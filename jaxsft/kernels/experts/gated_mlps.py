@@ -30,7 +30,7 @@ TILES_SCOPE = "expert_tiles"  # how the plan knows a compiled loop over tiles
 # float32 inputs too.
 _KERNEL_TILE = (512, 512, 1024)
 
-Activation = Callable[[jax.Array, jax.Array], jax.Array]  # of gate and up, elementwise
+GatedActivation = Callable[[jax.Array, jax.Array], jax.Array]  # of gate and up, elementwise
 
 
 @jax.tree_util.register_dataclass
@@ -82,7 +82,7 @@ def mix(
     chosen_BTX: jax.Array,
     shares_BTX: jax.Array,
     experts: Experts,
-    activate: Activation,
+    activate: GatedActivation,
     back_end: str,
 ) -> jax.Array:
     """The sum over a token's experts of share x (activate(x gate, x up) down), float32 [B, T, D].
@@ -141,7 +141,7 @@ def _token_spec(mesh, shape: tuple[int, ...], without: tuple[str, ...] = ()) -> 
     return PartitionSpec(over(shape[0], "batch"), over(shape[1], "sequence"), None)
 
 
-def _dense(x_BTD, chosen_BTX, shares_BTX, experts: Experts, activate: Activation) -> jax.Array:
+def _dense(x_BTD, chosen_BTX, shares_BTX, experts: Experts, activate: GatedActivation) -> jax.Array:
     def into(weight_EDF, bias_EF):
         out_BTEF = jnp.einsum("BTD,EDF->BTEF", x_BTD, weight_EDF)
         return out_BTEF if bias_EF is None else out_BTEF + bias_EF[None, None]
@@ -155,7 +155,13 @@ def _dense(x_BTD, chosen_BTX, shares_BTX, experts: Experts, activate: Activation
 
 
 def _local(
-    x_BTD, chosen_BTX, shares_BTX, experts: Experts, first_expert, activate: Activation, back_end
+    x_BTD,
+    chosen_BTX,
+    shares_BTX,
+    experts: Experts,
+    first_expert,
+    activate: GatedActivation,
+    back_end,
 ) -> jax.Array:
     """`mix` over the experts from `first_expert` on that are here; the others contribute 0."""
     batch, length, num_chosen = chosen_BTX.shape

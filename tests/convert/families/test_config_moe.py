@@ -111,8 +111,8 @@ def test_gpt_oss_as_published_is_understood():
     assert ours.rope == read("gpt_oss", rope_parameters={**yarn, "rope_theta": 150000})[0].rope
     assert [kind.window for kind in ours.layer_kinds] == [128, None]
     assert ours.attention_sinks and ours.qkv_bias and ours.attention_out_bias
-    assert ours.norm == settings.Norm(scale_in_float32=True)
-    assert ours.moe == moe_settings.Moe(
+    assert ours.norm == settings.NormSettings(scale_in_float32=True)
+    assert ours.moe == moe_settings.MoeSettings(
         num_experts=6,
         experts_per_token=2,
         expert_mlp_dim=64,

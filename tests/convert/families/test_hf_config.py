@@ -37,7 +37,7 @@ def test_absent_fields_have_the_values_of_transformers():
     ours, notes = read()
     theirs = LlamaConfig(**LLAMA)
     assert notes == []
-    assert ours == settings.Decoder(
+    assert ours == settings.DecoderSettings(
         vocab_size=96,
         num_layers=2,
         embed_dim=32,

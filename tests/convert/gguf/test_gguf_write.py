@@ -156,7 +156,7 @@ def test_an_export_says_everything_that_llama_cpp_asks_for(save_llama, save_toke
     written = gguf_file.export_gguf(
         params, base, path, dtype="f32", template="{{ 1 }}", end_of_turn_ids=[7, 9]
     )
-    assert written == gguf_file.Written(path, ())
+    assert written == gguf_file.GgufFile(path, ())
     assert [p.name for p in path.parent.iterdir()] == ["m.gguf"]
     metadata = File(path).metadata
     expected = {

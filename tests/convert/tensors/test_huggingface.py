@@ -255,12 +255,12 @@ class Held:
         return self.arrays[name]
 
 
-ONE_EACH = tensor_table.Row(
+ONE_EACH = tensor_table.TensorRow(
     "model.layers.{}.mlp.experts.{}.up_proj.weight",
     ("layers", "mlp", "up_EDF"),
     tensor_table.Layout.TRANSPOSED,
 )
-STACKED = tensor_table.Row(
+STACKED = tensor_table.TensorRow(
     "model.layers.{}.mlp.experts.up_proj",
     ("layers", "mlp", "up_EDF"),
     tensor_table.Layout.TRANSPOSED,

@@ -158,7 +158,7 @@ def test_workers_end_with_a_killed_parent(sources, tmp_path, tokenizer_dir):
 
 
 def test_a_job_is_its_fingerprint(tmp_path):
-    job = shards.Job("f", tmp_path, "t", data_of(tmp_path, "x"), 5)
+    job = shards.ShardJob("f", tmp_path, "t", data_of(tmp_path, "x"), 5)
     assert job == dataclasses.replace(job, directory=tmp_path / "other")
     assert hash(job) == hash(dataclasses.replace(job, vocab_size=6))
     assert job != dataclasses.replace(job, fingerprint="g")

@@ -17,6 +17,7 @@ from jaxsft.data.encode.account import Drop, Outcome, Tally
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.quality import hints, measures
 from jaxsft.data.quality.row_statistics import shard_facts
+from jaxsft.data.report import report
 from jaxsft.data.report import report as gate
 from jaxsft.data.report import text as gate_text
 
@@ -55,7 +56,7 @@ def report_of(records, outcomes=None, **sources) -> gate.Json:
     return own | rest
 
 
-def plan(**changes) -> gate.Plan:
+def plan(**changes) -> report.PlannedSteps:
     values = {
         "sequence_length": 1024,
         "batch_size": 8,
@@ -68,7 +69,7 @@ def plan(**changes) -> gate.Plan:
         "examples_per_epoch": {"main": 100},
         "fewest_supervised_tokens": 2000,
     }
-    return gate.Plan(**{**values, **changes})
+    return report.PlannedSteps(**{**values, **changes})
 
 
 def warnings_of(train=None, evals=None, overlaps=None, its_plan=None) -> list[str]:

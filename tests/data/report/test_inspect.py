@@ -45,7 +45,7 @@ def tokenizer(tokenizer_dir):
 
 @pytest.fixture
 def rows(config, tokenizer):
-    return inspect.Rows(config.data.train, config.data, tokenizer)
+    return inspect.InspectedRows(config.data.train, config.data, tokenizer)
 
 
 def test_jsonl_has_one_object_for_each_example_or_lost_row(rows, config, tokenizer):
@@ -77,21 +77,21 @@ def two_sources(config):
     ],
 )
 def test_the_limit_is_shared_by_the_sources(config, tokenizer, two_sources, limit, shown, is_cut):
-    rows = inspect.Rows(two_sources, config.data, tokenizer, limit=limit)
+    rows = inspect.InspectedRows(two_sources, config.data, tokenizer, limit=limit)
     names = [name for name, _ in rows]
     assert names == [{"1": "one", "2": "two"}[char] for char in shown]
     assert rows.is_cut == is_cut
 
 
 def test_one_source_is_chosen_by_name(config, tokenizer, two_sources):
-    rows = inspect.Rows(two_sources, config.data, tokenizer, name="two")
+    rows = inspect.InspectedRows(two_sources, config.data, tokenizer, name="two")
     assert [name for name, _ in rows] == ["two"] * 3
     with pytest.raises(ConfigError, match=r"--source=three: .* only \['one', 'two'\]"):
-        inspect.Rows(two_sources, config.data, tokenizer, name="three")
+        inspect.InspectedRows(two_sources, config.data, tokenizer, name="three")
 
 
 def test_an_id_beyond_the_model_is_shown_as_dropped(config, tokenizer):
-    rows = inspect.Rows(config.data.train, config.data, tokenizer, vocab_size=5)
+    rows = inspect.InspectedRows(config.data.train, config.data, tokenizer, vocab_size=5)
     _, first = next(iter(rows))
     assert "vocab_size=5" in inspect.why_dropped(first)
 
@@ -161,7 +161,7 @@ def hostile_rows(config, tokenizer, tmp_path):
     lines = [{"messages": messages}, {"messages": [{"role": HOSTILE, "content": "x"}]}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = dataclasses.replace(config.data, sequence_length=2000)
-    return inspect.Rows((Source(path=str(path), name=HOSTILE),), data, tokenizer)
+    return inspect.InspectedRows((Source(path=str(path), name=HOSTILE),), data, tokenizer)
 
 
 def test_hostile_text_stays_text(config, tokenizer, tmp_path):
@@ -205,7 +205,7 @@ def test_the_page_has_what_jsonl_has(rows, tokenizer):
 
 def test_a_page_of_some_rows_says_so(config, tokenizer):
     for limit, is_said in ((2, True), (3, False)):
-        rows = inspect.Rows(config.data.train, config.data, tokenizer, limit=limit)
+        rows = inspect.InspectedRows(config.data.train, config.data, tokenizer, limit=limit)
         page = page_of(rows, tokenizer)
         assert ("There are more rows than these" in page) == is_said
 

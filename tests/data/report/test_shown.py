@@ -11,7 +11,7 @@ from jaxsft.data.cache.prepare import prepare, source_names
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.report import inspect, inspect_html, report
 from jaxsft.data.report import text as report_text
-from jaxsft.training.inputs import Data as SetupData
+from jaxsft.training.inputs import PreparedData as SetupData
 from tests.data.made_tokenizers import LLAMA2, make_sentencepiece
 
 SECRET = "hf_" + "SeCrEt" * 4
@@ -48,7 +48,7 @@ def test_neither_the_cache_nor_its_report_has_it(data, tokenizer_dir):
 
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_neither_has_what_inspection_shows(data, tokenizer, is_terminal):
-    rows = inspect.Rows(data.train, data, tokenizer)
+    rows = inspect.InspectedRows(data.train, data, tokenizer)
     lines, page, shown = io.StringIO(), io.StringIO(), io.StringIO()
     inspect.write_jsonl(rows, tokenizer, lines)
     inspect_html.write_page(rows, tokenizer, page, "title")
