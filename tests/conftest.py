@@ -6,7 +6,9 @@ programs started by a test get the same surroundings.
 
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,13 @@ def assets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no assets in {folder}; JAXSFT_ASSETS names another folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Those of before: a program that was stopped ignores signals from then on."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
