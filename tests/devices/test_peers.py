@@ -14,7 +14,8 @@ from jaxsft import errors
 PROGRAM = """
 import sys
 from pathlib import Path
-from jaxsft import distributed, errors, peers
+from jaxsft import errors
+from jaxsft.devices import distributed, peers
 
 address, me, failing, folder = sys.argv[1], *map(int, sys.argv[2:4]), Path(sys.argv[4])
 distributed.connect(address, 2, me, 60, print)

@@ -125,7 +125,7 @@ def test_what_a_shell_ignores_stays_ignored():
 # C code that lets no handler of Python run, as compilers and file systems do.
 BUSY = """
 import hashlib, sys
-from jaxsft import termination
+from jaxsft.devices import termination
 termination.AT_ONCE_SECONDS, termination.AGAIN_SECONDS = map(float, sys.argv[1:3])
 one = termination.Termination()
 with one.listening():
