@@ -22,7 +22,7 @@ class TextPlace:
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
-    architecture: str
+    hf_class: str  # as config.json's architectures names it
     text: str  # model_type of a text_config that has none
     tied: bool  # of transformers, where config.json has no tie_word_embeddings
     layouts: tuple[TextPlace, ...]

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.rope import read_rope
-from jaxsft.model.settings import Activation, LayerKind, Rope
+from jaxsft.model.settings import Activation, LayerKind, NormSettings, Rope
 
 Settings = dict[str, Any]
 
@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": Activation.GELU_TANH,
     "relu": Activation.RELU,
 }
+LAYER_NORM = NormSettings(centered=True, bias=True, scale_in_float32=True)
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft.convert.gguf import header
-from jaxsft.convert.gguf.architectures import OUTPUT, Architecture
+from jaxsft.convert.families.gguf_names import OUTPUT, Architecture
+from jaxsft.convert.gguf import architectures, header
 from jaxsft.errors import ConversionError
 
 # What rotary frequencies are divided by: Llama 3's, and those of longrope.
@@ -61,9 +61,10 @@ class Reader:
         head_dim = self.get("attention.key_length", embed_dim // heads)
         if self.get("attention.value_length", head_dim) != head_dim:
             raise self._differs("attention.value_length", head_dim)
+        family = architectures.read_as(a)
         config: dict[str, Any] = {
-            "architectures": [a.hf_class],
-            "model_type": a.model_types[0],
+            "architectures": [family.hf_class],
+            "model_type": family.model_type,
             "vocab_size": self.get("vocab_size", self._num_tokens()),
             "hidden_size": embed_dim,
             "intermediate_size": self.get("feed_forward_length"),

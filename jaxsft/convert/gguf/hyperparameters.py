@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxsft.convert.families import rope as rope_config
+from jaxsft.convert.families.gguf_names import Architecture
 from jaxsft.convert.gguf import architectures
 from jaxsft.convert.gguf import config as gguf_config
-from jaxsft.convert.gguf.architectures import Architecture
 from jaxsft.errors import ConversionError
 
 _FLOATS = {"rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping"}

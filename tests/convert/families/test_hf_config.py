@@ -200,7 +200,7 @@ def test_all_that_transformers_writes_for_a_family_is_known(name):
     }
     config = AutoConfig.for_model(name, hidden_size=32, **small).to_dict()
     config |= {"num_key_value_heads": 4, "head_dim": 8}
-    config["architectures"] = [FAMILIES[name].architecture]
+    config["architectures"] = [FAMILIES[name].hf_class]
     assert settings_from_config(config, "config.json")[1] == []
 
 
