@@ -18,7 +18,7 @@ from jaxsft.model.state import Params
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """What `open_pretrained` found; no weight has been read yet."""
+    """A model as `open_pretrained` found it; no weight has been read yet."""
 
     source: str  # as the user wrote it
     path: Path  # Hugging Face directory or .gguf file
@@ -77,7 +77,7 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """What the files say, before it is understood."""
+    """The content of the files, before it is understood."""
 
     where: str  # what to call the configuration in errors
     config: dict[str, Any]

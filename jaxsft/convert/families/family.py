@@ -1,4 +1,4 @@
-"""What a family of models is: all that reading, writing and exporting one asks of it."""
+"""A family of models: all that reading, writing and exporting one asks of it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -19,10 +19,20 @@ class Family:
     defaults: Mapping[str, Any]  # of transformers, for a field that is not there
     harmless: frozenset[str] = frozenset()  # fields that change nothing in this family
     gguf: Architecture | None = None  # None: llama.cpp's files of it are neither read nor written
+    # What transformers takes for sizes that the text_config of a multimodal model leaves out.
+    text_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    mxfp4: bool = False  # weights that are published in mxfp4 can be read
+
+
+def sizes(vocab: int, embed_dim: int, mlp_dim: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        **{"vocab_size": vocab, "hidden_size": embed_dim, "intermediate_size": mlp_dim},
+        **{"num_hidden_layers": layers, "num_attention_heads": heads},
+    }
 
 
 def defaults(max_positions: int, **others: Any) -> dict[str, Any]:
-    """What transformers takes for fields that are not there.
+    """The values that transformers takes for fields that are not there.
 
     Args:
         others: the family's own fields, and those of all families that it has otherwise; one that

@@ -3,7 +3,7 @@ queries and keys in place of the soft caps.
 """
 
 from jaxsft.convert.families import gemma2, gguf_names
-from jaxsft.convert.families.family import Family, defaults
+from jaxsft.convert.families.family import Family, defaults, sizes
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.rope import read_ropes
 from jaxsft.convert.families.shared_fields import (
@@ -60,4 +60,5 @@ FAMILY = Family(
         local_rope_theta=10000.0,
         wide_scale_layers=62,
     ),
+    text_sizes=sizes(262208, 2304, 9216, 26, 8),
 )

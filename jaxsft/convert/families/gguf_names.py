@@ -1,4 +1,5 @@
-"""What llama.cpp calls tensors and settings: what an architecture is, and names that several share.
+"""The names that llama.cpp has for tensors and settings: what an architecture is, and those names
+that several share.
 
 The names are tables that are read both ways; each family has its own in its file.
 """
@@ -61,6 +62,8 @@ SOFTCAPS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
+# Fields that are written as floats, also where config.json has an integer.
+FLOATS = frozenset({"rms_norm_eps", *SOFTCAPS.values()})
 # Fields with the values that llama.cpp's graph has; the first is written when a file is read.
 SILU: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
 GELU: dict[str, tuple[Any, ...]] = {"hidden_activation": ("gelu_pytorch_tanh",)}
@@ -76,6 +79,7 @@ class Architecture:
     name: str
     tensors: Mapping[str, str]  # GGUF name -> Hugging Face name; {} is the layer
     keys: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(KEYS))
+    floats: frozenset[str] = FLOATS
     fixed: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     presence: Mapping[str, str] = dataclasses.field(default_factory=dict)  # field -> its tensor
     permuted: bool = False  # each head's query and key rows lie 0 h 1 h+1 ..., h: half of head_dim

@@ -92,4 +92,5 @@ FAMILY = Family(
         swiglu_limit=7.0,
     ),
     harmless=frozenset({"initial_context_length"}),
+    mxfp4=True,
 )

@@ -1,7 +1,7 @@
 """Llama."""
 
 from jaxsft.convert.families import gguf_names
-from jaxsft.convert.families.family import Family, defaults
+from jaxsft.convert.families.family import Family, defaults, sizes
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.shared_fields import Settings, attention_bias, plain_parts
 from jaxsft.convert.families.shared_rows import FIRST, LAST, MLP, TWO_NORMS, attention_rows
@@ -31,4 +31,5 @@ FAMILY = Family(
     table=TABLE,
     defaults=defaults(2048, mlp_bias=False),
     gguf=GGUF,
+    text_sizes=sizes(32000, 4096, 11008, 32, 32),
 )

@@ -1,7 +1,7 @@
 """Mistral: a Llama without biases, with one window for all layers or none."""
 
 from jaxsft.convert.families import llama
-from jaxsft.convert.families.family import Family, defaults
+from jaxsft.convert.families.family import Family, defaults, sizes
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.shared_fields import Settings, plain_parts, same_window
 
@@ -19,4 +19,5 @@ FAMILY = Family(
     table=llama.TABLE,
     defaults=DEFAULTS,
     gguf=llama.GGUF,
+    text_sizes=sizes(32000, 4096, 14336, 32, 32),
 )

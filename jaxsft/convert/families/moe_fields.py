@@ -1,6 +1,6 @@
 """Parts of config.json that several families with a mixture of experts share, read into settings.
 
-Their router_aux_loss_coef belongs to a loss that training here does not have (see step.py). A model
+Their router_aux_loss_coef belongs to a loss that training here does not have. A model
 in which only some layers have experts is refused, by mlp_only_layers and decoder_sparse_step.
 """
 
@@ -15,7 +15,7 @@ _SILU = {"silu": None, "swish": None}  # what the experts compute; they have no 
 
 
 def _num_experts(fields: Fields) -> int:
-    """Which of two names it has depends on the version of transformers that wrote it."""
+    """The number of experts, by either of the names that versions of transformers write."""
     names = ("num_local_experts", "num_experts")
     found = [name for name in names if fields.raw(name) is not None]
     for name in found[1:]:

@@ -1,7 +1,7 @@
 """Qwen 2, 2.5 and 1.5: biases of queries, keys and values, windows from a layer on."""
 
 from jaxsft.convert.families import gguf_names, llama
-from jaxsft.convert.families.family import Family, defaults
+from jaxsft.convert.families.family import Family, defaults, sizes
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.shared_fields import (
     Settings,
@@ -19,7 +19,7 @@ def read(fields: Fields) -> Settings:
 
 
 def later_windows(fields: Fields, rope: Rope) -> Settings:
-    """From max_window_layers on, and only where use_sliding_window says so."""
+    """Windows from layer max_window_layers on, only where use_sliding_window says so."""
     first = fields.natural("max_window_layers")
     types = window_types(fields, lambda layer: layer >= first)
     return kinds(fields, windows(fields, types), [rope] * len(types))
@@ -38,4 +38,5 @@ FAMILY = Family(
         fixed={**gguf_names.SILU, **gguf_names.NO_WINDOW},
         states_head_dim=False,
     ),
+    text_sizes=sizes(151936, 4096, 22016, 32, 32),
 )

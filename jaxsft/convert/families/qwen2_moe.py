@@ -32,7 +32,7 @@ def read(fields: Fields) -> Settings:
 
 
 def _windows(fields: Fields, rope: Rope) -> Settings:
-    """As in transformers 5; no published model has windows."""
+    """Windows in even layers below max_window_layers, as in transformers 5; none is published."""
     below = fields.natural("max_window_layers")
     types = window_types(fields, lambda layer: layer % 2 == 0 and layer < below)
     if SLIDING not in types:

@@ -1,7 +1,7 @@
 """Qwen 3: norms of each head's queries and keys, windows as in Qwen 2."""
 
 from jaxsft.convert.families import gguf_names, llama
-from jaxsft.convert.families.family import Family, defaults
+from jaxsft.convert.families.family import Family, defaults, sizes
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.qwen2 import WINDOW_DEFAULTS, later_windows
 from jaxsft.convert.families.shared_fields import Settings, attention_bias, plain_parts
@@ -25,4 +25,5 @@ FAMILY = Family(
         tensors=gguf_names.DENSE | gguf_names.HEAD | gguf_names.HEAD_NORMS,
         fixed={**gguf_names.SILU, **gguf_names.NO_BIASES, **gguf_names.NO_WINDOW},
     ),
+    text_sizes=sizes(151936, 4096, 22016, 32, 32),
 )

@@ -82,7 +82,7 @@ TWO_NORMS = (
 
 
 def wide_attention_rows() -> Table:
-    """As `attention_rows`, with norms over all heads together: each has one long scale."""
+    """`attention_rows` with norms over all heads together: each has one long scale."""
     wide = (row for row in QK_NORMS if row.ours[-1] == "scale_NH")
     return (
         *(row for row in attention_rows() if row not in QK_NORMS),

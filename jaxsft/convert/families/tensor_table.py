@@ -100,7 +100,7 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """What one of their tensors holds of one of our leaves: all of it, or a part."""
+    """One of our leaves, or a part of one, as one of their tensors holds it."""
 
     name: str  # of their tensor
     row: TensorRow
@@ -109,7 +109,7 @@ class Weight:
 
     @property
     def part_shape(self) -> tuple[int, ...]:
-        """In their layout."""
+        """The shape in their layout."""
         return self.row.layout.their_shape(self.shape)
 
 

@@ -12,9 +12,10 @@ import jaxsft
 from jaxsft.convert.families import gguf_names, llama
 from jaxsft.convert.families.family import Family, defaults
 from jaxsft.convert.families.registry import FAMILIES
+from jaxsft.convert.gguf.model_file import File
 from jaxsft.errors import ConversionError
 
-SCALE = 1.5
+SCALE = 2  # an integer: the file has to have it as a float
 VOCAB = 328  # of `save_tokenizer`
 
 
@@ -34,6 +35,7 @@ FAMILY = Family(
         name="newt",
         tensors={ours: renamed(theirs) for ours, theirs in llama.GGUF.tensors.items()},
         keys=gguf_names.KEYS | {"newt_scale": "scale"},
+        floats=gguf_names.FLOATS | {"scale"},
         fixed=gguf_names.SILU,
     ),
 )
@@ -41,7 +43,7 @@ FAMILY = Family(
 
 class NewtConfig(LlamaConfig):
     model_type = "newt"
-    scale: float = SCALE
+    scale: int = SCALE
 
 
 @pytest.fixture
@@ -81,6 +83,7 @@ def test_a_new_family_is_loaded_exported_and_read_back(newt, known, tmp_path):
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array, err_msg=name, strict=True)
     jaxsft.save_model(model, tmp_path / "newt.gguf", format="gguf", dtype="float32")
+    assert isinstance(File(tmp_path / "newt.gguf").metadata["newt.newt_scale"], float)
     for path in (tmp_path / "exported", tmp_path / "newt.gguf"):
         back = jaxsft.load_model(path)
         assert back.settings == model.settings
