@@ -15,7 +15,7 @@ from absl import app, flags
 
 import jaxsft
 from jaxsft.convert import pretrained
-from tests.convert.families import family_cases, multimodal_cases
+from tests.convert.families import family_cases, features, multimodal_cases
 from tests.convert.families import family_measures as measures
 
 OUTPUT = flags.DEFINE_string("output", "docs/families.md", "the page to write")
@@ -76,7 +76,7 @@ def compare_text(kind: str) -> str:
 
 
 def page() -> Iterator[str]:
-    yield HEAD.format(version=transformers.__version__, length=family_cases.LENGTH)
+    yield HEAD.format(version=transformers.__version__, length=features.LENGTH)
     for case in family_cases.CASES:
         if ONLY.value in str(case):
             yield compare(case)

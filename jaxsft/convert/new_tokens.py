@@ -25,7 +25,7 @@ _BLOCK_ROWS = 4096  # widened to float64 at once
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRows:
-    """What the rows of the embedding are to be.
+    """The rows that the embedding is to have.
 
     base     tokens of the tokenizer | spare rows
     planned  the same                | new tokens, where spare rows are used first | padding

@@ -9,6 +9,7 @@ from jaxsft.convert.adapter import merge
 from jaxsft.convert.families import config_json, multimodal, quantised, tensor_table
 from jaxsft.convert.tensors import buffers, huggingface, multimodal_parts, mxfp4
 from jaxsft.convert.tensors.safetensors_read import ANY_DTYPES, DTYPES, Directory
+from jaxsft.convert.vocabulary import chat_template
 from jaxsft.errors import ConversionError
 from jaxsft.files import untrusted
 from jaxsft.model import settings, state
@@ -17,7 +18,7 @@ from jaxsft.model.state import Params
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """What `open_pretrained` found; no weight has been read yet."""
+    """A model as `open_pretrained` found it; no weight has been read yet."""
 
     source: str  # as the user wrote it
     path: Path  # Hugging Face directory or .gguf file
@@ -76,7 +77,7 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """What the files say, before it is understood."""
+    """The content of the files, before it is understood."""
 
     where: str  # what to call the configuration in errors
     config: dict[str, Any]
@@ -184,13 +185,11 @@ def _generation_config(path: Path) -> dict[str, Any]:
 
 def _template_notes(path: Path) -> list[str]:
     """A line where chat_template.jinja and tokenizer_config.json hold different templates."""
-    file, config_path = path / "chat_template.jinja", path / "tokenizer_config.json"
+    file, config_path = path / chat_template.FILE, path / "tokenizer_config.json"
     if not file.is_file() or not config_path.is_file():
         return []
-    embedded = untrusted.read_json(config_path).get("chat_template")
-    if isinstance(embedded, list):
-        embedded = {entry.get("name"): entry.get("template") for entry in embedded}.get("default")
-    if not isinstance(embedded, str) or embedded.encode() == file.read_bytes():
+    embedded = chat_template.embedded(untrusted.read_json(config_path))
+    if embedded is None or embedded.encode() == file.read_bytes():
         return []
     return [
         f"{path}: chat_template.jinja differs from the template in tokenizer_config.json;"

@@ -74,11 +74,14 @@ def is_hub_id(source: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not source.endswith(".gguf")
 
 
-def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) -> Path:
+def tokenizer_directory(
+    source: str | Path, chosen: str | Path | None = None, cache_dir: str | None = None
+) -> Path:
     """A Hugging Face tokenizer directory for `source`; rebuilt from its metadata for a .gguf file.
 
     Args:
         chosen: config.data.tokenizer, which stands in for the model's own.
+        cache_dir: config.data.cache_dir, where one that is rebuilt lies; None: the user's cache.
 
     Raises:
         ConversionError: as resolve; no tokenizer there, or one of a kind that can't be rebuilt.
@@ -94,7 +97,7 @@ def tokenizer_directory(source: str | Path, chosen: str | Path | None = None) ->
     if is_gguf(path):
         from jaxsft.convert.gguf import tokenizer
 
-        return tokenizer.cached_directory(path)
+        return tokenizer.cached_directory(path, cache_dir)
     found = [name for name in TOKENIZER_FILES if (path / name).is_file()]
     if not found:
         raise ConversionError(

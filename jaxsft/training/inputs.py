@@ -48,7 +48,8 @@ def _with_new_rows(config: Config, base: Pretrained, say: Say) -> Pretrained:
     model, rows = config.model, base.settings.vocab_size
     own = None
     if model.new_tokens:
-        own = source.tokenizer_directory(model.source, config.data.tokenizer)
+        data = config.data
+        own = source.tokenizer_directory(model.source, data.tokenizer, data.cache_dir)
     planned = new_tokens.plan(own, model.new_tokens, rows, model.pad_vocab_to)
     if not planned.ids and planned.rows == rows:
         return base
@@ -65,11 +66,12 @@ def tokenizer_directory(config: Config) -> Path:
 
     Each program finds the same directory.
     """
-    directory = source.tokenizer_directory(config.model.source, config.data.tokenizer)
-    if not config.model.new_tokens:
+    model, data = config.model, config.data
+    directory = source.tokenizer_directory(model.source, data.tokenizer, data.cache_dir)
+    if not model.new_tokens:
         return directory
-    parent = cache_root(config.data.cache_dir) / "tokenizers"
-    return new_tokenizer.cached(directory, config.model.new_tokens, parent)
+    parent = cache_root(data.cache_dir) / "tokenizers"
+    return new_tokenizer.cached(directory, model.new_tokens, parent)
 
 
 def prepare_data(

@@ -49,32 +49,22 @@ def save_llama(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
     return save
 
 
-GEMMA = {"hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "head_dim": 16}
-GEMMA2 = {
-    **{"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "head_dim": 16},
-    **{"query_pre_attn_scalar": 16, "sliding_window": 16, "num_hidden_layers": 7},
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"sliding_window": None, "head_dim": 16},
-    "qwen2": {"tie_word_embeddings": True},
-    "qwen3": {"head_dim": 16},
-    "gemma": GEMMA,
-    "gemma2": GEMMA2 | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
-    "gemma3_text": GEMMA2,
-    "phi3": {},
-}
-
-
 @pytest.fixture
 def save_family(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
-    """Saves a random model of a family; gives its directory and the torch model, in float32."""
+    """Saves the random model that a family is written as GGUF with.
+
+    Gives its directory and the torch model, in float32.
+    """
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+    from tests.convert.families import family_cases
+
     def save(family: str, name: str = "", **changes: Any) -> tuple[Path, Any]:
         torch.manual_seed(0)
-        config = CONFIG_MAPPING[family](**{**CONFIG, **FAMILIES[family], **changes})
+        config = CONFIG_MAPPING[family](
+            **{**CONFIG, **family_cases.of_family(family).gguf, **changes}
+        )
         model = AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():
             center = 1.0 if parameter.dim() == 1 and not family.startswith("gemma") else 0.0

@@ -8,7 +8,7 @@ from jaxsft.convert.adapter.tensor_roles import Made
 
 
 def resolve(embedding: Made, head: Made, config: AdapterConfig) -> tuple[Made, Made]:
-    """What the two become, which begin as one.
+    """Embedding and head, which begin as one, as the adapter leaves them.
 
     A weight that is no copy of modules_to_save is loaded into what both share, a factor acts on its
     own module only, and ensure_weight_tying makes one of two copies or of two pairs of factors.

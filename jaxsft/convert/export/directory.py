@@ -19,7 +19,7 @@ from jaxsft.convert.families import config_json, tensor_table
 from jaxsft.convert.new_tokens import settle_padding
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface, safetensors_read, safetensors_write
-from jaxsft.convert.vocabulary import check_tokenizer
+from jaxsft.convert.vocabulary import chat_template, check_tokenizer
 from jaxsft.errors import ConversionError
 from jaxsft.files import untrusted, whole_files
 from jaxsft.model.state import Params
@@ -28,7 +28,6 @@ ExportDtype = Literal["source", "float32", "bfloat16", "float16"]
 MARKER = (
     "jaxsft_export.json"  # digests of the tensors; without it a directory is not ours to replace
 )
-TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _WRITTEN = {"config.json", "generation_config.json", MARKER}
 _WEIGHTS = re.compile(
@@ -199,22 +198,14 @@ def _write_template(partial: Path, template: str | None) -> str | None:
 
     tokenizer_config.json is rewritten only where it holds another template.
     """
-    path = partial / TEMPLATE
-    config_path = partial / TOKENIZER_CONFIG
-    config = untrusted.read_json(config_path) if config_path.is_file() else {}
-    embedded = config.get("chat_template")
+    path = partial / TOKENIZER_CONFIG
+    config = untrusted.read_json(path) if path.is_file() else {}
     if template is None:
-        if path.is_file():
-            return path.read_bytes().decode("utf-8")
-        return embedded if isinstance(embedded, str) else None
-    whole_files.write_text(path, template)
-    if isinstance(embedded, list):
-        others = [named for named in embedded if named.get("name") != "default"]
-        config["chat_template"] = [*others, {"name": "default", "template": template}]
-        safetensors_write.write_json(config_path, config)
-    elif embedded not in (None, template):
-        del config["chat_template"]
-        safetensors_write.write_json(config_path, config)
+        return chat_template.used(partial, config)
+    whole_files.write_text(partial / chat_template.FILE, template)
+    changed = chat_template.without_other(config, template)
+    if changed != config:
+        safetensors_write.write_json(path, changed)
     return template
 
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from jaxsft.convert.families import multimodal, quantised
+from jaxsft.convert.families.family import Family
 from jaxsft.convert.families.fields import Fields
-from jaxsft.convert.families.registry import FAMILIES, Family
+from jaxsft.convert.families.registry import FAMILIES
 from jaxsft.convert.families.shared_fields import check_same_layer_types, head_dim
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings
@@ -81,16 +82,16 @@ def family_of(config: dict[str, Any], where: str) -> Family:
     name = config.get("model_type")
     wrapper = multimodal.wrapper(config)
     if wrapper is not None:
-        _check_architecture(config, wrapper.architecture, where)
+        _check_class(config, wrapper.hf_class, where)
         return family_of(multimodal.text_config(config, where), f"{where}: text_config")
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join([*FAMILIES, *multimodal.WRAPPERS])
         raise ConversionError(f"{where}: model_type={name!r} is not supported; {known} are")
-    _check_architecture(config, FAMILIES[name].architecture, where)
+    _check_class(config, FAMILIES[name].hf_class, where)
     return FAMILIES[name]
 
 
-def _check_architecture(config: dict[str, Any], expected: str, where: str) -> None:
+def _check_class(config: dict[str, Any], expected: str, where: str) -> None:
     """The first Llamas spell theirs LLaMAForCausalLM."""
     found = config.get("architectures")
     if isinstance(found, list):
@@ -202,7 +203,7 @@ def _tell_standard_code(fields: Fields, family: Family) -> None:
     Raises:
         ConversionError: code of another class: it may compute anything.
     """
-    standard = {family.architecture, family.architecture.replace("ForCausalLM", "Config")}
+    standard = {family.hf_class, family.hf_class.replace("ForCausalLM", "Config")}
     map_ = fields.raw("auto_map")
     used = ("AutoConfig", "AutoModelForCausalLM")
     names = {str(map_[key]).rpartition(".")[2] for key in used if key in (map_ or {})}

@@ -64,7 +64,7 @@ class Fields:
         return value
 
     def flag(self, name: str) -> bool:
-        """As truth, but null is false."""
+        """True or false; null is false."""
         return self.raw(name) is not None and self.truth(name)
 
     def maybe_count(self, name: str) -> int | None:

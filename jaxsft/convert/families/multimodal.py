@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxsft.convert.families import tensor_table
+from jaxsft.convert.families.registry import FAMILIES
 from jaxsft.errors import ConversionError
 
 
@@ -22,7 +23,7 @@ class TextPlace:
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
-    architecture: str
+    hf_class: str  # as config.json's architectures names it
     text: str  # model_type of a text_config that has none
     tied: bool  # of transformers, where config.json has no tie_word_embeddings
     layouts: tuple[TextPlace, ...]
@@ -61,16 +62,6 @@ WRAPPERS = {
     "idefics3": Wrapper("Idefics3ForConditionalGeneration", "llama", False, _IDEFICS),
     "smolvlm": Wrapper("SmolVLMForConditionalGeneration", "llama", False, _IDEFICS),
 }
-_SIZE_NAMES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-_SIZE_NAMES += ("num_attention_heads",)
-# Of transformers, for what a published text_config leaves out.
-SIZES = {
-    "gemma3_text": (262208, 2304, 9216, 26, 8),
-    "llama": (32000, 4096, 11008, 32, 32),
-    "mistral": (32000, 4096, 14336, 32, 32),
-    "qwen2": (151936, 4096, 22016, 32, 32),
-    "qwen3": (151936, 4096, 22016, 32, 32),
-}
 
 
 def wrapper(config: Mapping[str, Any]) -> Wrapper | None:
@@ -94,8 +85,8 @@ def text_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}: text_config={found!r}: model_type={config['model_type']!r} needs an object"
         )
     text = {"model_type": kind.text} | found
-    sizes = SIZES.get(str(text["model_type"]), ())
-    text = dict(zip(_SIZE_NAMES, sizes, strict=False)) | text
+    family = FAMILIES.get(str(text["model_type"]))
+    text = {**(family.text_sizes if family is not None else {}), **text}
     text["tie_word_embeddings"] = _ties(kind, config, text)
     return {name: text[name] for name in text if name not in {"architectures", *kind.unused}}
 
@@ -142,7 +133,7 @@ def table(config: Mapping[str, Any], plain: tensor_table.Table) -> tensor_table.
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """What a file calls the text part's tensors."""
+    """The names of the text part's tensors: of its modules, and in a file."""
 
     modules: TextPlace
     file: TextPlace

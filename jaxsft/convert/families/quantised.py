@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxsft.convert.families.registry import FAMILIES
 from jaxsft.errors import ConversionError
 from jaxsft.files import untrusted
 
@@ -18,10 +19,10 @@ _INSTEAD = (
 
 
 def is_mxfp4(config: Mapping[str, Any]) -> bool:
-    """Whether weights are stored as gpt-oss publishes them, which can be read."""
-    how = config.get("quantization_config")
+    """Whether weights are stored in mxfp4, in a family of which these can be read."""
+    how, family = config.get("quantization_config"), FAMILIES.get(str(config.get("model_type")))
     found = how.get("quant_method") if isinstance(how, dict) else None
-    return config.get("model_type") == "gpt_oss" and found == "mxfp4"
+    return family is not None and family.mxfp4 and found == "mxfp4"
 
 
 def refuse(config: Mapping[str, Any], where: str) -> None:

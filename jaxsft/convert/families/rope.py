@@ -13,7 +13,7 @@ from jaxsft.model.settings import Rope
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 _SPELLINGS = {"su": "longrope"}  # of the first Phi-3 checkpoints
 _ORIGINAL = "original_max_position_embeddings"
-# Of each rope_type, what is read beside rope_theta and partial_rotary_factor.
+# The parameters of each rope_type beside rope_theta and partial_rotary_factor.
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -185,7 +185,7 @@ def _share(fields: Fields, rope: Fields, share: float | None) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """What the parameters of one rope are read from."""
+    """The objects of config.json that the parameters of one rope are read from."""
 
     fields: Fields  # of config.json
     rope: Fields  # of the object in it
@@ -286,7 +286,7 @@ def _longrope(reading: _Reading) -> settings.LongRopeScaling:
 
 
 def longrope_size(factor: float, original: int) -> float:
-    """What queries and keys are multiplied by where config.json has no attention_factor.
+    """The factor of queries and keys where config.json has no attention_factor.
 
     Source: arXiv:2402.13753, in the form of Phi-3's published code.
     """

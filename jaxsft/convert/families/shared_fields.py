@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.rope import read_rope
-from jaxsft.model.settings import Activation, LayerKind, Rope
+from jaxsft.model.settings import Activation, LayerKind, NormSettings, Rope
 
 Settings = dict[str, Any]
 
@@ -18,10 +18,16 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": Activation.GELU_TANH,
     "relu": Activation.RELU,
 }
+LAYER_NORM = NormSettings(centered=True, bias=True, scale_in_float32=True)
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def head_dim(fields: Fields) -> int:
+    """The size of a head: head_dim, or hidden_size over the number of heads.
+
+    Raises:
+        ConversionError: one that is no even integer.
+    """
     heads, embed_dim = fields.count("num_attention_heads"), fields.count("hidden_size")
     result = fields.maybe_count("head_dim") or embed_dim // heads
     if fields.raw("head_dim") is None and embed_dim % heads:
@@ -108,7 +114,7 @@ def attention_bias(fields: Fields) -> Settings:
 
 
 def window_types(fields: Fields, slides_by_default: Callable[[int], bool]) -> list[str]:
-    """As layer_types, where use_sliding_window switches all windows off."""
+    """The type of each layer, as by `layer_types`, but use_sliding_window=false is no window."""
     slides = fields.flag("use_sliding_window") and fields.raw("sliding_window") is not None
     types = layer_types(fields, lambda layer: slides and slides_by_default(layer))
     if SLIDING in types and not slides:

@@ -1,6 +1,6 @@
 """How tensors of a Hugging Face file lie in the parameter tree: tables of rows, read both ways.
 
-The tables of all families but llama's are in tables.py and tables_moe.py.
+Each family has its table in its own file.
 
 D: embed_dim, N: heads, H: head_dim, F: mlp_dim, V: vocab_size, L: layer, E: expert.
 """
@@ -95,78 +95,12 @@ class TensorRow:
 Table = tuple[TensorRow, ...]
 
 
-def layer_row(theirs: str, *ours: str, layout: Layout = Layout.SAME) -> TensorRow:
-    """A row of model.layers.{}, with the name's .weight or .bias left to the caller."""
-    return TensorRow(f"model.layers.{{}}.{theirs}", ("layers", *ours), layout)
-
-
-def attention_rows() -> Table:
-    """Separate projections, their biases, and norms of queries and keys by head."""
-    heads_out, heads = Layout.HEADS_OUT, Layout.HEADS
-    rows = []
-    for letter, leaf in (("q", "q_DNH"), ("k", "k_DKH"), ("v", "v_DKH")):
-        name, bias = f"self_attn.{letter}_proj", f"{letter}_bias_{leaf[-2:]}"
-        rows.append(layer_row(f"{name}.weight", "attention", leaf, layout=heads_out))
-        rows.append(layer_row(f"{name}.bias", "attention", bias, layout=heads))
-    return (*rows, *OUTPUT, *QK_NORMS)
-
-
-OUTPUT = (
-    layer_row("self_attn.o_proj.weight", "attention", "o_NHD", layout=Layout.HEADS_IN),
-    layer_row("self_attn.o_proj.bias", "attention", "o_bias_D"),
-)
-QK_NORMS = (
-    layer_row("self_attn.q_norm.weight", "attention", "q_norm", "scale_H"),
-    layer_row("self_attn.q_norm.weight", "attention", "q_norm", "scale_NH"),
-    layer_row("self_attn.k_norm.weight", "attention", "k_norm", "scale_H"),
-    layer_row("self_attn.k_norm.weight", "attention", "k_norm", "scale_NH"),
-)
-
-
-def linear_rows(theirs: str, weight: str, bias: str) -> Table:
-    """One projection of the MLP and its bias."""
-    return (
-        layer_row(f"{theirs}.weight", "mlp", weight, layout=Layout.TRANSPOSED),
-        layer_row(f"{theirs}.bias", "mlp", bias),
-    )
-
-
-DOWN = linear_rows("mlp.down_proj", "down_FD", "down_bias_D")
-MLP = (
-    *linear_rows("mlp.gate_proj", "gate_DF", "gate_bias_F"),
-    *linear_rows("mlp.up_proj", "up_DF", "up_bias_F"),
-    *DOWN,
-)
-
-
-def norm_rows(theirs: str, ours: str) -> Table:
-    return (
-        layer_row(f"{theirs}.weight", ours, "scale_D"),
-        layer_row(f"{theirs}.bias", ours, "bias_D"),
-    )
-
-
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-FIRST = (TensorRow(EMBEDDING, ("embedding_VD",)),)
-LAST = (
-    TensorRow("model.norm.weight", ("final_norm", "scale_D")),
-    TensorRow("model.norm.bias", ("final_norm", "bias_D")),
-    TensorRow(HEAD, ("head_DV",), Layout.TRANSPOSED),
-)
-# In the order of transformers, which decides what comes into which shard.
-LLAMA: Table = (
-    *FIRST,
-    *attention_rows(),
-    *MLP,
-    *norm_rows("input_layernorm", "attention_norm"),
-    *norm_rows("post_attention_layernorm", "mlp_norm"),
-    *LAST,
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """What one of their tensors holds of one of our leaves: all of it, or a part."""
+    """One of our leaves, or a part of one, as one of their tensors holds it."""
 
     name: str  # of their tensor
     row: TensorRow
@@ -175,7 +109,7 @@ class Weight:
 
     @property
     def part_shape(self) -> tuple[int, ...]:
-        """In their layout."""
+        """The shape in their layout."""
         return self.row.layout.their_shape(self.shape)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxsft.convert.gguf import header
-from jaxsft.convert.gguf.architectures import OUTPUT, Architecture
+from jaxsft.convert.families.gguf_names import OUTPUT, Architecture
+from jaxsft.convert.gguf import architectures, header
 from jaxsft.errors import ConversionError
 
-# What rotary frequencies are divided by: Llama 3's, and those of longrope.
+# The tensors by which rotary frequencies are divided: Llama 3's, and those of longrope.
 FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 ATTENTION_FACTOR = "rope.scaling.attn_factor"
@@ -61,9 +61,10 @@ class Reader:
         head_dim = self.get("attention.key_length", embed_dim // heads)
         if self.get("attention.value_length", head_dim) != head_dim:
             raise self._differs("attention.value_length", head_dim)
+        family = architectures.read_as(a)
         config: dict[str, Any] = {
-            "architectures": [a.hf_class],
-            "model_type": a.model_types[0],
+            "architectures": [family.hf_class],
+            "model_type": family.model_type,
             "vocab_size": self.get("vocab_size", self._num_tokens()),
             "hidden_size": embed_dim,
             "intermediate_size": self.get("feed_forward_length"),
@@ -205,7 +206,7 @@ def llama3_scaling(factors: np.ndarray, theta: float, rotated: int, where: str) 
 
 
 def llama3_factors(scaling: Mapping[str, Any], theta: float, rotated: int) -> np.ndarray:
-    """What each rotary frequency is divided by, float32 [rotated / 2].
+    """The divisor of each rotary frequency, float32 [rotated / 2].
 
     Source: arXiv:2407.21783 section 3.4.2 and the published llama-models code, apply_scaling.
     """
@@ -217,7 +218,7 @@ def llama3_factors(scaling: Mapping[str, Any], theta: float, rotated: int) -> np
 
 
 def share_of(rotated: int, head_dim: int) -> float:
-    """What head_dim is to be multiplied by, so that it gives `rotated` when its fraction is cut."""
+    """The share of head_dim that gives `rotated` when the product's fraction is cut."""
     share = rotated / head_dim
     return share if int(head_dim * share) == rotated else math.nextafter(share, 1)
 

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxsft.convert.families import rope as rope_config
+from jaxsft.convert.families.gguf_names import Architecture
 from jaxsft.convert.gguf import architectures
 from jaxsft.convert.gguf import config as gguf_config
-from jaxsft.convert.gguf.architectures import Architecture
 from jaxsft.errors import ConversionError
-
-_FLOATS = {"rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Hyper:
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Hyper:
-    """What llama.cpp has to know of a model.
+    """The hyper-parameters that llama.cpp has to know.
 
     Args:
         config: of config.json; fields that are not there have transformers' defaults.
@@ -40,7 +38,7 @@ def from_config(config: Mapping[str, Any], where: str) -> Hyper:
     values: dict[str, Any] = {}
     for key, field in architecture.keys.items():
         if full.get(field) is not None:
-            values[key] = float(full[field]) if field in _FLOATS else full[field]
+            values[key] = float(full[field]) if field in architecture.floats else full[field]
     notes = []
     window = full.get("sliding_window")
     ignored = architecture.full_attention_every is None and _has_window(full)

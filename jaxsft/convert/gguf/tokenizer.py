@@ -8,19 +8,23 @@ from typing import Any
 from jaxsft.convert.gguf import header as gguf_header
 from jaxsft.convert.gguf import splits
 from jaxsft.errors import ConversionError
-from jaxsft.files import made_once, places
+from jaxsft.files import caches, made_once
 
 RECIPE = 2  # counts changes of this file that change its output: part of the cache key
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
-def cached_directory(path: Path) -> Path:
-    """The directory with this file's tokenizer, in the user's cache; written on first use."""
+def cached_directory(path: Path, cache_dir: str | None = None) -> Path:
+    """The directory with this file's tokenizer, in the cache; written on first use.
+
+    Args:
+        cache_dir: config.data.cache_dir; None: the user's cache.
+    """
     header = gguf_header.read(path)
     key = hashlib.sha256(f"{RECIPE} {header.sha256}".encode()).hexdigest()
     return made_once.directory(
-        places.cache_home() / "jaxsft" / "tokenizers",
+        caches.cache_root(cache_dir) / "tokenizers",
         key[:32],
         lambda directory: write(header.metadata, directory, str(path)),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsft.convert.gguf import splits
-from jaxsft.convert.vocabulary import added_tokens
+from jaxsft.convert.vocabulary import added_tokens, chat_template
 from jaxsft.errors import ConversionError
 from jaxsft.files import sentencepiece_types, untrusted
 
@@ -50,7 +50,7 @@ def metadata(
         index = _id_of(config.get(f"{name}_token"), found)
         found |= {} if index is None else {f"tokenizer.ggml.{key}_token_id": index}
     if template is None:
-        template = _own_template(directory, config)
+        template = chat_template.used(directory, config)
     found |= {} if template is None else {"tokenizer.chat_template": template}
     return found, notes
 
@@ -230,14 +230,3 @@ def _id_of(token: Any, found: dict[str, Any]) -> int | None:
     """The id of a token as tokenizer_config.json names it: its text, or an object with it."""
     text, tokens = added_tokens.text_of(token), found["tokenizer.ggml.tokens"]
     return tokens.index(text) if text in tokens else None
-
-
-def _own_template(directory: Path, config: dict[str, Any]) -> str | None:
-    file = directory / "chat_template.jinja"
-    if file.is_file():
-        return file.read_bytes().decode("utf-8")
-    embedded = config.get("chat_template")
-    if isinstance(embedded, list):
-        named = {entry.get("name"): entry.get("template") for entry in embedded}
-        embedded = named.get("default")
-    return embedded if isinstance(embedded, str) else None

@@ -15,7 +15,7 @@ from jaxsft.model import rope, settings
 
 _LAYER = r"(?:\w+\.)+layers\.\d+\.(?:self_attn|attention)\."
 _MASK, _MASKED = "bias", "masked_bias"
-# In each layer as in the first Llamas, or once for all as modules of transformers 5 are named.
+# The first Llamas have them in each layer, modules of transformers 5 once for all.
 _ROTARY = r"(?:\w+\.)*rotary_emb(?:_local)?\.(\w+)"
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 _TABLES = {"cos_cached": np.cos, "sin_cached": np.sin}
@@ -23,7 +23,7 @@ _NAME = re.compile(rf"{_LAYER}({_MASK}|{_MASKED})|{_ROTARY}")
 # Frequencies may have been float16 or bfloat16: 8 bits of mantissa.
 _TOLERANCE = 1e-2
 _FLOAT16_STEP = 2.0**-24  # between its smallest numbers: those of a large rope_theta lie among them
-# What scores that the mask hides were set to: -1e9, which float16 holds as minus infinity.
+# Scores that the mask hides were set to -1e9, which float16 holds as minus infinity.
 _HIDDEN = -1e4
 
 
@@ -58,7 +58,7 @@ def _origin(kind: str, decoder: settings.DecoderSettings) -> str:
 
 
 def _follows(kind: str, stored: np.ndarray, decoder: settings.DecoderSettings) -> bool | None:
-    """Whether it has the values that are derived here; None where these are not known."""
+    """Whether a buffer has the values that are derived here; None where these are not known."""
     if kind == _MASKED:
         return stored.size == 1 and bool(stored.reshape(()) <= _HIDDEN)
     if kind == _MASK:
@@ -78,7 +78,7 @@ def _follows(kind: str, stored: np.ndarray, decoder: settings.DecoderSettings) -
 
 
 def _known_frequencies(decoder: settings.DecoderSettings) -> list[np.ndarray]:
-    """Of each rope of the model, with and without its scaling."""
+    """The frequencies of each rope of the model, with and without its scaling."""
     ropes = {kind.rope for kind in decoder.kinds() if kind.rope is not None} | {decoder.rope}
     ropes |= {dataclasses.replace(one, scaling=None) for one in ropes}
     return [rope.inverse_frequencies(one, decoder.head_dim) for one in ropes]

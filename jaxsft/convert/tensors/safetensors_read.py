@@ -20,13 +20,13 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 PACKED = {**DTYPES, "U8": np.dtype(np.uint8)}  # where weights may be quantised
-# Of parts that pass through a multimodal model's training.
+# The types of tensors that training only passes on, as a multimodal model's vision tower.
 ANY_DTYPES = {
     **PACKED,
     **{f"{kind}{8 * n}": np.dtype(f"{kind.lower()}{n}") for kind in "IU" for n in (1, 2, 4, 8)},
     **{"BOOL": np.dtype(np.bool_), "F64": np.dtype(np.float64)},
 }
-# Of the causal masks that the oldest GPT-NeoX checkpoints keep: no weight is of these types.
+# The oldest GPT-NeoX checkpoints keep causal masks in these types, which no weight has.
 MASK_DTYPES = {"BOOL": np.dtype(np.bool_), "U8": np.dtype(np.uint8)}
 MASK = ".attention.bias"
 ROTARY = ".rotary_emb."  # holds no weight either: frequencies, which may be of double precision

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 import jaxsft
 from jaxsft.convert import pretrained
 from jaxsft.errors import ConversionError
-from tests.convert.families import family_cases
+from tests.convert.families import family_cases, features
 from tests.convert.families.family_cases import Case
 
 CONFIG = {"peft_type": "LORA", "base_model_name_or_path": "../base", "r": 2, "lora_alpha": 6}
@@ -21,7 +21,7 @@ FUSED = "model.layers.0.mlp.experts"
 
 
 def save_adapter(tmp_path, modules: list[str], **changes):
-    family_cases.save(Case("mixtral", "base", family_cases.LOCAL), tmp_path / "base")
+    family_cases.save(Case("mixtral", "base", features.LOCAL), tmp_path / "base")
     weights = load_file(tmp_path / "base" / "model.safetensors")
     rng, tensors = np.random.default_rng(0), {}
     for module in modules:

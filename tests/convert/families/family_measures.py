@@ -16,7 +16,7 @@ from jaxsft.convert.families import tensor_table
 from jaxsft.convert.tensors import huggingface
 from jaxsft.training.batch import Batch
 from jaxsft.training.loss import loss_sums
-from tests.convert.families.family_cases import LENGTH, VOCAB
+from tests.convert.families.features import LENGTH, VOCAB
 
 SEGMENTS = (24, 12)  # of the packed row; 4 slots of padding behind them
 FLOAT32 = np.dtype(np.float32)

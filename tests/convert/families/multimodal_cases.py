@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.convert.families.features import sizes
+
 IDS = np.arange(3, 83, dtype=np.int32).reshape(2, 40)
 TEXT = {
     **{"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
@@ -36,6 +38,48 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "internvl": ("qwen2", {}, {"model_type": "internvl_vision"}),
     "idefics3": ("llama", {}, {"model_type": "idefics3_vision"}),
     "smolvlm": ("llama", {}, {"model_type": "smolvlm_vision"}),
+}
+_GEMMA3_LINEAR = {"factor": 8.0, "rope_type": "linear"}
+_MISTRAL_SMALL = {
+    **{"attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu", "model_type": "mistral"},
+    **{**sizes(131072, 5120, 32768, 40, 32, 8, 131072), "rms_norm_eps": 1e-5},
+    **{"rope_theta": 1000000000.0, "sliding_window": None, "use_cache": True},
+}
+# Fields of config.json as models were published with them.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Gemma 3 4B": {
+        **{"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]},
+        **{"boi_token_index": 255999, "eos_token_id": [1, 106], "image_token_index": 262144},
+        "text_config": {
+            **{"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text"},
+            **{"num_hidden_layers": 34, "rope_scaling": _GEMMA3_LINEAR, "sliding_window": 1024},
+        },
+        "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+    },
+    "Gemma 3 27B": {
+        **{"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]},
+        "text_config": {
+            **{"head_dim": 128, "hidden_size": 5376, "intermediate_size": 21504},
+            **{"model_type": "gemma3_text", "num_attention_heads": 32, "num_hidden_layers": 62},
+            **{"num_key_value_heads": 16, "query_pre_attn_scalar": 168, "sliding_window": 1024},
+            "rope_scaling": _GEMMA3_LINEAR,
+        },
+        "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+    },
+    "Mistral Small 3.1": {
+        **{"model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"]},
+        **{"image_token_index": 10, "vision_feature_layer": -1, "spatial_merge_size": 2},
+        **{"text_config": _MISTRAL_SMALL, "vision_config": {"model_type": "pixtral"}},
+    },
+    "LLaVA 1.5": {
+        **{"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]},
+        **{"image_token_index": 32000, "vision_feature_layer": -2},
+        "text_config": {
+            **{"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096},
+            **{"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 32064},
+        },
+        "vision_config": {"model_type": "clip_vision_model"},
+    },
 }
 
 

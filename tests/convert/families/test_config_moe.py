@@ -7,7 +7,8 @@ from jaxsft.convert.families.config_json import settings_from_config
 from jaxsft.convert.gguf import architectures
 from jaxsft.errors import ConversionError
 from jaxsft.model import moe_settings, settings
-from tests.convert.families.family_cases import YARN
+from tests.convert.families.family_cases import FILES, WITH_EXPERTS
+from tests.convert.families.features import YARN
 
 SIZES = {
     "vocab_size": 96,
@@ -23,7 +24,6 @@ SIZES = {
     "num_local_experts": 6,
     **YARN,
 }
-MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
 
 
 def read(family, **changes):
@@ -32,7 +32,7 @@ def read(family, **changes):
     return settings_from_config(kept, "config.json")
 
 
-@pytest.mark.parametrize("family", MOE)
+@pytest.mark.parametrize("family", WITH_EXPERTS)
 def test_both_names_of_the_number_of_experts_mean_the_same(family):
     usual = read(family)[0]
     assert usual.moe.num_experts == 6
@@ -44,7 +44,7 @@ def test_both_names_of_the_number_of_experts_mean_the_same(family):
         read(family, num_local_experts=...)
 
 
-@pytest.mark.parametrize("family", MOE)
+@pytest.mark.parametrize("family", WITH_EXPERTS)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -67,20 +67,7 @@ def test_what_changes_the_arithmetic_is_refused(family, changes, message):
 
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
-    [
-        ("qwen2_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
-        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
-        ("mixtral", {"layer_types": ["sliding_attention"] * 2}, "layer_types=.*sliding"),
-        ("qwen2_moe", {"qkv_bias": None}, "has no qkv_bias"),
-        ("qwen2_moe", {"max_window_layers": -1}, "max_window_layers=-1"),
-        ("qwen2_moe", {"layer_types": ["sliding_attention"] * 2}, "layer_types=.*contradicts"),
-        ("qwen3_moe", {"norm_topk_prob": 1}, "norm_topk_prob=1"),
-        ("olmoe", {"head_dim": 12}, "head_dim=12"),
-        ("olmoe", {"sliding_window": 8}, "sliding_window=8"),
-        ("gpt_oss", {"experts_per_token": 4}, "experts_per_token=4 is not supported; 2 is"),
-        ("gpt_oss", {"swiglu_limit": 0}, "swiglu_limit=0"),
-        ("gpt_oss", {"layer_types": ["sliding_attention"]}, "layer_types="),
-    ],
+    [(name, *case) for name in WITH_EXPERTS for case in FILES[name].refused],
     ids=str,
 )
 def test_each_family_refuses_what_it_has_not(family, changes, message):
@@ -88,7 +75,7 @@ def test_each_family_refuses_what_it_has_not(family, changes, message):
         read(family, **changes)
 
 
-@pytest.mark.parametrize("family", MOE)
+@pytest.mark.parametrize("family", WITH_EXPERTS)
 def test_the_loss_of_the_routers_is_told_where_it_is_asked_for(family):
     assert read(family, router_aux_loss_coef=0.9, output_router_logits=False)[1] == read(family)[1]
     told = read(family, router_aux_loss_coef=0.9, output_router_logits=True)[1]
@@ -140,7 +127,7 @@ def test_windows_that_are_switched_off_may_have_any_length():
         assert read("qwen3_moe", sliding_window=length)[0].layer_kinds is None
 
 
-@pytest.mark.parametrize("family", MOE)
+@pytest.mark.parametrize("family", WITH_EXPERTS)
 def test_gguf_of_experts_is_refused(family):
     with pytest.raises(ConversionError, match=f"model_type='{family}' can't be written as GGUF"):
         architectures.by_model_type(family, "config.json")

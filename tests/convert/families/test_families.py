@@ -21,8 +21,11 @@ from tests.convert.families.family_cases import CASES, Case
 TOLERANCE = 1e-4
 
 
-def test_every_family_has_a_case():
-    assert {case.family for case in CASES} == set(FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_its_cases(name: str):
+    file = family_cases.FILES[name]
+    assert file.models and set(file.told) <= set(file.published)
+    assert (file.gguf is None) == (FAMILIES[name].gguf is None)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -6,6 +6,7 @@ from jaxsft.convert.families.config_json import settings_from_config
 from jaxsft.convert.families.registry import FAMILIES
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings
+from tests.convert.families.family_cases import FILES, WITH_EXPERTS
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -131,49 +132,24 @@ def test_what_is_not_supported_is_refused_by_name_and_value(changes, message):
         read(**changes)
 
 
-# Of each family, what it does not support and others do.
-REFUSED = [
-    ("ministral", {"layer_types": ["full_attention"]}, r"layer_types=\['full_attention'\]"),
-    ("ministral", {"layer_types": ["chunked_attention"] * 2}, "layer_types=.*chunked_attention"),
-    ("ministral", {"layer_types": WINDOWS, "sliding_window": None}, "sliding_window=None"),
-    ("qwen2", {"layer_types": WINDOWS}, "layer_types=.*contradicts use_sliding_window"),
-    ("qwen2", {"max_window_layers": -1}, "max_window_layers=-1"),
-    ("gemma", {"hidden_activation": "relu"}, "hidden_activation='relu'"),
-    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
-    ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar=0"),
-    ("gemma3_text", {"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters: rope_theta=5.0"),
-    ("gemma3_text", {"rope_parameters": {"sliding_attention": 5}}, "sliding_attention=5"),
-    ("phi3", {"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling=.*linear"),
-    ("phi3", {"partial_rotary_factor": 2}, "partial_rotary_factor=2"),
-    ("phi3", {"full_attn_mod": 2}, "full_attn_mod=2"),
-    ("olmo2", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
-    ("olmo3", {"rope_theta": 10000.0}, "rope_theta=10000.0"),
-    ("smollm3", {"no_rope_layers": [1]}, r"no_rope_layers=\[1\]"),
-    ("granite", {"logits_scaling": 0}, "logits_scaling=0"),
-    ("cohere", {"logit_scale": None}, "has no logit_scale"),
-    ("cohere2", {"use_parallel_block": False}, "use_parallel_block=False"),
-    ("starcoder2", {"norm_type": "rms"}, "norm_type='rms'"),
-    ("cohere2", {"head_dim": 12}, "head_dim=12"),
-    ("gpt_neox", {"use_parallel_residual": "no"}, "use_parallel_residual='no'"),
-    ("gpt_neox", {"num_key_value_heads": 2}, "num_key_value_heads=2"),
-    ("gpt_neox", {"head_dim": 12}, "head_dim=12"),
-]
-
-
 def read_family(name, **changes):
     base = {key: value for key, value in LLAMA.items() if key != "architectures"}
     base |= {"model_type": name, "head_dim": 8, "num_key_value_heads": 4}
     return settings_from_config(base | changes, "config.json")
 
 
-@pytest.mark.parametrize(("family", "changes", "message"), REFUSED)
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        (name, *case)
+        for name, file in FILES.items()
+        for case in file.refused
+        if name not in WITH_EXPERTS
+    ],
+)
 def test_families_refuse_what_only_others_support(family, changes, message):
     with pytest.raises(ConversionError, match=message):
         read_family(family, **changes)
-
-
-EXPERTS = ("mixtral", "qwen3_moe")
-SOMETIMES_SLIDING = ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -182,7 +158,7 @@ def test_defaults_of_every_family_are_those_of_transformers(name):
 
     theirs = AutoConfig.for_model(name)
     for field, value in FAMILIES[name].defaults.items():
-        if field == "sliding_window" and name in SOMETIMES_SLIDING:
+        if field == "sliding_window" and "use_sliding_window" in FAMILIES[name].defaults:
             continue  # transformers forgets it where use_sliding_window is false
         assert getattr(theirs, field) == value, field
 
@@ -200,7 +176,7 @@ def test_all_that_transformers_writes_for_a_family_is_known(name):
     }
     config = AutoConfig.for_model(name, hidden_size=32, **small).to_dict()
     config |= {"num_key_value_heads": 4, "head_dim": 8}
-    config["architectures"] = [FAMILIES[name].architecture]
+    config["architectures"] = [FAMILIES[name].hf_class]
     assert settings_from_config(config, "config.json")[1] == []
 
 
@@ -247,35 +223,13 @@ def test_code_of_a_standard_class_is_not_run_and_told():
     assert "auto_map=" in note and "is not followed" in note
 
 
-# Of a family, what transformers does not read there: nothing it says can change a logit.
-WITHOUT_EFFECT = [
-    ("llama", {"pretraining_tp": 2}, None),
-    ("smollm3", {"pretraining_tp": 2, "max_window_layers": 1}, None),
-    ("qwen3_moe", {"use_qk_norm": True}, None),
-    ("llama", {"use_qk_norm": True}, "use_qk_norm=True has no effect in this family"),
-    ("cohere2", {"use_qk_norm": True}, "use_qk_norm=True has no effect in this family"),
-    ("qwen2", {"attention_bias": True}, "attention_bias=True has no effect in this family"),
-    ("mixtral", {"attention_bias": True}, "attention_bias=True has no effect in this family"),
-    ("glm4", {"mlp_bias": True}, "mlp_bias=True has no effect in this family"),
-    ("starcoder2", {"activation_function": "gelu_pytorch_tanh"}, None),
-    ("starcoder2", {"activation_function": "relu"}, "activation_function='relu' has no effect"),
-    ("gemma2", {"hidden_act": "gelu"}, "hidden_act='gelu' has no effect in this family"),
-    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping has no effect"),
-    ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 is not applied in training"),
-    ("llama", {"use_sliding_window": True}, None),
-    ("llama", {"sliding_window": 2048}, None),  # no text is longer
-    ("mistral", {"use_sliding_window": False}, "use_sliding_window=False has no effect"),
-    ("mistral", {"layer_types": WINDOWS}, None),
-    ("llama", {"layer_types": ["attention"] * 2}, None),
-    ("llama", {"no_rope_layers": [], "architectures": []}, None),
-    ("llama", {"architectures": ["FSDPLlamaForCausalLM"]}, None),
-]
-
-
-@pytest.mark.parametrize(("family", "changes", "line"), WITHOUT_EFFECT)
+@pytest.mark.parametrize(
+    ("family", "changes", "line"),
+    [(name, *case) for name, file in FILES.items() for case in file.without_effect],
+)
 def test_what_can_not_change_a_logit_is_told_and_not_refused(family, changes, line):
     base = {"sliding_window": 8} if family == "mistral" else {}
-    base |= {"num_experts": 4, "num_experts_per_tok": 2} if family in EXPERTS else {}
+    base |= {"num_experts": 4, "num_experts_per_tok": 2} if family in WITH_EXPERTS else {}
     plain, before = read_family(family, **base)
     found, told = read_family(family, **base, **changes)
     assert found == plain

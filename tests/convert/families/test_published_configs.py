@@ -11,19 +11,14 @@ import transformers
 from jaxsft.convert.families.config_json import ACTIVATION_NAMES, WEIGHTS, settings_from_config
 from jaxsft.convert.families.fields import Fields
 from jaxsft.convert.families.registry import FAMILIES
-from tests.convert.families.published_configs import PUBLISHED
+from tests.convert.families import multimodal_cases
+from tests.convert.families.family_cases import FILES, WITH_EXPERTS
 
-# Of the same models: what is told of the published fields, by a part of each line.
-TOLD = {
-    "Yarn-Llama": ["rope_scaling: finetuned=True has no effect"],
-    "SmolLM2": ["unknown field is_llama_config"],
-    "DeepSeek-R1-0528-Qwen3-8B": ["rope_scaling: attn_factor=0.8782488562869419 has no effect"],
-    "the text part of Qwen2.5-VL": ["rope_scaling: mrope_section=[16, 24, 24]", "use_mrope=False"],
-    "Qwen3-Coder-30B-A3B": ["qkv_bias=False", "shared_expert_intermediate_size=0"],
-    "StarCoder2": ["activation_function='gelu' has no effect"],
-    "Mixtral": ["router_jitter_noise=0.1 is not applied in training"],
-    "a Qwen 2.5 with attention_bias": ["attention_bias=True has no effect in this family"],
-}
+PUBLISHED = {**multimodal_cases.PUBLISHED}
+TOLD = {}
+for file in FILES.values():
+    PUBLISHED |= file.published
+    TOLD |= file.told
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -54,7 +49,7 @@ EXPERTS = {
 def test_no_field_that_is_only_told_is_read_by_transformers(name, monkeypatch):
     """So it can't change a logit: transformers' class builds and runs without a look at it."""
     ours, theirs = set(), set()
-    tiny = TINY | (EXPERTS if "num_experts_per_tok" in FAMILIES[name].defaults else {})
+    tiny = TINY | (EXPERTS if name in WITH_EXPERTS else {})
     raw = Fields.raw
     monkeypatch.setattr(Fields, "raw", lambda self, field: ours.add(field) or raw(self, field))
     settings_from_config({**tiny, "model_type": name}, "config.json")

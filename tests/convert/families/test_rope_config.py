@@ -17,6 +17,7 @@ from jaxsft.convert.families.registry import FAMILIES
 from jaxsft.convert.gguf import hyperparameters
 from jaxsft.errors import ConversionError
 from jaxsft.model import rope as rope_lib
+from tests.convert.families.family_cases import WITH_EXPERTS
 
 SIZES = {
     **{"vocab_size": 96, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 4},
@@ -27,10 +28,14 @@ EXPERTS = {
     **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2},
     **{"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
 }
-WITH_EXPERTS = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss"}
-WITH_WINDOWS = {"mistral", "gemma2", "gemma3_text", "olmo3", "cohere2", "gpt_oss", "ministral"}
-BY_TYPE = {"gemma3_text", "olmo3"}
-ROTATIONS = {"gpt_neox": 2, "glm4": 4}
+# The window is for some or all layers, without a switch.
+WITH_WINDOWS = {
+    name
+    for name, family in FAMILIES.items()
+    if "sliding_window" in family.defaults and "use_sliding_window" not in family.defaults
+}
+ROPES = {name: transformers.AutoConfig.for_model(name).rope_parameters for name in FAMILIES}
+BY_TYPE = {name for name, rope in ROPES.items() if "full_attention" in rope}
 KINDS = {
     "default": {},
     "linear": {"factor": 4.0},
@@ -59,7 +64,7 @@ def random_rope(choose, family):
     kind = choose.choice([*KINDS, "yarn"])
     found = {choose.choice(["rope_type", "rope_type", "type"]): kind, **KINDS[kind]}
     if kind == "longrope":
-        count = ROTATIONS.get(family, 8)
+        count = int(8 * ROPES[family].get("partial_rotary_factor", 1.0))
         found["short_factor"] = [1 + 0.1 * i for i in range(count)]
         found["long_factor"] = [2 + 0.1 * i for i in range(count)]
     return found | some(choose, EXTRAS, 0.12)

@@ -11,8 +11,9 @@ import jaxsft
 from jaxsft.convert import pretrained
 from jaxsft.convert.export import gguf_file
 from jaxsft.convert.gguf.model_file import File
+from tests.convert.families.family_cases import FILES
 
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"]
+FAMILIES = [name for name, file in FILES.items() if file.gguf is not None]
 # Of the logits, by the largest of them: each type's relative rounding of a weight, times about 10.
 BOUNDS = {"f32": 1e-6, "f16": 5e-3, "bf16": 1e-1, "q8_0": 1e-1}
 

@@ -1,5 +1,6 @@
 """A tokenizer rebuilt from GGUF metadata gives the ids of the one that the file was made from."""
 
+import dataclasses
 import inspect
 import json
 import stat
@@ -10,6 +11,8 @@ from jaxsft.convert import source
 from jaxsft.convert.gguf import splits, vocabulary
 from jaxsft.convert.gguf import tokenizer as gguf_tokenizer
 from jaxsft.errors import ConversionError
+from jaxsft.training import inputs
+from tests.training.test_mesh_fit import config
 
 STRINGS = [
     "What is 2+2? It's 1999, not 1990.",
@@ -130,6 +133,24 @@ def test_the_cache_is_private_written_once_and_named_by_content(
     assert second != first
     assert (second / "chat_template.jinja").read_text() == "{{ 1 }}"
     assert sorted(p.name for p in first.parent.iterdir()) == sorted([first.name, second.name])
+
+
+@pytest.mark.parametrize("new_tokens", [(), ("<|new|>",)])
+def test_a_cache_that_the_config_names_holds_all_of_it(
+    new_tokens, metadata, save_llama, save_gguf, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of the user"))
+    path = save_gguf(save_llama()[1], metadata=metadata)
+    one = config()
+    one = dataclasses.replace(
+        one,
+        model=dataclasses.replace(one.model, source=str(path), new_tokens=new_tokens),
+        data=dataclasses.replace(one.data, cache_dir=str(tmp_path / "named"), tokenizer=None),
+    )
+    found = inputs.tokenizer_directory(one)
+    assert found.parent == tmp_path / "named" / "tokenizers"
+    assert len(list(found.parent.iterdir())) == 1 + len(new_tokens)
+    assert not (tmp_path / "of the user").exists()
 
 
 PUBLISHED = {"qwen3": "qwen2", "smollm2": "smollm", "stories260k": "default"}

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 import jaxsft
 from jaxsft.convert import pretrained
 from jaxsft.errors import ConversionError
-from tests.convert.families import family_cases
+from tests.convert.families import family_cases, features
 from tests.convert.families.family_cases import CASES
 
 POSITIONS = 64
@@ -27,7 +27,7 @@ PYTHIA = {
 def pythia(tmp_path):
     """A random GPT-NeoX as transformers 4.30 saved it; gives its directory and torch's model."""
     case = next(case for case in CASES if str(case) == "gpt_neox: parallel, a quarter rotated")
-    fields = case.changes | family_cases.rope(partial_rotary_factor=0.25)
+    fields = case.changes | features.rope(partial_rotary_factor=0.25)
     model = family_cases.save(family_cases.Case("gpt_neox", "old", fields), tmp_path / "model")
     put(tmp_path / "model", PYTHIA)
     return tmp_path / "model", model

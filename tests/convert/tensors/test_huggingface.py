@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import jaxsft
 from jaxsft import config
 from jaxsft.convert import pretrained
-from jaxsft.convert.families import tensor_table
+from jaxsft.convert.families import llama, tensor_table
 from jaxsft.convert.tensors import huggingface
 from jaxsft.devices import mesh
 from jaxsft.errors import ConversionError
@@ -139,7 +139,7 @@ def test_stacked_parameters_hold_each_tensor_once(save_llama):
     """q_proj [N * H, D] of layer n becomes q_DNH[n], [D, N, H]."""
     directory, reference = save_llama()
     params = nnx.to_pure_dict(nnx.state(jaxsft.load_model(directory), nnx.Param))
-    tensors = tensor_table.tensors(params, tensor_table.LLAMA)
+    tensors = tensor_table.tensors(params, llama.TABLE)
     assert [tensor.name for tensor in tensors] == list(reference.state_dict())
     q = reference.state_dict()["model.layers.1.self_attn.q_proj.weight"].numpy()
     ours = params["layers"]["attention"]["q_DNH"][1]
@@ -223,16 +223,16 @@ def test_random_weights_need_config_json_only(save_llama, tmp_path):
 def test_values_that_do_not_fit_the_dtype_are_refused(save_llama, tmp_path):
     directory, _ = save_llama()
     params = nnx.to_pure_dict(nnx.state(jaxsft.load_model(directory), nnx.Param))
-    names = [tensor.name for tensor in tensor_table.tensors(params, tensor_table.LLAMA)]
+    names = [tensor.name for tensor in tensor_table.tensors(params, llama.TABLE)]
     params["final_norm"]["scale_D"] = params["final_norm"]["scale_D"].at[3].set(1e5)
     with pytest.raises(ConversionError, match="model.norm.weight: 100000 does not fit in float16"):
         huggingface.write_params(
-            params, tensor_table.LLAMA, tmp_path, {n: np.dtype(np.float16) for n in names}
+            params, llama.TABLE, tmp_path, {n: np.dtype(np.float16) for n in names}
         )
     params["final_norm"]["scale_D"] = params["final_norm"]["scale_D"].at[3].set(np.nan)
     with pytest.raises(ConversionError, match="model.norm.weight: holds NaN"):
         huggingface.write_params(
-            params, tensor_table.LLAMA, tmp_path, {n: np.dtype(np.float32) for n in names}
+            params, llama.TABLE, tmp_path, {n: np.dtype(np.float32) for n in names}
         )
 
 

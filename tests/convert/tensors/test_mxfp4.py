@@ -20,13 +20,13 @@ from jaxsft.convert.tensors.mxfp4 import Dequantised, dequantise
 from jaxsft.devices.mesh import make_mesh, single_device_mesh
 from jaxsft.errors import ConversionError
 from jaxsft.model import state
-from tests.convert.families import family_cases
+from tests.convert.families import family_cases, features
 from tests.convert.families import family_measures as measures
 from tests.convert.families.family_cases import Case
 
 SIZES = {"num_key_value_heads": 4, "intermediate_size": 96}
-ROPE = {"rope_parameters": family_cases.SHARP_YARN}
-CASE = Case("gpt_oss", "mxfp4", {**family_cases.LOCAL, "head_dim": 8, **SIZES, **ROPE})
+ROPE = {"rope_parameters": features.SHARP_YARN}
+CASE = Case("gpt_oss", "mxfp4", {**features.LOCAL, "head_dim": 8, **SIZES, **ROPE})
 # What the published config.json says.
 QUANTISED = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
 UP, DOWN = "model.layers.{}.mlp.experts.gate_up_proj", "model.layers.{}.mlp.experts.down_proj"
