@@ -1,7 +1,6 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,12 +25,11 @@ from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
 
 
-def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence[str] = ()) -> None:
+def run(config: Config, workdir: Workdir, command: str) -> None:
     """The whole job.
 
     Args:
         command: that started it, for the report.
-        compiler_flags: what became of those that suit this platform, for the log.
 
     Raises:
         UserError: what the user can mend.
@@ -45,8 +43,6 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         distributed.open_devices()
         distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
         console = Console(speaks=jax.process_index() == 0)
-        for line in compiler_flags:
-            console.say("xla", line)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         config, out = _open(config, workdir, console)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
