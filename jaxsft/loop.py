@@ -13,9 +13,9 @@ from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation import measure
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_log import StepLog
-from jaxsft.training.build import TrainStep
 from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
+from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.step import TrainState
 
 
@@ -65,7 +65,7 @@ def train(
                 out.metrics.append({"step": done} | measurer.losses(state.params))
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
-                out.store.save(done, state, notes)
+                out.store.save(done, state.changing, notes)
             if evaluates or saves:
                 log.restart_clock()
             if stop:

@@ -49,9 +49,9 @@ def _run(config: Config, workdir: "Workdir") -> None:
     workdir.forget(ERROR)
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft.devices import distributed, peers
-    from jaxsft.plan import memory
     from jaxsft.report import endings
     from jaxsft.run import run
+    from jaxsft.training import too_large
 
     distributed.connect(
         *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
@@ -66,7 +66,7 @@ def _run(config: Config, workdir: "Workdir") -> None:
             run(config, workdir, shlex.join(command))
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)
-            refusal = places.refusal(raised, workdir.name) or memory.refusal(raised, config)
+            refusal = places.refusal(raised, workdir.name) or too_large.ran_out(raised, config)
             error = stop or refusal or raised
             peers.leave(error, end)
             if error is raised:
