@@ -7,15 +7,15 @@ import jax
 
 from jaxsft.config import Config
 from jaxsft.devices import distributed
-from jaxsft.devices.chips import chip_of
+from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation import measure
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_log import StepLog
-from jaxsft.training.build import TrainStep
 from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
+from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.step import TrainState
 
 
@@ -38,7 +38,7 @@ def train(
         every_steps=config.log.every_steps,
         epochs_at=job.batches.epochs.epochs_at,
         sources=job.program.sources,
-        peak_flops=_total_peak_flops(),
+        peak_flops=peak_flops(jax.devices()),
     )
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
     batches = job.batches.stream(first, total)
@@ -65,7 +65,7 @@ def train(
                 out.metrics.append({"step": done} | measurer.losses(state.params))
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
-                out.store.save(done, state, notes)
+                out.store.save(done, state.changing, notes)
             if evaluates or saves:
                 log.restart_clock()
             if stop:
@@ -98,9 +98,3 @@ def _leave_loop(
 
 def _due(every_steps: int | None, done: int) -> bool:
     return every_steps is not None and done % every_steps == 0
-
-
-def _total_peak_flops() -> float | None:
-    devices = jax.devices()
-    chip = chip_of(devices[0].device_kind)
-    return chip.bf16_flops * len(devices) if chip else None

@@ -1,7 +1,6 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,17 +20,17 @@ from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inpu
 from jaxsft.rundir.workdir import SUMMARY, Workdir
 from jaxsft.terminal.console import Console
 from jaxsft.training import first_state, inputs, preflight
-from jaxsft.training.build import TrainStep
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
+from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.step import TrainState
 
 
-def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence[str] = ()) -> None:
+def run(config: Config, workdir: Workdir, command: str) -> None:
     """The whole job.
 
     Args:
         command: that started it, for the report.
-        compiler_flags: what became of those that suit this platform, for the log.
 
     Raises:
         UserError: what the user can mend.
@@ -45,8 +44,6 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         distributed.open_devices()
         distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
         console = Console(speaks=jax.process_index() == 0)
-        for line in compiler_flags:
-            console.say("xla", line)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         config, out = _open(config, workdir, console)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
@@ -67,13 +64,16 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
             train_step = distributed.together(lambda: _compile(config, job, console))
-            state = resume.resume(out.store, job, notes, console.say)
-            distributed.refuse_differences({"step": None if state is None else int(state.step)})
+            saved = resume.resume(out.store, job, notes, console.say)
+            distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
-            if state is None:
-                params = reopen.continued(config, job.program, console.say)
-                state = first_state.first_state(config, base, job, data, console.say, params)
+            if saved is not None:
+                frozen = first_state.frozen_params(config, base, job.program, data, console.say)
+                state = TrainState.of(saved, frozen)
+            else:
+                trained = reopen.continued(config, job.program, console.say)
+                state = first_state.first_state(config, base, job, data, console.say, trained)
                 workdir.forget(SUMMARY)  # of an earlier run in the same place
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
@@ -141,4 +141,4 @@ def _compile(config: Config, job: Job, console: Console) -> TrainStep:
     step, _ = relief.compile_step(
         job.program, config, limit, lambda line: console.say("step", line)
     )
-    return step
+    return TrainStep(step)

@@ -13,7 +13,6 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config, validate
-from jaxsft.devices import xla_flags
 from jaxsft.files import places
 from jaxsft.terminal import signals
 
@@ -32,12 +31,6 @@ _CONTINUE_FROM = flags.DEFINE_string(
     "RUN or RUN:step, the directory of another run: begins with its weights, at step 0",
 )
 jaxsft_flags.define_peers()
-_XLA_FLAGS = flags.DEFINE_enum(
-    "xla_flags",
-    "tuned",
-    ["tuned", "none"],
-    "tuned: those of jaxsft/devices/xla_flags.py for this platform; the environment's always stay",
-)
 
 
 def main(config: Config) -> None:
@@ -54,12 +47,11 @@ def _run(config: Config, workdir: "Workdir") -> None:
     from jaxsft.rundir.workdir import ERROR
 
     workdir.forget(ERROR)
-    chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft.devices import distributed, peers
-    from jaxsft.plan import memory
     from jaxsft.report import endings
     from jaxsft.run import run
+    from jaxsft.training import too_large
 
     distributed.connect(
         *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
@@ -71,10 +63,10 @@ def _run(config: Config, workdir: "Workdir") -> None:
 
     with peers.listening(end):
         try:
-            run(config, workdir, shlex.join(command), chosen)
+            run(config, workdir, shlex.join(command))
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)
-            refusal = places.refusal(raised, workdir.name) or memory.refusal(raised, config)
+            refusal = places.refusal(raised, workdir.name) or too_large.ran_out(raised, config)
             error = stop or refusal or raised
             peers.leave(error, end)
             if error is raised:

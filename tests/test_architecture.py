@@ -37,7 +37,7 @@ ALLOWED = {
     "report": STEP | {"rundir"},
     "loop": STEP | {"rundir", "evaluation"},
     "run": STEP | {"rundir", "evaluation", "loop", "plan", "report"},
-    "train": CONFIG | {"cli", "devices", "plan", "report", "run", "rundir"},
+    "train": CONFIG | {"cli", "devices", "report", "run", "rundir", "training"},
 }
 # The parts of the large rooms, each of which may import those before it.
 ORDER = {

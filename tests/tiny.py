@@ -11,8 +11,9 @@ from flax import nnx
 from jaxsft import config
 from jaxsft.devices import mesh
 from jaxsft.model import settings, state
-from jaxsft.training import optim, step
+from jaxsft.training import optim, over_mesh, step
 from jaxsft.training.batch import Batch
+from jaxsft.training.schedule import make_schedule
 
 VOCAB = 64
 SETTINGS = settings.DecoderSettings(
@@ -112,13 +113,13 @@ def run_steps(
     recipe = step.Recipe(
         graphdef,
         optim.make_optimizer(optim_config),
-        optim.make_schedule(optim_config, 100),
+        make_schedule(optim_config, 100),
         microbatches,
         optim_config.max_grad_norm,
         optim_config.gradient_dtype,
     )
     placement = state.shardings(shapes, axes, over)
-    state_placement = step.state_shardings(recipe, shapes, placement, over)
+    state_placement = over_mesh.state_shardings(recipe, shapes, placement, over)
     start = step.init_state(recipe, params or host_params(model))
 
     def train(current, rows):  # one program, so that the gradients cost no second compilation
@@ -127,7 +128,7 @@ def run_steps(
 
     with jax.set_mesh(over):
         current = jax.device_put(start, state_placement)
-        rows = jax.device_put(batch, step.batch_sharding(over))
+        rows = jax.device_put(batch, over_mesh.batch_sharding(over))
         train_jit = jax.jit(train, out_shardings=(state_placement, None, placement))
         for _ in range(num_steps):
             current, metrics, grad_sums = train_jit(current, rows)

@@ -18,7 +18,6 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
-from jaxsft.devices import xla_flags
 from jaxsft.training.inputs import open_model
 
 jaxsft_flags.define_config()
@@ -45,7 +44,6 @@ _PROFILE = flags.DEFINE_string("profile", None, "directory for a trace of three 
 
 
 def main(config: Config) -> None:
-    xla_flags.apply(xla_flags.platform_here())
     from bench import profile, result, text
     from bench.ours import Ours
 

@@ -24,7 +24,7 @@ from jaxsft.kernels.attention import attend
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.store import CheckpointStore
-from jaxsft.training import build, step
+from jaxsft.training import build, first_state, mesh_fit, over_mesh, step
 from jaxsft.training.batch import Batch
 from jaxsft.training.build import Program
 from jaxsft.training.step import TrainState
@@ -118,7 +118,7 @@ def _small(
     model = dataclasses.replace(base, num_layers=len(kinds), layer_kinds=tuple(kinds))
     parts = max(2, config.train.microbatches)
     sizes = mesh_lib.fill(config.mesh, len(jax.devices()), mesh_lib.num_slices(jax.devices()))
-    rows = parts * mesh_lib.parts("batch", sizes)
+    rows = mesh_fit.batch_multiple(sizes, parts)
     return (
         dataclasses.replace(
             config,
@@ -178,7 +178,7 @@ def _built(bench: Bench, mesh: Mesh, rows: int, microbatches: int) -> Program:
     train = dataclasses.replace(bench.config.train, batch_size=rows, microbatches=microbatches)
     config = dataclasses.replace(bench.config, train=train)
     num_steps = bench.config.optim.warmup_steps + _STEPS
-    return build.build(config, bench.model, num_steps, mesh)
+    return build.build_program(config, bench.model, num_steps, mesh)
 
 
 def _gradients(bench: Bench, rows: BatchFields, mesh: Mesh, microbatches: int) -> Params:
@@ -207,7 +207,7 @@ def _placed(tree: Any, placement: Any) -> Any:
 
 
 def _batch(rows: BatchFields, mesh: Mesh) -> Batch:
-    return Batch(**_placed(rows, dict.fromkeys(rows, step.batch_sharding(mesh))))
+    return Batch(**_placed(rows, dict.fromkeys(rows, over_mesh.batch_sharding(mesh))))
 
 
 def _difference(expected: Any, actual: Any) -> float:
@@ -292,15 +292,15 @@ def _resumption(bench: Bench, scratch: Path) -> float:
 
         def fresh() -> TrainState:
             params = _placed(bench.params, built.placement.params)
-            init = functools.partial(step.init_state, built.recipe)
-            return jax.jit(init, out_shardings=built.placement)(params)
+            return first_state.of_params(built, params)
 
         straight = train(fresh(), _STEPS)
         store = CheckpointStore(scratch, keep=1)
-        store.save(_STEPS // 2, train(fresh(), _STEPS // 2), {})
+        half = train(fresh(), _STEPS // 2)
+        store.save(_STEPS // 2, half.changing, {})
         store.wait()
-        restored = store.restore(_STEPS // 2, build.abstract_state(built))
-        again = train(restored, _STEPS - _STEPS // 2)
+        restored = store.restore(_STEPS // 2, build.abstract_state(built).changing)
+        again = train(TrainState.of(restored, half.frozen), _STEPS - _STEPS // 2)
         spread = jax.jit(
             lambda a, b: jnp.stack(
                 [

@@ -5,6 +5,7 @@ layers' gradients, twice as large as one of bfloat16, which is all that the prod
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,14 +16,15 @@ def with_slots(params: Any, slots: Any, in_loop: bool = False) -> Any:
     """The parameters, whose gradients go to the slots instead, in the slots' dtype.
 
     Args:
-        slots: of the parameters' shapes; differentiate by them. Their values are never read.
+        slots: of the parameters' shapes; differentiate by them. Their values are never read. A
+            parameter without one gets no gradient.
         in_loop: the parameters are slices of stacks that a loop runs over.
     """
 
-    def with_slot(param: jax.Array, slot: jax.Array) -> jax.Array:
-        return _with_slot(_sliced_before_cast(param) if in_loop else param, slot, slot.dtype)
-
-    return jax.tree.map(with_slot, params, slots)
+    if isinstance(params, Mapping):
+        return {name: with_slots(p, slots.get(name, {}), in_loop) for name, p in params.items()}
+    param = _sliced_before_cast(params) if in_loop else params
+    return param if isinstance(slots, Mapping) else _with_slot(param, slots, slots.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -1,5 +1,6 @@
 """A decoder as a graph definition and a plain pytree of arrays, with each leaf's logical axes."""
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -71,3 +72,23 @@ def random_params(
         return jax.tree.map(lambda leaf: leaf.astype(parameter_dtype), params)
 
     return jax.jit(init, out_shardings=placement)(jax.random.key(seed))
+
+
+def split(params: Params, names: Collection[str]) -> tuple[Params, Params]:
+    """The parameters without those that are named, and those alone.
+
+    Args:
+        names: dotted paths, such as "layers.mlp.down_FD".
+    """
+    flat = nnx.traversals.flatten_mapping(params)
+    named = {path: leaf for path, leaf in flat.items() if ".".join(path) in names}
+    others = {path: leaf for path, leaf in flat.items() if path not in named}
+    assert len(named) == len(names), f"no parameters: {sorted(names)} of {flat.keys()}"
+    return nnx.traversals.unflatten_mapping(others), nnx.traversals.unflatten_mapping(named)
+
+
+def merged(some: Params, others: Params) -> Params:
+    """The parameters of both trees, which `split` made."""
+    return nnx.traversals.unflatten_mapping(
+        nnx.traversals.flatten_mapping(some) | nnx.traversals.flatten_mapping(others)
+    )

@@ -69,10 +69,10 @@ def make(
     num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
     config = on_slices(config, topology)
     mesh = build.checked_mesh(config, base, topology.devices)
-    built = build.build(config, base, num_steps, mesh)
+    built = build.build_program(config, base, num_steps, mesh)
     train, length = config.train, config.data.sequence_length
     started = time.monotonic()
-    compiled = build.compile_for_run(built, config)
+    compiled = build.compile_train_step(built, config)
     compile_seconds = time.monotonic() - started
     expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
     tiles = {} if expert_rows is None else {TILES_SCOPE: expert_rows.tiles}

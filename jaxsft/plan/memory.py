@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsft.config import Config
 from jaxsft.devices.chips import Chip
-from jaxsft.devices.mesh import fill, parts
-from jaxsft.training.build import Program, TooLarge
+from jaxsft.training.build import Program
 
 GIB = 2**30
 
@@ -94,36 +92,8 @@ def state_bytes(built: Program) -> dict[str, float]:
     return {
         "parameters": total(shapes.params, placement.params),
         "optimizer": total(shapes.opt_state, placement.opt_state),
-        "gradients": total(shapes.params, placement.params, jnp.dtype(gradients).itemsize),
+        "gradients": total(shapes.trained, placement.trained, jnp.dtype(gradients).itemsize),
     }
-
-
-def refusal(error: BaseException, config: Config) -> TooLarge | None:
-    """The error as one that the user can mend, where memory ran out while the run went on."""
-    if isinstance(error, MemoryError):
-        said = "this machine has no memory left"
-        less = ["fewer config.data.workers"]
-    elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-        said = f"a device has no memory left: {str(error).strip().splitlines()[0]}"
-        less = _less(config)
-    else:
-        return None
-    ways = ", ".join(less)
-    return TooLarge(f"{said}; less is needed with {ways}, or when nothing else runs there")
-
-
-def _less(config: Config) -> list[str]:
-    """What of this config can be made to need less of a device."""
-    train, evaluates = config.train, bool(config.data.eval)
-    shares = parts("batch", fill(config.mesh, jax.device_count()))
-    possible = {
-        "more config.train.microbatches": train.microbatches * shares < train.batch_size,
-        "config.model.remat=full": config.model.remat != "full",
-        "a smaller config.data.sequence_length": True,
-        "a smaller config.eval.batch_size": evaluates and config.eval.batch_size != 1,
-        "fewer config.eval.prompts": config.eval.prompts > 0,
-    }
-    return [words for words, holds in possible.items() if holds]
 
 
 def too_large(memory: Memory) -> str:

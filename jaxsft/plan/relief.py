@@ -18,8 +18,9 @@ from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.estimate import Estimate
 from jaxsft.plan.memory import GIB, Memory
 from jaxsft.plan.topology import Topology
-from jaxsft.training import build, mesh_fit
-from jaxsft.training.build import Program, TooLarge
+from jaxsft.training import build, mesh_fit, optim
+from jaxsft.training.build import Program
+from jaxsft.training.too_large import TooLarge
 
 Change = dict[str, Any]  # of fields by their dotted names
 Fits = Callable[[Config], bool]
@@ -54,7 +55,9 @@ def compiling(
         steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
         try:
             mesh = build.checked_mesh(config, model, devices)
-            compiled = build.compile_for_run(build.build(config, model, steps, mesh), config)
+            compiled = build.compile_train_step(
+                build.build_program(config, model, steps, mesh), config
+            )
         except (ConfigError, jax.errors.JaxRuntimeError):
             return False
         return memory.of(compiled, limit_bytes).fits
@@ -99,7 +102,7 @@ def compile_step(
             f" {of_state(config, built.settings, count, limit_bytes, fits())}"
         )
     try:
-        compiled = build.compile_for_run(built, config)
+        compiled = build.compile_train_step(built, config)
         needed = memory.of(compiled, limit_bytes)
         say(
             f"compiled in {time.monotonic() - started:.0f} s;"
@@ -183,20 +186,20 @@ def of_step(config: Config, sizes: dict[str, int], fits: Fits | None) -> str:
 
 def _groups(config: Config, sizes: dict[str, int]) -> list[list[Change]]:
     """Changes of one kind, the mildest first; kinds that keep the result come first."""
-    train, model, optim = config.train, config.model, config.optim
-    shares, length = mesh_lib.parts("batch", sizes), config.data.sequence_length
+    train, model, kept = config.train, config.model, config.optim
+    shares, length = mesh_fit.batch_multiple(sizes), config.data.sequence_length
     over = mesh_lib.parts("sequence", sizes)
     rows = train.batch_size // shares  # of a device: one at least in each micro-batch
     parts = [m for m in range(train.microbatches + 1, rows + 1) if rows % m == 0]
-    batch = shares * train.microbatches
+    batch = mesh_fit.batch_multiple(sizes, train.microbatches)
     smaller = range(train.batch_size - batch, 0, -batch)
     remats = sizing.REMATS[sizing.REMATS.index(model.remat) + 1 :]
     halves = [length // 2**n // over * over for n in range(1, 16)]
     groups: list[list[Change]] = [
         [{"train.microbatches": count} for count in _thinned(parts)],
         [{"model.remat": remat} for remat in remats],
-        [{"optim.gradient_dtype": "bfloat16"}] * (optim.gradient_dtype == "float32"),
-        [{"optim.first_moment_dtype": "bfloat16"}] * (optim.first_moment_dtype == "float32"),
+        [{"optim.gradient_dtype": "bfloat16"}] * (kept.gradient_dtype == "float32"),
+        [{"optim.first_moment_dtype": "bfloat16"}] * (kept.first_moment_dtype == "float32"),
         [{"data.sequence_length": half} for half in halves if half >= _SHORTEST],
         [{"train.batch_size": size} for size in _thinned(smaller)],
     ]
@@ -294,7 +297,10 @@ def _state_bytes(
 ) -> float:
     """Of parameters and optimizer, and of gradients, on each device."""
     here, _ = sizing.held(named, sizes)
-    each = np.dtype(config.model.parameter_dtype).itemsize + sizing.optimizer_bytes(config.optim)
+    each = (
+        np.dtype(config.model.parameter_dtype).itemsize
+        + optim.make_optimizer(config.optim).bytes_per_parameter()
+    )
     each += np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
     return here * each
 

@@ -17,8 +17,8 @@ from jaxsft.plan.measured_data import PlannedRun
 from jaxsft.plan.memory import GIB
 from jaxsft.plan.sizing import REMATS, Guess, guesser
 from jaxsft.plan.topology import Topology
-from jaxsft.training.build import TooLarge
 from jaxsft.training.mesh_fit import fitting, words
+from jaxsft.training.too_large import TooLarge
 
 
 @dataclasses.dataclass(frozen=True)

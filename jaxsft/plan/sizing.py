@@ -7,10 +7,9 @@ import dataclasses
 import math
 import typing
 
-import jax
 import numpy as np
 
-from jaxsft.config import Config, Model, Optim
+from jaxsft.config import Config, Model
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.devices.chips import CHIPS
 from jaxsft.model import settings
@@ -108,7 +107,9 @@ def guesser(
     config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
 ) -> Guesser:
     leaves = mesh_fit.leaves(model)
-    return Guesser(model, leaves, optimizer_bytes(config.optim), topology, rows)
+    return Guesser(
+        model, leaves, optim.make_optimizer(config.optim).bytes_per_parameter(), topology, rows
+    )
 
 
 def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, float]:
@@ -121,11 +122,3 @@ def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, flo
         others = (axis for axis in fitted if axis not in _GATHERED)
         gathered += size / math.prod(mesh_lib.parts(axis, sizes) for axis in others)
     return here, gathered
-
-
-def optimizer_bytes(asked: Optim) -> float:
-    """Of the optimizer's state, for each parameter."""
-    one = jax.ShapeDtypeStruct((1024,), np.float32)
-    state = jax.eval_shape(optim.make_optimizer(asked).init, {"one": one})
-    total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.ndim)
-    return total / one.size

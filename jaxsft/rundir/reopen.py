@@ -58,7 +58,7 @@ def check_continue_from(config: Config) -> None:
 
 
 def continued(config: Config, program: Program, say: Say) -> Params | None:
-    """The parameters that config.model.continue_from names; None: it names none.
+    """The trained parameters of what config.model.continue_from names; None: it names nothing.
 
     Raises:
         ConfigError: no directory of a run, or one with other new tokens.
@@ -67,7 +67,7 @@ def continued(config: Config, program: Program, say: Say) -> Params | None:
     given = config.model.continue_from
     if given is None:
         return None
-    wanted = abstract_state(program).params
+    wanted = abstract_state(program).trained
     with contextlib.ExitStack() as stack:
         other = _other_run(config, given)
         store, seen = distributed.together(lambda: stack.enter_context(other))

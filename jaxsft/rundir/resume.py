@@ -17,7 +17,7 @@ from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import build
 from jaxsft.training.inputs import Say
 from jaxsft.training.job import Job
-from jaxsft.training.step import TrainState
+from jaxsft.training.step import Changing
 
 _DATA = "prepared training data"
 # What decides when a run ends: more of it is more of the same data order.
@@ -167,8 +167,8 @@ def _save_every_steps(workdir: Workdir) -> int | None:
     return (workdir.read_json(CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
 
 
-def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) -> TrainState | None:
-    """The newest state that can be restored, or None where nothing has been saved.
+def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) -> Changing | None:
+    """The newest state that can be restored, but for what is frozen; None: nothing has been saved.
 
     Nothing is deleted. A step that was proven altered is renamed once an older one is verified; one
     that can't be read for another reason stays where it is.
@@ -177,7 +177,7 @@ def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) ->
         CheckpointError: what decides the result has changed since, no checkpoint can be read, or
             the fault is not the checkpoint's: a disk that can't be reached, no memory.
     """
-    abstract = build.abstract_state(job.program)
+    abstract = build.abstract_state(job.program).changing
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):
@@ -210,10 +210,10 @@ def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) ->
 
 def _verified(
     store: CheckpointStore, number: int, abstract: Any, now: dict[str, Any]
-) -> tuple[TrainState | None, Failure | None]:
+) -> tuple[Changing | None, Failure | None]:
     """The state of a step, or why it can't be had; the same answer on every process."""
 
-    def read() -> tuple[TrainState, dict[str, Any]] | Failure:
+    def read() -> tuple[Changing, dict[str, Any]] | Failure:
         try:
             saved = store.notes(number)
             refuse_changes(saved.get("identity", {}), now)

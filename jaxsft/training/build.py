@@ -1,6 +1,6 @@
-"""What is compiled for a run, from its config and the model's settings alone: no data, no weights.
+"""The step and the evaluation of a run, from config and model settings: no data, no weights.
 
-`train` runs it; the plan compiles it for devices that aren't there.
+Training runs them; the plan compiles the step for devices that aren't there.
 """
 
 import dataclasses
@@ -16,29 +16,33 @@ from jax.sharding import Mesh
 from jaxsft.config import Config
 from jaxsft.data.cache.prepare import source_names
 from jaxsft.devices import mesh as mesh_lib
-from jaxsft.errors import ConfigError, MeshError
+from jaxsft.errors import MeshError
 from jaxsft.kernels.attention import attend, choose
 from jaxsft.kernels.attention.selftest import Use
 from jaxsft.kernels.experts import gated_mlps
+from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
-from jaxsft.training import mesh_fit, optim, step
+from jaxsft.training import mesh_fit, optim, over_mesh, step
 from jaxsft.training.batch import Batch
-from jaxsft.training.step import Recipe, StepMetrics, TrainState
-
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.schedule import make_schedule
+from jaxsft.training.step import Recipe, TrainState
+from jaxsft.training.too_large import said_by_compiler
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    settings: settings.DecoderSettings
+    """A run's step and evaluation over its mesh, and the shapes and places of what they take."""
+
+    settings: settings.DecoderSettings  # with the back ends that were chosen
     mesh: Mesh
     recipe: Recipe
     shapes: TrainState
     placement: TrainState  # a NamedSharding for each leaf
     sources: tuple[str, ...]  # whose training losses are kept apart; none where there is but one
-    train_step: TrainStep  # under jit; compile_train_step compiles it
-    eval_step: Callable[[Params, Batch], Any]
+    train_step: TrainStep  # under jit; compile_train_step compiles it ahead
+    eval_step: Callable[[Params, Batch], Sums]
     choices: tuple[tuple[str, str, str], ...]  # what, which, why
 
     @property
@@ -67,8 +71,10 @@ def checked_mesh(
     return mesh
 
 
-def build(config: Config, base: settings.DecoderSettings, num_steps: int, mesh: Mesh) -> Program:
-    """The program of a run over a `checked_mesh`; nothing here allocates a parameter.
+def build_program(
+    config: Config, base: settings.DecoderSettings, num_steps: int, mesh: Mesh
+) -> Program:
+    """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
     Raises:
         ConfigError: the schedule does not fit the run.
@@ -83,13 +89,13 @@ def build(config: Config, base: settings.DecoderSettings, num_steps: int, mesh: 
     recipe = Recipe(
         graphdef,
         optim.make_optimizer(config.optim),
-        optim.make_schedule(config.optim, num_steps),
+        make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
         config.optim.gradient_dtype,
         len(sources) or None,
     )
-    state_placement = step.state_shardings(recipe, shapes, placement, mesh)
+    state_placement = over_mesh.state_shardings(recipe, shapes, placement, mesh)
     return Program(
         settings=decoder,
         mesh=mesh,
@@ -97,8 +103,8 @@ def build(config: Config, base: settings.DecoderSettings, num_steps: int, mesh: 
         shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
         placement=state_placement,
         sources=tuple(sources),
-        train_step=step.compile_train_step(recipe, state_placement, mesh),
-        eval_step=step.compile_eval_step(graphdef, placement, mesh),
+        train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
+        eval_step=over_mesh.jit_eval_step(graphdef, placement, mesh),
         choices=choices,
     )
 
@@ -156,32 +162,28 @@ def abstract_state(program: Program) -> TrainState:
     )
 
 
-class TooLarge(ConfigError):
-    """A step that needs more memory than a device has."""
+def compile_train_step(program: Program, config: Config) -> Any:
+    """The training step as jax's executable, for batches of this config; nothing is allocated.
 
-
-def compile_for_run(program: Program, config: Config) -> Any:
-    """The step as an executable, for batches of this config; nothing is allocated.
+    `TrainStep` makes a step of it.
 
     Raises:
-        TooLarge: the compiler itself finds that it can't fit, as the TPU's does.
+        TooLarge: the compiler itself finds that it can't fit.
     """
     batch = abstract_batch(program, config.train.batch_size, config.data.sequence_length)
-    train_step: Any = program.train_step
     with jax.set_mesh(program.mesh):
-        lowered = train_step.lower(abstract_state(program), batch)
+        lowered = program.train_step.lower(abstract_state(program), batch)
         try:
             return lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or "HBM" not in str(error).upper():
+            if (refusal := said_by_compiler(error)) is None:
                 raise
-            said = str(error).strip().splitlines()[0]
-            raise TooLarge(f"the training step is too large. {said}") from None
+            raise refusal from None
 
 
 def abstract_batch(program: Program, batch_size: int, sequence_length: int) -> Batch:
     """The shapes of a batch of packed rows."""
-    rows = step.batch_sharding(program.mesh)
+    rows = over_mesh.batch_sharding(program.mesh)
 
     def array(dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, sequence_length), dtype, sharding=rows)

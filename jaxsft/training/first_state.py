@@ -1,4 +1,8 @@
-"""The state before step 0: pretrained or random parameters, a fresh optimizer."""
+"""The state before step 0, and what a checkpoint leaves out of it.
+
+Trained parameters are pretrained, random or another run's; the optimizer is fresh; frozen ones are
+the base model's.
+"""
 
 import functools
 
@@ -12,6 +16,7 @@ from jaxsft.devices import distributed
 from jaxsft.model import dead_rows, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.training import step
+from jaxsft.training.build import Program
 from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
 from jaxsft.training.step import TrainState
@@ -23,25 +28,58 @@ def first_state(
     job: Job,
     data: PreparedData,
     say: Say,
-    params: Params | None = None,
+    trained: Params | None = None,
 ) -> TrainState:
-    """The state before step 0: pretrained or random parameters, fresh optimizer.
+    """The state of a run before step 0.
 
     Args:
-        params: of another run, to begin with instead.
+        trained: the trained parameters of another run, to begin with instead.
     """
-    placement, kept = job.program.placement.params, config.model.parameter_dtype
-    if params is not None:
-        pass
-    elif config.model.weights == "random":
-        params = state.random_params(base.settings, config.train.seed, placement, kept)
-    else:
-        # Each process reads its own part of the files.
-        params = distributed.together(lambda: pretrained.read_params(base, placement, kept))
-        params = _without_dead_rows(config, base, params, data, say)
-    init = functools.partial(step.init_opt_state, job.program.recipe)
-    opt_state = jax.jit(init, out_shardings=job.program.placement.opt_state)(params)
-    return TrainState(_scalar(job), params, opt_state, _scalar(job))
+    if trained is None:
+        return of_params(job.program, _own_params(config, base, job.program, data, say))
+    return _fresh(job.program, trained, frozen_params(config, base, job.program, data, say))
+
+
+def of_params(program: Program, params: Params) -> TrainState:
+    """The state before step 0 of these parameters, all of the model's, which lie where they belong.
+
+    They are not copied: the first step takes over the memory of those that are trained.
+    """
+    return _fresh(program, *state.split(params, program.recipe.frozen))
+
+
+def frozen_params(
+    config: Config, base: Pretrained, program: Program, data: PreparedData, say: Say
+) -> Params:
+    """What no step changes and so no checkpoint holds: the same at each start of a run."""
+    if not program.recipe.frozen:
+        return {}
+    params = _own_params(config, base, program, data, say)
+    return state.split(params, program.recipe.frozen)[1]
+
+
+def base_params(config: Config, base: Pretrained, program: Program) -> Params:
+    """Pretrained or random parameters, as the config says, where they belong."""
+    placement, kept = program.placement.params, config.model.parameter_dtype
+    if config.model.weights == "random":
+        return state.random_params(base.settings, config.train.seed, placement, kept)
+    # Each process reads its own part of the files.
+    return distributed.together(lambda: pretrained.read_params(base, placement, kept))
+
+
+def _own_params(
+    config: Config, base: Pretrained, program: Program, data: PreparedData, say: Say
+) -> Params:
+    params = base_params(config, base, program)
+    if config.model.weights == "random":
+        return params
+    return _without_dead_rows(config, base, params, data, say)
+
+
+def _fresh(program: Program, trained: Params, frozen: Params) -> TrainState:
+    init = functools.partial(step.init_opt_state, program.recipe)
+    opt_state = jax.jit(init, out_shardings=program.placement.opt_state)(trained)
+    return TrainState(_zero(program), trained, frozen, opt_state, _zero(program))
 
 
 def precision_notes(config: Config, base: Pretrained) -> list[str]:
@@ -88,5 +126,5 @@ def _without_dead_rows(
     return params
 
 
-def _scalar(job: Job) -> jax.Array:
-    return jax.device_put(jnp.int32(0), job.program.placement.step)
+def _zero(program: Program) -> jax.Array:
+    return jax.device_put(jnp.int32(0), program.placement.step)

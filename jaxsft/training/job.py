@@ -8,16 +8,15 @@ from jaxsft.config import Config, Source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
-from jaxsft.devices.mesh import parts
-from jaxsft.training import build as program
-from jaxsft.training import preflight, step
+from jaxsft.training import build, over_mesh, preflight
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.loader import Batches
+from jaxsft.training.mesh_fit import enough_rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    program: program.Program
+    program: build.Program
     batches: Batches
     eval_batches: dict[str, Batches]
     num_steps: int
@@ -30,7 +29,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
         ConfigError: model, mesh, batch and schedule don't fit each other.
     """
     train, length = config.train, config.data.sequence_length
-    mesh = program.checked_mesh(config, base.settings)
+    mesh = build.checked_mesh(config, base.settings)
 
     def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
         return Batches(
@@ -39,7 +38,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
             sequence_length=length,
             batch_size=rows,
             seed=train.seed,
-            sharding=step.batch_sharding(mesh),
+            sharding=over_mesh.batch_sharding(mesh),
             windows={kind.window for kind in base.settings.kinds()},
         )
 
@@ -47,7 +46,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
     return Job(
-        program=program.build(config, base.settings, num_steps, mesh),
+        program=build.build_program(config, base.settings, num_steps, mesh),
         batches=train_batches,
         eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
         num_steps=num_steps,
@@ -56,8 +55,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
 
 def _eval_batch_size(config: Config, data: PreparedData, mesh: Mesh) -> int:
     """That of training, or what holds all rows of the largest set: a batch above it is padding."""
-    train, shares = config.train, parts("batch", mesh.shape)
-    length = config.data.sequence_length
+    train, length = config.train, config.data.sequence_length
     most = max(
         (
             epochs_of(cache, None, sequence_length=length, batch_size=1, seed=train.seed).num_rows
@@ -65,14 +63,13 @@ def _eval_batch_size(config: Config, data: PreparedData, mesh: Mesh) -> int:
         ),
         default=1,
     )
-    return min(train.batch_size, -(-most // shares) * shares)
+    return min(train.batch_size, enough_rows(most, mesh.shape))
 
 
 def eval_notes(config: Config, job: Job) -> list[str]:
     """What an evaluation's batch that was asked for has beside rows."""
     asked, rows = config.eval.batch_size, [b.epochs.num_rows for b in job.eval_batches.values()]
-    shares = parts("batch", job.program.mesh.shape)
-    enough = -(-max(rows, default=1) // shares) * shares
+    enough = enough_rows(max(rows, default=1), job.program.mesh.shape)
     if asked is None or asked <= enough:
         return []
     return [

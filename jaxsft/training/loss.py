@@ -27,13 +27,14 @@ def loss_and_routing(
     """`loss_sums`, and what the routers of a mixture of experts did with the batch's tokens.
 
     Args:
-        slots: where the gradients of the parameters go, in their own dtype; None: to `params`.
+        slots: where the gradients of the parameters go, in their own dtype; those without one get
+            none. None: to `params`.
     """
     layer_slots = None
     if slots is not None:
-        outside = {name: slot for name, slot in slots.items() if name != LAYERS}
-        params = params | with_slots({name: params[name] for name in outside}, outside)
-        layer_slots = slots[LAYERS]
+        outside = {name: param for name, param in params.items() if name != LAYERS}
+        params = params | with_slots(outside, slots)
+        layer_slots = slots.get(LAYERS, {})
     model = nnx.merge(graphdef, params)
     hidden_BTD, routing = model.hidden_and_routing(
         batch.tokens, batch.segments, batch.positions, layer_slots

@@ -10,7 +10,6 @@ from jaxsft.config import Config, Mesh
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import MeshError
 from jaxsft.model import settings, state
-from jaxsft.training import step
 
 Leaf = tuple[str, tuple[int, ...], tuple[str, ...]]  # name, shape, logical axes
 
@@ -79,11 +78,52 @@ def _check(
     train, length = config.train, config.data.sequence_length
     if sizes["expert"] > 1 and model.moe is None:
         raise MeshError(f"config.mesh.expert={sizes['expert']}: the model has no experts")
-    step.check_batch(sizes, train.batch_size, train.microbatches, length)
+    check_batch(sizes, train.batch_size, train.microbatches, length)
     if config.eval.batch_size is not None:
-        step.check_batch(sizes, config.eval.batch_size, 1, length, "config.eval.batch_size")
+        check_batch(sizes, config.eval.batch_size, 1, length, "config.eval.batch_size")
     for name, shape, axes in named:
         mesh_lib.check_divisible(name, shape, axes, sizes)
+
+
+def batch_multiple(sizes: Mapping[str, int], microbatches: int = 1) -> int:
+    """What the rows of a batch must be a multiple of: each device that has rows of its own needs as
+    many as the others, in each micro-batch."""
+    return mesh_lib.parts("batch", sizes) * microbatches
+
+
+def enough_rows(rows: int, sizes: Mapping[str, int], microbatches: int = 1) -> int:
+    """The smallest batch that splits evenly and has room for so many rows."""
+    multiple = batch_multiple(sizes, microbatches)
+    return -(-rows // multiple) * multiple
+
+
+def check_batch(
+    sizes: Mapping[str, int],
+    batch_size: int,
+    microbatches: int,
+    sequence_length: int,
+    name: str = "config.train.batch_size",
+) -> None:
+    """Refuses a batch that the mesh can't split evenly.
+
+    Args:
+        name: the field that asks for it.
+
+    Raises:
+        MeshError: naming batch_size, microbatches and the devices that share rows.
+    """
+    shares, multiple = batch_multiple(sizes), batch_multiple(sizes, microbatches)
+    if batch_size % multiple:
+        over = " x ".join(mesh_lib.RULES["batch"])
+        raise MeshError(
+            f"{name}={batch_size}: {microbatches} micro-batches over {shares}"
+            f" devices ({over}) need a multiple of {multiple}"
+        )
+    if sequence_length % mesh_lib.parts("sequence", sizes):
+        raise MeshError(
+            f"config.data.sequence_length={sequence_length}: config.mesh.context="
+            f"{sizes['context']} does not divide it"
+        )
 
 
 def _all(num_devices: int) -> Iterator[Mesh]:

@@ -3,7 +3,8 @@
 from jaxsft.config import Config
 from jaxsft.data.pack.epochs import Epochs, num_steps
 from jaxsft.model import settings
-from jaxsft.training import mesh_fit, optim
+from jaxsft.training import mesh_fit
+from jaxsft.training.schedule import make_schedule
 
 
 def check_config(config: Config, model: settings.DecoderSettings) -> None:
@@ -14,7 +15,7 @@ def check_config(config: Config, model: settings.DecoderSettings) -> None:
     """
     mesh_fit.check_given(config, model)
     if config.train.steps is not None:
-        optim.make_schedule(config.optim, config.train.steps)
+        make_schedule(config.optim, config.train.steps)
 
 
 def steps_of_run(config: Config, epochs: Epochs) -> int:
@@ -24,5 +25,5 @@ def steps_of_run(config: Config, epochs: Epochs) -> int:
         ConfigError: the schedule does not fit them.
     """
     steps = num_steps(config.train, epochs)
-    optim.make_schedule(config.optim, steps)
+    make_schedule(config.optim, steps)
     return steps

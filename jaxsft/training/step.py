@@ -5,36 +5,64 @@ A: micro-batch, B: batch row, T: position.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
 
 from jaxsft.devices import mesh as mesh_lib
-from jaxsft.errors import MeshError
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.moe import RouterStats
-from jaxsft.model.state import Params
+from jaxsft.model.state import Params, merged, split
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_and_routing, loss_sums
-from jaxsft.training.optim import Schedule
+from jaxsft.training.loss import loss_and_routing
+from jaxsft.training.optimizer import Optimizer
+from jaxsft.training.schedule import Schedule
 
 Totals = tuple[Sums, RouterStats | None]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TrainState:
-    """All that training changes; with (config, data) it determines the rest of the run."""
+class Changing:
+    """What a step changes of the state. A checkpoint holds this, under these names."""
 
     step: jax.Array  # int32: batches consumed, which is also the data position
-    params: Params
+    params: Params  # those that are trained
     opt_state: Any
     skipped_steps: jax.Array  # int32: updates left out by the guard
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training starts a step from; with (config, data) it determines the rest of the run.
+
+    Gradients, optimizer, checkpoints and donation see `trained` alone, the forward pass `params`.
+    """
+
+    step: jax.Array
+    trained: Params
+    frozen: Params  # those that Recipe.frozen names; the same arrays in every state of a run
+    opt_state: Any
+    skipped_steps: jax.Array
+
+    @property
+    def params(self) -> Params:
+        """The whole model's."""
+        return merged(self.trained, self.frozen)
+
+    @property
+    def changing(self) -> Changing:
+        return Changing(self.step, self.trained, self.opt_state, self.skipped_steps)
+
+    @classmethod
+    def of(cls, changing: Changing, frozen: Params) -> "TrainState":
+        """The state whose changing part this is."""
+        c = changing
+        return cls(c.step, c.params, frozen, c.opt_state, c.skipped_steps)
 
 
 @jax.tree_util.register_dataclass
@@ -52,21 +80,26 @@ class Recipe:
     """The static parts of a step."""
 
     graphdef: nnx.GraphDef
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     schedule: Schedule
     microbatches: int
     max_grad_norm: float | None
     gradient_dtype: str = "float32"
     num_sources: int | None = None  # of a mixture whose losses are kept apart
+    # Parameters that stay as they are, by their dotted paths: the one declaration of which do.
+    frozen: frozenset[str] = frozenset()
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
-    return TrainState(jnp.int32(0), params, init_opt_state(recipe, params), jnp.int32(0))
+    """The state before step 0 of these parameters, all of the model's."""
+    trained, frozen = split(params, recipe.frozen)
+    opt_state = init_opt_state(recipe, trained)
+    return TrainState(jnp.int32(0), trained, frozen, opt_state, jnp.int32(0))
 
 
-def init_opt_state(recipe: Recipe, params: Params) -> Any:
+def init_opt_state(recipe: Recipe, trained: Params) -> Any:
     """Moments of zero, in the optimizer's dtypes whatever the parameters'."""
-    return recipe.optimizer.init(_wide(params))
+    return recipe.optimizer.init(_wide(trained))
 
 
 def _wide(params: Params) -> Params:
@@ -77,30 +110,46 @@ def _wide(params: Params) -> Params:
 def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     """One optimizer step on the global batch.
 
-    The update is left out, bit for bit, where loss or gradients are not finite or no target has
-    weight; `step` counts on, so that data and schedule go their way.
+    The update is left out, bit for bit, where the guard says so; `step` counts on, so that data and
+    schedule go their way.
     """
     (sums, routing), grads = gradient_sums(recipe, state.params, batch)
+    grads, grad_norm = clipped_mean(recipe, grads, sums.weight)
+    rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
+    new = updated(recipe, state, grads, rate)
+    usable = guard(sums, grad_norm)
+    keep = functools.partial(jax.tree.map, functools.partial(jnp.where, usable))
+    trained, opt_state = keep(new, (state.trained, state.opt_state))
+    skipped = state.skipped_steps + jnp.where(usable, 0, 1)
+    new_state = TrainState(state.step + 1, trained, state.frozen, opt_state, skipped)
+    return new_state, StepMetrics(sums, routing, grad_norm, rate, skipped)
+
+
+def clipped_mean(recipe: Recipe, grads: Params, weight: jax.Array) -> tuple[Params, jax.Array]:
+    """The gradient of the mean loss, no longer than max_grad_norm, and its norm before that."""
     # One factor for weight and clipping: gradients scaled in two goes would be held twice.
-    factor = 1.0 / jnp.where(sums.weight > 0, sums.weight, 1.0)
+    factor = 1.0 / jnp.where(weight > 0, weight, 1.0)
     grad_norm = factor * optax.tree.norm(_wide(grads))
     if recipe.max_grad_norm is not None:
         factor *= jnp.minimum(1.0, recipe.max_grad_norm / (grad_norm + 1e-6))
-    grads = jax.tree.map(lambda g: factor * g, _wide(grads))
-    wide = _wide(state.params)
-    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, wide)
-    rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
-    params = jax.tree.map(
-        lambda p, u, kept: (p - rate * u).astype(kept.dtype), wide, updates, state.params
-    )
+    return jax.tree.map(lambda g: factor * g, _wide(grads)), grad_norm
 
-    usable = jnp.isfinite(sums.nll) & jnp.isfinite(grad_norm) & (sums.weight > 0)
-    keep = functools.partial(jax.tree.map, functools.partial(jnp.where, usable))
-    skipped = state.skipped_steps + jnp.where(usable, 0, 1)
-    new_state = TrainState(
-        state.step + 1, keep(params, state.params), keep(opt_state, state.opt_state), skipped
+
+def updated(
+    recipe: Recipe, state: TrainState, grads: Params, rate: jax.Array
+) -> tuple[Params, Any]:
+    """Trained parameters and optimizer state after this gradient, at this learning rate."""
+    wide = _wide(state.trained)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, wide)
+    trained = jax.tree.map(
+        lambda p, u, kept: (p - rate * u).astype(kept.dtype), wide, updates, state.trained
     )
-    return new_state, StepMetrics(sums, routing, grad_norm, rate, skipped)
+    return trained, opt_state
+
+
+def guard(sums: Sums, grad_norm: jax.Array) -> jax.Array:
+    """Whether to take the update: loss and gradient are finite, and some target has weight."""
+    return jnp.isfinite(sums.nll) & jnp.isfinite(grad_norm) & (sums.weight > 0)
 
 
 def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals, Params]:
@@ -108,14 +157,18 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals,
 
     There is no auxiliary loss of routers: as a product of two means it would not add up over
     micro-batches, and SFT in transformers leaves it off too unless config.json asks for it.
+
+    Args:
+        params: all of the model's; those that are frozen get no gradient.
     """
+    trained, _ = split(params, recipe.frozen)
 
     def nll(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
         totals = loss_and_routing(recipe.graphdef, params, part, recipe.num_sources, slots)
         return totals[0].nll, totals
 
     def of_part(part: Batch) -> tuple[Totals, Params]:
-        slots = jax.tree.map(lambda p: jnp.zeros_like(p, recipe.gradient_dtype), params)
+        slots = jax.tree.map(lambda p: jnp.zeros_like(p, recipe.gradient_dtype), trained)
         (_, totals), grads = jax.value_and_grad(nll, has_aux=True)(slots, part)
         return totals, grads
 
@@ -136,79 +189,3 @@ def _split_rows(microbatches: int, rows_BT: jax.Array) -> jax.Array:
     batch, length = rows_BT.shape
     parts = rows_BT.reshape(batch // microbatches, microbatches, length).swapaxes(0, 1)
     return mesh_lib.constrain(parts, None, "batch", "sequence")
-
-
-def eval_step(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> Sums:
-    """Loss sums of one batch, without gradients."""
-    return loss_sums(graphdef, params, batch)
-
-
-def state_shardings(recipe: Recipe, shapes: Params, placement: Params, mesh: Mesh) -> Any:
-    """A TrainState of NamedShardings; optimizer moments lie where their parameters lie."""
-    replicated = mesh_lib.sharding(mesh)
-    opt_shapes = jax.eval_shape(recipe.optimizer.init, shapes)
-    opt_placement = optax.tree.map_params(
-        recipe.optimizer,
-        lambda _, sharding: sharding,
-        opt_shapes,
-        placement,
-        transform_non_params=lambda _: replicated,
-    )
-    step: Any = replicated
-    return TrainState(step, placement, opt_placement, step)
-
-
-def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
-    return mesh_lib.sharding(mesh, "batch", "sequence")
-
-
-def check_batch(
-    sizes: Mapping[str, int],
-    batch_size: int,
-    microbatches: int,
-    sequence_length: int,
-    name: str = "config.train.batch_size",
-) -> None:
-    """Refuses a batch that the mesh can't split evenly.
-
-    Args:
-        name: the field that asks for it.
-
-    Raises:
-        MeshError: naming batch_size, microbatches and the devices that share rows.
-    """
-    shares = mesh_lib.parts("batch", sizes)
-    if batch_size % (shares * microbatches):
-        over = " x ".join(mesh_lib.RULES["batch"])
-        raise MeshError(
-            f"{name}={batch_size}: {microbatches} micro-batches over {shares}"
-            f" devices ({over}) need a multiple of {shares * microbatches}"
-        )
-    if sequence_length % mesh_lib.parts("sequence", sizes):
-        raise MeshError(
-            f"config.data.sequence_length={sequence_length}: config.mesh.context="
-            f"{sizes['context']} does not divide it"
-        )
-
-
-def compile_train_step(
-    recipe: Recipe, placement: TrainState, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """train_step under jit: sharded over the mesh, the old state's memory reused for the new."""
-    rows, replicated = batch_sharding(mesh), mesh_lib.sharding(mesh)
-    return jax.jit(
-        functools.partial(train_step, recipe),
-        in_shardings=(placement, rows),
-        out_shardings=(placement, replicated),
-        donate_argnums=0,
-    )
-
-
-def compile_eval_step(
-    graphdef: nnx.GraphDef, placement: Params, mesh: Mesh
-) -> Callable[[Params, Batch], Sums]:
-    return jax.jit(
-        functools.partial(eval_step, graphdef),
-        in_shardings=(placement, batch_sharding(mesh)),
-        out_shardings=mesh_lib.sharding(mesh),
-    )

@@ -47,9 +47,9 @@ def test_a_long_row_is_spread_and_only_keys_and_values_are_whole(monkeypatch):
             model=dataclasses.replace(asked.model, dtype="float32"),
         )
         mesh = build.checked_mesh(asked, model, jax.devices()[:devices])
-        built = build.build(asked, model, 2, mesh)
+        built = build.build_program(asked, model, 2, mesh)
         assert built.settings.attention_back_end == "blocked"
-        return build.compile_for_run(built, asked).memory_analysis().temp_size_in_bytes
+        return build.compile_train_step(built, asked).memory_analysis().temp_size_in_bytes
 
     alone, spread = temporaries(1), temporaries(8)
     keys_and_values = 2 * length * model.num_kv_heads * model.head_dim * 4

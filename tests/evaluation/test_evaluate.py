@@ -15,7 +15,7 @@ from jaxsft.errors import ConfigError
 from jaxsft.evaluation import measure
 from jaxsft.model import state
 from jaxsft.rundir.metric_lines import JsonLines
-from jaxsft.training import step
+from jaxsft.training import over_mesh
 from jaxsft.training.loader import Batches
 
 
@@ -42,10 +42,10 @@ def test_the_loss_depends_neither_on_batch_size_nor_on_devices():
             sequence_length=32,
             batch_size=batch_size,
             seed=0,
-            sharding=step.batch_sharding(over),
+            sharding=over_mesh.batch_sharding(over),
         )
         with jax.set_mesh(over):
-            eval_step = step.compile_eval_step(graphdef, placement, over)
+            eval_step = over_mesh.jit_eval_step(graphdef, placement, over)
             params = jax.device_put(tiny.host_params(), placement)
             values.append(measure.mean_losses(eval_step, params, {"a": batches}))
             assert values[-1] == measure.mean_losses(eval_step, params, {"a": batches})

@@ -18,7 +18,8 @@ from jaxsft.errors import ConfigError
 from jaxsft.kernels.experts import gated_mlps as kernel
 from jaxsft.plan import estimate, measured_data, memory, text, topology
 from jaxsft.plan.batch_load import BatchLoad
-from jaxsft.training import build
+from jaxsft.training import build, over_mesh
+from jaxsft.training.too_large import TooLarge
 from tests.training.test_mesh_fit import EXPERTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def sharded(eight):
 def test_memory_is_what_the_run_allocates(sharded, eight):
     """The arguments by the arrays that a run places, the rest by the program that it runs."""
     asked = config(Mesh(fsdp=4, tensor=2))
-    built = build.build(
+    built = build.build_program(
         asked, tiny.SETTINGS, 1, build.checked_mesh(asked, tiny.SETTINGS, eight.devices)
     )
     with jax.set_mesh(built.mesh):
@@ -57,7 +58,7 @@ def test_memory_is_what_the_run_allocates(sharded, eight):
             lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), built.shapes),
             out_shardings=built.placement,
         )()
-        batch = jax.device_put(tiny.uneven_batch(), build.step.batch_sharding(built.mesh))
+        batch = jax.device_put(tiny.uneven_batch(), over_mesh.batch_sharding(built.mesh))
         ran = built.train_step.lower(zeros, batch).compile()
     first = jax.devices()[0]
     held = sum(
@@ -140,13 +141,15 @@ def test_a_step_that_the_compiler_refuses_is_told_like_one_that_does_not_fit(eig
     asked = config(Mesh(fsdp=8), microbatches=2)
     mesh = build.checked_mesh(asked, tiny.SETTINGS, eight.devices)
     refused = Refused()
-    built = dataclasses.replace(build.build(asked, tiny.SETTINGS, 1, mesh), train_step=refused)
+    built = dataclasses.replace(
+        build.build_program(asked, tiny.SETTINGS, 1, mesh), train_step=refused
+    )
     refused.said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, (1.09T) exceeds (95.74G).\nmore"
-    with pytest.raises(build.TooLarge, match=r"too large\. .* exceeds \(95.74G\)\.$"):
-        build.compile_for_run(built, asked)
+    with pytest.raises(TooLarge, match=r"too large\. .* exceeds \(95.74G\)\.$"):
+        build.compile_train_step(built, asked)
     refused.said = "RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom"
     with pytest.raises(jax.errors.JaxRuntimeError, match="Vmem"):
-        build.compile_for_run(built, asked)
+        build.compile_train_step(built, asked)
 
 
 def test_text_and_json_agree(sharded, eight):

@@ -9,8 +9,8 @@ import tiny
 
 from jaxsft.config import Config, Mesh
 from jaxsft.plan import memory, relief, sizing
-from jaxsft.training import build, mesh_fit, step
-from jaxsft.training.build import TooLarge
+from jaxsft.training import build, mesh_fit, too_large
+from jaxsft.training.too_large import TooLarge
 from tests.training.test_mesh_fit import config
 
 ONE = {"data": 1, "fsdp": 1, "context": 1, "expert": 1, "tensor": 1}
@@ -61,7 +61,7 @@ def test_all_that_is_proposed_fits(one, sizes, limit):
 
     def fits(two: Config) -> bool:
         train = two.train
-        step.check_batch(sizes, train.batch_size, train.microbatches, two.data.sequence_length)
+        mesh_fit.check_batch(sizes, train.batch_size, train.microbatches, two.data.sequence_length)
         return needed(two, shares) <= limit
 
     if fits(one):
@@ -129,7 +129,7 @@ def test_a_state_that_is_too_large_says_what_holds_it():
 @pytest.fixture(scope="module")
 def built():
     one = config(Mesh(data=1, fsdp=8), batch_size=64)
-    return one, build.build(one, tiny.SETTINGS, 1, build.checked_mesh(one, tiny.SETTINGS))
+    return one, build.build_program(one, tiny.SETTINGS, 1, build.checked_mesh(one, tiny.SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     ],
 )
 def test_memory_that_runs_out_later_is_the_users_to_mend(error, said):
-    found = memory.refusal(error, asked())
+    found = too_large.ran_out(error, asked())
     assert found is None if said is None else str(found).startswith(said)
 
 
@@ -187,7 +187,7 @@ def test_memory_that_runs_out_later_is_the_users_to_mend(error, said):
     ],
 )
 def test_what_can_need_no_less_is_not_proposed(one, said):
-    found = memory.refusal(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"), one)
+    found = too_large.ran_out(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"), one)
     assert f"less is needed {said}" in str(found) and "config.eval" not in str(found)
 
 

@@ -9,7 +9,7 @@ from jaxsft.config import Mesh
 from jaxsft.plan import estimate, memory, search, sizing, topology
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.memory import Memory
-from jaxsft.training import build
+from jaxsft.training import too_large
 from tests.training.test_mesh_fit import EXPERTS, config
 
 ROWS = BatchLoad(tokens=1.0, supervised=1.0, segment_length=32.0)
@@ -30,7 +30,7 @@ def compiled(monkeypatch):
         tried.append((config.mesh, config.model.remat, config.train.microbatches))
         needed = int(make.gib(*tried[-1]) * memory.GIB)
         if needed > 99 * memory.GIB:
-            raise build.TooLarge("said by the compiler")
+            raise too_large.TooLarge("said by the compiler")
         return estimate.Estimate(
             mesh={},
             num_parameters=1,

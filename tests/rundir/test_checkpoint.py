@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxsft.errors import CheckpointError
 from jaxsft.rundir.checkpoint import digest
 from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
-from jaxsft.training.step import TrainState
+from jaxsft.training.step import Changing
 
 
 def make_state(step=3, width=16):
@@ -24,7 +25,7 @@ def make_state(step=3, width=16):
     params = {"a": {"w_AB": jnp.asarray(rng.normal(size=(8, width)), jnp.float32)}}
     opt_state = optax.adam(1e-3).init(params)
     opt_state = jax.tree.map(lambda leaf: leaf + 1, opt_state)
-    return TrainState(jnp.int32(step), params, opt_state, jnp.int32(0))
+    return Changing(jnp.int32(step), params, opt_state, jnp.int32(0))
 
 
 def abstract(state):
@@ -46,6 +47,27 @@ def test_restores_bit_for_bit_with_its_notes(store):
     assert store.steps() == [3]
     assert store.notes(3)["identity"] == {"seed": 1}
     tiny.assert_trees_equal(store.restore(3, abstract(state)), state)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StateOfBefore:
+    """As the step's state was saved while there was nothing else in it."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    skipped_steps: jax.Array
+
+
+def test_checkpoints_of_before_parameters_could_be_frozen_are_read(store):
+    state = make_state()
+    before = StateOfBefore(state.step, state.params, state.opt_state, state.skipped_steps)
+    store.save(3, before, {})
+    store.wait()
+    assert list(store.notes(3)["digests"]) == list(digest.named(state))
+    tiny.assert_trees_equal(store.restore(3, abstract(state)), state)
+    tiny.assert_trees_equal(store.restore_part(3, "params", abstract(state.params)), state.params)
 
 
 def test_keeps_the_newest(store):

@@ -32,7 +32,9 @@ WIDTH = 4096
 def quick(monkeypatch):
     monkeypatch.setattr(stores, "RETRY_SECONDS", (0.0,))
     shapes = abstract(make_state(width=WIDTH))
-    monkeypatch.setattr(resume.build, "abstract_state", lambda program: shapes)
+    monkeypatch.setattr(
+        resume.build, "abstract_state", lambda program: types.SimpleNamespace(changing=shapes)
+    )
 
 
 @pytest.fixture

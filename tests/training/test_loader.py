@@ -8,7 +8,7 @@ import tiny
 from jaxsft import config
 from jaxsft.data.pack import packing
 from jaxsft.devices import mesh
-from jaxsft.training import step
+from jaxsft.training import over_mesh
 from jaxsft.training.loader import Batches, local_rows
 
 LENGTH = 32
@@ -39,7 +39,7 @@ def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
         sequence_length=LENGTH,
         batch_size=batch_size,
         seed=seed,
-        sharding=step.batch_sharding(mesh.make_mesh(sizes, devices)),
+        sharding=over_mesh.batch_sharding(mesh.make_mesh(sizes, devices)),
         windows=(None, 6),
     )
 
@@ -136,4 +136,4 @@ def test_rows_of_a_batch_and_padding(cache):
 
 def test_local_rows_cover_what_the_devices_hold():
     over = mesh.make_mesh(config.Mesh(fsdp=8))
-    assert local_rows(step.batch_sharding(over), (16, LENGTH)).tolist() == list(range(16))
+    assert local_rows(over_mesh.batch_sharding(over), (16, LENGTH)).tolist() == list(range(16))

@@ -12,8 +12,9 @@ from jaxsft.data.pack import packing
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
 from jaxsft.model import remat
-from jaxsft.training import step
+from jaxsft.training import mesh_fit, over_mesh, step
 from jaxsft.training.batch import Batch
+from jaxsft.training.schedule import make_schedule
 
 
 @pytest.fixture(scope="module")
@@ -167,22 +168,22 @@ def test_step_compiles_once_and_donates():
     recipe = step.Recipe(
         graphdef,
         optim.make_optimizer(tiny.OPTIM),
-        optim.make_schedule(tiny.OPTIM, 9),
+        make_schedule(tiny.OPTIM, 9),
         1,
         1.0,
     )
-    placement = step.state_shardings(recipe, shapes, state.shardings(shapes, axes, over), over)
+    placement = over_mesh.state_shardings(recipe, shapes, state.shardings(shapes, axes, over), over)
     with jax.set_mesh(over):
-        train_step = step.compile_train_step(recipe, placement, over)
+        train_step = over_mesh.jit_train_step(recipe, placement, over)
         current = step.init_state(recipe, jax.device_put(tiny.host_params(), placement.params))
         for seed in range(3):
             batch = dataclasses.replace(
                 tiny.uneven_batch(rows=4), tokens=np.full((4, 32), seed, np.int32)
             )
             before = current.params["embedding_VD"]
-            current, _ = train_step(current, jax.device_put(batch, step.batch_sharding(over)))
+            current, _ = train_step(current, jax.device_put(batch, over_mesh.batch_sharding(over)))
             assert before.is_deleted()
-        assert train_step._cache_size() == 1
+        assert train_step.program._cache_size() == 1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_step_compiles_once_and_donates():
 def test_batch_that_does_not_split_is_refused(batch_size, microbatches, length, match):
     over = mesh.make_mesh(config.Mesh(fsdp=8))
     if match is None:
-        step.check_batch(over.shape, batch_size, microbatches, length)
+        mesh_fit.check_batch(over.shape, batch_size, microbatches, length)
         return
     with pytest.raises(ConfigError, match=match):
-        step.check_batch(over.shape, batch_size, microbatches, length)
+        mesh_fit.check_batch(over.shape, batch_size, microbatches, length)

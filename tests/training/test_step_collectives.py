@@ -29,8 +29,8 @@ def compiled(name):
     model, sizes = CASES[name]
     asked = config(sizes, batch_size=48, microbatches=PARTS)  # no shape of rows like a leaf's
     mesh = build.checked_mesh(asked, model)
-    built = build.build(asked, model, 2, mesh)
-    parsed = hlo.parse(build.compile_for_run(built, asked).as_text())
+    built = build.build_program(asked, model, 2, mesh)
+    parsed = hlo.parse(build.compile_train_step(built, asked).as_text())
     found = [
         (times, one, axis_of(cost.device_groups(one.attributes), mesh))
         for computation, times in parsed.running()

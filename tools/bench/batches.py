@@ -16,7 +16,7 @@ from jaxsft.data.pack import packing
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.model import settings
 from jaxsft.terminal.console import Console
-from jaxsft.training import inputs, step
+from jaxsft.training import inputs, over_mesh
 from jaxsft.training.batch import Batch
 from jaxsft.training.build import Program
 from jaxsft.training.loader import Batches
@@ -43,7 +43,7 @@ def of_config(config: Config, base: Pretrained, program: Program) -> BenchBatche
         sequence_length=config.data.sequence_length,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
-        sharding=step.batch_sharding(program.mesh),
+        sharding=over_mesh.batch_sharding(program.mesh),
         windows={kind.window for kind in base.settings.kinds()},
     )
     fill = batches.epochs.fill
@@ -59,7 +59,7 @@ def synthetic(
 ) -> BenchBatches:
     """One full batch of random tokens, again and again: equal segments, all tokens supervised."""
     host, counts = random_batch(config, s, num_segments)
-    sharding = step.batch_sharding(program.mesh)
+    sharding = over_mesh.batch_sharding(program.mesh)
     placed = Batch(**jax.device_put(host, sharding))
     return BenchBatches(
         stream=lambda: itertools.repeat((placed, counts)),

@@ -83,7 +83,9 @@ def _write_rows(
         batch, _ = rows_lib.random_batch(config, base.settings, num_segments)
         batches = [batch]
     else:
-        built = build.build(config, base.settings, 10**6, build.checked_mesh(config, base.settings))
+        built = build.build_program(
+            config, base.settings, 10**6, build.checked_mesh(config, base.settings)
+        )
         rows = rows_lib.of_config(config, base, built)
         batches = [rows.host(number) for number in range(num_steps)]
     path = folder / "rows.npz"

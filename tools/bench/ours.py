@@ -1,7 +1,6 @@
 """Our training step, compiled, loaded and timed as the training loop runs it."""
 
 import dataclasses
-import functools
 import time
 
 import jax
@@ -9,16 +8,11 @@ import jax
 from bench import batches as rows_lib
 from bench.batches import BenchBatches
 from jaxsft.config import Config
-from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.pack.counts import BatchCounts
-from jaxsft.devices import mesh as mesh_lib
-from jaxsft.model import state
-from jaxsft.model.state import Params
 from jaxsft.plan import memory
-from jaxsft.training import build, step
-from jaxsft.training.build import Program
-from jaxsft.training.step import TrainState
+from jaxsft.training import build, first_state, step
+from jaxsft.training.over_mesh import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +41,19 @@ class Ours:
             one = dataclasses.replace(config.data, train=config.data.train[:1])
             config = dataclasses.replace(config, data=one)
         mesh = build.checked_mesh(config, base.settings)
-        self.program = build.build(config, base.settings, 10**6, mesh)
+        self.program = build.build_program(config, base.settings, 10**6, mesh)
         started = time.monotonic()
-        self.compiled = build.compile_for_run(self.program, config)
+        self.compiled = build.compile_train_step(self.program, config)
         self.compile_seconds = time.monotonic() - started
         self.memory = memory.of(self.compiled, memory.limit_here())
         if num_segments is None:
             self.rows: BenchBatches = rows_lib.of_config(config, base, self.program)
         else:
             self.rows = rows_lib.synthetic(config, base.settings, self.program, num_segments)
-        self._state = first_state(config, base, self.program)
+        # The dead rows of a tokenizer stay as they are.
+        params = first_state.base_params(config, base, self.program)
+        self._state = first_state.of_params(self.program, params)
+        self._train_step = TrainStep(self.compiled)
         self._batches = self.rows.stream()
 
     def run(self, num_steps: int) -> list[Step]:
@@ -69,7 +66,7 @@ class Ours:
                 waiting = time.perf_counter()
                 batch, counts = next(self._batches)
                 waited = time.perf_counter() - waiting
-                self._state, metrics = self.compiled(self._state, batch)
+                self._state, metrics = self._train_step(self._state, batch)
                 if pending is not None:
                     done.append(_finished(*pending, since))
                     since = time.perf_counter()
@@ -88,19 +85,3 @@ def _finished(waited: float, counts: BatchCounts, metrics: step.StepMetrics, sin
         supervised_tokens=float(sums.supervised_tokens),
         loss=float(sums.nll / sums.weight),
     )
-
-
-def first_params(config: Config, base: Pretrained, placement: Params) -> Params:
-    """Pretrained or random, as the config says; the dead rows of a tokenizer stay as they are."""
-    kept = config.model.parameter_dtype
-    if config.model.weights == "random":
-        return state.random_params(base.settings, config.train.seed, placement, kept)
-    return pretrained.read_params(base, placement, kept)
-
-
-def first_state(config: Config, base: Pretrained, built: Program) -> TrainState:
-    params = first_params(config, base, built.placement.params)
-    init = functools.partial(step.init_opt_state, built.recipe)
-    opt_state = jax.jit(init, out_shardings=built.placement.opt_state)(params)
-    zero = functools.partial(jax.device_put, device=mesh_lib.sharding(built.mesh))
-    return TrainState(zero(jax.numpy.int32(0)), params, opt_state, zero(jax.numpy.int32(0)))
