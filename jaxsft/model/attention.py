@@ -6,7 +6,6 @@ L: layer, B: batch row, T: query position, S: cache slot, R: rotation, X: rope, 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -97,8 +96,7 @@ class Attention(nnx.Module):
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
         if s.attention_back_end != "splash":  # it names what its own backward pass needs
             out_BTNH = checkpoint_name(out_BTNH, "context")
-        o_NHD = self.o_NHD[...].astype(x_BTD.dtype)
-        out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
+        out_BTD = parameter.product("BTNH,NHD->BTD", out_BTNH, self.o_NHD)
         if s.attention_out_bias:
             out_BTD += self.o_bias_D[...].astype(x_BTD.dtype)[None, None]
         return checkpoint_name(out_BTD, "attention_out"), cache
@@ -125,8 +123,7 @@ def _heads(
 ) -> jax.Array:
     D, *shape_NH = weight_DNH.shape
     # With heads apart the TPU's compiler turns the whole stack of layers round before their loop.
-    weight_DX = weight_DNH[...].astype(x_BTD.dtype).reshape(D, -1)
-    out_BTX = jnp.einsum("BTD,DX->BTX", x_BTD, weight_DX)
+    out_BTX = parameter.product("BTD,DX->BTX", x_BTD, weight_DNH, seen_as=(D, -1))
     out_BTNH = out_BTX.reshape(*x_BTD.shape[:2], *shape_NH)
     if bias_NH is not None:
         out_BTNH += bias_NH[...].astype(x_BTD.dtype)[None, None]

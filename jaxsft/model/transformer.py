@@ -159,12 +159,16 @@ class Decoder(nnx.Module):
 
     def head(self) -> jax.Array:
         """The output projection in its own dtype: [D, V], or the embedding [V, D] when tied."""
-        return (self.embedding_VD if self.settings.tied_embeddings else self.head_DV)[...]
+        return parameter.whole(self._head())
+
+    def _head(self) -> nnx.Param[jax.Array]:
+        return self.embedding_VD if self.settings.tied_embeddings else self.head_DV
 
     def _logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        product = "BTD,VD->BTV" if self.settings.tied_embeddings else "BTD,DV->BTV"
-        head = self.head().astype(self.dtype)
-        logits_BTV = jnp.einsum(product, hidden_BTD, head, preferred_element_type=jnp.float32)
+        equation = "BTD,VD->BTV" if self.settings.tied_embeddings else "BTD,DV->BTV"
+        logits_BTV = parameter.product(
+            equation, hidden_BTD, self._head(), preferred_element_type=jnp.float32
+        )
         cap = self.settings.logit_soft_cap
         logits_BTV = logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
         if not self.settings.num_padding:
@@ -182,7 +186,7 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, KeyValueCache | None, RouterStats | None]:
         s = self.settings
         # Gathered whole: a lookup in a table split over devices would move every row anyway.
-        table_VD = constrain(self.embedding_VD[...].astype(self.dtype), None, None)
+        table_VD = constrain(parameter.whole(self.embedding_VD, self.dtype), None, None)
         x_BTD = s.embedding_scale * table_VD[tokens_BT]
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
         context = self._context(segments_BT, positions_BT, cache)
