@@ -7,7 +7,7 @@ import jax
 
 from jaxsft.config import Config
 from jaxsft.devices import distributed
-from jaxsft.devices.chips import chip_of
+from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation import measure
@@ -38,7 +38,7 @@ def train(
         every_steps=config.log.every_steps,
         epochs_at=job.batches.epochs.epochs_at,
         sources=job.program.sources,
-        peak_flops=_total_peak_flops(),
+        peak_flops=peak_flops(jax.devices()),
     )
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
     batches = job.batches.stream(first, total)
@@ -98,9 +98,3 @@ def _leave_loop(
 
 def _due(every_steps: int | None, done: int) -> bool:
     return every_steps is not None and done % every_steps == 0
-
-
-def _total_peak_flops() -> float | None:
-    devices = jax.devices()
-    chip = chip_of(devices[0].device_kind)
-    return chip.bf16_flops * len(devices) if chip else None

@@ -1,6 +1,8 @@
 """What one accelerator chip can do: the figures behind MFU and the plan's estimates."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,3 +87,9 @@ def chip_of(device_kind: str) -> Chip | None:
     names = {**{name: name for name in CHIPS}, **_ALIASES}
     fitting = [name for name in names if device_kind.startswith(name)]
     return CHIPS[names[max(fitting, key=len)]] if fitting else None
+
+
+def peak_flops(devices: Sequence[Any]) -> float | None:
+    """FLOP/s of all these devices of jax together, by their data sheet; None: not known."""
+    chip = chip_of(devices[0].device_kind)
+    return chip.bf16_flops * len(devices) if chip else None

@@ -19,27 +19,17 @@ def training_flops(
     s: settings.DecoderSettings,
     counts: BatchCounts,
     supervised_tokens: float,
-    *,
-    base_frozen: bool = False,
-    adapter_weights: int = 0,
 ) -> float:
     """Operations that training on these tokens needs: no padding, recomputation or masked pairs.
 
     Six per weight and token: two forward, two for the gradient of the layer's input, two for that
     of the weight. The head on supervised tokens only; attention twelve per pair, head and head_dim.
     Of experts, those that a token uses. Embedding look-ups cost none.
-
-    Args:
-        base_frozen: the model's own weights, head included, get no gradient of their own.
-        adapter_weights: weights that a token meets beside them, all trained: of an adapter of rank
-            r, r x (inputs + outputs) for each matrix that has one.
     """
-    per_weight = 4 if base_frozen else 6
     weights = s.num_layers * sum(_layer_weights(s).values())
     return (
-        per_weight * weights * counts.tokens
-        + 6 * adapter_weights * counts.tokens
-        + per_weight * s.embed_dim * s.num_tokens * supervised_tokens
+        6 * weights * counts.tokens
+        + 6 * s.embed_dim * s.num_tokens * supervised_tokens
         + 12 * _attention_products(s, counts)
     )
 

@@ -60,13 +60,6 @@ def test_flops_by_hand():
     assert training_flops(TINY, counts([1, 2]), 2) == 6 * BODY * 3 + 6 * HEAD * 2 + PAIRS
 
 
-def test_frozen_weights_get_no_gradient_and_adapters_do():
-    """Rank 2 on q (2 -> 6) and down (5 -> 2): 2 x 8 + 2 x 7 weights beside the frozen ones."""
-    adapters = 2 * 8 + 2 * 7
-    lora = training_flops(TINY, counts([1, 2]), 2, base_frozen=True, adapter_weights=adapters)
-    assert lora == 4 * BODY * 3 + 6 * adapters * 3 + 4 * HEAD * 2 + PAIRS
-
-
 def test_windows_and_plain_mlps_cost_less():
     """Of two layers one sees 4 tokens; the other model has two matrices in its MLP, not three."""
     kinds = tuple(settings.LayerKind(window=w, rope=LLAMA_8B.rope) for w in (4, None))

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 import jaxsft
-from jaxsft.devices.chips import chip_of
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
@@ -24,13 +23,6 @@ def describe() -> dict[str, Any]:
         "versions": {"jaxsft": jaxsft.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
-
-
-def peak_flops() -> float | None:
-    """Of all devices together, by their data sheet; None: not known."""
-    devices = jax.devices()
-    chip = chip_of(devices[0].device_kind)
-    return chip.bf16_flops * len(devices) if chip else None
 
 
 def peak_device_bytes() -> int | None:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from bench import machine
 from bench.ours import Ours, Step
 from jaxsft.config import Config
+from jaxsft.devices.chips import peak_flops
 from jaxsft.training.flops import recomputed_flops, training_flops
 
 
@@ -16,7 +18,7 @@ def of_steps(config: Config, ours: Ours, steps: Sequence[Step]) -> dict[str, Any
     total = sum(one.seconds for one in steps)
     counts = sum((one.counts for one in steps[1:]), steps[0].counts)
     supervised = sum(one.supervised_tokens for one in steps)
-    s, peak = ours.program.settings, machine.peak_flops()
+    s, peak = ours.program.settings, peak_flops(jax.devices())
     needed = training_flops(s, counts, supervised) / total
     again = recomputed_flops(s, counts, config.model.remat) / total
     return {
