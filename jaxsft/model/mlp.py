@@ -7,6 +7,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.devices.mesh import constrain, is_split
 from jaxsft.model import parameter, settings
+from jaxsft.model.remat import Part
+
+SAVED = {Part.MLP_IN: ("gate", "up")}  # names of results; those of experts are called the same
 
 
 class Mlp(nnx.Module):

@@ -1,7 +1,6 @@
 """How config.json is read in the families with a mixture of experts.
 
-Their router_aux_loss_coef belongs to a loss that training here does not have (see step.py). A model
-in which only some layers have experts is refused, by mlp_only_layers and decoder_sparse_step.
+Their router_aux_loss_coef belongs to a loss that training here does not have (see step.py).
 """
 
 from typing import Any
@@ -54,9 +53,16 @@ def _moe(fields: Fields, mlp_dim: str, *, normalised: bool, **others: Any) -> Mo
     )
 
 
-def _refuse_dense_layers(fields: Fields) -> None:
-    fields.only("mlp_only_layers", [])
-    fields.only("decoder_sparse_step", 1)
+def _in_some_layers(fields: Fields, moe: MoeSettings) -> Settings:
+    """Experts in every decoder_sparse_step-th layer that mlp_only_layers doesn't name."""
+    num_layers, step = fields.count("num_hidden_layers"), fields.maybe_count("decoder_sparse_step")
+    named = fields.raw("mlp_only_layers") or []
+    known = range(num_layers)
+    if not isinstance(named, list) or any(type(i) is not int or i not in known for i in named):
+        wanted = f"is not supported; layers from 0 to {num_layers - 1} are"
+        raise fields.refuse("mlp_only_layers", wanted)
+    dense = tuple(i for i in known if i in named or (i + 1) % (step or 1))
+    return {"moe": moe, "dense_layers": dense} if len(dense) < num_layers else {}
 
 
 def _plain(fields: Fields, theta: float) -> Settings:
@@ -85,17 +91,17 @@ def _qwen2_windows(fields: Fields, rope: Rope) -> Settings:
 
 def qwen2_moe(fields: Fields) -> Settings:
     plain = _plain(fields, theta=1e4)
-    _refuse_dense_layers(fields)
+    moe = _moe(
+        fields,
+        "moe_intermediate_size",
+        normalised=fields.truth("norm_topk_prob"),
+        shared_mlp_dim=fields.count("shared_expert_intermediate_size"),
+    )
     return {
         **plain,
         **_qwen2_windows(fields, plain["rope"]),
+        **_in_some_layers(fields, moe),
         "qkv_bias": fields.truth("qkv_bias"),
-        "moe": _moe(
-            fields,
-            "moe_intermediate_size",
-            normalised=fields.truth("norm_topk_prob"),
-            shared_mlp_dim=fields.count("shared_expert_intermediate_size"),
-        ),
     }
 
 
@@ -103,13 +109,13 @@ def qwen3_moe(fields: Fields) -> Settings:
     """A window is for all layers, whatever max_window_layers says."""
     plain, slides = _plain(fields, theta=1e4), fields.flag("use_sliding_window")
     fields.raw("sliding_window")
-    _refuse_dense_layers(fields)
+    normalised = fields.truth("norm_topk_prob")
     return {
         **plain,
         **(same_window(fields, plain["rope"]) if slides else {}),
         **attention_bias(fields),
         "qk_norm": QkNorm.HEAD,
-        "moe": _moe(fields, "moe_intermediate_size", normalised=fields.truth("norm_topk_prob")),
+        **_in_some_layers(fields, _moe(fields, "moe_intermediate_size", normalised=normalised)),
     }
 
 

@@ -10,6 +10,7 @@ from jaxsft.convert.families.tables import WIDE_QK_NORMS, fused_rows
 from jaxsft.convert.families.tensor_table import (
     FIRST,
     LAST,
+    MLP,
     QK_NORMS,
     Fusion,
     Layout,
@@ -44,7 +45,7 @@ _EXPERTS = (
     _matrix("shared_expert.down_proj", "shared", "down_FD"),
     _matrix("shared_expert_gate", "shared", "share_D1"),
 )
-QWEN_MOE: Table = _sorted(*_REST, *_EXPERTS)
+QWEN_MOE: Table = _sorted(*_REST, *_EXPERTS, *MLP)  # an MLP in layers without experts
 OLMOE: Table = _sorted(*(row for row in _REST if row not in QK_NORMS), *WIDE_QK_NORMS, *_EXPERTS)
 
 

@@ -234,7 +234,17 @@ CASES = [
         "12 experts, layer_types",
         {**{**SHARED, "num_experts": 12, **QWEN_WINDOW, **layers("sfs")}},
     ),
+    Case(
+        "qwen2_moe",
+        "experts in every second layer, windows",
+        {**SHARED, **QWEN_WINDOW, "decoder_sparse_step": 2, **layers("sffsf")},
+    ),
     Case("qwen3_moe", "query, key norms, head_dim", {**EXPERTS, **WIDE_HEADS}),
+    Case(
+        "qwen3_moe",
+        "experts in some layers",
+        {**EXPERTS, **WIDE_HEADS, "mlp_only_layers": [0, 3], "num_hidden_layers": 6},
+    ),
     Case(
         "qwen3_moe",
         "normalised shares, windows, biases, yarn rope, tied",

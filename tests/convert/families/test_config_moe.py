@@ -52,8 +52,6 @@ def test_both_names_of_the_number_of_experts_mean_the_same(family):
         ({"num_experts_per_tok": 7}, "num_experts_per_tok=7 is more than the 6 experts"),
         ({"num_experts_per_tok": 0}, "num_experts_per_tok=0"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported; silu, swish are"),
-        ({"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\]"),
-        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
         ({"clip_qkv": 8.0}, "clip_qkv=8.0"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config=.*fp8"),
         ({"n_routed_experts": 8}, "n_routed_experts=8"),
@@ -68,7 +66,17 @@ def test_what_changes_the_arithmetic_is_refused(family, changes, message):
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("qwen2_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
+        *(
+            (family, changes, message)
+            for family in ("mixtral", "olmoe", "gpt_oss")
+            for changes, message in (
+                ({"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\]"),
+                ({"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
+            )
+        ),
+        ("qwen2_moe", {"mlp_only_layers": [2]}, r"mlp_only_layers=\[2\].* from 0 to 1 are"),
+        ("qwen3_moe", {"mlp_only_layers": [True]}, r"mlp_only_layers=\[True\]"),
+        ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step=0"),
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
         ("mixtral", {"layer_types": ["sliding_attention"] * 2}, "layer_types=.*sliding"),
         ("qwen2_moe", {"qkv_bias": None}, "has no qkv_bias"),
