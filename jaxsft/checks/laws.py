@@ -113,9 +113,15 @@ def _small(
     config: Config, base: settings.DecoderSettings
 ) -> tuple[Config, settings.DecoderSettings]:
     """Few layers, of each kind one; float32; rows of up to MAX_LENGTH; the run's micro-batches."""
-    kinds = list(dict.fromkeys(base.kinds()))
-    kinds = (kinds * MAX_LAYERS)[: max(MAX_LAYERS, len(kinds))]
-    model = dataclasses.replace(base, num_layers=len(kinds), layer_kinds=tuple(kinds))
+    dense = [layer in base.dense_layers for layer in range(base.num_layers)]
+    alike = list(dict.fromkeys(zip(base.kinds(), dense, strict=True)))
+    alike = (alike * MAX_LAYERS)[: max(MAX_LAYERS, len(alike))]
+    model = dataclasses.replace(
+        base,
+        num_layers=len(alike),
+        layer_kinds=tuple(kind for kind, _ in alike),
+        dense_layers=tuple(layer for layer, (_, dense) in enumerate(alike) if dense),
+    )
     parts = max(2, config.train.microbatches)
     sizes = mesh_lib.fill(config.mesh, len(jax.devices()), mesh_lib.num_slices(jax.devices()))
     rows = mesh_fit.batch_multiple(sizes, parts)

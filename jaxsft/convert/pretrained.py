@@ -25,7 +25,7 @@ class Pretrained:
     config: dict[str, Any]  # config.json; made from the metadata for a .gguf file
     generation_config: dict[str, Any]  # {} when there is none
     settings: settings.DecoderSettings
-    table: tensor_table.Table  # of its family: names and layouts of the tensors
+    table: tensor_table.Table  # its family's for its layers: names and layouts of the tensors
     tensors: huggingface.Tensors | None  # None: opened without weights
     notes: tuple[str, ...]  # what was found and has no effect: show them
     others: huggingface.Tensors | None = None  # of a multimodal model: they pass through
@@ -51,6 +51,7 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
     table = multimodal.table(opened.config, plain)
     opened = _text_part(opened, table, str(path))
     decoder, told = config_json.settings_from_config(opened.config, opened.where)
+    table = tensor_table.of_model(table, decoder)
     config, tensors = opened.config, opened.tensors
     notes = [*told, *opened.notes, *source.adapter_notes(name, path)]
     if tensors is not None:

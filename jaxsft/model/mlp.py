@@ -7,6 +7,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.devices.mesh import constrain, is_split
 from jaxsft.model import parameter, settings
+from jaxsft.model.remat import Part
+
+SAVED = {Part.MLP_IN: ("gate", "up")}  # names of results; those of experts are called the same
 
 
 class Mlp(nnx.Module):
@@ -49,7 +52,7 @@ class Mlp(nnx.Module):
 
 
 def _linear(x_XD: jax.Array, weight_DF: nnx.Param, bias_F: nnx.Param | None) -> jax.Array:
-    out_XF = jnp.einsum("...D,DF->...F", x_XD, weight_DF[...].astype(x_XD.dtype))
+    out_XF = parameter.product("...D,DF->...F", x_XD, weight_DF)
     if bias_F is None:
         return out_XF
     return out_XF + jnp.broadcast_to(bias_F[...].astype(x_XD.dtype), out_XF.shape)

@@ -53,12 +53,12 @@ class SharedExpert(nnx.Module):
         self.share_D1 = parameter.matrix(rngs, stddev, (D, 1), ("embed", "routing"))
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.gate_DF[...].astype(x_BTD.dtype))
-        up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.up_DF[...].astype(x_BTD.dtype))
+        gate_BTF = parameter.product("BTD,DF->BTF", x_BTD, self.gate_DF)
+        up_BTF = parameter.product("BTD,DF->BTF", x_BTD, self.up_DF)
         gate_BTF, up_BTF = checkpoint_name(gate_BTF, "gate"), checkpoint_name(up_BTF, "up")
         hidden_BTF = constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", "sequence", "mlp")
-        out_BTD = jnp.einsum("BTF,FD->BTD", hidden_BTF, self.down_FD[...].astype(x_BTD.dtype))
-        share_BT1 = jnp.einsum("BTD,DZ->BTZ", x_BTD, self.share_D1[...].astype(x_BTD.dtype))
+        out_BTD = parameter.product("BTF,FD->BTD", hidden_BTF, self.down_FD)
+        share_BT1 = parameter.product("BTD,DZ->BTZ", x_BTD, self.share_D1)
         return jax.nn.sigmoid(share_BT1) * out_BTD
 
 
@@ -99,7 +99,7 @@ class Moe(nnx.Module):
         )
         if self.settings.expert_biases:
             shares_BTE = kernel.spread(chosen_BTX, shares_BTX, self.settings.num_experts)
-            y_BTD += jnp.einsum("BTE,ED->BTD", shares_BTE, self.down_bias_ED[...])
+            y_BTD += parameter.product("BTE,ED->BTD", shares_BTE, self.down_bias_ED)
         y_BTD = y_BTD.astype(x_BTD.dtype)
         if self.settings.shared_mlp_dim is not None:
             y_BTD += self.shared(x_BTD)
@@ -114,10 +114,10 @@ class Moe(nnx.Module):
         logits the first experts win.
         """
         s = self.settings
-        logits_BTE = jnp.einsum(
+        logits_BTE = parameter.product(
             "BTD,DE->BTE",
             x_BTD.astype(jnp.float32),
-            self.router_DE[...],
+            self.router_DE,
             precision=jax.lax.Precision.HIGHEST,
         )
         if s.router_bias:
@@ -134,7 +134,7 @@ class Moe(nnx.Module):
         weights = [self.gate_EDF, self.up_EDF, self.down_EFD]
         if self.settings.expert_biases:
             weights += [self.gate_bias_EF, self.up_bias_EF]
-        return kernel.Experts(*(weight[...].astype(dtype) for weight in weights))
+        return kernel.Experts(*(parameter.whole(weight, dtype) for weight in weights))
 
     def _activate(self, gate: jax.Array, up: jax.Array) -> jax.Array:
         clamped = self.settings.clamped_swiglu

@@ -141,7 +141,8 @@ class DecoderSettings:
     mlp_gated: bool = True
     mlp_bias: bool = False
     activation: Activation = Activation.SILU
-    moe: MoeSettings | None = None  # in place of the MLP, whose settings then mean nothing
+    moe: MoeSettings | None = None  # in place of the MLP, but in dense_layers
+    dense_layers: tuple[int, ...] = ()  # those with an MLP where the others have experts
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what attention and MLP add
     logit_scale: float = 1.0
@@ -158,6 +159,9 @@ class DecoderSettings:
         """Each that a layer has, once; none where no layer has one."""
         windows = [kind.window for kind in self.kinds()]
         return tuple(dict.fromkeys(w or WIDER_THAN_ANY_ROW for w in windows)) * any(windows)
+
+    def has_experts(self, layer: int) -> bool:
+        return self.moe is not None and layer not in self.dense_layers
 
     def kinds(self) -> tuple[LayerKind, ...]:
         """One for each layer."""

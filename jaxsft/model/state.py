@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.model import settings
+from jaxsft.model.layer_stacks import LAYERS
 from jaxsft.model.transformer import Decoder
 
-Params = dict[str, Any]  # nested; the leaves are arrays
-LAYERS = "layers"  # of Params: the layers, whose leaves are stacked
+Params = dict[str, Any]  # nested; the leaves are arrays, those of layers stacked
 
 
 def abstract(

@@ -1,6 +1,6 @@
 """The decoder: embedding, layers scanned over stacked parameters, final norm, head.
 
-L: layer (stacked leaf), B: batch row, T: position, S: cache slot, D: embed_dim, V: vocab_size.
+B: batch row, T: position, S: cache slot, D: embed_dim, V: vocab_size.
 """
 
 import dataclasses
@@ -11,59 +11,27 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsft.devices.mesh import constrain
-from jaxsft.model import parameter, rope, settings
-from jaxsft.model.attention import Attention, Context, KeyValueCache, LayerPlace
-from jaxsft.model.gradient_slot import with_slots
-from jaxsft.model.mlp import Mlp
-from jaxsft.model.moe import Moe, RouterStats
+from jaxsft.model import layer_stacks, layers, parameter, rope, settings
+from jaxsft.model.attention.choice import kind_of
+from jaxsft.model.attention.kinds import CacheSlots, Context
+from jaxsft.model.moe import RouterStats
 from jaxsft.model.norm import Norm
-from jaxsft.model.remat import remat as rematerialised
-from jaxsft.model.settings import Block
 
 
-class Layer(nnx.Module):
-    def __init__(self, s: settings.DecoderSettings, *, rngs: nnx.Rngs):
-        self.settings = s
-        self.attention = Attention(s, rngs=rngs)
-        if s.moe is None:
-            self.mlp = Mlp(s, rngs=rngs)
-        else:
-            self.moe = Moe(s.moe, s.embed_dim, rngs=rngs)
-        if s.norms_before:
-            self.attention_norm = Norm(s)
-            if s.block is not Block.PARALLEL_ONE_NORM:
-                self.mlp_norm = Norm(s)
-        if s.norms_after:
-            self.attention_out_norm, self.mlp_out_norm = Norm(s), Norm(s)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What is kept of the tokens read so far."""
 
-    def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: KeyValueCache | None, place: LayerPlace
-    ) -> tuple[jax.Array, KeyValueCache | None, RouterStats | None]:
-        s = self.settings
-        in_BTD = self.attention_norm(x_BTD) if s.norms_before else x_BTD
-        out_BTD, cache = self.attention(in_BTD, context, cache, place)
-        if s.norms_after:
-            out_BTD = self.attention_out_norm(out_BTD)
-        between_BTD = x_BTD + s.residual_scale * out_BTD
-        between_BTD = constrain(between_BTD, "batch", "sequence", "activation_embed")
-        if s.block is not Block.PARALLEL_ONE_NORM:
-            in_BTD = between_BTD if s.block is Block.SEQUENTIAL else x_BTD
-            in_BTD = self.mlp_norm(in_BTD) if s.norms_before else in_BTD
-        routed = None
-        if s.moe is None:
-            out_BTD = self.mlp(in_BTD)
-        else:
-            out_BTD, routed = self.moe(in_BTD, context.segments_BT)
-        if s.norms_after:
-            out_BTD = self.mlp_out_norm(out_BTD)
-        x_BTD = between_BTD + s.residual_scale * out_BTD
-        return constrain(x_BTD, "batch", "sequence", "activation_embed"), cache, routed
+    slots: CacheSlots
+    of_stacks: dict[str, Any]  # by stack of layers, each its kind of attention's own
 
 
 class Decoder(nnx.Module):
     """A causal language model; `model(tokens)` gives float32 logits.
 
-    `layers` is one Layer whose leaves are stacked: they have a leading dimension L.
+    `layers` is one Layer whose leaves are stacked: they have a leading dimension L. Where not all
+    layers are alike, it has such a Layer for each stack of like ones.
     """
 
     def __init__(
@@ -81,7 +49,7 @@ class Decoder(nnx.Module):
         self.remat, self.unroll_layers = remat, unroll_layers
         V, D = s.vocab_size, s.embed_dim
         self.embedding_VD = parameter.matrix(rngs, s.init_stddev, (V, D), ("vocab", "embed"))
-        self.layers = _stacked_layers(s, rngs)
+        self.layers = layers.make(s, rngs)
         self.final_norm = Norm(s)
         if not s.tied_embeddings:
             self.head_DV = parameter.matrix(rngs, s.init_stddev, (D, V), ("embed", "vocab"))
@@ -136,35 +104,43 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         segments_BT: jax.Array,
         positions_BT: jax.Array,
-        cache: KeyValueCache,
-    ) -> tuple[jax.Array, KeyValueCache]:
+        cache: Cache,
+    ) -> tuple[jax.Array, Cache]:
         """Float32 logits [B, V] after the last of T new tokens, and the cache that holds them."""
-        start = (0, cache.length)
-        segments_BS = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, start)
-        cache = dataclasses.replace(cache, segments_BS=segments_BS)
-        hidden_BTD, new, _ = self._run(tokens_BT, segments_BT, positions_BT, cache)
-        assert new is not None
-        new = dataclasses.replace(new, length=cache.length + tokens_BT.shape[1])
+        length, start = cache.slots.length, (0, cache.slots.length)
+        segments_BS = jax.lax.dynamic_update_slice(cache.slots.segments_BS, segments_BT, start)
+        cache = Cache(CacheSlots(segments_BS, length), cache.of_stacks)
+        hidden_BTD, of_stacks, _ = self._run(tokens_BT, segments_BT, positions_BT, cache)
+        new = Cache(CacheSlots(segments_BS, length + tokens_BT.shape[1]), of_stacks)
         return self._logits(hidden_BTD[:, -1:])[:, 0], new
 
-    def empty_cache(self, batch: int, slots: int) -> KeyValueCache:
+    def empty_cache(self, batch: int, slots: int) -> Cache:
         """Room for `slots` tokens; ropes that depend on the length take it for the length.
 
         So all tokens are turned alike, also those read before others come.
         """
         s = self.settings
-        shape = (s.num_layers, batch, slots, s.num_kv_heads, s.head_dim)
-        zeros = jnp.zeros(shape, self.dtype)
-        return KeyValueCache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+        empty = CacheSlots(jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+        return Cache(
+            empty,
+            {
+                stack.name: kind_of(s).empty_cache(s, len(stack.layers), batch, slots, self.dtype)
+                for stack in layer_stacks.stacks(s)
+            },
+        )
 
     def head(self) -> jax.Array:
         """The output projection in its own dtype: [D, V], or the embedding [V, D] when tied."""
-        return (self.embedding_VD if self.settings.tied_embeddings else self.head_DV)[...]
+        return parameter.whole(self._head())
+
+    def _head(self) -> nnx.Param[jax.Array]:
+        return self.embedding_VD if self.settings.tied_embeddings else self.head_DV
 
     def _logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        product = "BTD,VD->BTV" if self.settings.tied_embeddings else "BTD,DV->BTV"
-        head = self.head().astype(self.dtype)
-        logits_BTV = jnp.einsum(product, hidden_BTD, head, preferred_element_type=jnp.float32)
+        equation = "BTD,VD->BTV" if self.settings.tied_embeddings else "BTD,DV->BTV"
+        logits_BTV = parameter.product(
+            equation, hidden_BTD, self._head(), preferred_element_type=jnp.float32
+        )
         cap = self.settings.logit_soft_cap
         logits_BTV = logits_BTV if cap is None else cap * jnp.tanh(logits_BTV / cap)
         if not self.settings.num_padding:
@@ -177,65 +153,29 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         segments_BT: jax.Array,
         positions_BT: jax.Array,
-        cache: KeyValueCache | None,
+        cache: Cache | None,
         layer_slots: Any = None,
-    ) -> tuple[jax.Array, KeyValueCache | None, RouterStats | None]:
+    ) -> tuple[jax.Array, dict[str, Any], RouterStats | None]:
         s = self.settings
         # Gathered whole: a lookup in a table split over devices would move every row anyway.
-        table_VD = constrain(self.embedding_VD[...].astype(self.dtype), None, None)
+        table_VD = constrain(parameter.whole(self.embedding_VD, self.dtype), None, None)
         x_BTD = s.embedding_scale * table_VD[tokens_BT]
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
-        context = self._context(segments_BT, positions_BT, cache)
-        graphdef, state = nnx.split(self.layers)
-
-        def body(carry, inputs):
-            params, slots, place = inputs
-            params = params if slots is None else with_slots(params, slots, in_loop=True)
-            layer = nnx.merge(graphdef, params)
-            x_BTD, cache, routed = layer(carry[0], context, carry[1], place)
-            return (x_BTD, cache), routed
-
-        body = rematerialised(body, self.remat)
-        inputs = (nnx.to_pure_dict(state), layer_slots, _places(s))
-        (x_BTD, cache), routed = jax.lax.scan(
-            body, (x_BTD, cache), inputs, unroll=self.unroll_layers
-        )
-        return s.logit_scale * self.final_norm(x_BTD), cache, routed
+        context = self._context(segments_BT, positions_BT, None if cache is None else cache.slots)
+        scans = layers.Scans(s, self.layers, self.remat, self.unroll_layers)
+        caches = {} if cache is None else cache.of_stacks
+        x_BTD, caches, routed = scans(x_BTD, context, caches, layer_slots)
+        return s.logit_scale * self.final_norm(x_BTD), caches, routed
 
     def _context(
-        self, segments_BT: jax.Array, positions_BT: jax.Array, cache: KeyValueCache | None
+        self, segments_BT: jax.Array, positions_BT: jax.Array, slots: CacheSlots | None
     ) -> Context:
-        ropes, lengths_BT = _ropes(self.settings), None
+        ropes, lengths_BT = layers.ropes(self.settings), None
         if any(used is not None and rope.depends_on_length(used) for used in ropes):
-            if cache is None:
+            if slots is None:
                 lengths_BT = rope.segment_lengths(segments_BT, positions_BT)
             else:
-                lengths_BT = jnp.full_like(positions_BT, cache.segments_BS.shape[1])
-        turns = rope.rotations(ropes, self.settings.head_dim, positions_BT, lengths_BT)
-        return Context(segments_BT, *turns)
-
-
-def _ropes(s: settings.DecoderSettings) -> list[settings.Rope | None]:
-    """Each once."""
-    return list(dict.fromkeys(kind.rope for kind in s.kinds()))
-
-
-def _places(s: settings.DecoderSettings) -> LayerPlace:
-    """Of all layers, stacked; what is the same in all of them is given once for all."""
-    windows = [kind.window for kind in s.kinds()]
-    ropes = [_ropes(s).index(kind.rope) for kind in s.kinds()]
-    window = rope_index = None
-    if any(windows):
-        window = jnp.asarray([w or settings.WIDER_THAN_ANY_ROW for w in windows], jnp.int32)
-    if len(set(ropes)) > 1:
-        rope_index = jnp.asarray(ropes, jnp.int32)
-    return LayerPlace(jnp.arange(s.num_layers), rope_index, window)
-
-
-def _stacked_layers(s: settings.DecoderSettings, rngs: nnx.Rngs) -> Layer:
-    @nnx.split_rngs(splits=s.num_layers)
-    @nnx.vmap(in_axes=0, out_axes=0)
-    def build(rngs: nnx.Rngs) -> Layer:
-        return Layer(s, rngs=rngs)
-
-    return build(rngs)
+                lengths_BT = jnp.full_like(positions_BT, slots.segments_BS.shape[1])
+        dims = kind_of(self.settings).turned_dims(self.settings)
+        turns = rope.rotations(ropes, dims, positions_BT, lengths_BT)
+        return Context(segments_BT, *turns, slots)

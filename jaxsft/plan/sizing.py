@@ -13,6 +13,7 @@ from jaxsft.config import Config, Model
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.devices.chips import CHIPS
 from jaxsft.model import settings
+from jaxsft.model.attention.choice import kind_of
 from jaxsft.plan import efficiencies
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.topology import Topology
@@ -90,7 +91,7 @@ class Guesser:
         parameters = config.train.microbatches * 8 * (gathered - here)
         replicas = 2 * 4 * here * (sizes["data"] - 1) / sizes["data"]
         activations = 2 * m.num_layers * tokens * m.embed_dim
-        keys = 2 * m.num_layers * tokens * 2 * m.num_kv_heads * m.head_dim
+        keys = 2 * m.num_layers * tokens * kind_of(m).read_by_others(m)
         rest = 4 * activations * 2 * (sizes["tensor"] - 1) / sizes["tensor"]
         rest += 3 * keys * (sizes["context"] - 1)
         rest += 3 * activations * (sizes["expert"] - 1)

@@ -2,17 +2,9 @@
 
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.model import moe_settings, settings
-
-# Products of a layer's forward pass that the backward pass forms again, by config.model.remat. The
-# last one of a block (down) is never among them: no gradient needs its result. What an attention
-# kernel forms again by itself is left out.
-RECOMPUTED: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "save_projections": (),
-    "save_attention": ("attention_out", "mlp_in"),
-    "save_context": ("qkv", "attention_out", "mlp_in"),
-    "full": ("qkv", "attention", "attention_out", "mlp_in"),
-}
+from jaxsft.model.attention.choice import kind_of
+from jaxsft.model.layer_stacks import stacks
+from jaxsft.model.remat import Part, recomputed
 
 
 def training_flops(
@@ -23,14 +15,14 @@ def training_flops(
     """Operations that training on these tokens needs: no padding, recomputation or masked pairs.
 
     Six per weight and token: two forward, two for the gradient of the layer's input, two for that
-    of the weight. The head on supervised tokens only; attention twelve per pair, head and head_dim.
-    Of experts, those that a token uses. Embedding look-ups cost none.
+    of the weight. So for each product by which attention mixes positions, too; its kind counts
+    those. The head on supervised tokens only. Of experts, those that a token uses. Embedding
+    look-ups cost none.
     """
-    weights = s.num_layers * sum(_layer_weights(s).values())
     return (
-        6 * weights * counts.tokens
+        6 * sum(_weights(s).values()) * counts.tokens
         + 6 * s.embed_dim * s.num_tokens * supervised_tokens
-        + 12 * _attention_products(s, counts)
+        + 6 * _mixing_products(s, counts)
     )
 
 
@@ -39,30 +31,36 @@ def recomputed_flops(s: settings.DecoderSettings, counts: BatchCounts, remat: st
 
     With those of `training_flops` they are what HFU counts.
     """
-    again = RECOMPUTED[remat]
-    per_layer = sum(weights for part, weights in _layer_weights(s).items() if part in again)
-    attention = 4 * _attention_products(s, counts) if "attention" in again else 0
-    return 2 * s.num_layers * per_layer * counts.tokens + attention
+    again = recomputed(remat)
+    weights = sum(weights for part, weights in _weights(s).items() if part in again)
+    mixing = _mixing_products(s, counts) if Part.MIXED in again else 0
+    return 2 * weights * counts.tokens + 2 * mixing
 
 
-def _attention_products(s: settings.DecoderSettings, counts: BatchCounts) -> int:
-    """Query x key products of numbers, over all layers and heads."""
-    pairs = sum(counts.attention_pairs[kind.window] for kind in s.kinds())
-    return s.num_heads * s.head_dim * pairs
+def _mixing_products(s: settings.DecoderSettings, counts: BatchCounts) -> int:
+    """Multiplications of numbers, over all layers."""
+    of_layer = kind_of(s).mixing_products
+    return sum(
+        of_layer(s, kind.window, counts.tokens, counts.attention_pairs) for kind in s.kinds()
+    )
 
 
-def _layer_weights(s: settings.DecoderSettings) -> dict[str, int]:
-    """Weights of a layer that a token is multiplied with, by part."""
-    if s.moe is None:
+def _weights(s: settings.DecoderSettings) -> dict[Part, int]:
+    """Weights of all layers that a token is multiplied with, by part."""
+    found = dict.fromkeys(Part, 0)
+    for stack in stacks(s):
+        own = {**kind_of(s).weights(s), **_mlp_weights(s, stack.has_experts)}
+        for part, weights in own.items():
+            found[part] += len(stack.layers) * weights
+    return found
+
+
+def _mlp_weights(s: settings.DecoderSettings, has_experts: bool) -> dict[Part, int]:
+    if not has_experts:
         down = s.embed_dim * s.mlp_dim
-        mlp_in = (2 if s.mlp_gated else 1) * down
-    else:
-        used = s.moe.experts_per_token * s.moe.expert_mlp_dim + (s.moe.shared_mlp_dim or 0)
-        down = s.embed_dim * used
-        mlp_in = moe_settings.active_parameters(s.moe, s.embed_dim) - down
-    return {
-        "qkv": s.embed_dim * (s.num_heads + 2 * s.num_kv_heads) * s.head_dim,
-        "attention_out": s.num_heads * s.head_dim * s.embed_dim,
-        "mlp_in": mlp_in,
-        "down": down,
-    }
+        return {Part.MLP_IN: (2 if s.mlp_gated else 1) * down, Part.MLP_OUT: down}
+    assert s.moe is not None
+    used = s.moe.experts_per_token * s.moe.expert_mlp_dim + (s.moe.shared_mlp_dim or 0)
+    down = s.embed_dim * used
+    rest = moe_settings.active_parameters(s.moe, s.embed_dim) - down
+    return {Part.MLP_IN: rest, Part.MLP_OUT: down}

@@ -5,8 +5,9 @@ from flax import nnx
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.gradient_slot import with_slots
+from jaxsft.model.layer_stacks import LAYERS
 from jaxsft.model.moe import RouterStats
-from jaxsft.model.state import LAYERS, Params
+from jaxsft.model.state import Params
 from jaxsft.training.batch import Batch
 
 

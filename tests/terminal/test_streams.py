@@ -56,7 +56,9 @@ def test_what_libraries_log_shows_no_secret(tmp_path):
 
 def test_a_glyph_that_the_terminal_lacks_is_spelt(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from jaxsft.terminal import streams\nstreams.protect()\nprint('a \\u2192 b')\n")
+    script.write_text(
+        "from jaxsft.terminal import streams\nstreams.protect()\nprint('a \\u2192 b')\n"
+    )
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", str(script)],
         env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)},

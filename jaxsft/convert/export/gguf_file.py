@@ -69,7 +69,8 @@ def export_gguf(
     path = Path(path)
     ends = end_ids(base, end_of_turn_ids)
     plain = config_json.family_of(base.config, str(base.path)).table
-    tensors = TrainedTensors(settle_padding(params, base.settings), plain)
+    table = tensor_table.of_model(plain, base.settings)
+    tensors = TrainedTensors(settle_padding(params, base.settings), table)
     if jax.process_index():
         for name in tensors.names():  # the collectives of the first process
             tensors.read(name)

@@ -1,7 +1,6 @@
 """Parts of config.json that several families with a mixture of experts share, read into settings.
 
-Their router_aux_loss_coef belongs to a loss that training here does not have. A model
-in which only some layers have experts is refused, by mlp_only_layers and decoder_sparse_step.
+Their router_aux_loss_coef belongs to a loss that training here does not have.
 """
 
 from typing import Any
@@ -44,9 +43,16 @@ def moe(fields: Fields, mlp_dim: str, *, normalised: bool, **others: Any) -> Moe
     )
 
 
-def refuse_dense_layers(fields: Fields) -> None:
-    fields.only("mlp_only_layers", [])
-    fields.only("decoder_sparse_step", 1)
+def in_some_layers(fields: Fields, experts: MoeSettings) -> Settings:
+    """Experts in every decoder_sparse_step-th layer that mlp_only_layers doesn't name."""
+    num_layers, step = fields.count("num_hidden_layers"), fields.maybe_count("decoder_sparse_step")
+    named = fields.raw("mlp_only_layers") or []
+    known = range(num_layers)
+    if not isinstance(named, list) or any(type(i) is not int or i not in known for i in named):
+        wanted = f"is not supported; layers from 0 to {num_layers - 1} are"
+        raise fields.refuse("mlp_only_layers", wanted)
+    dense = tuple(i for i in known if i in named or (i + 1) % (step or 1))
+    return {"moe": experts, "dense_layers": dense} if len(dense) < num_layers else {}
 
 
 def norm_and_rope(fields: Fields, theta: float) -> Settings:

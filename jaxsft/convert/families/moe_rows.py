@@ -4,7 +4,14 @@ Where a file has one tensor for each expert, transformers fuses them in memory a
 it saves; what it writes is then sorted by name, which decides what comes into which shard.
 """
 
-from jaxsft.convert.families.shared_rows import FIRST, LAST, TWO_NORMS, attention_rows, layer_row
+from jaxsft.convert.families.shared_rows import (
+    FIRST,
+    LAST,
+    MLP,
+    TWO_NORMS,
+    attention_rows,
+    layer_row,
+)
 from jaxsft.convert.families.tensor_table import Layout, Table, TensorRow
 
 
@@ -27,4 +34,5 @@ EXPERTS = (
     matrix_row("shared_expert.down_proj", "shared", "down_FD"),
     matrix_row("shared_expert_gate", "shared", "share_D1"),
 )
-QWEN_MOE: Table = sorted_rows(*FIRST, *attention_rows(), *TWO_NORMS, *LAST, *EXPERTS)
+# An MLP is in layers without experts.
+QWEN_MOE: Table = sorted_rows(*FIRST, *attention_rows(), *TWO_NORMS, *LAST, *EXPERTS, *MLP)

@@ -2,7 +2,7 @@
 
 from jaxsft.convert.families.family import Family, defaults
 from jaxsft.convert.families.fields import Fields
-from jaxsft.convert.families.moe_fields import moe, norm_and_rope, refuse_dense_layers
+from jaxsft.convert.families.moe_fields import in_some_layers, moe, norm_and_rope
 from jaxsft.convert.families.moe_rows import QWEN_MOE
 from jaxsft.convert.families.qwen2 import WINDOW_DEFAULTS
 from jaxsft.convert.families.shared_fields import (
@@ -17,17 +17,17 @@ from jaxsft.model.settings import Rope
 
 def read(fields: Fields) -> Settings:
     plain = norm_and_rope(fields, theta=1e4)
-    refuse_dense_layers(fields)
+    experts = moe(
+        fields,
+        "moe_intermediate_size",
+        normalised=fields.truth("norm_topk_prob"),
+        shared_mlp_dim=fields.count("shared_expert_intermediate_size"),
+    )
     return {
         **plain,
         **_windows(fields, plain["rope"]),
+        **in_some_layers(fields, experts),
         "qkv_bias": fields.truth("qkv_bias"),
-        "moe": moe(
-            fields,
-            "moe_intermediate_size",
-            normalised=fields.truth("norm_topk_prob"),
-            shared_mlp_dim=fields.count("shared_expert_intermediate_size"),
-        ),
     }
 
 

@@ -2,7 +2,7 @@
 
 from jaxsft.convert.families.family import Family, defaults
 from jaxsft.convert.families.fields import Fields
-from jaxsft.convert.families.moe_fields import moe, norm_and_rope, refuse_dense_layers
+from jaxsft.convert.families.moe_fields import in_some_layers, moe, norm_and_rope
 from jaxsft.convert.families.moe_rows import QWEN_MOE
 from jaxsft.convert.families.shared_fields import Settings, attention_bias, same_window
 from jaxsft.model.settings import QkNorm
@@ -12,13 +12,13 @@ def read(fields: Fields) -> Settings:
     """A window is for all layers, whatever max_window_layers says."""
     plain, slides = norm_and_rope(fields, theta=1e4), fields.flag("use_sliding_window")
     fields.raw("sliding_window")
-    refuse_dense_layers(fields)
+    normalised = fields.truth("norm_topk_prob")
     return {
         **plain,
         **(same_window(fields, plain["rope"]) if slides else {}),
         **attention_bias(fields),
         "qk_norm": QkNorm.HEAD,
-        "moe": moe(fields, "moe_intermediate_size", normalised=fields.truth("norm_topk_prob")),
+        **in_some_layers(fields, moe(fields, "moe_intermediate_size", normalised=normalised)),
     }
 
 

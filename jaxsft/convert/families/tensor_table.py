@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft.model import layer_stacks, settings
+
 
 class Layout(enum.Enum):
     """How their array becomes ours: views only, no value changes, so the way back is exact."""
@@ -81,6 +83,7 @@ class TensorRow:
     ours: tuple[str, ...]  # path in the parameter tree
     layout: Layout = Layout.SAME
     fusion: Fusion | None = None  # rows of one `theirs` share that tensor, in the table's order
+    layers: range | None = None  # those of our leaf; None: as many as it has, from the first one
 
     @property
     def stacked(self) -> bool:
@@ -105,6 +108,7 @@ class Weight:
     name: str  # of their tensor
     row: TensorRow
     index: tuple[int, ...]  # of the layer and the expert in our leaf
+    place: tuple[int, ...]  # the layer and the expert in the model
     shape: tuple[int, ...]  # ours, without the index
 
     @property
@@ -126,7 +130,7 @@ class Tensor:
     @property
     def block(self) -> str:
         """The same for all experts, which transformers holds as one tensor; else ""."""
-        (layer, *expert), row = self.weights[0].index or (0,), self.weights[0].row
+        (layer, *expert), row = self.weights[0].place or (0,), self.weights[0].row
         return row.theirs.format(layer, "*") if expert else ""
 
     @property
@@ -169,6 +173,25 @@ def paths(tree: dict[str, Any], above: tuple[str, ...] = ()) -> set[tuple[str, .
     return found
 
 
+def of_model(table: Table, decoder: settings.DecoderSettings) -> Table:
+    """The table with a row for each stack of layers, where a model has several; else as it is."""
+    stacks = layer_stacks.stacks(decoder)
+    if len(stacks) == 1:
+        return table
+    result = []
+    for row in table:
+        paths = [(*layer_stacks.path(decoder, stack), *row.ours[1:]) for stack in stacks]
+        result += (
+            [
+                dataclasses.replace(row, ours=ours, layers=stack.layers)
+                for ours, stack in zip(paths, stacks, strict=True)
+            ]
+            if row.stacked
+            else [row]
+        )
+    return tuple(result)
+
+
 def rows(params: dict[str, Any], table: Table) -> Table:
     """The table's rows for a parameter tree; every leaf has exactly one."""
     found = paths(params)
@@ -181,7 +204,11 @@ def row_weights(row: TensorRow, params: dict[str, Any]) -> list[Weight]:
     """The weights of one row: one, or one for each layer or expert of a stacked leaf."""
     shape = tuple(leaf(params, row.ours).shape)
     counts, rest = shape[: row.num_indices], shape[row.num_indices :]
-    return [Weight(row.theirs.format(*i), row, i, rest) for i in np.ndindex(*counts)]
+    found = []
+    for index in np.ndindex(*counts):
+        place = index if row.layers is None else (row.layers[index[0]], *index[1:])
+        found.append(Weight(row.theirs.format(*place), row, index, place, rest))
+    return found
 
 
 def tensors(params: dict[str, Any], table: Table) -> list[Tensor]:
@@ -209,5 +236,5 @@ def _position(weight: Weight, table: Table) -> tuple[int, ...]:
     first_layer_row = next(i for i, other in enumerate(table) if other.stacked)
     place = table.index(weight.row)
     part = 1 if weight.row.stacked else 0 if place < first_layer_row else 2
-    layer, *expert = weight.index or (0,)
+    layer, *expert = weight.place or (0,)
     return (part, layer, place, *expert)

@@ -52,8 +52,6 @@ def test_both_names_of_the_number_of_experts_mean_the_same(family):
         ({"num_experts_per_tok": 7}, "num_experts_per_tok=7 is more than the 6 experts"),
         ({"num_experts_per_tok": 0}, "num_experts_per_tok=0"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported; silu, swish are"),
-        ({"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\]"),
-        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
         ({"clip_qkv": 8.0}, "clip_qkv=8.0"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config=.*fp8"),
         ({"n_routed_experts": 8}, "n_routed_experts=8"),

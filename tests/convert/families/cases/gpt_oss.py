@@ -63,6 +63,8 @@ CASES = FamilyCases(
         },
     },
     refused=(
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\]"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
         ({"experts_per_token": 4}, "experts_per_token=4 is not supported; 2 is"),
         ({"swiglu_limit": 0}, "swiglu_limit=0"),
         ({"layer_types": ["sliding_attention"]}, "layer_types="),

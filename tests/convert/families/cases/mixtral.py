@@ -30,5 +30,9 @@ CASES = FamilyCases(
         ({"attention_bias": True}, "attention_bias=True has no effect in this family"),
         ({"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 is not applied in training"),
     ),
-    refused=(({"layer_types": ["sliding_attention"] * 2}, "layer_types=.*sliding"),),
+    refused=(
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\]"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
+        ({"layer_types": ["sliding_attention"] * 2}, "layer_types=.*sliding"),
+    ),
 )

@@ -26,6 +26,8 @@ CASES = FamilyCases(
         },
     },
     refused=(
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\]"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
         ({"clip_qkv": 8.0}, "clip_qkv=8.0"),
         ({"head_dim": 12}, "head_dim=12"),
         ({"sliding_window": 8}, "sliding_window=8"),

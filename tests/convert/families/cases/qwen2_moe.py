@@ -14,6 +14,9 @@ CASES = FamilyCases(
         "12 experts, layer_types": {
             **{**SHARED, "num_experts": 12, **QWEN_WINDOW, **layers("sfs")}
         },
+        "experts in every second layer, windows": {
+            **{**SHARED, **QWEN_WINDOW, "decoder_sparse_step": 2, **layers("sffsf")}
+        },
     },
     published={
         "Qwen1.5-MoE": {
@@ -25,7 +28,7 @@ CASES = FamilyCases(
         },
     },
     refused=(
-        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
+        ({"mlp_only_layers": [2]}, r"mlp_only_layers=\[2\].* from 0 to 1 are"),
         ({"qkv_bias": None}, "has no qkv_bias"),
         ({"max_window_layers": -1}, "max_window_layers=-1"),
         ({"layer_types": ["sliding_attention"] * 2}, "layer_types=.*contradicts"),

@@ -21,6 +21,9 @@ _QWEN3_MOE = {
 CASES = FamilyCases(
     models={
         "query, key norms, head_dim": {**EXPERTS, **WIDE_HEADS},
+        "experts in some layers": {
+            **{**EXPERTS, **WIDE_HEADS, "mlp_only_layers": [0, 3], "num_hidden_layers": 6}
+        },
         "normalised shares, windows, biases, yarn rope, tied": {
             **{**EXPERTS, "norm_topk_prob": True, **ATTENTION_BIAS, "head_dim": 8, **TIED},
             **{**QWEN_WINDOW, **YARN},
@@ -38,5 +41,9 @@ CASES = FamilyCases(
         "Qwen3-Coder-30B-A3B": ["qkv_bias=False", "shared_expert_intermediate_size=0"],
     },
     without_effect=(({"use_qk_norm": True}, None),),
-    refused=(({"norm_topk_prob": 1}, "norm_topk_prob=1"),),
+    refused=(
+        ({"norm_topk_prob": 1}, "norm_topk_prob=1"),
+        ({"mlp_only_layers": [True]}, r"mlp_only_layers=\[True\]"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step=0"),
+    ),
 )

@@ -1,9 +1,10 @@
 """Grouped-query self-attention. D: embed_dim, N: heads, K: key-value heads, H: head_dim.
 
-L: layer, B: batch row, T: query position, S: cache slot, R: rotation, X: rope, or N x H.
+L: layer, B: batch row, T: query position, S: cache slot, X: N x H.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,37 +14,18 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxsft.devices.mesh import constrain
 from jaxsft.kernels.attention import attend as kernel
 from jaxsft.model import parameter, rope, settings
+from jaxsft.model.attention.kinds import AttentionKind, Context, LayerPlace
 from jaxsft.model.norm import HeadNorm
+from jaxsft.model.remat import Part
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KeyValueCache:
-    """Keys and values of the tokens read so far, the same slots in every row."""
+    """Keys and values of the tokens read so far, of the layers of a stack."""
 
     k_LBSKH: jax.Array
     v_LBSKH: jax.Array
-    segments_BS: jax.Array  # int32; 0 is padding and slots not yet written
-    length: jax.Array  # int32 scalar: slots written
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What all layers share of one batch."""
-
-    segments_BT: jax.Array
-    cos_XBTR: jax.Array
-    sin_XBTR: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LayerPlace:
-    """What tells a layer from the others beside its weights; int32 scalars."""
-
-    layer: jax.Array
-    rope: jax.Array | None  # index into the context's ropes; None: there is one
-    window: jax.Array | None  # None: no layer has one
 
 
 class Attention(nnx.Module):
@@ -76,9 +58,10 @@ class Attention(nnx.Module):
             v_BSKH = constrain(v_BTKH, "batch", None, "kv_heads", "head_dim")
             kv_segments_BS, start = context.segments_BT, 0
         else:
-            cache = write(cache, place.layer, k_BTKH, v_BTKH)
-            k_BSKH, v_BSKH = cache.k_LBSKH[place.layer], cache.v_LBSKH[place.layer]
-            kv_segments_BS, start = cache.segments_BS, cache.length
+            assert context.slots is not None
+            kv_segments_BS, start = context.slots.segments_BS, context.slots.length
+            cache = write(cache, place.index, start, k_BTKH, v_BTKH)
+            k_BSKH, v_BSKH = cache.k_LBSKH[place.index], cache.v_LBSKH[place.index]
         s = self.settings
         out_BTNH = kernel.attend(
             q_BTNH,
@@ -97,8 +80,7 @@ class Attention(nnx.Module):
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
         if s.attention_back_end != "splash":  # it names what its own backward pass needs
             out_BTNH = checkpoint_name(out_BTNH, "context")
-        o_NHD = self.o_NHD[...].astype(x_BTD.dtype)
-        out_BTD = jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD)
+        out_BTD = parameter.product("BTNH,NHD->BTD", out_BTNH, self.o_NHD)
         if s.attention_out_bias:
             out_BTD += self.o_bias_D[...].astype(x_BTD.dtype)[None, None]
         return checkpoint_name(out_BTD, "attention_out"), cache
@@ -125,8 +107,7 @@ def _heads(
 ) -> jax.Array:
     D, *shape_NH = weight_DNH.shape
     # With heads apart the TPU's compiler turns the whole stack of layers round before their loop.
-    weight_DX = weight_DNH[...].astype(x_BTD.dtype).reshape(D, -1)
-    out_BTX = jnp.einsum("BTD,DX->BTX", x_BTD, weight_DX)
+    out_BTX = parameter.product("BTD,DX->BTX", x_BTD, weight_DNH, seen_as=(D, -1))
     out_BTNH = out_BTX.reshape(*x_BTD.shape[:2], *shape_NH)
     if bias_NH is not None:
         out_BTNH += bias_NH[...].astype(x_BTD.dtype)[None, None]
@@ -134,12 +115,48 @@ def _heads(
 
 
 def write(
-    cache: KeyValueCache, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
+    cache: KeyValueCache, layer: jax.Array, slot: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
 ) -> KeyValueCache:
-    """The cache with one layer's new keys and values after its written slots; `length` stays."""
-    start = (layer, 0, cache.length, 0, 0)
-    return dataclasses.replace(
-        cache,
+    """The cache with one layer's new keys and values from a slot on."""
+    start = (layer, 0, slot, 0, 0)
+    return KeyValueCache(
         k_LBSKH=jax.lax.dynamic_update_slice(cache.k_LBSKH, k_BTKH[None], start),
         v_LBSKH=jax.lax.dynamic_update_slice(cache.v_LBSKH, v_BTKH[None], start),
     )
+
+
+def _empty_cache(
+    s: settings.DecoderSettings, num_layers: int, batch: int, slots: int, dtype: str
+) -> KeyValueCache:
+    zeros = jnp.zeros((num_layers, batch, slots, s.num_kv_heads, s.head_dim), dtype)
+    return KeyValueCache(zeros, zeros)
+
+
+def _weights(s: settings.DecoderSettings) -> Mapping[Part, int]:
+    return {
+        Part.MIXING_IN: s.embed_dim * (s.num_heads + 2 * s.num_kv_heads) * s.head_dim,
+        Part.MIXING_OUT: s.num_heads * s.head_dim * s.embed_dim,
+    }
+
+
+def _mixing_products(
+    s: settings.DecoderSettings, window: int | None, tokens: int, pairs: Mapping[int | None, int]
+) -> int:
+    """A query times a key, and its share times a value, for each pair and head."""
+    del tokens
+    return 2 * s.num_heads * s.head_dim * pairs[window]
+
+
+GROUPED_QUERIES = AttentionKind(
+    module=Attention,
+    saved={
+        Part.MIXING_IN: ("q", "k", "v"),
+        Part.MIXED: ("context",),
+        Part.MIXING_OUT: ("attention_out",),
+    },
+    weights=_weights,
+    mixing_products=_mixing_products,
+    turned_dims=lambda s: s.head_dim,
+    read_by_others=lambda s: 2 * s.num_kv_heads * s.head_dim,
+    empty_cache=_empty_cache,
+)

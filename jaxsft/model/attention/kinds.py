@@ -1,0 +1,64 @@
+"""What the rest of the program asks of a kind of attention, so that it needn't know which it is.
+
+B: batch row, T: position, S: cache slot, R: rotation, X: rope.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from jaxsft.model import settings
+from jaxsft.model.remat import Part
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CacheSlots:
+    """What all layers share of a cache: where the tokens read so far lie, alike in every row."""
+
+    segments_BS: jax.Array  # int32; 0 is padding and slots not yet written
+    length: jax.Array  # int32 scalar: slots written
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What all layers share of one batch."""
+
+    segments_BT: jax.Array
+    cos_XBTR: jax.Array
+    sin_XBTR: jax.Array
+    slots: CacheSlots | None  # None: whole rows, without a cache
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerPlace:
+    """What tells a layer from the others of its stack beside its weights; int32 scalars."""
+
+    index: jax.Array  # in the stack, and in its cache
+    rope: jax.Array | None  # index into the context's ropes; None: there is one
+    window: jax.Array | None  # None: no layer has one
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionKind:
+    """One way to mix positions.
+
+    `module(s, rngs=rngs)` is a layer's attention. Called with (x_BTD, context, cache, place) it
+    returns what is added to x_BTD, and its stack's cache with the new tokens; None without one.
+    """
+
+    module: Callable[..., Any]
+    saved: Mapping[Part, tuple[str, ...]]  # names of its results, for jax.checkpoint's policies
+    weights: Callable[[settings.DecoderSettings], Mapping[Part, int]]  # that a token meets, a layer
+    # Multiplications that mixing takes in a layer: of (settings, its window, real tokens of a
+    # batch, the batch's (query, key) pairs by window).
+    mixing_products: Callable[
+        [settings.DecoderSettings, int | None, int, Mapping[int | None, int]], int
+    ]
+    turned_dims: Callable[[settings.DecoderSettings], int]  # of a vector that positions turn
+    read_by_others: Callable[[settings.DecoderSettings], int]  # numbers of a token, in a layer
+    # Of (settings, layers of the stack, rows, slots, dtype): a pytree, with room for that.
+    empty_cache: Callable[[settings.DecoderSettings, int, int, int, str], Any]

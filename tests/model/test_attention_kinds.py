@@ -1,0 +1,83 @@
+"""Another kind of attention, with a cache of another shape, changes no file but its own."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+import jaxsft
+from jaxsft.data.pack.counts import BatchCounts
+from jaxsft.evaluation.generate import generate
+from jaxsft.model import parameter, state
+from jaxsft.model.attention import choice
+from jaxsft.model.attention.kinds import AttentionKind
+from jaxsft.model.remat import Part
+from jaxsft.training.flops import recomputed_flops, training_flops
+
+MODEL = dataclasses.replace(tiny.SETTINGS, num_heads=1, num_kv_heads=1, head_dim=2)
+D, LAYERS = MODEL.embed_dim, MODEL.num_layers
+
+
+class RunningSum(nnx.Module):
+    """Each position adds those before it up: one vector is all that a token leaves behind."""
+
+    def __init__(self, s, *, rngs):
+        self.out_DD = parameter.matrix(rngs, 0.1, (D, D), ("embed", "norm"))
+
+    def __call__(self, x_BTD, context, cache, place):
+        real_BT1 = (context.segments_BT > 0)[:, :, None]
+        sum_BTD = jnp.cumsum(x_BTD * real_BT1, axis=1)
+        if cache is not None:
+            sum_BTD += cache[place.index][:, None]
+            cache = cache.at[place.index].set(sum_BTD[:, -1])
+        return parameter.product("BTD,DE->BTE", sum_BTD, self.out_DD), cache
+
+
+RUNNING_SUM = AttentionKind(
+    module=RunningSum,
+    saved={},
+    weights=lambda s: {Part.MIXING_OUT: D * D},
+    mixing_products=lambda s, window, tokens, pairs: D * tokens,
+    turned_dims=lambda s: 2,
+    read_by_others=lambda s: D,
+    empty_cache=lambda s, layers, rows, slots, dtype: jnp.zeros((layers, rows, D), dtype),
+)
+
+
+@pytest.fixture
+def running_sums(monkeypatch):
+    monkeypatch.setattr(choice, "GROUPED_QUERIES", RUNNING_SUM)
+    tiny._random_params.cache_clear()  # which knows a model by its settings
+    yield tiny.host_params(MODEL)
+    tiny._random_params.cache_clear()
+
+
+def test_another_kind_has_its_own_cache(running_sums):
+    prompts, graphdef = [[5, 6, 7], [8]], state.abstract(MODEL, "float32", "none")[0]
+    answers = generate(graphdef, running_sums, prompts, max_new_tokens=4, stop_ids=[])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        logits_BTV = tiny.logits(running_sums, [[*prompt, *answer]], model=MODEL)
+        likeliest = np.argmax(logits_BTV[0, len(prompt) - 1 : -1], axis=-1)
+        assert likeliest.tolist() == answer
+
+
+def test_another_kind_has_its_own_operations(running_sums):
+    counts = BatchCounts.of_segments(np.asarray([3, 4]), 8, (None,))
+    mlp, tokens = D * MODEL.mlp_dim, 7
+    assert training_flops(MODEL, counts, 0) == 6 * LAYERS * tokens * (D * D + 3 * mlp + D)
+    assert recomputed_flops(MODEL, counts, "full") == 2 * LAYERS * tokens * (D * D + 2 * mlp + D)
+
+
+def test_the_rest_of_the_program_does_not_know_grouped_queries():
+    package = Path(jaxsft.__path__[0])
+    files = ("model/transformer.py", "model/layers.py", "model/layer_stacks.py", "model/remat.py")
+    own = {"num_heads", "num_kv_heads", "head_dim", "k_LBSKH", "v_LBSKH"}
+    for name in (*files, "training/flops.py", "evaluation/generate.py"):
+        tree = ast.parse((package / name).read_text())
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not used & own, f"{name} knows {used & own}: ask the kind of attention"
