@@ -18,9 +18,10 @@ from jaxsft.data.cache.prepare import source_names
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError, MeshError
 from jaxsft.kernels.attention import attend, choose
-from jaxsft.kernels.attention.selftest import Use
+from jaxsft.kernels.attention.form import Use
 from jaxsft.kernels.experts import gated_mlps
 from jaxsft.model import settings, state
+from jaxsft.model.attention import attention_form
 from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, optim, step
 from jaxsft.training.batch import Batch
@@ -128,6 +129,7 @@ def _attention_use(config: Config, decoder: settings.DecoderSettings, mesh: Mesh
         decoder.num_heads, decoder.num_kv_heads, over("heads")
     )
     return Use(
+        form=attention_form(decoder),
         platform=mesh.devices.flat[0].platform,
         length=length,
         query_length=length // over("sequence"),
@@ -135,10 +137,6 @@ def _attention_use(config: Config, decoder: settings.DecoderSettings, mesh: Mesh
         num_kv_heads=num_kv_heads,
         head_dim=decoder.head_dim,
         dtype=config.model.dtype,
-        scale=decoder.attention_scale,
-        windows=decoder.windows,
-        soft_cap=decoder.attention_soft_cap,
-        sinks=decoder.attention_sinks,
     )
 
 
