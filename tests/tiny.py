@@ -13,6 +13,7 @@ from jaxsft.devices import mesh
 from jaxsft.model import settings, state
 from jaxsft.training import optim, step
 from jaxsft.training.batch import Batch
+from jaxsft.training.loss import loss_form
 
 VOCAB = 64
 SETTINGS = settings.DecoderSettings(
@@ -115,6 +116,7 @@ def run_steps(
         optim.make_schedule(optim_config, 100),
         microbatches,
         optim_config.max_grad_norm,
+        loss_form(model),
         optim_config.gradient_dtype,
     )
     placement = state.shardings(shapes, axes, over)

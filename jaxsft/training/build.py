@@ -25,6 +25,7 @@ from jaxsft.model.attention import attention_form
 from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, optim, step
 from jaxsft.training.batch import Batch
+from jaxsft.training.loss import loss_form
 from jaxsft.training.step import Recipe, StepMetrics, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -87,8 +88,8 @@ def build(config: Config, base: settings.DecoderSettings, num_steps: int, mesh: 
         optim.make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
+        loss_form(decoder, len(sources) or None),
         config.optim.gradient_dtype,
-        len(sources) or None,
     )
     state_placement = step.state_shardings(recipe, shapes, placement, mesh)
     return Program(
@@ -99,7 +100,7 @@ def build(config: Config, base: settings.DecoderSettings, num_steps: int, mesh: 
         placement=state_placement,
         sources=tuple(sources),
         train_step=step.compile_train_step(recipe, state_placement, mesh),
-        eval_step=step.compile_eval_step(graphdef, placement, mesh),
+        eval_step=step.compile_eval_step(graphdef, loss_form(decoder), placement, mesh),
         choices=choices,
     )
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import MeshError
+from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params
@@ -56,8 +57,8 @@ class Recipe:
     schedule: Schedule
     microbatches: int
     max_grad_norm: float | None
+    loss_form: LossForm
     gradient_dtype: str = "float32"
-    num_sources: int | None = None  # of a mixture whose losses are kept apart
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
@@ -111,7 +112,7 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals,
     """
 
     def nll(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
-        totals = loss_and_routing(recipe.graphdef, params, part, recipe.num_sources, slots)
+        totals = loss_and_routing(recipe.graphdef, params, part, recipe.loss_form, slots)
         return totals[0].nll, totals
 
     def of_part(part: Batch) -> tuple[Totals, Params]:
@@ -138,9 +139,9 @@ def _split_rows(microbatches: int, rows_BT: jax.Array) -> jax.Array:
     return mesh_lib.constrain(parts, None, "batch", "sequence")
 
 
-def eval_step(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> Sums:
+def eval_step(graphdef: nnx.GraphDef, form: LossForm, params: Params, batch: Batch) -> Sums:
     """Loss sums of one batch, without gradients."""
-    return loss_sums(graphdef, params, batch)
+    return loss_sums(graphdef, params, batch, form)
 
 
 def state_shardings(recipe: Recipe, shapes: Params, placement: Params, mesh: Mesh) -> Any:
@@ -205,10 +206,10 @@ def compile_train_step(
 
 
 def compile_eval_step(
-    graphdef: nnx.GraphDef, placement: Params, mesh: Mesh
+    graphdef: nnx.GraphDef, form: LossForm, placement: Params, mesh: Mesh
 ) -> Callable[[Params, Batch], Sums]:
     return jax.jit(
-        functools.partial(eval_step, graphdef),
+        functools.partial(eval_step, graphdef, form),
         in_shardings=(placement, batch_sharding(mesh)),
         out_shardings=mesh_lib.sharding(mesh),
     )
