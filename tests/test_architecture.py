@@ -11,6 +11,7 @@ PACKAGE = ROOT / "jaxsft"
 MAIN_LOOP = ("jaxsft/loop.py", "train")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_MAIN_LOOP_LINES = 400, 60, 100
 MAX_ROOT_FILES = 8
+MAX_KERNEL_PARAMETERS = 7  # what is static goes into a form
 
 # What each room, and each file of the package's root, may import besides itself.
 LOW = {"errors", "files", "terminal"}
@@ -241,3 +242,22 @@ def test_files_and_functions_stay_short():
                 if lines > limit:
                     long.append(f"{name}:{node.lineno}: {node.name} has {lines} lines")
     assert not long, "\n" + "\n".join(long)
+
+
+def too_many_parameters(source: str) -> list[str]:
+    """Functions, inner ones too, that take more than a kernel's signature may."""
+    wide = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            takes = node.args
+            count = len(takes.posonlyargs + takes.args + takes.kwonlyargs)
+            if count > MAX_KERNEL_PARAMETERS:
+                wide.append(f"line {node.lineno}: {node.name} takes {count}")
+    return wide
+
+
+def test_signatures_of_kernels_stay_narrow():
+    found = {file.name: too_many_parameters(file.read_text()) for file in files("jaxsft/kernels")}
+    assert not {name: wide for name, wide in found.items() if wide}
+    assert too_many_parameters("def f(a, b, c, d, /, e, f, *, g=0, h=1): pass\n")
+    assert not too_many_parameters("def f(a, b, c, d, /, e, f, *, g=0): pass\n")

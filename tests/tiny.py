@@ -13,6 +13,7 @@ from jaxsft.devices import mesh
 from jaxsft.model import settings, state
 from jaxsft.training import optim, over_mesh, step
 from jaxsft.training.batch import Batch
+from jaxsft.training.loss import loss_form
 from jaxsft.training.schedule import make_schedule
 
 VOCAB = 64
@@ -116,6 +117,7 @@ def run_steps(
         make_schedule(optim_config, 100),
         microbatches,
         optim_config.max_grad_norm,
+        loss_form(model),
         optim_config.gradient_dtype,
     )
     placement = state.shardings(shapes, axes, over)

@@ -23,7 +23,7 @@ from rich.table import Table
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.errors import ConfigError
 from jaxsft.kernels.attention import attend, choose
-from jaxsft.kernels.attention.selftest import Use
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 
 _LENGTH = flags.DEFINE_integer("length", 8192, "Tokens of a row.", 1)
 _ROWS = flags.DEFINE_integer("rows", 1, "Rows.", 1)
@@ -37,8 +37,11 @@ _OUTPUT = flags.DEFINE_string("output", None, "File for the figures, as JSON.")
 
 
 def compiled(name: str, arrays: list[jax.Array], segments_BT: jax.Array) -> Callable[[], object]:
+    form = AttentionForm(scale=_HEAD_DIM.value**-0.5, back_end=name)
+
     def loss(q, k, v, d_out, segments_BT):
-        out = attend.attend(q, k, v, segments_BT, segments_BT, back_end=name)
+        visibility = Visibility(segments_BT, segments_BT)
+        out = attend.attend(q, KeysAndValues(k, v), visibility, form)
         return jnp.vdot(out, d_out)
 
     program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays, segments_BT).compile()
@@ -60,6 +63,7 @@ def main() -> None:
     device, rows, length = jax.devices()[0], _ROWS.value, _LENGTH.value
     heads, kv_heads, head_dim = _HEADS.value, _KV_HEADS.value, _HEAD_DIM.value
     use = Use(
+        form=AttentionForm(scale=head_dim**-0.5),
         platform=device.platform,
         length=length,
         query_length=length,

@@ -28,12 +28,15 @@ def main(argv: list[str]) -> None:
     import jax
 
     from jaxsft.kernels.loss.cross_entropy import cross_entropy
+    from jaxsft.kernels.loss.form import LossForm, Targets
 
     arrays, weights = _inputs()
-    vocab, tied = _VOCAB.value, _TIED.value
+    tied = _TIED.value
+    form = LossForm(vocab_size=_VOCAB.value, tied=tied)
 
     def chunked(hidden, head, targets, weights):
-        return cross_entropy(hidden, head, targets, weights, vocab, tied=tied).nll
+        sums: Any = cross_entropy(hidden, head, Targets(targets, weights), form)
+        return sums[0].nll
 
     forms = {"plain": functools.partial(_plain, tied), "chunked": chunked}
     inputs = (*arrays, weights)

@@ -18,13 +18,15 @@ from jaxsft.data.cache.prepare import source_names
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import MeshError
 from jaxsft.kernels.attention import attend, choose
-from jaxsft.kernels.attention.selftest import Use
+from jaxsft.kernels.attention.form import Use
 from jaxsft.kernels.experts import gated_mlps
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import settings, state
+from jaxsft.model.attention.grouped_queries import attention_form
 from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, optim, over_mesh, step
 from jaxsft.training.batch import Batch
+from jaxsft.training.loss import loss_form
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
@@ -92,8 +94,8 @@ def build_program(
         make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
+        loss_form(decoder, len(sources) or None),
         config.optim.gradient_dtype,
-        len(sources) or None,
     )
     state_placement = over_mesh.state_shardings(recipe, shapes, placement, mesh)
     return Program(
@@ -104,7 +106,7 @@ def build_program(
         placement=state_placement,
         sources=tuple(sources),
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
-        eval_step=over_mesh.jit_eval_step(graphdef, placement, mesh),
+        eval_step=over_mesh.jit_eval_step(graphdef, loss_form(decoder), placement, mesh),
         choices=choices,
     )
 
@@ -134,6 +136,7 @@ def _attention_use(config: Config, decoder: settings.DecoderSettings, mesh: Mesh
         decoder.num_heads, decoder.num_kv_heads, over("heads")
     )
     return Use(
+        form=attention_form(decoder),
         platform=mesh.devices.flat[0].platform,
         length=length,
         query_length=length // over("sequence"),
@@ -141,10 +144,6 @@ def _attention_use(config: Config, decoder: settings.DecoderSettings, mesh: Mesh
         num_kv_heads=num_kv_heads,
         head_dim=decoder.head_dim,
         dtype=config.model.dtype,
-        scale=decoder.attention_scale,
-        windows=decoder.windows,
-        soft_cap=decoder.attention_soft_cap,
-        sinks=decoder.attention_sinks,
     )
 
 

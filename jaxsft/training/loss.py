@@ -2,27 +2,46 @@
 
 from flax import nnx
 
+from jaxsft.kernels.loss.chunks import AllSums
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
+from jaxsft.kernels.loss.form import LossForm, Targets
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.layer_stacks import LAYERS
 from jaxsft.model.moe import RouterStats
+from jaxsft.model.settings import DecoderSettings
 from jaxsft.model.state import Params
 from jaxsft.training.batch import Batch
 
 
-def loss_sums(
-    graphdef: nnx.GraphDef, params: Params, batch: Batch, num_sources: int | None = None
-) -> Sums:
+def loss_form(
+    settings: DecoderSettings, num_sources: int | None = None, num_segments: int | None = None
+) -> LossForm:
+    """What is static of a model's loss.
+
+    Args:
+        num_sources: of a mixture whose losses are kept apart.
+        num_segments: of a row, at most, whose losses are kept apart.
+    """
+    return LossForm(
+        vocab_size=settings.num_tokens,
+        soft_cap=settings.logit_soft_cap,
+        tied=settings.tied_embeddings,
+        num_sources=num_sources,
+        num_segments=num_segments,
+    )
+
+
+def loss_sums(graphdef: nnx.GraphDef, params: Params, batch: Batch, form: LossForm) -> Sums:
     """Weighted sums over the batch's targets, not divided by anything."""
-    return loss_and_routing(graphdef, params, batch, num_sources)[0]
+    return loss_and_routing(graphdef, params, batch, form)[0]
 
 
 def loss_and_routing(
     graphdef: nnx.GraphDef,
     params: Params,
     batch: Batch,
-    num_sources: int | None = None,
+    form: LossForm,
     slots: Params | None = None,
 ) -> tuple[Sums, RouterStats | None]:
     """`loss_sums`, and what the routers of a mixture of experts did with the batch's tokens.
@@ -40,15 +59,6 @@ def loss_and_routing(
     hidden_BTD, routing = model.hidden_and_routing(
         batch.tokens, batch.segments, batch.positions, layer_slots
     )
-    sums: Sums = cross_entropy(
-        hidden_BTD,
-        model.head(),
-        batch.targets,
-        batch.weights,
-        model.settings.num_tokens,
-        batch.sources,
-        num_sources,
-        model.settings.logit_soft_cap,
-        model.settings.tied_embeddings,
-    )
-    return sums, routing
+    targets = Targets(batch.targets, batch.weights, batch.sources, batch.segments)
+    sums: AllSums = cross_entropy(hidden_BTD, model.head(), targets, form)
+    return sums[0], routing

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from jaxsft.devices import mesh as mesh_lib
+from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.state import Params, split
 from jaxsft.training.batch import Batch
@@ -53,11 +54,11 @@ def jit_train_step(recipe: Recipe, placement: TrainState, mesh: Mesh) -> TrainSt
 
 
 def jit_eval_step(
-    graphdef: nnx.GraphDef, placement: Params, mesh: Mesh
+    graphdef: nnx.GraphDef, form: LossForm, placement: Params, mesh: Mesh
 ) -> Callable[[Params, Batch], Sums]:
     """The loss sums of one batch, without gradients; compiled when it is first called."""
     return jax.jit(
-        functools.partial(loss_sums, graphdef),
+        functools.partial(loss_sums, graphdef, form=form),
         in_shardings=(placement, batch_sharding(mesh)),
         out_shardings=mesh_lib.sharding(mesh),
     )

@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from jaxsft.devices import mesh as mesh_lib
+from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params, merged, split
@@ -84,8 +85,8 @@ class Recipe:
     schedule: Schedule
     microbatches: int
     max_grad_norm: float | None
+    loss_form: LossForm
     gradient_dtype: str = "float32"
-    num_sources: int | None = None  # of a mixture whose losses are kept apart
     # Parameters that stay as they are, by their dotted paths: the one declaration of which do.
     frozen: frozenset[str] = frozenset()
 
@@ -164,7 +165,7 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals,
     trained, _ = split(params, recipe.frozen)
 
     def nll(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
-        totals = loss_and_routing(recipe.graphdef, params, part, recipe.num_sources, slots)
+        totals = loss_and_routing(recipe.graphdef, params, part, recipe.loss_form, slots)
         return totals[0].nll, totals
 
     def of_part(part: Batch) -> tuple[Totals, Params]:

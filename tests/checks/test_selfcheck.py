@@ -16,6 +16,7 @@ import tiny
 from jaxsft.checks import laws
 from jaxsft.config import Mesh
 from jaxsft.kernels.attention import attend
+from jaxsft.kernels.attention.form import Visibility
 from jaxsft.training import step
 from tests.training.test_mesh_fit import EXPERTS, config
 
@@ -72,17 +73,17 @@ def test_a_fault_of_attention_is_seen(monkeypatch):
     """One that lets a token see the row's other conversations, and one that shows it the future."""
     sound = attend.attend
 
-    def without_segments(q, k, v, q_segments, kv_segments, *rest, **options):
-        return sound(
-            q, k, v, jnp.ones_like(q_segments), jnp.ones_like(kv_segments), *rest, **options
-        )
+    def without_segments(q, kv, visibility, form):
+        ones_BT = jnp.ones_like(visibility.q_segments_BT)
+        return sound(q, kv, Visibility(ones_BT, ones_BT), form)
 
     monkeypatch.setattr(attend, "attend", without_segments)
     seen = failed(tiny.SETTINGS, Mesh(fsdp=8), "neighbours")
     assert any("neighbours" in law for law in seen) and any("packed" in law for law in seen)
 
-    def sees_all(q, k, v, q_segments, kv_segments, *rest, **options):
-        return sound(q, k, v, q_segments, kv_segments, k.shape[1], **options)
+    def sees_all(q, kv, visibility, form):
+        behind = dataclasses.replace(visibility, first_query=kv.k_BSKH.shape[1])
+        return sound(q, kv, behind, form)
 
     monkeypatch.setattr(attend, "attend", sees_all)
     assert any("later ones" in law for law in failed(tiny.SETTINGS, Mesh(fsdp=8), "later ones"))

@@ -17,6 +17,7 @@ from jaxsft.model import state
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.training import over_mesh
 from jaxsft.training.loader import Batches
+from jaxsft.training.loss import loss_form
 
 
 class InMemory:
@@ -45,7 +46,7 @@ def test_the_loss_depends_neither_on_batch_size_nor_on_devices():
             sharding=over_mesh.batch_sharding(over),
         )
         with jax.set_mesh(over):
-            eval_step = over_mesh.jit_eval_step(graphdef, placement, over)
+            eval_step = over_mesh.jit_eval_step(graphdef, loss_form(tiny.SETTINGS), placement, over)
             params = jax.device_put(tiny.host_params(), placement)
             values.append(measure.mean_losses(eval_step, params, {"a": batches}))
             assert values[-1] == measure.mean_losses(eval_step, params, {"a": batches})

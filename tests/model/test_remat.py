@@ -8,7 +8,7 @@ import tiny
 
 from jaxsft.model import remat, state
 from jaxsft.plan import cost, hlo
-from jaxsft.training.loss import loss_sums
+from jaxsft.training.loss import loss_form, loss_sums
 
 S = dataclasses.replace(tiny.SETTINGS, num_layers=8)
 
@@ -20,7 +20,7 @@ def compiled():
 
     def measure(policy):
         graphdef, _, _ = state.abstract(S, "float32", policy)
-        grad = jax.grad(lambda params: loss_sums(graphdef, params, batch).nll)
+        grad = jax.grad(lambda params: loss_sums(graphdef, params, batch, loss_form(S)).nll)
         made = jax.jit(grad).lower(params).compile()
         flops = cost.matmul_flops(hlo.parse(made.as_text()))
         return flops, made.memory_analysis().temp_size_in_bytes

@@ -163,6 +163,7 @@ def test_step_compiles_once_and_donates():
     over = mesh.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1])
     from jaxsft.model import state
     from jaxsft.training import optim
+    from jaxsft.training.loss import loss_form
 
     graphdef, shapes, axes = state.abstract(tiny.SETTINGS, "float32", "none")
     recipe = step.Recipe(
@@ -171,6 +172,7 @@ def test_step_compiles_once_and_donates():
         make_schedule(tiny.OPTIM, 9),
         1,
         1.0,
+        loss_form(tiny.SETTINGS),
     )
     placement = over_mesh.state_shardings(recipe, shapes, state.shardings(shapes, axes, over), over)
     with jax.set_mesh(over):

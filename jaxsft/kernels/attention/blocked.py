@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxsft.kernels.attention import blocks as blocks
+from jaxsft.kernels.attention import blocks
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
 
 # Measured on CPU between 64 and 512: the fastest for long segments, within 1.4 of it otherwise.
 _MAX_BLOCK_SIZE = 256
@@ -39,35 +40,24 @@ class _Places:
 
 
 def attend(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    q_segments_BT: jax.Array,
-    kv_segments_BS: jax.Array,
-    first_query: jax.Array | int = 0,
-    *,
-    scale: float | None = None,
-    window: jax.Array | int | None = None,
-    windows: tuple[int, ...] = (),
-    soft_cap: float | None = None,
-    sinks_N: jax.Array | None = None,
+    q_BTNH: jax.Array, kv: KeysAndValues, visibility: Visibility, form: AttentionForm
 ) -> jax.Array:
     """`kernels.attention.attend` for any lengths."""
-    del windows  # this mask is made of arrays
     batch, length, heads, head_dim = q_BTNH.shape
-    kv_heads = k_BSKH.shape[2]
-    q_size, kv_size = _block_size(length), _block_size(k_BSKH.shape[1])
-    q_BTNH *= head_dim**-0.5 if scale is None else scale
+    kv_heads = kv.k_BSKH.shape[2]
+    q_size, kv_size = _block_size(length), _block_size(kv.k_BSKH.shape[1])
+    q_BTNH *= form.scale
     q_BIQNH = _cut(q_BTNH, q_size)
     q_BIQKGH = q_BIQNH.reshape(*q_BIQNH.shape[:3], kv_heads, -1, head_dim)
     q_BIKGQH = q_BIQKGH.transpose(0, 1, 3, 4, 2, 5)
     q_XKRH = q_BIKGQH.reshape(q_BIKGQH.shape[0] * q_BIKGQH.shape[1], kv_heads, -1, head_dim)
     sinks_KR = None
-    if sinks_N is not None:
-        sinks_KR = jnp.repeat(sinks_N.astype(jnp.float32).reshape(kv_heads, -1), q_size, axis=1)
-    places = _places(q_segments_BT, kv_segments_BS, first_query, window, (q_size, kv_size))
-    k_YKCH, v_YKCH = _key_blocks(k_BSKH, kv_size), _key_blocks(v_BSKH, kv_size)
-    out_XKRH: Any = _attend(soft_cap, q_XKRH, k_YKCH, v_YKCH, sinks_KR, places)
+    if kv.sinks_N is not None:
+        sinks_KG = kv.sinks_N.astype(jnp.float32).reshape(kv_heads, -1)
+        sinks_KR = jnp.repeat(sinks_KG, q_size, axis=1)
+    places = _places(visibility, (q_size, kv_size))
+    k_YKCH, v_YKCH = _key_blocks(kv.k_BSKH, kv_size), _key_blocks(kv.v_BSKH, kv_size)
+    out_XKRH: Any = _attend(form.soft_cap, q_XKRH, k_YKCH, v_YKCH, sinks_KR, places)
     out_BIQKGH = out_XKRH.reshape(q_BIKGQH.shape).transpose(0, 1, 4, 2, 3, 5)
     return out_BIQKGH.reshape(batch, -1, heads, head_dim)[:, :length]
 
@@ -90,11 +80,12 @@ def _cut(array_BTx: jax.Array, size: int, mode: Any = "constant") -> jax.Array:
     return filled.reshape(batch, -1, size, *rest)
 
 
-def _places(q_segments_BT, kv_segments_BS, first_query, window, sizes) -> _Places:
+def _places(visibility: Visibility, sizes: tuple[int, int]) -> _Places:
+    first_query, window = visibility.first_query, visibility.window
     # What fills up continues the last segment: a query of it sees a key, and no range is stretched.
-    q_segments_BIQ = _cut(q_segments_BT, sizes[0], "edge")
-    kv_segments_BJC = _cut(kv_segments_BS, sizes[1], "edge")
-    batch = len(q_segments_BT)
+    q_segments_BIQ = _cut(visibility.q_segments_BT, sizes[0], "edge")
+    kv_segments_BJC = _cut(visibility.kv_segments_BS, sizes[1], "edge")
+    batch = len(q_segments_BIQ)
     needed_BIJ = jax.vmap(lambda q, kv: blocks.needed(q, kv, first_query, window, sizes))(
         q_segments_BIQ.reshape(batch, -1), kv_segments_BJC.reshape(batch, -1)
     )

@@ -3,13 +3,15 @@
 from typing import Any
 
 from jaxsft.errors import ConfigError
-from jaxsft.kernels.attention import selftest, splash
+from jaxsft.kernels.attention import cudnn, selftest, splash, triton
 from jaxsft.kernels.attention.attend import BACK_ENDS
-from jaxsft.kernels.attention.selftest import ALLOWED, Use
+from jaxsft.kernels.attention.form import Use
+from jaxsft.kernels.attention.selftest import ALLOWED
 
 # The fastest first. `blocked` is plain JAX and runs anywhere.
 _CANDIDATES = {"tpu": ("splash", "blocked"), "gpu": ("cudnn", "triton", "blocked")}
-_PLAIN = ("blocked", "xla")
+# All others are plain JAX, which nothing is refused to.
+_REFUSALS = {"splash": splash.refusal, "cudnn": cudnn.refusal, "triton": triton.refusal}
 _SHORT_ROW = 128  # measured on CPU: no slower up to here, and it compiles in a third of the time
 
 
@@ -36,7 +38,7 @@ def _first_that_works(use: Use, device: Any) -> tuple[str, str]:
     if use.platform == "cpu" and use.length <= _SHORT_ROW:
         return "xla", f"rows of at most {_SHORT_ROW} tokens"
     reasons = []
-    for name in _CANDIDATES.get(use.platform, _PLAIN[:1]):
+    for name in _CANDIDATES.get(use.platform, ("blocked",)):
         refused, tested = _verdict(name, use, device)
         if refused is None:
             reasons.append(f"the fastest that works on {use.platform}{tested}")
@@ -47,7 +49,7 @@ def _first_that_works(use: Use, device: Any) -> tuple[str, str]:
 
 def _verdict(name: str, use: Use, device: Any) -> tuple[str | None, str]:
     """Why a back end is refused, or None; and what to say of its test."""
-    if name in _PLAIN:
+    if name not in _REFUSALS:
         return None, ""
     refused = refusal(name, use)
     if refused is not None:
@@ -68,22 +70,9 @@ def _verdict(name: str, use: Use, device: Any) -> tuple[str | None, str]:
 
 def refusal(name: str, use: Use) -> str | None:
     """Why a back end can't do what is asked, or None, as far as is known before it runs."""
-    if name in _PLAIN:
+    if name not in _REFUSALS:
         return None
-    home = "tpu" if name == "splash" else "gpu"
+    home = next(platform for platform, names in _CANDIDATES.items() if name in names)
     if use.platform != home:
         return f"runs on {home.upper()} only, and this is {use.platform}"
-    if name == "splash":
-        return splash.refusal(use.length, use.query_length)
-    limits = [
-        ("a row split over devices", use.query_length != use.length),
-        ("soft caps", use.soft_cap is not None),
-        ("sinks", use.sinks),
-    ]
-    if name == "cudnn":
-        limits.append(("layers of different windows", len(use.windows) > 1))
-        limits.append((f"dtype {use.dtype}", use.dtype != "bfloat16"))
-    else:
-        limits.append(("sliding windows", bool(use.windows)))
-        limits.append((f"rows of {use.length} tokens, not a multiple of 128", use.length % 128 > 0))
-    return next((f"can't do {what}" for what, is_so in limits if is_so), None)
+    return _REFUSALS[name](use)

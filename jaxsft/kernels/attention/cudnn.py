@@ -9,10 +9,30 @@ B: batch row, T: position, N: query heads, K: key-value heads, H: head_dim, M: s
 import jax
 import jax.numpy as jnp
 
-from jaxsft.kernels.attention import blocked as attention_blocked
+from jaxsft.kernels.attention import blocked
 from jaxsft.kernels.attention.blocks import in_order
+from jaxsft.kernels.attention.form import (
+    AttentionForm,
+    KeysAndValues,
+    Use,
+    Visibility,
+    first_limit,
+)
 
 _TOKENS_A_SEGMENT = 128  # on average, in the fullest row that is not left to `blocked`
+
+
+def refusal(use: Use) -> str | None:
+    """Why a run's attention is not for this back end, or None."""
+    return first_limit(
+        [
+            ("a row split over devices", use.query_length != use.length),
+            ("soft caps", use.form.soft_cap is not None),
+            ("sinks", use.form.sinks),
+            ("layers of different windows", len(use.form.windows) > 1),
+            (f"dtype {use.dtype}", use.dtype != "bfloat16"),
+        ]
+    )
 
 
 def max_segments(length: int) -> int:
@@ -21,35 +41,23 @@ def max_segments(length: int) -> int:
 
 
 def attend(
-    q_BTNH: jax.Array,
-    k_BTKH: jax.Array,
-    v_BTKH: jax.Array,
-    segments_BT: jax.Array,
-    kv_segments_BT: jax.Array,
-    first_query: jax.Array | int = 0,
-    *,
-    scale: float | None = None,
-    window: jax.Array | int | None = None,
-    windows: tuple[int, ...] = (),
-    soft_cap: float | None = None,
-    sinks_N: jax.Array | None = None,
+    q_BTNH: jax.Array, kv: KeysAndValues, visibility: Visibility, form: AttentionForm
 ) -> jax.Array:
     """`kernels.attention.attend` for whole rows in bfloat16, with one window or none."""
-    assert soft_cap is None and sinks_N is None and len(windows) <= 1, "refused when chosen"
-    scale = q_BTNH.shape[-1] ** -0.5 if scale is None else scale
+    assert form.soft_cap is None and kv.sinks_N is None and len(form.windows) <= 1, "refused before"
+    segments_BT = visibility.q_segments_BT
     lengths_BM, starts_BM, fits = _spans(segments_BT, max_segments(segments_BT.shape[1]))
 
     def packed(q_BTNH, k_BTKH, v_BTKH):
-        return _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, scale, windows)
+        return _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form)
 
-    def blocked(q_BTNH, k_BTKH, v_BTKH):
-        arrays = (q_BTNH, k_BTKH, v_BTKH, segments_BT, kv_segments_BT, first_query)
-        return attention_blocked.attend(*arrays, scale=scale, window=window)
+    def by_blocks(q_BTNH, k_BTKH, v_BTKH):
+        return blocked.attend(q_BTNH, KeysAndValues(k_BTKH, v_BTKH), visibility, form)
 
-    return jax.lax.cond(fits, packed, blocked, q_BTNH, k_BTKH, v_BTKH)
+    return jax.lax.cond(fits, packed, by_blocks, q_BTNH, kv.k_BSKH, kv.v_BSKH)
 
 
-def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, scale, windows) -> jax.Array:
+def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form: AttentionForm) -> jax.Array:
     from jax._src.cudnn import fused_attention_stablehlo as cudnn  # moves: the self-test says so
 
     if jax.__version_info__ < (0, 11, 1):
@@ -65,9 +73,9 @@ def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, scale, windows) -> ja
         kv_seqlen=lengths_BM,
         q_offsets=starts_BM,
         kv_offsets=starts_BM,
-        scale=scale,
+        scale=form.scale,
         mask_type=cudnn.MaskType.PADDING_CAUSAL,
-        sliding_window_length=windows[0] if windows else None,
+        sliding_window_length=form.windows[0] if form.windows else None,
     )
     assert isinstance(out_BTNH, jax.Array)  # return_residual would add to it
     return out_BTNH

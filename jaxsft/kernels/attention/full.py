@@ -7,49 +7,45 @@ H: head_dim.
 import jax
 import jax.numpy as jnp
 
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
+
 
 def attend(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    q_segments_BT: jax.Array,
-    kv_segments_BS: jax.Array,
-    first_query: jax.Array | int = 0,
-    *,
-    scale: float | None = None,
-    window: jax.Array | int | None = None,
-    windows: tuple[int, ...] = (),
-    soft_cap: float | None = None,
-    sinks_N: jax.Array | None = None,
+    q_BTNH: jax.Array, kv: KeysAndValues, visibility: Visibility, form: AttentionForm
 ) -> jax.Array:
     """`kernels.attention.attend`; any lengths, and keys of a cache."""
-    del windows  # this mask is made of arrays
-    num_kv_heads, head_dim = k_BSKH.shape[2:]
+    num_kv_heads, head_dim = kv.k_BSKH.shape[2:]
     batch, length = q_BTNH.shape[:2]
     q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, -1, head_dim)
-    q_BTKGH *= head_dim**-0.5 if scale is None else scale
+    q_BTKGH *= form.scale
     logits_BKGTS = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
+        "BTKGH,BSKH->BKGTS", q_BTKGH, kv.k_BSKH, preferred_element_type=jnp.float32
     )
-    if soft_cap is not None:
-        logits_BKGTS = soft_cap * jnp.tanh(logits_BKGTS / soft_cap)
-    mask_TS = _visible(first_query + jnp.arange(length), jnp.arange(k_BSKH.shape[1]), window)
-    same_BTS = q_segments_BT[:, :, None] == kv_segments_BS[:, None, :]
-    mask_BTS = mask_TS[None] & same_BTS
+    if form.soft_cap is not None:
+        logits_BKGTS = form.soft_cap * jnp.tanh(logits_BKGTS / form.soft_cap)
+    mask_BTS = _seen(visibility)
     lowest = jnp.finfo(jnp.float32).min
     logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, lowest)
-    if sinks_N is None:
+    if kv.sinks_N is None:
         shares_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1)
     else:
-        sinks_KG = sinks_N.astype(jnp.float32).reshape(num_kv_heads, -1)
+        sinks_KG = kv.sinks_N.astype(jnp.float32).reshape(num_kv_heads, -1)
         shares_BKGTS = _softmax_with_sinks(logits_BKGTS, sinks_KG)
-    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", shares_BKGTS.astype(v_BSKH.dtype), v_BSKH)
+    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", shares_BKGTS.astype(kv.v_BSKH.dtype), kv.v_BSKH)
     return out_BTKGH.reshape(q_BTNH.shape)
 
 
-def _visible(q_slots_T: jax.Array, slots_S: jax.Array, window: jax.Array | int | None) -> jax.Array:
-    distance_TS = q_slots_T[:, None] - slots_S[None, :]
-    return distance_TS >= 0 if window is None else (distance_TS >= 0) & (distance_TS < window)
+def _seen(visibility: Visibility) -> jax.Array:
+    """Whether a query sees a key, bool [B, T, S]."""
+    q_segments_BT, kv_segments_BS = visibility.q_segments_BT, visibility.kv_segments_BS
+    queries_T = visibility.first_query + jnp.arange(q_segments_BT.shape[1])
+    keys_S = jnp.arange(kv_segments_BS.shape[1])
+    distance_TS = queries_T[:, None] - keys_S[None, :]
+    near_TS = distance_TS >= 0
+    if visibility.window is not None:
+        near_TS &= distance_TS < visibility.window
+    same_BTS = q_segments_BT[:, :, None] == kv_segments_BS[:, None, :]
+    return near_TS[None] & same_BTS
 
 
 def _softmax_with_sinks(logits_BKGTS: jax.Array, sinks_KG: jax.Array) -> jax.Array:

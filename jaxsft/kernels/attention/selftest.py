@@ -13,26 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft.kernels.attention import blocked
+from jaxsft.kernels.attention.form import KeysAndValues, Use, Visibility
 
 ALLOWED = 2e-2  # relative, by norms: bfloat16 differs from float32 by about 4e-3
 MAX_LENGTH = 16384  # of a tested row: the reference of a longer one might not fit the device
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Use:
-    """What a run asks of attention on each of its devices."""
-
-    platform: str
-    length: int  # of a row: keys
-    query_length: int  # of a row's part on one device
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    dtype: str
-    scale: float | None = None
-    windows: tuple[int, ...] = ()  # that layers have, one with None having a wide one; or none
-    soft_cap: float | None = None
-    sinks: bool = False
 
 
 @functools.cache  # a program is built more than once in a run
@@ -47,7 +31,7 @@ def difference(attend: Callable[..., jax.Array], use: Use, device: Any) -> float
     exact = jax.tree.map(lambda array: array.astype(jnp.float32), arrays)
     found = []
     with jax.default_device(device), jax.default_matmul_precision("highest"):
-        for window in use.windows or (None,):
+        for window in use.form.windows or (None,):
             expected = _outcome(blocked.attend, use, window, exact, segments_BS)
             actual = _outcome(attend, use, window, arrays, segments_BS)
             found += jax.tree.leaves(jax.tree.map(_relative, expected, actual))
@@ -65,7 +49,7 @@ def _example(use: Use) -> tuple[dict[str, jax.Array], jax.Array]:
         "k": normal(2, use.length, use.num_kv_heads, use.head_dim),
         "v": normal(2, use.length, use.num_kv_heads, use.head_dim),
     }
-    if use.sinks:
+    if use.form.sinks:
         arrays["sinks"] = normal(use.num_heads).astype(jnp.float32)
     # Ends that no block size divides.
     ends = [use.length * part // 16 + 1 for part in (3, 4, 11, 15)]
@@ -78,19 +62,11 @@ def _example(use: Use) -> tuple[dict[str, jax.Array], jax.Array]:
 def _outcome(attend, use: Use, window: int | None, arrays, segments_BS) -> dict[str, Any]:
     """The output and the gradient of each array, for an even spread of the output's gradient."""
     first = use.length - use.query_length
-    options = {"scale": use.scale, "windows": use.windows, "soft_cap": use.soft_cap}
+    visibility = Visibility(segments_BS[:, first:], segments_BS, first, window)
 
     def loss(arrays):
-        segments = (segments_BS[:, first:], segments_BS)
-        sinks_N = arrays.get("sinks")
-        out_BTNH = attend(
-            *(arrays[name] for name in "qkv"),
-            *segments,
-            first,
-            window=window,
-            sinks_N=sinks_N,
-            **options,
-        )
+        kv = KeysAndValues(arrays["k"], arrays["v"], arrays.get("sinks"))
+        out_BTNH = attend(arrays["q"], kv, visibility, use.form)
         return jnp.sum(jnp.sin(out_BTNH.astype(jnp.float32))), out_BTNH
 
     (_, out_BTNH), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
-from jaxsft.kernels.attention import blocks as blocks
+from jaxsft.kernels.attention import blocks
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 
 _BLOCK_SIZES = (1024, 512, 256, 128)  # the largest that divides; 128 is the lanes of a register
 # Of a block of queries: with the next size the backward kernels, compiled for v5p and v5e, need
@@ -25,8 +26,9 @@ _MAX_BLOCK_BYTES = 1024 * 128 * 2
 _MAX_UNROLLED_ROWS = 4
 
 
-def refusal(length: int, query_length: int) -> str | None:
-    """Why rows of `length`, of which a device has `query_length` queries, can't run; or None."""
+def refusal(use: Use) -> str | None:
+    """Why a run's attention is not for this back end, or None."""
+    length, query_length = use.length, use.query_length
     if length % _BLOCK_SIZES[-1] or query_length % _BLOCK_SIZES[-1]:
         return f"needs a multiple of {_BLOCK_SIZES[-1]} queries and keys, not {query_length}" + (
             "" if query_length == length else f" of {length}"
@@ -36,17 +38,9 @@ def refusal(length: int, query_length: int) -> str | None:
 
 def attend(
     q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    q_segments_BT: jax.Array,
-    kv_segments_BS: jax.Array,
-    first_query: jax.Array | int = 0,
-    *,
-    scale: float | None = None,
-    window: jax.Array | int | None = None,
-    windows: tuple[int, ...] = (),
-    soft_cap: float | None = None,
-    sinks_N: jax.Array | None = None,
+    kv: KeysAndValues,
+    visibility: Visibility,
+    form: AttentionForm,
     interpret: bool = False,
 ) -> jax.Array:
     """`kernels.attention.attend` for lengths that `refusal` lets pass.
@@ -55,17 +49,18 @@ def attend(
         interpret: runs the kernel without a TPU, slowly.
     """
     length, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
-    q_BTNH *= head_dim**-0.5 if scale is None else scale
+    q_BTNH *= form.scale
+    first_query, window = visibility.first_query, visibility.window
     q_positions_T = first_query + jnp.arange(length, dtype=jnp.int32)
-    visible = _Visible(windows)
+    mask = _Mask(form.windows)
     head_bytes = max(head_dim, _BLOCK_SIZES[-1]) * q_BTNH.dtype.itemsize
-    sizes = _block_sizes(length, k_BSKH.shape[1], head_bytes)
+    sizes = _block_sizes(length, kv.k_BSKH.shape[1], head_bytes)
 
     def row(q_NTH, k_KSH, v_KSH, q_segments_T, kv_segments_S):
         needed_IJ = blocks.needed(
             q_segments_T, kv_segments_S, first_query, window, (sizes.block_q, sizes.block_kv)
         )
-        sequence_T = visible.encode(q_positions_T, window)
+        sequence_T = mask.encode(q_positions_T, window)
         by_query = _mask_info(needed_IJ, _next_needed(needed_IJ), sequence_T)
         by_key = _mask_info(needed_IJ, _next_needed(needed_IJ.T).T, sequence_T)
         kernel = splash.SplashAttentionKernel(
@@ -76,18 +71,19 @@ def attend(
             is_mqa=False,
             save_residuals=False,
             mask_value=splash.DEFAULT_MASK_VALUE,
-            attn_logits_soft_cap=soft_cap,
+            attn_logits_soft_cap=form.soft_cap,
             residual_checkpoint_name=blocks.RESIDUAL_NAME,
-            mask_function=visible,
+            mask_function=mask,
             interpret=interpret,
         )
         segments = splash.SegmentIds(q_segments_T, kv_segments_S)
-        out_NTH = kernel(q_NTH, k_KSH, v_KSH, segments, sinks_N)
+        out_NTH = kernel(q_NTH, k_KSH, v_KSH, segments, kv.sinks_N)
         assert isinstance(out_NTH, jax.Array)  # save_residuals would add to it
         return out_NTH
 
-    q_BNTH, k_BKSH, v_BKSH = (jnp.swapaxes(array, 1, 2) for array in (q_BTNH, k_BSKH, v_BSKH))
-    arrays = (q_BNTH, k_BKSH, v_BKSH, q_segments_BT, kv_segments_BS)
+    by_row = (q_BTNH, kv.k_BSKH, kv.v_BSKH)
+    q_BNTH, k_BKSH, v_BKSH = (jnp.swapaxes(array, 1, 2) for array in by_row)
+    arrays = (q_BNTH, k_BKSH, v_BKSH, visibility.q_segments_BT, visibility.kv_segments_BS)
     if len(q_BNTH) > _MAX_UNROLLED_ROWS:
         out_BNTH = jax.vmap(row)(*arrays)
     else:
@@ -111,7 +107,7 @@ def _block_sizes(q_length: int, kv_length: int, head_bytes: int) -> splash.Block
 
 
 @dataclasses.dataclass(frozen=True)
-class _Visible:
+class _Mask:
     """Whether a key lies at or before a query and in its window; runs inside the kernel.
 
     The kernel hands it one integer for each query: the position, and which of `windows` holds.

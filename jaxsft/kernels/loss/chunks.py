@@ -3,54 +3,48 @@
 Targets of weight 0 cost nothing: rows are ordered supervised first, and the loop over chunks stops
 behind the last of them.
 
-N: tokens of this device, C: tokens of a chunk, D: embed_dim, V: vocabulary, or this device's part.
+B: batch row, T: position, N: tokens of this device, C: tokens of a chunk, D: embed_dim,
+V: vocabulary, or this device's part, M: segment of a row.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxsft.kernels.loss.sums import Sums
+from jaxsft.kernels.loss.form import LossForm, Targets
+from jaxsft.kernels.loss.sums import SegmentSums, Sums
 
-# Logit of padding. Not infinite: 0 x infinity would spoil the entropy.
+# The logit of padding; finite, since 0 x infinity would spoil the entropy.
 _LOWEST = -1e30
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """What is static of a cross-entropy."""
-
-    vocab_size: int  # columns of the whole head that are no padding
-    num_sources: int | None
-    soft_cap: float | None
-    tied: bool  # the head is [V, D]
-    gradients: tuple[str, ...]  # of "hidden" and "head"
-
-    @property
-    def head_dims(self) -> str:
-        return "VD" if self.tied else "DV"
+AllSums = tuple[Sums, SegmentSums | None]
+Gradients = tuple[jax.Array | None, jax.Array | None]  # by hidden states and by head
 
 
 def sums_and_gradients(
-    form: Form, arrays: tuple[Any, ...], vocab_axes: tuple[str, ...]
-) -> tuple[Sums, tuple[jax.Array | None, jax.Array | None]]:
+    form: LossForm,
+    hidden_BTD: jax.Array,
+    head: jax.Array,
+    targets: Targets,
+    wanted: tuple[str, ...],
+    vocab_axes: tuple[str, ...],
+) -> tuple[AllSums, Gradients]:
     """The sums, and the gradients of nll by hidden, in its dtype, and by head, float32.
 
     Args:
-        arrays: hidden_BTD, head, targets_BT, weights_BT, sources_BT or None.
+        wanted: of "hidden" and "head", those whose gradient is formed.
         vocab_axes: mesh axes over which devices of the same tokens share the vocabulary. The
             head's gradient is that of this device's part, and of its tokens.
     """
-    hidden_BTD, head, targets_BT, weights_BT, sources_BT = jax.tree.map(jnp.asarray, arrays)
+    hidden_BTD, head, targets = jax.tree.map(jnp.asarray, (hidden_BTD, head, targets))
+    targets_BT, weights_BT, sources_BT = targets.targets_BT, targets.weights_BT, targets.sources_BT
     dtype = hidden_BTD.dtype
     hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
     head = head.astype(dtype)
     chunk, num_chunks, order_N = _supervised_first(weights_BT)
 
     def add_chunk(i, carry):
-        sums, d_hidden_ND, d_head = carry
+        sums, d_hidden_ND, d_head, nll_N = carry
         index_C = jax.lax.dynamic_slice(order_N, (i * chunk,), (chunk,))
 
         def take(values_N):
@@ -63,28 +57,29 @@ def sums_and_gradients(
         if sources_BT is not None:
             sources_C = take(sources_BT.ravel())
             chunk_sums = _with_sources(chunk_sums, nll_C, weights_C, sources_C, form.num_sources)
-        if form.gradients:
-            # One pass over the logits, in whose place the result can lie.
-            is_label_CV = jnp.arange(logits_CV.shape[1])[None] == label_C[:, None]
-            probability_CV = jnp.exp(logits_CV - log_sum_C[:, None])
-            d_logits_CV = weights_C[:, None] * (probability_CV - is_label_CV)
-            if slope_CV is not None:
-                d_logits_CV *= slope_CV
+        if nll_N is not None:
+            nll_N = nll_N.at[index_C].set(nll_C, mode="drop")
+        if wanted:
+            d_logits_CV = _logit_gradients(logits_CV, slope_CV, log_sum_C, label_C, weights_C)
             d_logits_CV = d_logits_CV.astype(dtype)
             d_hidden_CD = _product(f"CV,{form.head_dims}->CD", d_logits_CV, head)
             d_hidden_CD = jax.lax.psum(d_hidden_CD, vocab_axes).astype(dtype)
             d_hidden_ND = d_hidden_ND.at[index_C].set(d_hidden_CD, mode="drop")
             if d_head is not None:
                 d_head += _product(f"CD,CV->{form.head_dims}", hidden_CD, d_logits_CV)
-        return sums + chunk_sums, d_hidden_ND, d_head
+        return sums + chunk_sums, d_hidden_ND, d_head, nll_N
 
-    zero = Sums.zero(None if sources_BT is None else form.num_sources)
-    d_hidden_ND = jnp.zeros_like(hidden_ND) if "hidden" in form.gradients else None
-    d_head = jnp.zeros(head.shape, jnp.float32) if "head" in form.gradients else None
-    start = (zero, d_hidden_ND, d_head)
-    sums, d_hidden_ND, d_head = jax.lax.fori_loop(0, num_chunks, add_chunk, start)
+    zero = Sums.zero(form.num_sources)
+    d_hidden_ND = jnp.zeros_like(hidden_ND) if "hidden" in wanted else None
+    d_head = jnp.zeros(head.shape, jnp.float32) if "head" in wanted else None
+    nll_N = None if form.num_segments is None else jnp.zeros(weights_BT.size, jnp.float32)
+    start = (zero, d_hidden_ND, d_head, nll_N)
+    sums, d_hidden_ND, d_head, nll_N = jax.lax.fori_loop(0, num_chunks, add_chunk, start)
     d_hidden_BTD = None if d_hidden_ND is None else d_hidden_ND.reshape(hidden_BTD.shape)
-    return sums, (d_hidden_BTD, d_head)
+    by_segment = None
+    if form.num_segments is not None:
+        by_segment = _segment_sums(nll_N.reshape(weights_BT.shape), targets, form.num_segments)
+    return (sums, by_segment), (d_hidden_BTD, d_head)
 
 
 def _supervised_first(weights_BT: jax.Array) -> tuple[int, jax.Array, jax.Array]:
@@ -106,7 +101,7 @@ def _product(dims: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(dims, a, b, preferred_element_type=jnp.float32)
 
 
-def _logits(form: Form, hidden_CD, head, vocab_axes):
+def _logits(form: LossForm, hidden_CD, head, vocab_axes):
     """Float32 logits, and their derivatives by the logits before the soft cap (None without)."""
     logits_CV = _product(f"CD,{form.head_dims}->CV", hidden_CD, head)
     slope_CV = None
@@ -120,8 +115,16 @@ def _logits(form: Form, hidden_CD, head, vocab_axes):
     return logits_CV, slope_CV
 
 
+def _logit_gradients(logits_CV, slope_CV, log_sum_C, label_C, weights_C) -> jax.Array:
+    """By the product with the head: one pass over the logits, in whose place it can lie."""
+    is_label_CV = jnp.arange(logits_CV.shape[1])[None] == label_C[:, None]
+    probability_CV = jnp.exp(logits_CV - log_sum_C[:, None])
+    d_logits_CV = weights_C[:, None] * (probability_CV - is_label_CV)
+    return d_logits_CV if slope_CV is None else d_logits_CV * slope_CV
+
+
 def _first_column(num_columns: int, vocab_axes: tuple[str, ...]) -> jax.Array | int:
-    """Of the whole vocabulary, that this device has."""
+    """The number in the whole vocabulary of this device's column 0."""
     return num_columns * jax.lax.axis_index(vocab_axes) if vocab_axes else 0
 
 
@@ -132,7 +135,7 @@ def _label_columns(targets_C, num_columns, vocab_axes):
 
 
 def _chunk_sums(logits_CV, label_C, weights_C, vocab_axes):
-    """Sums over a chunk, and of each token the negative log-likelihood and the log-sum-exp."""
+    """Sums over a chunk, and each token's negative log-likelihood and log-sum-exp."""
 
     def over_vocabulary(sums_C):
         return jax.lax.psum(sums_C, vocab_axes)
@@ -164,6 +167,25 @@ def _with_sources(sums, nll_C, weights_C, sources_C, num_sources):
     return dataclasses.replace(
         sums, source_nll=by_source(weights_C * nll_C), source_weight=by_source(weights_C)
     )
+
+
+def _segment_sums(nll_BT: jax.Array, targets: Targets, num_segments: int) -> SegmentSums:
+    """The sums of each row's segments, in the order of positions whatever the chunks were.
+
+    segments [1 1 2 0], weights [0 1 2 0], nll [. 3 4 .], 3 segments:   nll [3 8 0]   weight [1 2 0]
+    """
+    weights_BT, segments_BT = targets.weights_BT, targets.segments_BT
+    assert segments_BT is not None
+    column_BT = jnp.where(segments_BT > 0, segments_BT - 1, num_segments)
+    too_many_B1 = jnp.max(segments_BT, axis=1, keepdims=True) > num_segments
+
+    def by_segment(values_BT):
+        sums_BM = jax.vmap(lambda v, c: jax.ops.segment_sum(v, c, num_segments))(
+            values_BT, column_BT
+        )
+        return jnp.where(too_many_B1, jnp.nan, sums_BM)
+
+    return SegmentSums(by_segment(weights_BT * nll_BT), by_segment(weights_BT))
 
 
 def chunk_tokens(num_tokens: int) -> int:

@@ -1,6 +1,6 @@
 """Sums of a loss over tokens: they add up over chunks, micro-batches and devices.
 
-S: source of a mixture.
+B: batch row, M: segment of a row, S: source of a mixture.
 """
 
 import dataclasses
@@ -30,3 +30,17 @@ class Sums:
         zero = jnp.float32(0)
         by_source = None if num_sources is None else jnp.zeros(num_sources, jnp.float32)
         return Sums(zero, zero, zero, zero, zero, by_source, by_source)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SegmentSums:
+    """Sums over each segment's targets, float32 [B, M]: column m is a row's segment m + 1.
+
+    They add up to the whole sums of the same batch; those of different batches are of different
+    segments and are never added. 0 where a row has no such segment, NaN throughout a row that has
+    more than M.
+    """
+
+    nll_BM: jax.Array
+    weight_BM: jax.Array

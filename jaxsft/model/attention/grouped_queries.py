@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.devices.mesh import constrain
 from jaxsft.kernels.attention import attend as kernel
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
 from jaxsft.model import parameter, rope, settings
 from jaxsft.model.attention.kinds import AttentionKind, Context, LayerPlace
 from jaxsft.model.norm import HeadNorm
@@ -28,10 +29,21 @@ class KeyValueCache:
     v_LBSKH: jax.Array
 
 
+def attention_form(s: settings.DecoderSettings) -> AttentionForm:
+    """What is static of the attention of all layers."""
+    return AttentionForm(
+        scale=s.head_dim**-0.5 if s.attention_scale is None else s.attention_scale,
+        back_end=s.attention_back_end,
+        windows=s.windows,
+        soft_cap=s.attention_soft_cap,
+        sinks=s.attention_sinks,
+    )
+
+
 class Attention(nnx.Module):
     def __init__(self, s: settings.DecoderSettings, *, rngs: nnx.Rngs):
         D, N, K, H, std = s.embed_dim, s.num_heads, s.num_kv_heads, s.head_dim, s.init_stddev
-        self.settings = s
+        self.settings, self.form = s, attention_form(s)
         self.q_DNH = parameter.matrix(rngs, std, (D, N, H), ("embed", "heads", "head_dim"))
         self.k_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.v_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
@@ -63,20 +75,11 @@ class Attention(nnx.Module):
             cache = write(cache, place.index, start, k_BTKH, v_BTKH)
             k_BSKH, v_BSKH = cache.k_LBSKH[place.index], cache.v_LBSKH[place.index]
         s = self.settings
-        out_BTNH = kernel.attend(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
-            context.segments_BT,
-            kv_segments_BS,
-            start,
-            back_end=s.attention_back_end if cache is None else "xla",
-            scale=s.attention_scale,
-            window=place.window,
-            windows=s.windows,
-            soft_cap=s.attention_soft_cap,
-            sinks_N=self.sinks_bias_N[...] if s.attention_sinks else None,
-        )
+        form = self.form if cache is None else dataclasses.replace(self.form, back_end="xla")
+        sinks_N = self.sinks_bias_N[...] if form.sinks else None
+        kv = KeysAndValues(k_BSKH, v_BSKH, sinks_N)
+        visibility = Visibility(context.segments_BT, kv_segments_BS, start, place.window)
+        out_BTNH = kernel.attend(q_BTNH, kv, visibility, form)
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
         if s.attention_back_end != "splash":  # it names what its own backward pass needs
             out_BTNH = checkpoint_name(out_BTNH, "context")

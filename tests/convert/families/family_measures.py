@@ -15,7 +15,7 @@ from flax import nnx
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.tensors import huggingface
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_sums
+from jaxsft.training.loss import loss_form, loss_sums
 from tests.convert.families.features import LENGTH, VOCAB
 
 SEGMENTS = (24, 12)  # of the packed row; 4 slots of padding behind them
@@ -74,7 +74,7 @@ def theirs(model: Any) -> Computed:
 @functools.partial(jax.jit, static_argnums=0)
 def _compute(graphdef, params, batch):
     def loss(params):
-        return loss_sums(graphdef, params, batch).nll
+        return loss_sums(graphdef, params, batch, loss_form(model.settings)).nll
 
     model = nnx.merge(graphdef, params)
     logits_BTV = model(batch.tokens, batch.segments, batch.positions)

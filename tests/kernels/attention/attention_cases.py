@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft.kernels.attention import full
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,28 +44,39 @@ def visible(q_segments_T, segments_S, first_query, window):
     return seen_TS if window is None else seen_TS & (distance_TS < window)
 
 
-def outcome(attend, case: Case, *, with_sinks=False, **options):
-    """Output, and gradients of an uneven function of it, by name."""
+def form(*, windows=(), **static):
+    return AttentionForm(**({"scale": 0.25} | static), windows=windows)
+
+
+def outcome(attend, case: Case, static=None, window=None):
+    """Output, and gradients of an uneven function of it, by name.
+
+    Args:
+        window: of the layer; None: the first of the form's.
+    """
+    static = form() if static is None else static
+    window = static.windows[0] if window is None and static.windows else window
+    visibility = Visibility(case.segments_BT, case.segments_BT, window=window)
 
     def loss(arrays):
-        sinks = {"sinks_N": arrays["sinks"]} if with_sinks else {}
-        segments = (case.segments_BT, case.segments_BT)
-        out = attend(arrays["q"], arrays["k"], arrays["v"], *segments, **sinks, **options)
+        sinks_N = arrays["sinks"] if static.sinks else None
+        kv = KeysAndValues(arrays["k"], arrays["v"], sinks_N)
+        out = attend(arrays["q"], kv, visibility, static)
         return jnp.sum(jnp.sin(3 * out.astype(jnp.float32))), out
 
     (_, out), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(case.arrays)
-    if not with_sinks:
+    if not static.sinks:
         del gradients["sinks"]
     return {"out": out} | {f"d_{name}": leaf for name, leaf in gradients.items()}
 
 
-def assert_equals_reference(attend, case: Case, *, allowed=1e-5, **options):
+def assert_equals_reference(attend, case: Case, static=None, window=None, *, allowed=1e-5):
     """To `allowed` of each array's greatest value or of 1; the reference runs in float32."""
     exact = dataclasses.replace(
         case, arrays=jax.tree.map(lambda leaf: leaf.astype(jnp.float32), case.arrays)
     )
-    expected = outcome(full.attend, exact, **options)
-    for name, actual in outcome(attend, case, **options).items():
+    expected = outcome(full.attend, exact, static, window)
+    for name, actual in outcome(attend, case, static, window).items():
         difference = np.abs(np.asarray(actual, np.float32) - expected[name]).max()
         relative = difference / max(np.abs(expected[name]).max(), 1)
         assert relative <= allowed, f"{name} differs by {relative:.2g}"

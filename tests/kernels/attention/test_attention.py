@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxsft.kernels.attention.attend import attend
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
 
 B, T, N, K, H = 2, 12, 4, 2, 8
 RNG = np.random.default_rng(0)
@@ -38,11 +39,19 @@ OPTIONS = [
 ]
 
 
+def attended(queries, segments, first=0, *, window=None, sinks_N=None, scale=H**-0.5, **static):
+    windows = () if window is None else (window,)
+    form = AttentionForm(scale=scale, windows=windows, sinks=sinks_N is not None, **static)
+    sinks_N = None if sinks_N is None else jnp.asarray(sinks_N)
+    kv = KeysAndValues(jnp.asarray(KEYS), jnp.asarray(VALUES), sinks_N)
+    visibility = Visibility(jnp.asarray(segments), jnp.asarray(SEGMENTS), first, window)
+    return attend(jnp.asarray(queries), kv, visibility, form)
+
+
 @pytest.mark.parametrize("back_end", ["xla", "blocked"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_equals_the_definition(back_end, options):
-    arrays = map(jnp.asarray, (Q, KEYS, VALUES, SEGMENTS, SEGMENTS))
-    out = attend(*arrays, back_end=back_end, **options)
+    out = attended(Q, SEGMENTS, back_end=back_end, **options)
     for b, t, n in np.ndindex(B, T, N):
         np.testing.assert_allclose(out[b, t, n], by_hand(b, t, n, **options), 1e-4, 1e-5)
 
@@ -50,6 +59,6 @@ def test_equals_the_definition(back_end, options):
 def test_a_window_counts_from_the_query_when_decoding():
     """Query 0 stands at key 6: of its segment it sees 6 and 5, not 4."""
     query, segment = Q[:, 6:7], SEGMENTS[:, 6:7]
-    out = attend(*map(jnp.asarray, (query, KEYS, VALUES, segment, SEGMENTS)), 6, window=2)
+    out = attended(query, segment, 6, window=2)
     for b, n in np.ndindex(B, N):
         np.testing.assert_allclose(out[b, 0, n], by_hand(b, 6, n, window=2), 1e-4, 1e-5)

@@ -1,7 +1,5 @@
 """Blocked attention: equal to the reference for all lengths, in memory that grows with them."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -11,6 +9,7 @@ from jaxsft.devices import mesh
 from jaxsft.kernels.attention import attend as attention
 from jaxsft.kernels.attention import blocked as attention_blocked
 from jaxsft.kernels.attention import blocks, full
+from jaxsft.kernels.attention.form import KeysAndValues, Visibility
 from tests.kernels.attention import attention_cases as cases
 
 blocked = attention_blocked.attend
@@ -27,33 +26,32 @@ def test_equals_the_reference_for_any_length(small_blocks, length):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("static", "window"),
     [
-        {"window": 1},
-        {"window": jnp.int32(20), "scale": 0.3},
-        {"soft_cap": 3.0},
-        {"with_sinks": True},
-        {"window": 9, "soft_cap": 2.0, "with_sinks": True},
+        ({"windows": (1,)}, None),
+        ({"windows": (20,), "scale": 0.3}, jnp.int32(20)),
+        ({"soft_cap": 3.0}, None),
+        ({"sinks": True}, None),
+        ({"windows": (9,), "soft_cap": 2.0, "sinks": True}, None),
     ],
-    ids=lambda options: " ".join(options),
 )
-def test_equals_the_reference_with_options(small_blocks, options):
-    cases.assert_equals_reference(blocked, cases.packed(length=61), **options)
+def test_equals_the_reference_with_options(small_blocks, static, window):
+    cases.assert_equals_reference(blocked, cases.packed(length=61), cases.form(**static), window)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_equals_the_reference_in_bfloat16(small_blocks, kv_heads):
     case = cases.packed(length=64, kv_heads=kv_heads, dtype="bfloat16")
-    cases.assert_equals_reference(blocked, case, allowed=2e-2, with_sinks=True)
+    cases.assert_equals_reference(blocked, case, cases.form(sinks=True), allowed=2e-2)
 
 
 @pytest.mark.parametrize(
     "sizes", [config.Mesh(fsdp=2, context=2, tensor=2), config.Mesh(fsdp=1, context=2, tensor=4)]
 )
 def test_equals_the_reference_over_a_mesh(small_blocks, sizes):
-    run = functools.partial(attention.attend, back_end="blocked")
+    form = cases.form(back_end="blocked", windows=(20,), sinks=True)
     with jax.set_mesh(mesh.make_mesh(sizes)):
-        cases.assert_equals_reference(run, cases.packed(length=64), window=20, with_sinks=True)
+        cases.assert_equals_reference(attention.attend, cases.packed(length=64), form)
 
 
 def test_a_block_that_is_skipped_wrongly_is_seen(small_blocks, monkeypatch):
@@ -73,7 +71,8 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
         segments = jax.ShapeDtypeStruct((2, length), jnp.int32)
 
         def loss(arrays, segments):
-            return attend(arrays["q"], arrays["k"], arrays["v"], segments, segments).sum()
+            kv = KeysAndValues(arrays["k"], arrays["v"])
+            return attend(arrays["q"], kv, Visibility(segments, segments), cases.form()).sum()
 
         compiled = jax.jit(jax.grad(loss)).lower(case, segments).compile()
         return compiled.memory_analysis().temp_size_in_bytes
@@ -89,8 +88,9 @@ def test_remat_can_keep_what_the_backward_pass_needs(small_blocks):
 
     def loops(policy):
         def loss(arrays):
-            segments = (case.segments_BT, case.segments_BT)
-            return blocked(arrays["q"], arrays["k"], arrays["v"], *segments).sum()
+            kv = KeysAndValues(arrays["k"], arrays["v"])
+            visibility = Visibility(case.segments_BT, case.segments_BT)
+            return blocked(arrays["q"], kv, visibility, cases.form()).sum()
 
         gradient = jax.grad(jax.checkpoint(loss, policy=policy))
         return str(jax.make_jaxpr(gradient)(case.arrays)).count(" while[")

@@ -11,9 +11,11 @@ from jaxsft.errors import ConfigError
 from jaxsft.kernels.attention import attend, selftest
 from jaxsft.kernels.attention import full as attention_full
 from jaxsft.kernels.attention.choose import choose, refusal
-from jaxsft.kernels.attention.selftest import Use
+from jaxsft.kernels.attention.form import AttentionForm, Use
 
+FORM = AttentionForm(scale=0.25)
 GPU = Use(
+    form=FORM,
     platform="gpu",
     length=256,
     query_length=256,
@@ -27,30 +29,40 @@ CPU = dataclasses.replace(GPU, platform="cpu", dtype="float32")
 sound = attention_full.attend
 
 
+def with_form(use, **changes):
+    return dataclasses.replace(use, form=dataclasses.replace(FORM, **changes))
+
+
 @pytest.fixture
 def here():
     return jax.devices()[0]
 
 
-def without_segments(q, k, v, q_segments, kv_segments, *rest, **options):
-    ones = jnp.ones_like(q_segments), jnp.ones_like(kv_segments)
-    return sound(q, k, v, *ones, *rest, **options)
+def without_segments(q, kv, visibility, form):
+    q_segments, kv_segments = visibility.q_segments_BT, visibility.kv_segments_BS
+    ones = {
+        "q_segments_BT": jnp.ones_like(q_segments),
+        "kv_segments_BS": jnp.ones_like(kv_segments),
+    }
+    return sound(q, kv, dataclasses.replace(visibility, **ones), form)
 
 
-def wrong_gradient(q, k, v, *rest, **options):
+def wrong_gradient(q, kv, visibility, form):
     """As of a kernel that forgets the values' gradient."""
-    return sound(q, k, jax.lax.stop_gradient(v), *rest, **options)
+    fixed = dataclasses.replace(kv, v_BSKH=jax.lax.stop_gradient(kv.v_BSKH))
+    return sound(q, fixed, visibility, form)
 
 
-def not_a_number(*arrays, **options):
-    return sound(*arrays, **options) * jnp.nan
+def not_a_number(q, kv, visibility, form):
+    return sound(q, kv, visibility, form) * jnp.nan
 
 
-def heads_mixed_up(q, k, v, *rest, **options):
-    return sound(q, k[:, :, ::-1], v[:, :, ::-1], *rest, **options)
+def heads_mixed_up(q, kv, visibility, form):
+    turned = dataclasses.replace(kv, k_BSKH=kv.k_BSKH[:, :, ::-1], v_BSKH=kv.v_BSKH[:, :, ::-1])
+    return sound(q, turned, visibility, form)
 
 
-def raises(*arrays, **options):
+def raises(q, kv, visibility, form):
     raise NotImplementedError("no engine\nand much more")
 
 
@@ -85,8 +97,8 @@ def test_auto_takes_the_first_that_is_right_and_says_why_not_the_others(monkeypa
 def test_the_queries_of_a_split_row_are_tested_in_their_place(monkeypatch, here):
     """A kernel that takes the first query for the row's first is seen."""
 
-    def at_the_start(q, k, v, q_segments, kv_segments, first_query, **options):
-        return sound(q, k, v, q_segments, kv_segments, 0, **options)
+    def at_the_start(q, kv, visibility, form):
+        return sound(q, kv, dataclasses.replace(visibility, first_query=0), form)
 
     monkeypatch.setitem(attend.BACK_ENDS, "splash", sound)
     assert choose("splash", TPU, here)[0] == "splash"
@@ -98,9 +110,9 @@ def test_the_queries_of_a_split_row_are_tested_in_their_place(monkeypatch, here)
 def test_long_rows_are_tested_in_part(monkeypatch, here):
     seen = []
 
-    def record(q, k, *rest, **options):
-        seen.append((q.shape[1], k.shape[1]))
-        return sound(q, k, *rest, **options)
+    def record(q, kv, visibility, form):
+        seen.append((q.shape[1], kv.k_BSKH.shape[1]))
+        return sound(q, kv, visibility, form)
 
     monkeypatch.setattr(selftest, "MAX_LENGTH", 192)
     monkeypatch.setitem(attend.BACK_ENDS, "splash", record)
@@ -109,15 +121,17 @@ def test_long_rows_are_tested_in_part(monkeypatch, here):
 
 
 def test_windows_caps_and_sinks_are_tested(monkeypatch, here):
-    full = dataclasses.replace(
-        TPU, windows=(20,), soft_cap=5.0, sinks=True, scale=0.2, dtype="float32"
-    )
+    form = AttentionForm(windows=(20,), soft_cap=5.0, sinks=True, scale=0.2)
+    full = dataclasses.replace(TPU, form=form, dtype="float32")
     monkeypatch.setitem(attend.BACK_ENDS, "splash", sound)
     assert choose("splash", full, here)[0] == "splash"
-    for lost in ("window", "soft_cap", "sinks_N", "scale"):
+    lost = [(1, {"sinks_N": None}), (2, {"window": None}), (3, {"soft_cap": None})]
+    for place, without in [*lost, (3, {"scale": 0.25})]:
 
-        def forgets(*arrays, lost=lost, **options):
-            return sound(*arrays, **(options | {lost: None}))
+        def forgets(*arguments, place=place, without=without):
+            arguments = list(arguments)
+            arguments[place] = dataclasses.replace(arguments[place], **without)
+            return sound(*arguments)
 
         monkeypatch.setitem(attend.BACK_ENDS, "splash", forgets)
         with pytest.raises(ConfigError, match="splash: its test differs"):
@@ -140,10 +154,10 @@ def test_where_no_device_is_nothing_is_tested_and_the_reason_says_so():
         ("triton", TPU, "runs on GPU only, and this is tpu"),
         ("splash", dataclasses.replace(TPU, length=8100), "multiple of 128 .* 128 of 8100"),
         ("cudnn", dataclasses.replace(GPU, query_length=64), "a row split over devices"),
-        ("cudnn", dataclasses.replace(GPU, sinks=True), "sinks"),
-        ("triton", dataclasses.replace(GPU, soft_cap=9.0), "soft caps"),
-        ("triton", dataclasses.replace(GPU, windows=(8,)), "sliding windows"),
-        ("cudnn", dataclasses.replace(GPU, windows=(8, 9)), "layers of different windows"),
+        ("cudnn", with_form(GPU, sinks=True), "sinks"),
+        ("triton", with_form(GPU, soft_cap=9.0), "soft caps"),
+        ("triton", with_form(GPU, windows=(8,)), "sliding windows"),
+        ("cudnn", with_form(GPU, windows=(8, 9)), "layers of different windows"),
         ("cudnn", dataclasses.replace(GPU, dtype="float32"), "dtype float32"),
         ("triton", dataclasses.replace(GPU, length=200, query_length=200), "rows of 200 tokens"),
         ("flash", GPU, "expected auto or splash, cudnn, triton, blocked, xla"),
@@ -158,4 +172,4 @@ def test_plain_back_ends_need_no_test_and_auto_on_cpu_takes_them_by_length():
     assert choose("auto", CPU, None)[0] == choose("blocked", TPU, None)[0] == "blocked"
     short = functools.partial(dataclasses.replace, CPU, length=128)
     assert choose("auto", short(), None)[0] == choose("xla", GPU, None)[0] == "xla"
-    assert refusal("cudnn", dataclasses.replace(GPU, windows=(8,))) is None
+    assert refusal("cudnn", with_form(GPU, windows=(8,))) is None

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from jaxsft.kernels.attention import cudnn, full, triton
+from jaxsft.kernels.attention.form import KeysAndValues, Visibility
 from tests.kernels.attention import attention_cases as cases
 
 
 def test_triton_equals_the_reference():
     run = functools.partial(triton.attend, interpret=True)
-    cases.assert_equals_reference(run, cases.packed(length=256), scale=0.3)
+    cases.assert_equals_reference(run, cases.packed(length=256), cases.form(scale=0.3))
 
 
 def test_segments_are_described_by_lengths_and_starts():
@@ -34,12 +35,12 @@ def test_cudnn_gets_each_segment_and_what_does_not_fit_is_blocked(monkeypatch, a
     """With the definition of its arguments in cuDNN's place."""
     calls = []
 
-    def by_spans(q, k, v, lengths, starts, scale, windows):
+    def by_spans(q, k, v, lengths, starts, form):
         places = jnp.arange(q.shape[1])[None, :, None]
         begun = (starts[:, None, :-1] >= 0) & (places >= starts[:, None, :-1])
         segments = jnp.sum(begun, axis=-1)
         calls.append(lengths.shape)
-        return full.attend(q, k, v, segments, segments, scale=scale)
+        return full.attend(q, KeysAndValues(k, v), Visibility(segments, segments), form)
 
     monkeypatch.setattr(cudnn, "_packed", by_spans)
     monkeypatch.setattr(cudnn, "max_segments", lambda length: allowed)

@@ -7,8 +7,10 @@ import pytest
 
 from jaxsft import config
 from jaxsft.devices import mesh
+from jaxsft.kernels.loss import chunks
 from jaxsft.kernels.loss.chunks import chunk_tokens
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
+from jaxsft.kernels.loss.form import LossForm, Targets
 from jaxsft.plan import cost, hlo
 
 
@@ -28,6 +30,11 @@ def plain(hidden_BTD, head_DV, targets_BT, weights_BT, vocab_size, soft_cap=None
         "entropy": -jnp.sum(weights_BT[..., None] * probability * log_probability),
         "supervised_tokens": jnp.sum(weights_BT > 0),
     }
+
+
+def summed(hidden, head, targets, weights, vocab_size, *, sources=None, **static):
+    form = LossForm(vocab_size=vocab_size, **static)
+    return cross_entropy(hidden, head, Targets(targets, weights, sources), form)[0]
 
 
 def inputs(batch, length, dim, columns, vocab_size, share, seed=0):
@@ -60,7 +67,7 @@ def assert_equals_the_plain_form(hidden, head, targets, weights, vocab_size, sof
     arrays, form = (targets, weights, vocab_size), {"soft_cap": soft_cap, "tied": tied}
 
     def ours(hidden, head):
-        sums = cross_entropy(hidden, head, *arrays, **form)
+        sums = summed(hidden, head, *arrays, **form)
         return 3.0 * sums.nll, sums
 
     def theirs(hidden, head):
@@ -111,7 +118,7 @@ def test_only_gradients_that_are_wanted_are_computed():
     hidden, head, targets, weights = inputs(1, 128, 16, 64, 64, 1.0)
 
     def loss(hidden, head):
-        return cross_entropy(hidden, head, targets, weights, 64).nll
+        return summed(hidden, head, targets, weights, 64).nll
 
     frozen = jax.grad(lambda hidden: loss(hidden, jax.lax.stop_gradient(head)))
     runs = {1: loss, 2: jax.grad(loss), 3: jax.grad(loss, argnums=(0, 1))}
@@ -128,7 +135,7 @@ def test_a_gradient_in_bfloat16_is_added_up_in_float32():
     half = head.astype(jnp.bfloat16)
 
     def loss(head):
-        return cross_entropy(hidden, head, targets, weights, 64).nll
+        return summed(hidden, head, targets, weights, 64).nll
 
     rounded, exact = jax.grad(loss)(half), jax.grad(loss)(half.astype(jnp.float32))
     assert rounded.dtype == jnp.bfloat16
@@ -138,8 +145,8 @@ def test_a_gradient_in_bfloat16_is_added_up_in_float32():
 def test_padded_columns_never_win():
     hidden, head, targets, weights = inputs(2, 64, 16, 48, 40, 0.5)
     head = head.at[:, 40:].set(100.0 * jnp.abs(head[:, 40:]))
-    shown = cross_entropy(hidden, head, targets, weights, 40)
-    cut = cross_entropy(hidden, head[:, :40], targets, weights, 40)
+    shown = summed(hidden, head, targets, weights, 40)
+    cut = summed(hidden, head[:, :40], targets, weights, 40)
     assert shown.nll == cut.nll and shown.correct == cut.correct and shown.entropy == cut.entropy
 
 
@@ -147,8 +154,8 @@ def test_targets_without_weight_are_never_looked_at():
     hidden, head, targets, weights = inputs(2, 200, 16, 40, 40, 0.3)
     changed = jnp.where(weights > 0, targets, (targets + 7) % 40)
     spoilt = jnp.where(weights[..., None] > 0, hidden, jnp.nan)
-    expected = jax.value_and_grad(lambda h: cross_entropy(h, head, targets, weights, 40).nll)
-    actual = jax.value_and_grad(lambda h: cross_entropy(h, head, changed, weights, 40).nll)
+    expected = jax.value_and_grad(lambda h: summed(h, head, targets, weights, 40).nll)
+    actual = jax.value_and_grad(lambda h: summed(h, head, changed, weights, 40).nll)
     value, grad = expected(hidden)
     spoilt_value, spoilt_grad = actual(spoilt)
     assert spoilt_value == value
@@ -163,7 +170,7 @@ def test_sums_by_source_are_those_of_each_source_alone(devices):
 
         @jax.jit
         def with_sources(hidden, sources):
-            sums = cross_entropy(hidden, head, targets, weights, 40, sources, 4)
+            sums = summed(hidden, head, targets, weights, 40, sources=sources, num_sources=4)
             return sums.nll, sums
 
         grad = jax.grad(with_sources, has_aux=True)
@@ -172,23 +179,46 @@ def test_sums_by_source_are_those_of_each_source_alone(devices):
         own = plain(hidden, head, targets, jnp.where(sources == source, weights, 0), 40)
         np.testing.assert_allclose(sums.source_nll[source], own["nll"], rtol=2e-6, atol=1e-6)
         np.testing.assert_allclose(sums.source_weight[source], own["weight"], rtol=1e-6)
-    alone = cross_entropy(hidden, head, targets, weights, 40)
+    alone = summed(hidden, head, targets, weights, 40)
     assert alone.source_nll is None and alone.source_weight is None
-    expected_grad = jax.grad(lambda h: cross_entropy(h, head, targets, weights, 40).nll)(hidden)
+    expected_grad = jax.grad(lambda h: summed(h, head, targets, weights, 40).nll)(hidden)
     np.testing.assert_allclose(actual_grad, expected_grad, rtol=1e-5, atol=1e-6)
 
 
-def test_work_follows_the_supervised_tokens():
-    """The loop's trip count, and with it the time, depends on how many targets carry weight."""
+def test_a_chunk_is_an_eighth_of_the_tokens_within_limits():
     assert chunk_tokens(1) == 128
     assert chunk_tokens(4096) == 512
     assert chunk_tokens(100_000) == 1024
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_only_chunks_with_a_supervised_target_are_computed(monkeypatch, devices):
+    """Of each device, counted as they run; its tokens are 8 chunks."""
+    hidden, head, targets, _ = inputs(2, 1024 * devices // 2, 8, 16, 16, 1.0)
+    sound, ran = chunks._logits, []
+
+    def counted(*arguments):
+        jax.debug.callback(lambda: ran.append(1))
+        return sound(*arguments)
+
+    monkeypatch.setattr(chunks, "_logits", counted)
+    with jax.set_mesh(mesh.make_mesh(config.Mesh(fsdp=devices), jax.devices()[:devices])):
+        gradient = jax.jit(
+            jax.grad(lambda hidden, weights: summed(hidden, head, targets, weights, 16).nll)
+        )
+        for supervised in (0, 1, 128, 129, 1024):
+            weights = np.zeros(hidden.shape[0] * hidden.shape[1], np.float32)
+            weights[:supervised] = 1  # on two devices all of them are the first one's
+            ran.clear()
+            gradient(hidden, jnp.asarray(weights.reshape(hidden.shape[:2])))
+            jax.effects_barrier()
+            assert len(ran) == -(-supervised // 128), supervised
+
+
 def test_bfloat16_stays_within_bfloat16():
     hidden, head, targets, weights = inputs(2, 128, 32, 100, 100, 0.5)
     half = jnp.asarray(hidden, jnp.bfloat16)
-    sums = cross_entropy(half, head, targets, weights, 100)
+    sums = summed(half, head, targets, weights, 100)
     expected = plain(hidden, head, targets, weights, 100)
     np.testing.assert_allclose(sums.nll, expected["nll"], rtol=1e-2)
     assert sums.nll.dtype == jnp.float32

@@ -1,0 +1,35 @@
+"""What a cross-entropy is called with beside hidden states and head: its static form, the targets.
+
+B: batch row, T: position.
+"""
+
+import dataclasses
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossForm:
+    """All that is static of a cross-entropy; made with the program.
+
+    The size of a chunk is not in it: it follows from the number of a device's tokens.
+    """
+
+    vocab_size: int  # columns of the head that are no padding, which never wins
+    soft_cap: float | None = None  # logits become soft_cap * tanh(logits / soft_cap)
+    tied: bool = False  # the head is the embedding, [V, D]
+    num_sources: int | None = None  # of a mixture whose sums are kept apart too
+    num_segments: int | None = None  # of a row, at most, whose sums are kept apart too
+
+    @property
+    def head_dims(self) -> str:
+        return "VD" if self.tied else "DV"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    targets_BT: jax.Array  # int32 in [0, vocab_size) wherever the weight isn't 0
+    weights_BT: jax.Array  # float32; 0 for targets without loss
+    sources_BT: jax.Array | None = None  # int32 in [0, num_sources)
+    segments_BT: jax.Array | None = None  # int32; a row's count from 1, padding is 0
