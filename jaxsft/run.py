@@ -12,13 +12,14 @@ from jaxsft.data.report.of_run import survey
 from jaxsft.devices import compile_cache, distributed, mesh
 from jaxsft.devices.termination import Termination
 from jaxsft.evaluation import measure
+from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
 from jaxsft.report import endings, finished_run
 from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
-from jaxsft.rundir.workdir import SUMMARY, Workdir
+from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
 from jaxsft.training import first_state, inputs, preflight
 from jaxsft.training.build import TrainStep
@@ -74,7 +75,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             if state is None:
                 params = reopen.continued(config, job.program, console.say)
                 state = first_state.first_state(config, base, job, data, console.say, params)
-                workdir.forget(SUMMARY)  # of an earlier run in the same place
+                workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
                 out.metrics.keep(lambda line: False)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, job, train_step, state, out, notes, measurer, termination)

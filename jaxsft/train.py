@@ -14,7 +14,7 @@ from absl import flags
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config, validate
 from jaxsft.devices import xla_flags
-from jaxsft.files import places
+from jaxsft.files import places, run_names
 from jaxsft.terminal import signals
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def main(config: Config) -> None:
 
 
 def _run(config: Config, workdir: "Workdir") -> None:
-    from jaxsft.rundir.workdir import ERROR
-
-    workdir.forget(ERROR)
+    workdir.forget(run_names.ERROR)
     chosen = xla_flags.apply(xla_flags.platform_here()) if _XLA_FLAGS.value == "tuned" else []
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft.devices import distributed, peers

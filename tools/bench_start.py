@@ -20,6 +20,7 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.files import run_names
 
 jaxsft_flags.define_config()
 _SAVE = flags.DEFINE_string("save", None, "file for the JSON, as tools/bench_page.py reads it")
@@ -53,7 +54,7 @@ def _start(arguments: list[str], folder: str, kind: str) -> dict[str, float]:
     environment = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": os.getcwd()}
     started = time.monotonic()
     run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    metrics, line, peak = workdir / "metrics.jsonl", None, 0
+    metrics, line, peak = workdir / run_names.METRICS, None, 0
     while line is None and run.poll() is None:
         time.sleep(0.02)
         if metrics.exists():

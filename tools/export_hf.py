@@ -14,7 +14,7 @@ from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.convert import check_export
 from jaxsft.convert.export import gguf_file
 from jaxsft.convert.export.directory import MARKER
-from jaxsft.files import buckets, places
+from jaxsft.files import buckets, places, run_names
 from jaxsft.report import finished_run
 from jaxsft.rundir import reopen
 from jaxsft.rundir.metric_lines import JsonLines
@@ -55,7 +55,7 @@ def main() -> None:
 
 def _write_directory(workdir: Workdir, model: ReopenedRun, output: Path) -> tuple[str, ...]:
     """Returns what to tell the user."""
-    lines = JsonLines(workdir.files / "metrics.jsonl").read()
+    lines = JsonLines(workdir.files / run_names.METRICS).read()
     before, after = finished_run.figures(lines, 0), finished_run.figures(lines, model.step)
     command = shlex.join(["python", *sys.argv])
     config, trained_on = model.config, model.trained_on

@@ -15,7 +15,7 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
-from jaxsft.files import places
+from jaxsft.files import places, run_names
 from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
@@ -56,7 +56,7 @@ def main(config: Config) -> None:
     console.show(lambda terminal: gate_text.print_report(report, terminal))
     for cache in (data.train, *data.eval.values()):
         console.say("cache", str(cache.directory))
-    write_json(Path(_OUTPUT.value or data.train.directory / "data_report.json"), report)
+    write_json(Path(_OUTPUT.value or data.train.directory / run_names.DATA_REPORT), report)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
 from jaxsft.devices.mesh import describe
-from jaxsft.files import buckets, places
+from jaxsft.files import buckets, places, run_names
 from jaxsft.files.whole_files import write_text
 from jaxsft.model.state import Params
 from jaxsft.report import endings
-from jaxsft.report.page import REPORT, write_report
+from jaxsft.report.page import write_report
 from jaxsft.rundir.run_files import Outputs
-from jaxsft.rundir.workdir import SUMMARY, Workdir
+from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.redact import redacted, redacted_values
 from jaxsft.training.inputs import PreparedData, tokenizer_directory
@@ -54,7 +54,7 @@ def finish(
     first = jax.process_index() == 0
     if config.checkpoint.export:
         about = model_card(config, data.train.manifest, before, after, command)
-        with buckets.staged(out.workdir.shown("export"), MARKER, writes=first) as directory:
+        with buckets.staged(out.workdir.shown(run_names.EXPORT), MARKER, writes=first) as directory:
             exported = export_params(config, base, data.train.manifest, params, directory, about)
             for note in exported.notes:
                 out.console.say("export", f"note: {note}")
@@ -78,17 +78,17 @@ def finish(
         "after": after,
         "data": {"train": data.train.report}
         | {name: cache.report for name, cache in data.eval.items()},
-        "export": out.workdir.shown("export") if config.checkpoint.export else None,
+        "export": out.workdir.shown(run_names.EXPORT) if config.checkpoint.export else None,
         "command": command,
         "versions": versions(),
         "choices": job.program.choices,
         "example": _example(config, data),
     }
     text = json.dumps(redacted_values(summary), indent=2) + "\n"
-    write_text(out.workdir.files / SUMMARY, text)
-    endings.attempt(REPORT, lambda: write_report(out.workdir.files))
+    write_text(out.workdir.files / run_names.SUMMARY, text)
+    endings.attempt(run_names.REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
-    _show(summary, out.workdir, REPORT, out.console)
+    _show(summary, out.workdir, run_names.REPORT, out.console)
 
 
 def check_end(config: Config, num_parameters: int, workdir: Workdir) -> None:
@@ -99,7 +99,7 @@ def check_end(config: Config, num_parameters: int, workdir: Workdir) -> None:
     """
     if not config.checkpoint.export:
         return
-    if not buckets.is_remote(target := workdir.shown("export")):
+    if not buckets.is_remote(target := workdir.shown(run_names.EXPORT)):
         refuse_foreign(Path(target))
     if config.checkpoint.check_export:
         check_export.refuse_if_not_possible("config.checkpoint.check_export=True", num_parameters)
@@ -215,8 +215,8 @@ def _show(summary: dict[str, Any], workdir: Workdir, report: str, console: Conso
 
 def _where_figures_are(workdir: Workdir) -> str:
     """The files of figures that there are: without prompts there are no answers."""
-    samples = workdir.files / "samples.jsonl"
-    shown = workdir.shown("metrics.jsonl")
+    samples = workdir.files / run_names.SAMPLES
+    shown = workdir.shown(run_names.METRICS)
     if samples.is_file() and samples.stat().st_size:
         shown += f"; answers in {workdir.shown(samples.name)}"
     return shown

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from jaxsft.files import run_names
 from jaxsft.files.whole_files import write_text
 from jaxsft.report.figures import draw_curves
 from jaxsft.rundir.metric_lines import read_lines
@@ -23,7 +24,6 @@ PHASES = {
 }
 TOKEN_KINDS = ("supervised", "context", "truncated", "dropped")
 MAX_EXAMPLE_TOKENS = 1500
-REPORT = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 _OF_THE_END = ("steps", "epochs", "wall_seconds", "before", "after", "export")
@@ -64,29 +64,29 @@ def write_report(workdir: Path, ended: str | None = None) -> Path:
     """
     run = read_run(workdir, ended)
     page = _page(run, workdir.resolve().name)
-    path = workdir / REPORT
+    path = workdir / run_names.REPORT
     write_text(path, page)
     return path
 
 
 def read_run(workdir: Path, ended: str | None = None) -> RunFiles:
     unreadable: list[str] = []
-    metrics = _lines(workdir / "metrics.jsonl", unreadable)
-    summary = _json_file(workdir / "summary.json", unreadable)
+    metrics = _lines(workdir / run_names.METRICS, unreadable)
+    summary = _json_file(workdir / run_names.SUMMARY, unreadable)
     last = max((line["step"] for line in metrics), default=0)
     finished = bool(summary) and last <= summary.get("steps", last)
     if not finished:  # a run that went on after its first end
         summary = {name: value for name, value in summary.items() if name not in _OF_THE_END}
     return RunFiles(
         ended=ended,
-        config=redacted_values(_json_file(workdir / "config.json", unreadable)),
+        config=redacted_values(_json_file(workdir / run_names.CONFIG, unreadable)),
         steps=[line for line in metrics if "loss" in line],
         evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
-        samples=redacted_values(_lines(workdir / "samples.jsonl", unreadable)),
+        samples=redacted_values(_lines(workdir / run_names.SAMPLES, unreadable)),
         summary=redacted_values(summary),
         finished=finished,
-        data_report=redacted_values(_json_file(workdir / "data_report.json", unreadable)),
-        error=redacted_values(_json_file(workdir / "error.json", unreadable)),
+        data_report=redacted_values(_json_file(workdir / run_names.DATA_REPORT, unreadable)),
+        error=redacted_values(_json_file(workdir / run_names.ERROR, unreadable)),
         unreadable=tuple(unreadable),
     )
 

@@ -12,10 +12,11 @@ from jaxsft.config import Config, from_dict
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.devices import distributed, mesh
 from jaxsft.errors import CheckpointError, ConfigError, known_to_all
+from jaxsft.files import run_names
 from jaxsft.model import state
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.store import CheckpointStore
-from jaxsft.rundir.workdir import CONFIG, Workdir, opened
+from jaxsft.rundir.workdir import Workdir, opened
 from jaxsft.training import inputs
 from jaxsft.training.build import Program, abstract_state
 from jaxsft.training.inputs import Say
@@ -119,10 +120,11 @@ def _refuse_other_tokens(given: str, theirs: Config, ours: Config) -> None:
 
 
 def _read_config(workdir: Workdir, flag: str = "--workdir") -> Config:
-    value = workdir.read_json(CONFIG)
+    value = workdir.read_json(run_names.CONFIG)
     if value is None:
         raise ConfigError(
-            f"{flag}={workdir.name}: has no {CONFIG}, or not a whole one; is it a run's directory?"
+            f"{flag}={workdir.name}: has no {run_names.CONFIG}, or not a whole one; is it a run's"
+            " directory?"
         )
     return from_dict(value)
 

@@ -7,12 +7,13 @@ from jaxsft.config import Config, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
+from jaxsft.files import run_names
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
 from jaxsft.rundir.checkpoint.failure import Failure
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.rundir.run_files import Outputs
-from jaxsft.rundir.workdir import CONFIG, METRICS, SUMMARY, Workdir
+from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import build
 from jaxsft.training.inputs import Say
@@ -154,17 +155,18 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     trained = done - (lines[-1].get("skipped_steps") or 0)
     empty = not files.leftovers(out.store.directory, before=done + 1)
     went_on = every is not None and trained > (1 if empty else 2) * every
-    if went_on or out.workdir.read_json(SUMMARY) is not None:
+    if went_on or out.workdir.read_json(run_names.SUMMARY) is not None:
         raise CheckpointError(
-            f"{out.store.directory}: has no checkpoint, but by {METRICS} this run did {done} steps"
-            " and should have saved some: is a disk not mounted? Bring the checkpoints back; or, to"
-            f" begin again, use another --workdir or remove {out.workdir.shown(METRICS)}"
+            f"{out.store.directory}: has no checkpoint, but by {run_names.METRICS} this run did"
+            f" {done} steps and should have saved some: is a disk not mounted? Bring the"
+            " checkpoints back; or, to begin again, use another --workdir or remove"
+            f" {out.workdir.shown(run_names.METRICS)}"
         )
 
 
 def _save_every_steps(workdir: Workdir) -> int | None:
     """Of the start before; None: none, or config.json is lost."""
-    return (workdir.read_json(CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
+    return (workdir.read_json(run_names.CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
 
 
 def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) -> TrainState | None:
