@@ -31,7 +31,7 @@ def train(
 ) -> TrainState:
     """Trains from `state` to the last step; saves, evaluates and logs on the way."""
     first, total = int(state.step), job.num_steps
-    out.metrics.keep(lambda line: line["step"] <= first)
+    out.metrics.resume(first)
     log = StepLog(
         job.program.settings,
         remat=config.model.remat,

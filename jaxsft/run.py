@@ -1,5 +1,6 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
     """
     started = time.monotonic()
     termination = Termination()
-    with termination.listening():
+    with termination.listening(), contextlib.ExitStack() as leaving:
         compiled_programs = compile_cache.use(cache_root(None))
         distributed.open_devices()
         distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
@@ -50,6 +51,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
             console.say("xla", line)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         config, out = _open(config, workdir, console)
+        leaving.callback(out.metrics.close)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
         distributed.together(lambda: preflight.check_config(config, base.settings))
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
@@ -76,12 +78,11 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
                 params = reopen.continued(config, job.program, console.say)
                 state = first_state.first_state(config, base, job, data, console.say, params)
                 workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
-                out.metrics.keep(lambda line: False)
+                out.metrics.resume(None)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, job, train_step, state, out, notes, measurer, termination)
-            out.metrics.keep(lambda line: line["step"] < job.num_steps or "loss" in line)
             after = measurer.measure(state.params, "after")
-            out.metrics.append({"step": job.num_steps} | after)
+            out.metrics.append_last({"step": job.num_steps} | after)
             finished_run.finish(config, base, data, job, state.params, out, command, started)
 
 

@@ -17,9 +17,9 @@ from jaxsft.convert.export.directory import MARKER
 from jaxsft.files import buckets, places, run_names
 from jaxsft.report import finished_run
 from jaxsft.rundir import reopen
-from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.reopen import ReopenedRun
 from jaxsft.rundir.workdir import Workdir, opened
+from jaxsft.rundir.writers.history import History
 from jaxsft.training import inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, local or gs://")
@@ -55,7 +55,7 @@ def main() -> None:
 
 def _write_directory(workdir: Workdir, model: ReopenedRun, output: Path) -> tuple[str, ...]:
     """Returns what to tell the user."""
-    lines = JsonLines(workdir.files / run_names.METRICS).read()
+    lines = History(workdir.files / run_names.METRICS).read()
     before, after = finished_run.figures(lines, 0), finished_run.figures(lines, model.step)
     command = shlex.join(["python", *sys.argv])
     config, trained_on = model.config, model.trained_on

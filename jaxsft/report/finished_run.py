@@ -49,7 +49,7 @@ def finish(
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
     command = redacted(command)
-    lines = out.metrics.read()
+    lines = out.metrics.history.read()
     before, after = figures(lines, 0), figures(lines, job.num_steps)
     first = jax.process_index() == 0
     if config.checkpoint.export:

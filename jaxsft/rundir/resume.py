@@ -146,7 +146,7 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     """
     if out.store.steps():
         return
-    lines = [line for line in out.metrics.read() if "loss" in line]
+    lines = [line for line in out.metrics.history.read() if "loss" in line]
     if not lines:
         return
     done, every = lines[-1]["step"], _save_every_steps(out.workdir)

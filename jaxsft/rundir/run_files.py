@@ -17,6 +17,8 @@ from jaxsft.files.whole_files import write_text
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.workdir import Workdir
+from jaxsft.rundir.writers.history import History
+from jaxsft.rundir.writers.writer import Writers
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.redact import redacted_values
 
@@ -27,7 +29,7 @@ class Outputs:
 
     workdir: Workdir
     console: Console
-    metrics: JsonLines
+    metrics: Writers
     samples: JsonLines
     store: CheckpointStore
 
@@ -53,7 +55,7 @@ def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
     return Outputs(
         workdir,
         console,
-        JsonLines(workdir.files / run_names.METRICS, writes=first),
+        Writers(History(workdir.files / run_names.METRICS, writes=first)),
         JsonLines(workdir.files / run_names.SAMPLES, writes=first),
         CheckpointStore(
             workdir.checkpoints,
