@@ -10,7 +10,7 @@ from jaxsft.devices import distributed
 from jaxsft.devices.chips import chip_of
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
-from jaxsft.evaluation import measure
+from jaxsft.evaluation.measurer import Measurer
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.build import TrainStep
@@ -26,7 +26,7 @@ def train(
     state: TrainState,
     out: Outputs,
     notes: dict[str, Any],
-    measurer: measure.Measurer,
+    measurer: Measurer,
     termination: Termination,
 ) -> TrainState:
     """Trains from `state` to the last step; saves, evaluates and logs on the way."""

@@ -3,16 +3,16 @@
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
 from jaxsft.config import Config
-from jaxsft.data.report import text as gate_text
-from jaxsft.data.report.of_run import survey
+from jaxsft.data.report import from_caches
+from jaxsft.data.report import text as report_text
+from jaxsft.data.report.data_report import DataReport
 from jaxsft.devices import compile_cache, distributed, mesh
 from jaxsft.devices.termination import Termination
-from jaxsft.evaluation import measure
+from jaxsft.evaluation.measurer import Measurer
 from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
@@ -66,7 +66,7 @@ def run(config: Config, workdir: Workdir, command: str, compiler_flags: Sequence
         _announce(config, job, first_state.precision_notes(config, base), console)
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, size, workdir))
-        measurer = measure.Measurer(config, job, data, out.samples, console.say)
+        measurer = Measurer(config, job, data, out.samples, console.say)
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
             train_step = distributed.together(lambda: _compile(config, job, console))
@@ -103,12 +103,12 @@ def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, O
     return config, out
 
 
-def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> dict[str, Any]:
+def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> DataReport:
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", job.program.mesh.shape)
     epochs = job.batches.epochs
-    report = survey(config.data, config.train, data.train, data.eval, epochs, shares)
-    console.show(lambda terminal: gate_text.print_report(report, terminal))
+    report = from_caches.report_of(config.data, config.train, data.train, data.eval, epochs, shares)
+    console.show(lambda terminal: report_text.print_report(report, terminal))
     return report
 
 

@@ -4,15 +4,15 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
 from jaxsft.config import Config, from_dict
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.devices import distributed, mesh
 from jaxsft.errors import CheckpointError, ConfigError, known_to_all
-from jaxsft.files import run_names
+from jaxsft.files import records, run_names
 from jaxsft.model import state
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.store import CheckpointStore
@@ -28,7 +28,7 @@ class ReopenedRun:
     step: int
     base: Pretrained
     params: Params  # on one device
-    trained_on: dict[str, Any]  # template and end_of_turn_ids among them
+    trained_on: TrainedOn
 
 
 def read(workdir: Workdir, step: int | None) -> ReopenedRun:
@@ -43,7 +43,7 @@ def read(workdir: Workdir, step: int | None) -> ReopenedRun:
     chosen = _chosen_step(store, step)
     base = inputs.open_model(config, lambda topic, text: None)
     params = _read_params(store, chosen, base, config.model.parameter_dtype)
-    trained_on = store.notes(chosen)["data"]
+    trained_on = records.from_json(TrainedOn, store.notes(chosen)["data"])
     return ReopenedRun(config, chosen, base, params, trained_on)
 
 

@@ -7,7 +7,7 @@ from jaxsft.config import Config, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
-from jaxsft.files import run_names
+from jaxsft.files import records, run_names
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
 from jaxsft.rundir.checkpoint.failure import Failure
@@ -29,11 +29,10 @@ _FREE = ("max_skipped_steps",)
 
 def notes(config: Config, train: Cache) -> dict[str, Any]:
     """What a checkpoint carries beside the arrays: enough to resume, and to export without data."""
-    copied = ("fingerprint", "template", "end_of_turn_ids")
     return {
-        "identity": identity(config) | {_DATA: train.manifest["fingerprint"]},
+        "identity": identity(config) | {_DATA: train.fingerprint},
         "template_date": config.data.template_date,
-        "data": {name: train.manifest[name] for name in copied},
+        "data": records.to_json(train.manifest.trained_on),
     }
 
 

@@ -5,11 +5,12 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jaxsft.config import Config
+from jaxsft.data.report import data_report
+from jaxsft.data.report.data_report import DataReport
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError
 from jaxsft.files import run_names
@@ -85,12 +86,10 @@ def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
     return saved or datetime.date.today().isoformat()
 
 
-def write_inputs(config: Config, data_report: dict[str, Any], workdir: Path) -> None:
+def write_inputs(config: Config, report: DataReport, workdir: Path) -> None:
     """config.json: what the run really uses, after all overrides; and data_report.json."""
     if jax.process_index() == 0:
-        for name, value in (
-            (run_names.CONFIG, dataclasses.asdict(config)),
-            (run_names.DATA_REPORT, data_report),
-        ):
-            text = json.dumps(redacted_values(value), indent=2, ensure_ascii=False)
-            write_text(workdir / name, text + "\n")
+        value = redacted_values(dataclasses.asdict(config))
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        write_text(workdir / run_names.CONFIG, text + "\n")
+        data_report.write(workdir, report)
