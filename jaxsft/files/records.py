@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-def named(key: str, default: Any) -> Any:
+def keyed(key: str, default: Any) -> Any:
     """A field whose key in JSON is no name in Python, such as `from`."""
     return dataclasses.field(default=default, metadata={"key": key})
 
 
-def named_mapping(key: str) -> Any:
+def keyed_mapping(key: str) -> Any:
     """The same of a mapping, which is empty where the key is missing."""
     return dataclasses.field(default_factory=dict, metadata={"key": key})
 

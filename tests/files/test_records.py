@@ -10,7 +10,7 @@ from jaxsft.files import records
 @dataclasses.dataclass(frozen=True)
 class Pair:
     first: str = ""
-    start: int = records.named("from", 0)
+    start: int = records.keyed("from", 0)
     score: float | None = records.where_known()
 
 

@@ -237,7 +237,7 @@ def _write_report(
         other_names=[n for source in work.sources for n in source_files.other_names(source)],
     )
     row_facts.save(work.job.directory, whole)
-    cache_files.write_report(work.job.directory, report)
+    cache_files.write_cache_report(work.job.directory, report)
 
 
 def _judge(bad: Sequence[BadRow], num_bad: int, total: Tally, data: Data) -> None:

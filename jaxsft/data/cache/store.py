@@ -148,7 +148,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(path, array.astype(np.int64))
 
 
-def write_report(directory: Path, report: CacheReport) -> None:
+def write_cache_report(directory: Path, report: CacheReport) -> None:
     write_json(directory / REPORT, redacted_values(records.to_json(report)))
 
 

@@ -26,7 +26,7 @@ class Spread:
 class Bin:
     """Rows whose number is at least `start` and less than `below`."""
 
-    start: int = records.named("from", 0)
+    start: int = records.keyed("from", 0)
     below: int = 0
     rows: int = 0
 
@@ -117,7 +117,7 @@ class Quality:
 class SharedRow:
     """A row of an evaluation set, and the row of the training data that it is like."""
 
-    held_out: str = records.named("eval", "")
+    held_out: str = records.keyed("eval", "")
     train: str = ""
     similarity: float | None = records.where_known()
 

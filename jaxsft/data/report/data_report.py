@@ -63,7 +63,7 @@ class DataReport:
     warnings: Sequence[DataWarning] = ()  # the gravest kinds first
     plan: PlanReport | None = None  # None where only the data is looked at
     train: CacheReport = dataclasses.field(default_factory=CacheReport)
-    held_out: Mapping[str, HeldOutReport] = records.named_mapping("eval")
+    held_out: Mapping[str, HeldOutReport] = records.keyed_mapping("eval")
 
 
 def write(directory: Path, report: DataReport) -> None:

@@ -37,7 +37,7 @@ def report_of(
         name: measures.overlap_of(train_facts, row_statistics.load(other.directory))
         for name, other in evals.items()
     }
-    return warnings.data_report(
+    return warnings.whole_report(
         cache.report,
         {name: other.report for name, other in evals.items()},
         overlaps,

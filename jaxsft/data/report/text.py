@@ -1,4 +1,4 @@
-"""The report of the gate in words and bars: for a terminal, and for a log file of 80 columns."""
+"""The data report in words and bars: for a terminal, and for a log file of 80 columns."""
 
 from collections.abc import Mapping, Sequence
 

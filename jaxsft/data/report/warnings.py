@@ -75,7 +75,7 @@ _BROKEN = (
 )
 
 
-def data_report(
+def whole_report(
     train: CacheReport,
     evals: Mapping[str, CacheReport],
     overlaps: Mapping[str, Overlap],

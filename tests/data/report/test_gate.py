@@ -77,7 +77,7 @@ def plan(**changes) -> PlannedSteps:
 
 def warnings_of(train=None, evals=None, overlaps=None, its_plan=None) -> list[str]:
     train = train or report_of(rows(100))
-    made = warnings.data_report(train, evals or {}, overlaps or {}, its_plan or plan())
+    made = warnings.whole_report(train, evals or {}, overlaps or {}, its_plan or plan())
     return [warning.text for warning in made.warnings]
 
 
@@ -94,7 +94,7 @@ def test_what_eval_shares_with_train_comes_first():
     held_out = records[10:13] + rows(40, seed=1, file="eval.jsonl")
     train, dev = (shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
     overlaps = {"dev": measures.overlap_of(train, dev)}
-    made = warnings.data_report(
+    made = warnings.whole_report(
         report_of(records), {"dev": report_of(held_out)}, overlaps, plan(steps=3)
     )
     first, second = made.warnings
@@ -146,7 +146,7 @@ def test_a_loss_is_led_by_the_larger_share():
     )
     assert second == "train: 7 of 100 (7.0%) rows dropped: no supervised token"
     assert "  1 dropped, 50.0% of the tokens: overlong" in printed(
-        warnings.data_report(train, {}, {}, None), width=80
+        warnings.whole_report(train, {}, {}, None), width=80
     )
 
 
@@ -235,7 +235,7 @@ def test_control_text_and_a_small_eval():
     ],
 )
 def test_what_is_trained_beside_the_answers(count, said, advice):
-    made = warnings.data_report(good_but(**{count: 7}), {}, {}, plan())
+    made = warnings.whole_report(good_but(**{count: 7}), {}, {}, plan())
     (warning,) = made.warnings
     assert warning.text.startswith("7 ") and said in warning.text
     assert advice in warning.advice and "as plain text" not in warning.advice
@@ -243,7 +243,7 @@ def test_what_is_trained_beside_the_answers(count, said, advice):
 
 def test_a_template_with_control_tokens_that_the_tokenizer_lacks():
     train = good_but(unknown_controls=["<|im_end|>", "<|tool|>"])
-    (warning,) = warnings.data_report(train, {}, {}, None).warnings
+    (warning,) = warnings.whole_report(train, {}, {}, None).warnings
     assert warning.text == (
         "data.template has '<|im_end|>', '<|tool|>', no tokens of the tokenizer"
     )
@@ -277,7 +277,7 @@ def everything() -> DataReport:
     dev = rows(40, seed=1, file="eval.jsonl") + records[:1]
     facts = [shard_facts(r, list(map(outcome, r))) for r in (records, dev)]
     per_epoch = dict.fromkeys(names, 1_234_567)
-    return warnings.data_report(
+    return warnings.whole_report(
         train,
         {"dev": report_of(dev)},
         {"dev": measures.overlap_of(*facts)},
@@ -339,7 +339,7 @@ DROP = Drop("overlong", "overlong: 90 tokens > 64", 90)
 def test_a_dropped_row_is_told_once_and_other_examples_as_more(drops, said):
     records = rows(1 + len(drops))
     report = report_of(records, [*drops, outcome(records[-1])])
-    text = printed(warnings.data_report(report, {}, {}, None))
+    text = printed(warnings.whole_report(report, {}, {}, None))
     assert re.findall(r"^ +(\d.*overlong)$", text, re.MULTILINE) == said
 
 
@@ -347,7 +347,7 @@ def test_names_are_no_markup_and_few():
     report = report_of(rows(60))
     names = [f"{n}.jsonl" for n in range(100)]
     train = dataclasses.replace(report, sources={"s[ab]\x1b": report}, other_names=names)
-    text = printed(warnings.data_report(train, {}, {}, None), width=200)
+    text = printed(warnings.whole_report(train, {}, {}, None), width=200)
     assert "s[ab]\u241b" in text and "\x1b" not in text
     assert "files that are read: 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl and 95 more" in text
 
@@ -373,7 +373,7 @@ def _short_outcome(record: Conversation) -> Outcome:
 
 
 def test_without_a_plan_or_warnings():
-    report = warnings.data_report(report_of(rows(60)), {}, {}, None)
+    report = warnings.whole_report(report_of(rows(60)), {}, {}, None)
     text = printed(report, width=80)
     assert "No warnings" in text and "no hints" in text and "Plan" not in text
 
@@ -389,7 +389,7 @@ def test_without_a_plan_or_warnings():
 )
 def test_a_batch_of_more_rows_than_there_are_is_told(packed, multiple, padding, advice):
     its_plan = plan(batch_size=100, packed_rows=packed, batch_multiple=multiple)
-    report = warnings.data_report(report_of(rows(100)), {}, {}, its_plan)
+    report = warnings.whole_report(report_of(rows(100)), {}, {}, its_plan)
     if padding is None:
         assert not report.warnings
         return

@@ -37,7 +37,7 @@ def test_neither_the_cache_nor_its_report_has_it(data, tokenizer_dir):
     cache = prepare(data.train, data, tokenizer_dir)
     for file in cache.directory.iterdir():
         assert SECRET.encode() not in file.read_bytes(), file.name
-    whole = warnings.data_report(cache.report, {}, {}, None)
+    whole = warnings.whole_report(cache.report, {}, {}, None)
     assert SECRET not in json.dumps(records.to_json(whole))
     terminal = Console(file=io.StringIO(), width=80, highlight=False)
     report_text.print_report(whole, terminal)
