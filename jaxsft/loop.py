@@ -10,7 +10,7 @@ from jaxsft.devices import distributed
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
-from jaxsft.evaluation import measure
+from jaxsft.evaluation.measurer import Measurer
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
@@ -26,12 +26,12 @@ def train(
     state: TrainState,
     out: Outputs,
     notes: dict[str, Any],
-    measurer: measure.Measurer,
+    measurer: Measurer,
     termination: Termination,
 ) -> TrainState:
     """Trains from `state` to the last step; saves, evaluates and logs on the way."""
     first, total = int(state.step), job.num_steps
-    out.metrics.keep(lambda line: line["step"] <= first)
+    out.metrics.resume(first)
     log = StepLog(
         job.program.settings,
         remat=config.model.remat,

@@ -1,23 +1,25 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
+import contextlib
 import time
-from typing import Any
 
 import jax
 
 from jaxsft.config import Config
-from jaxsft.data.report import text as gate_text
-from jaxsft.data.report.of_run import survey
+from jaxsft.data.report import from_caches
+from jaxsft.data.report import text as report_text
+from jaxsft.data.report.data_report import DataReport
 from jaxsft.devices import compile_cache, distributed, mesh
 from jaxsft.devices.termination import Termination
-from jaxsft.evaluation import measure
+from jaxsft.evaluation.measurer import Measurer
+from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
 from jaxsft.report import endings, finished_run
 from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
-from jaxsft.rundir.workdir import SUMMARY, Workdir
+from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
 from jaxsft.training import first_state, inputs, preflight
 from jaxsft.training.inputs import PreparedData
@@ -39,13 +41,14 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
     """
     started = time.monotonic()
     termination = Termination()
-    with termination.listening():
+    with termination.listening(), contextlib.ExitStack() as leaving:
         compiled_programs = compile_cache.use(cache_root(None))
         distributed.open_devices()
         distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
         console = Console(speaks=jax.process_index() == 0)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         config, out = _open(config, workdir, console)
+        leaving.callback(out.metrics.close)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
         distributed.together(lambda: preflight.check_config(config, base.settings))
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
@@ -60,7 +63,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         _announce(config, job, first_state.precision_notes(config, base), console)
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, size, workdir))
-        measurer = measure.Measurer(config, job, data, out.samples, console.say)
+        measurer = Measurer(config, job, data, out.samples, console.say)
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
             train_step = distributed.together(lambda: _compile(config, job, console))
@@ -74,13 +77,12 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             else:
                 trained = reopen.continued(config, job.program, console.say)
                 state = first_state.first_state(config, base, job, data, console.say, trained)
-                workdir.forget(SUMMARY)  # of an earlier run in the same place
-                out.metrics.keep(lambda line: False)
+                workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
+                out.metrics.resume(None)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, job, train_step, state, out, notes, measurer, termination)
-            out.metrics.keep(lambda line: line["step"] < job.num_steps or "loss" in line)
             after = measurer.measure(state.params, "after")
-            out.metrics.append({"step": job.num_steps} | after)
+            out.metrics.append_last({"step": job.num_steps} | after)
             finished_run.finish(config, base, data, job, state.params, out, command, started)
 
 
@@ -101,12 +103,12 @@ def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, O
     return config, out
 
 
-def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> dict[str, Any]:
+def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> DataReport:
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", job.program.mesh.shape)
     epochs = job.batches.epochs
-    report = survey(config.data, config.train, data.train, data.eval, epochs, shares)
-    console.show(lambda terminal: gate_text.print_report(report, terminal))
+    report = from_caches.report_of(config.data, config.train, data.train, data.eval, epochs, shares)
+    console.show(lambda terminal: report_text.print_report(report, terminal))
     return report
 
 

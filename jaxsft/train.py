@@ -13,7 +13,7 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config, validate
-from jaxsft.files import places
+from jaxsft.files import places, run_names
 from jaxsft.terminal import signals
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def main(config: Config) -> None:
 
 
 def _run(config: Config, workdir: "Workdir") -> None:
-    from jaxsft.rundir.workdir import ERROR
-
-    workdir.forget(ERROR)
+    workdir.forget(run_names.ERROR)
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft.devices import distributed, peers
     from jaxsft.report import endings

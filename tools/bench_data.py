@@ -86,7 +86,7 @@ def main() -> None:
     for path, cache in caches.items():
         figures["fill"][Path(path).parent.name] = {t: fill(cache, int(t)) for t in _LENGTHS.value}
     first = _DATA.value[0]
-    rows = caches[first].report["rows_in"]
+    rows = caches[first].report.rows_in
     median = statistics.median
     figures["plan_seconds"] = median(plan_seconds() for _ in range(_ROUNDS.value))
     assembled = [tokens_per_second(caches[first]) for _ in range(_ROUNDS.value)]

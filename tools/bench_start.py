@@ -8,7 +8,6 @@ neither prepared data nor compiled programs there, the second finds both.
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.devices import peak_memory
+from jaxsft.files import run_names
 
 jaxsft_flags.define_config()
 _SAVE = flags.DEFINE_string("save", None, "file for the JSON, as tools/bench_page.py reads it")
@@ -53,28 +54,19 @@ def _start(arguments: list[str], folder: str, kind: str) -> dict[str, float]:
     environment = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": os.getcwd()}
     started = time.monotonic()
     run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    metrics, line, peak = workdir / "metrics.jsonl", None, 0
+    metrics, line, peak = workdir / run_names.METRICS, None, 0
     while line is None and run.poll() is None:
         time.sleep(0.02)
         if metrics.exists():
             lines = [json.loads(text) for text in metrics.read_text().splitlines()]
             line = next((one for one in lines if one["step"] == 1), None)
-        peak = max(peak, _peak_bytes(run.pid))
+        peak = max(peak, peak_memory.host_bytes(run.pid))
     seconds = time.monotonic() - started
     if run.wait() or line is None:
         raise SystemExit(
             f"{shlex.join(command)}: ended with {run.returncode} before its first step"
         )
     return {"seconds": seconds, "step_seconds": line["step_seconds"], "peak_bytes": peak}
-
-
-def _peak_bytes(pid: int) -> int:
-    """The most memory of a process in RAM; 0 where there is no /proc, or no process any more."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0
 
 
 if __name__ == "__main__":

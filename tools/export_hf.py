@@ -14,12 +14,12 @@ from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.convert import check_export
 from jaxsft.convert.export import gguf_file
 from jaxsft.convert.export.directory import MARKER
-from jaxsft.files import buckets, places
-from jaxsft.report import finished_run
+from jaxsft.files import buckets, places, run_names
+from jaxsft.report import comparison, run_export
 from jaxsft.rundir import reopen
-from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.reopen import ReopenedRun
 from jaxsft.rundir.workdir import Workdir, opened
+from jaxsft.rundir.writers.history import History
 from jaxsft.training import inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, local or gs://")
@@ -55,16 +55,16 @@ def main() -> None:
 
 def _write_directory(workdir: Workdir, model: ReopenedRun, output: Path) -> tuple[str, ...]:
     """Returns what to tell the user."""
-    lines = JsonLines(workdir.files / "metrics.jsonl").read()
-    before, after = finished_run.figures(lines, 0), finished_run.figures(lines, model.step)
+    lines = History(workdir.files / run_names.METRICS).read()
+    before, after = comparison.figures_at(lines, 0), comparison.figures_at(lines, model.step)
     command = shlex.join(["python", *sys.argv])
     config, trained_on = model.config, model.trained_on
-    about = finished_run.model_card(config, trained_on, before, after, command)
-    exported = finished_run.export_params(
+    about = run_export.model_card(config, trained_on, before, after, command)
+    exported = run_export.export_params(
         config, model.base, trained_on, model.params, output, about, _DTYPE.value
     )
     if _CHECK.value:
-        print(finished_run.said_difference(check_export.compare_logits(output)))
+        print(run_export.said_difference(check_export.compare_logits(output)))
     return exported.notes
 
 
@@ -75,8 +75,8 @@ def _write_gguf(workdir: Workdir, model: ReopenedRun, output: Path) -> tuple[str
         model.base,
         output,
         dtype=_GGUF_DTYPE.value,
-        template=model.trained_on["template"],
-        end_of_turn_ids=model.trained_on["end_of_turn_ids"],
+        template=model.trained_on.template,
+        end_of_turn_ids=model.trained_on.end_of_turn_ids,
         tokenizer=inputs.tokenizer_directory(model.config),
     ).notes
 

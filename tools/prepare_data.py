@@ -15,7 +15,7 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
-from jaxsft.files import places
+from jaxsft.files import places, records, run_names
 from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
@@ -28,10 +28,10 @@ def main(config: Config) -> None:
     from jaxsft.data.cache import beam
     from jaxsft.data.cache.store import write_json
     from jaxsft.data.pack.epochs import epochs_of
-    from jaxsft.data.report import text as gate_text
-    from jaxsft.data.report.of_run import survey
+    from jaxsft.data.report import from_caches
+    from jaxsft.data.report import text as report_text
     from jaxsft.devices import mesh
-    from jaxsft.evaluation import measure
+    from jaxsft.evaluation import answers
     from jaxsft.terminal.console import Console
     from jaxsft.training import mesh_fit, preflight
 
@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     console = Console()
     base = inputs.open_model(config, console.say, weights=False)
     preflight.check_config(config, base.settings)
-    measure.held_out_prompts(config.data.eval, config.eval.prompts)
+    answers.held_out_prompts(config.data.eval, config.eval.prompts)
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
     data = inputs.prepare_data(config, base, console, make)
     planned = epochs_of(
@@ -52,11 +52,15 @@ def main(config: Config) -> None:
     )
     preflight.steps_of_run(config, planned)
     shares = mesh.parts("batch", mesh_fit.given_sizes(config.mesh))
-    report = survey(config.data, config.train, data.train, data.eval, planned, shares)
-    console.show(lambda terminal: gate_text.print_report(report, terminal))
+    report = from_caches.report_of(
+        config.data, config.train, data.train, data.eval, planned, shares
+    )
+    console.show(lambda terminal: report_text.print_report(report, terminal))
     for cache in (data.train, *data.eval.values()):
         console.say("cache", str(cache.directory))
-    write_json(Path(_OUTPUT.value or data.train.directory / "data_report.json"), report)
+    write_json(
+        Path(_OUTPUT.value or data.train.directory / run_names.DATA_REPORT), records.to_json(report)
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxsft.convert.families import config_json, quantised
 from jaxsft.errors import ConversionError
-from jaxsft.files import places, untrusted
+from jaxsft.files import places, run_names, untrusted
 
 # Never pickled weights and never code. "*" also matches "/", so sub-directories are ignored apart.
 HUB_FILES = [
@@ -218,8 +218,9 @@ def _resolve_directory(path: Path, weights: bool) -> Path:
         )
     config = untrusted.read_json(path / "config.json")
     if "model_type" not in config and isinstance(config.get("model"), dict):
-        if (path / "export" / "config.json").is_file():
-            return path / "export"
+        exported = path / run_names.EXPORT
+        if (exported / "config.json").is_file():
+            return exported
         raise ConversionError(
             f"model.source={path}: is a run directory without export/; export it first"
             " (tools/export_hf.py --workdir) and name the exported directory"

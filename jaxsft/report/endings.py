@@ -4,22 +4,19 @@ Nothing here raises: why the run ended is what the user must hear.
 """
 
 import contextlib
-import json
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from jaxsft import errors
 from jaxsft.devices.termination import Termination
-from jaxsft.files.whole_files import write_text
-from jaxsft.report.page import REPORT, read_run, write_report
-from jaxsft.rundir.workdir import CONFIG, DATA_REPORT, ERROR, METRICS, SAMPLES, SUMMARY, Workdir
-from jaxsft.terminal.redact import redacted, redacted_values
+from jaxsft.files import run_names
+from jaxsft.report import failure_record
+from jaxsft.report.page import read_run, write_report
+from jaxsft.rundir.workdir import WRITTEN_ON_THE_WAY, Workdir
+from jaxsft.terminal.redact import redacted
 
-# Written while a run goes on; report.html is the last of all.
-_FILES = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY)
 _NO_WORD = "it was killed, or lost its machine, and could leave no word of it"
 
 
@@ -30,9 +27,9 @@ def leave(workdir: Workdir, error: BaseException) -> None:
     # Another signal ends this part, not the program.
     with contextlib.suppress(errors.Stopped), _listening():
         if not stopped:
-            attempt("error.json", lambda: _write_error(workdir.files / ERROR, error))
+            attempt(run_names.ERROR, lambda: failure_record.write(workdir.files, error))
         if workdir.reports:
-            attempt(REPORT, lambda: _tell(workdir, why))
+            attempt(run_names.REPORT, lambda: _tell(workdir, why))
         attempt("copy", workdir.copy)  # the bucket may be what failed in the first place
 
 
@@ -44,11 +41,11 @@ def _listening() -> contextlib.AbstractContextManager[None]:
 
 def report_leftover(workdir: Workdir) -> None:
     """Writes the report of an earlier start that wrote none when it ended."""
-    files = [workdir.files / name for name in _FILES]
+    files = [workdir.files / name for name in WRITTEN_ON_THE_WAY]
     changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
-    page = workdir.files / REPORT
+    page = workdir.files / run_names.REPORT
     if changed and not (page.is_file() and page.stat().st_mtime_ns >= max(changed)):
-        attempt(REPORT, lambda: _write_leftover(workdir.files))
+        attempt(run_names.REPORT, lambda: _write_leftover(workdir.files))
 
 
 def _write_leftover(files: Path) -> None:
@@ -68,14 +65,3 @@ def attempt(what: str, write: Callable[[], object]) -> None:
 def _tell(workdir: Workdir, why: str | None) -> None:
     page = write_report(workdir.files, why)
     print(f"note: {workdir.shown(page.name)} shows the run up to here", file=sys.stderr)
-
-
-def _write_error(path: Path, error: BaseException) -> None:
-    code = error.exit_code if isinstance(error, errors.UserError) else errors.INTERNAL
-    value = {
-        "exit_code": code,
-        "kind": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    write_text(path, json.dumps(redacted_values(value), indent=2) + "\n")

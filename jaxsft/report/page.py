@@ -5,14 +5,22 @@ Written from the files of the run directory alone, so a run that ended early has
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from jaxsft.data.cache.manifest import CacheReport
+from jaxsft.data.report import data_report as data_report_file
+from jaxsft.data.report.data_report import DataReport
+from jaxsft.files import run_names
 from jaxsft.files.whole_files import write_text
-from jaxsft.report.figures import draw_curves
+from jaxsft.report import comparison, failure_record
+from jaxsft.report import summary as summary_file
+from jaxsft.report.failure_record import FailureRecord
+from jaxsft.report.figures import Line, draw_curves
+from jaxsft.report.summary import Summary
 from jaxsft.rundir.metric_lines import read_lines
 from jaxsft.terminal.redact import redacted_values
 
@@ -23,12 +31,7 @@ PHASES = {
 }
 TOKEN_KINDS = ("supervised", "context", "truncated", "dropped")
 MAX_EXAMPLE_TOKENS = 1500
-REPORT = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
-
-_OF_THE_END = ("steps", "epochs", "wall_seconds", "before", "after", "export")
-
-Line = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +40,14 @@ class RunFiles:
 
     ended: str | None  # why, of a run that was stopped
     config: dict[str, Any]
-    data_report: dict[str, Any]
+    data_report: DataReport
     steps: list[Line]
     evaluations: list[Line]
     samples: list[Line]
-    summary: dict[str, Any]
+    summary: Summary
     finished: bool
-    error: dict[str, Any]
+    error: FailureRecord | None
     unreadable: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    name: str
-    before: str
-    after: str
-    change: str
-    verdict: str  # "better", "worse" or "": whether the change is what training is for
 
 
 def write_report(workdir: Path, ended: str | None = None) -> Path:
@@ -64,29 +58,30 @@ def write_report(workdir: Path, ended: str | None = None) -> Path:
     """
     run = read_run(workdir, ended)
     page = _page(run, workdir.resolve().name)
-    path = workdir / REPORT
+    path = workdir / run_names.REPORT
     write_text(path, page)
     return path
 
 
 def read_run(workdir: Path, ended: str | None = None) -> RunFiles:
     unreadable: list[str] = []
-    metrics = _lines(workdir / "metrics.jsonl", unreadable)
-    summary = _json_file(workdir / "summary.json", unreadable)
+    metrics = _lines(workdir / run_names.METRICS, unreadable)
+    found = _json_file(workdir / run_names.SUMMARY, unreadable)
+    summary = summary_file.from_json(found)
     last = max((line["step"] for line in metrics), default=0)
-    finished = bool(summary) and last <= summary.get("steps", last)
-    if not finished:  # a run that went on after its first end
-        summary = {name: value for name, value in summary.items() if name not in _OF_THE_END}
+    finished = bool(found) and last <= (last if summary.steps is None else summary.steps)
+    error = redacted_values(_json_file(workdir / run_names.ERROR, unreadable))
+    data_report = _json_file(workdir / run_names.DATA_REPORT, unreadable)
     return RunFiles(
         ended=ended,
-        config=redacted_values(_json_file(workdir / "config.json", unreadable)),
+        config=redacted_values(_json_file(workdir / run_names.CONFIG, unreadable)),
         steps=[line for line in metrics if "loss" in line],
         evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
-        samples=redacted_values(_lines(workdir / "samples.jsonl", unreadable)),
-        summary=redacted_values(summary),
+        samples=redacted_values(_lines(workdir / run_names.SAMPLES, unreadable)),
+        summary=summary if finished else summary.without_its_end(),
         finished=finished,
-        data_report=redacted_values(_json_file(workdir / "data_report.json", unreadable)),
-        error=redacted_values(_json_file(workdir / "error.json", unreadable)),
+        data_report=data_report_file.from_json(redacted_values(data_report)),
+        error=failure_record.from_json(error) if error else None,
         unreadable=tuple(unreadable),
     )
 
@@ -119,32 +114,32 @@ def _page(run: RunFiles, name: str) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    comparisons = _comparisons(run)
+    comparisons = comparison.compared(*_before_after(run))
     samples = _samples_by_prompt(run.samples)
     return template.render(
         name=name,
         status=_status(run),
         notices=_notices(run),
-        verdict=_verdict(comparisons),
+        verdict=comparison.verdict(comparisons),
         facts=_facts(run),
         figures=draw_curves(run.steps, run.evaluations),
         comparisons=comparisons,
         phases={k: v for k, v in PHASES.items() if any(k in answers for answers in samples)},
         samples=samples,
-        example=_example(run.summary.get("example") or []),
+        example=_example(run.summary.example),
         accounts=[_account(*item) for item in _data(run).items()],
-        choices=run.summary.get("choices") or [],
+        choices=run.summary.choices,
         config=list(_flatten(run.config)),
-        versions=run.summary.get("versions") or {},
-        command=run.summary.get("command"),
-        export=run.summary.get("export"),
+        versions=run.summary.versions,
+        command=run.summary.command,
+        export=run.summary.export,
     )
 
 
 def _status(run: RunFiles) -> str:
     if run.finished:
         return "finished"
-    total = (run.data_report.get("plan") or {}).get("steps")
+    total = run.data_report.plan.steps if run.data_report.plan else None
     of = "" if total is None else f" of {total:,}"
     done = f"after step {run.steps[-1]['step']:,}{of}" if run.steps else "before its first step"
     return f"{'failed' if run.error else 'stopped' if run.ended else 'not finished'} {done}"
@@ -153,9 +148,8 @@ def _status(run: RunFiles) -> str:
 def _notices(run: RunFiles) -> list[str]:
     notices = [f"{file} can't be read and is left out." for file in run.unreadable]
     if run.error:
-        said = run.error.get("message") or run.error.get("error") or json.dumps(run.error)
         which = "A later start of the run" if run.finished else "The run"
-        notices.append(f"{which} ended with an error: {said}")
+        notices.append(f"{which} ended with an error: {run.error.message}")
     elif run.ended:
         which = "A later start of the run" if run.finished else "The run"
         notices.append(f"{which} ended early: {run.ended}")
@@ -167,67 +161,14 @@ def _notices(run: RunFiles) -> list[str]:
     return notices
 
 
-# --- before and after
-
-
-def _comparisons(run: RunFiles) -> list[Comparison]:
-    before, after = _before_after(run)
-    kinds = ("match", "match_with_instruction", "loss")
-    rank = {kind: place for place, kind in enumerate(kinds)}
-    names = sorted(before | after, key=lambda name: rank.get(name.rpartition("/")[2], len(kinds)))
-    return [_compare(name, before.get(name), after.get(name)) for name in names]
-
-
-def _before_after(run: RunFiles) -> tuple[Line, Line]:
+def _before_after(run: RunFiles) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """The summary's figures; while there is no summary, the first and the last evaluation."""
-    if run.summary.get("before") or run.summary.get("after"):
-        return run.summary.get("before") or {}, run.summary.get("after") or {}
+    if run.summary.before or run.summary.after:
+        return run.summary.before, run.summary.after
     first = run.evaluations[0]["step"] if run.evaluations else None
     last = run.evaluations[-1]["step"] if run.evaluations else None
-    return _figures_at(run, first), _figures_at(run, last) if last != first else {}
-
-
-def _figures_at(run: RunFiles, step: int | None) -> Line:
-    lines = [line for line in run.evaluations if line["step"] == step]
-    return {k: v for line in lines for k, v in line.items() if k.startswith("eval/")}
-
-
-def _compare(name: str, before: float | None, after: float | None) -> Comparison:
-    change, verdict = "", ""
-    if before is not None and after is not None:
-        difference = after - before
-        if _is_share(name):
-            change = f"{100 * difference:+.1f} points"
-        else:
-            change = f"{difference:+.4f}" + (f" ({difference / before:+.1%})" if before else "")
-        if difference:
-            verdict = "better" if (difference > 0) == _is_share(name) else "worse"
-    return Comparison(_label(name), _show(name, before), _show(name, after), change, verdict)
-
-
-def _label(name: str) -> str:
-    source, _, metric = name.removeprefix("eval/").rpartition("/")
-    words = {
-        "match": "matching answers",
-        "match_with_instruction": "matching answers, instructed",
-    }
-    return f"{source}: {words.get(metric, metric.replace('_', ' '))}"
-
-
-def _is_share(name: str) -> bool:
-    return name.rpartition("/")[2].startswith(("match", "token_accuracy"))
-
-
-def _show(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.1%}" if _is_share(name) else f"{value:.4f}"
-
-
-def _verdict(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The shares of matching answers and the losses that have both ends, three at most."""
-    kinds = (": matching answers", ": loss")
-    return [c for c in comparisons if c.change and c.name.endswith(kinds)][:3]
+    before = comparison.figures_at(run.evaluations, first)
+    return before, comparison.figures_at(run.evaluations, last) if last != first else {}
 
 
 # --- facts
@@ -238,16 +179,17 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     rate = _median([line.get("tokens_per_second") for line in run.steps])
     packing = _mean([line.get("packing_efficiency") for line in run.steps])
     mfu = _median([line.get("mfu") for line in run.steps])
-    step, epoch = summary.get("steps", last.get("step")), summary.get("epochs", last.get("epoch"))
-    memory, parameters = summary.get("peak_memory_bytes"), summary.get("parameters")
+    step = last.get("step") if summary.steps is None else summary.steps
+    epoch = last.get("epoch") if summary.epochs is None else summary.epochs
+    memory, parameters = summary.peak_memory_bytes, summary.parameters
     facts = {
-        "model": summary.get("model", (run.config.get("model") or {}).get("source")),
+        "model": summary.model or (run.config.get("model") or {}).get("source"),
         "parameters": None if parameters is None else _count(parameters),
-        "device": summary.get("device"),
-        "mesh": summary.get("mesh"),
+        "device": summary.device,
+        "mesh": summary.mesh,
         "steps": None if step is None else f"{step:,}",
         "epochs": None if epoch is None else f"{epoch:.2f}",
-        "time": _duration(summary.get("wall_seconds")),
+        "time": _duration(summary.wall_seconds),
         "peak memory": None if memory is None else f"{memory / 2**30:.2f} GiB",
         "speed": None if rate is None else f"{rate:,.0f} tokens/s",
         "MFU": None if mfu is None else f"{mfu:.1%}",
@@ -296,27 +238,24 @@ def _example(tokens: Sequence[tuple[str, float]]) -> dict[str, Any]:
     return {"tokens": shown, "more": len(tokens) - len(shown), "supervised": supervised}
 
 
-def _data(run: RunFiles) -> dict[str, Any]:
+def _data(run: RunFiles) -> Mapping[str, CacheReport]:
     """The report of each cache, by name: known from before the first step."""
-    report = run.data_report
-    known = {"train": report["train"]} | (report.get("eval") or {}) if "train" in report else {}
-    return run.summary.get("data") or known
+    known = run.data_report
+    found = {"train": known.train, **known.held_out} if known.train.rows_in else {}
+    return run.summary.data or found
 
 
-def _account(name: str, report: dict[str, Any]) -> dict[str, Any]:
+def _account(name: str, report: CacheReport) -> dict[str, Any]:
     """Where every row and token went; `balanced` says whether the sums agree."""
-    dropped = report.get("dropped") or {}
-    tokens = report.get("tokens") or {}
-    rows_in, rows_out = report.get("rows_in"), report.get("rows_out")
-    kinds = {kind: tokens.get(kind, 0) for kind in TOKEN_KINDS}
-    rendered = tokens.get("rendered")
+    tokens = vars(report.tokens)
+    rendered, kinds = report.tokens.rendered, {kind: tokens[kind] for kind in TOKEN_KINDS}
     return {
         "name": name,
-        "rows_in": rows_in,
-        "rows_out": rows_out,
-        "dropped": dropped,
-        "examples": report.get("examples"),
-        "rows_balanced": rows_out is not None and rows_in == rows_out + sum(dropped.values()),
+        "rows_in": report.rows_in,
+        "rows_out": report.rows_out,
+        "dropped": report.dropped,
+        "examples": report.examples,
+        "rows_balanced": report.rows_in == report.rows_out + sum(report.dropped.values()),
         "rendered": rendered,
         "kinds": kinds,
         "tokens_balanced": rendered == sum(kinds.values()),

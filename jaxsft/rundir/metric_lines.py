@@ -1,7 +1,4 @@
-"""What a run did per step: counters, and the file they go to.
-
-N: segments.
-"""
+"""Files of one JSON object a line, each of a step; the last may be cut short by a kill."""
 
 import json
 import math

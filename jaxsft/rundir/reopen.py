@@ -4,18 +4,19 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 
 from jaxsft.config import Config, from_dict
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.devices import distributed, mesh
 from jaxsft.errors import CheckpointError, ConfigError, known_to_all
+from jaxsft.files import records, run_names
 from jaxsft.model import state
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.store import CheckpointStore
-from jaxsft.rundir.workdir import CONFIG, Workdir, opened
+from jaxsft.rundir.workdir import Workdir, opened
 from jaxsft.training import inputs
 from jaxsft.training.build import Program, abstract_state
 from jaxsft.training.inputs import Say
@@ -27,7 +28,7 @@ class ReopenedRun:
     step: int
     base: Pretrained
     params: Params  # on one device
-    trained_on: dict[str, Any]  # template and end_of_turn_ids among them
+    trained_on: TrainedOn
 
 
 def read(workdir: Workdir, step: int | None) -> ReopenedRun:
@@ -42,7 +43,7 @@ def read(workdir: Workdir, step: int | None) -> ReopenedRun:
     chosen = _chosen_step(store, step)
     base = inputs.open_model(config, lambda topic, text: None)
     params = _read_params(store, chosen, base, config.model.parameter_dtype)
-    trained_on = store.notes(chosen)["data"]
+    trained_on = records.from_json(TrainedOn, store.notes(chosen)["data"])
     return ReopenedRun(config, chosen, base, params, trained_on)
 
 
@@ -119,10 +120,11 @@ def _refuse_other_tokens(given: str, theirs: Config, ours: Config) -> None:
 
 
 def _read_config(workdir: Workdir, flag: str = "--workdir") -> Config:
-    value = workdir.read_json(CONFIG)
+    value = workdir.read_json(run_names.CONFIG)
     if value is None:
         raise ConfigError(
-            f"{flag}={workdir.name}: has no {CONFIG}, or not a whole one; is it a run's directory?"
+            f"{flag}={workdir.name}: has no {run_names.CONFIG}, or not a whole one; is it a run's"
+            " directory?"
         )
     return from_dict(value)
 

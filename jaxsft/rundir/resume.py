@@ -7,12 +7,13 @@ from jaxsft.config import Config, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
+from jaxsft.files import records, run_names
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
 from jaxsft.rundir.checkpoint.failure import Failure
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.rundir.run_files import Outputs
-from jaxsft.rundir.workdir import CONFIG, METRICS, SUMMARY, Workdir
+from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import build
 from jaxsft.training.inputs import Say
@@ -28,11 +29,10 @@ _FREE = ("max_skipped_steps",)
 
 def notes(config: Config, train: Cache) -> dict[str, Any]:
     """What a checkpoint carries beside the arrays: enough to resume, and to export without data."""
-    copied = ("fingerprint", "template", "end_of_turn_ids")
     return {
-        "identity": identity(config) | {_DATA: train.manifest["fingerprint"]},
+        "identity": identity(config) | {_DATA: train.fingerprint},
         "template_date": config.data.template_date,
-        "data": {name: train.manifest[name] for name in copied},
+        "data": records.to_json(train.manifest.trained_on),
     }
 
 
@@ -145,7 +145,7 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     """
     if out.store.steps():
         return
-    lines = [line for line in out.metrics.read() if "loss" in line]
+    lines = [line for line in out.metrics.history.read() if "loss" in line]
     if not lines:
         return
     done, every = lines[-1]["step"], _save_every_steps(out.workdir)
@@ -154,17 +154,18 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     trained = done - (lines[-1].get("skipped_steps") or 0)
     empty = not files.leftovers(out.store.directory, before=done + 1)
     went_on = every is not None and trained > (1 if empty else 2) * every
-    if went_on or out.workdir.read_json(SUMMARY) is not None:
+    if went_on or out.workdir.read_json(run_names.SUMMARY) is not None:
         raise CheckpointError(
-            f"{out.store.directory}: has no checkpoint, but by {METRICS} this run did {done} steps"
-            " and should have saved some: is a disk not mounted? Bring the checkpoints back; or, to"
-            f" begin again, use another --workdir or remove {out.workdir.shown(METRICS)}"
+            f"{out.store.directory}: has no checkpoint, but by {run_names.METRICS} this run did"
+            f" {done} steps and should have saved some: is a disk not mounted? Bring the"
+            " checkpoints back; or, to begin again, use another --workdir or remove"
+            f" {out.workdir.shown(run_names.METRICS)}"
         )
 
 
 def _save_every_steps(workdir: Workdir) -> int | None:
     """Of the start before; None: none, or config.json is lost."""
-    return (workdir.read_json(CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
+    return (workdir.read_json(run_names.CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
 
 
 def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) -> Changing | None:

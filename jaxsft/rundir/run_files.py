@@ -5,17 +5,21 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jaxsft.config import Config
+from jaxsft.data.report import data_report
+from jaxsft.data.report.data_report import DataReport
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError
+from jaxsft.files import run_names
 from jaxsft.files.whole_files import write_text
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.metric_lines import JsonLines
-from jaxsft.rundir.workdir import CONFIG, DATA_REPORT, METRICS, SAMPLES, Workdir
+from jaxsft.rundir.workdir import Workdir
+from jaxsft.rundir.writers.history import History
+from jaxsft.rundir.writers.writer import Writers
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.redact import redacted_values
 
@@ -26,7 +30,7 @@ class Outputs:
 
     workdir: Workdir
     console: Console
-    metrics: JsonLines
+    metrics: Writers
     samples: JsonLines
     store: CheckpointStore
 
@@ -52,8 +56,8 @@ def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
     return Outputs(
         workdir,
         console,
-        JsonLines(workdir.files / METRICS, writes=first),
-        JsonLines(workdir.files / SAMPLES, writes=first),
+        Writers(History(workdir.files / run_names.METRICS, writes=first)),
+        JsonLines(workdir.files / run_names.SAMPLES, writes=first),
         CheckpointStore(
             workdir.checkpoints,
             config.checkpoint.keep,
@@ -73,7 +77,7 @@ def with_date(config: Config, workdir: Workdir, store: CheckpointStore) -> Confi
 
 def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
     """From config.json or, if that was lost, from a checkpoint; today's for a new run."""
-    data = (workdir.read_json(CONFIG) or {}).get("data")
+    data = (workdir.read_json(run_names.CONFIG) or {}).get("data")
     saved = data.get("template_date") if isinstance(data, dict) else None
     steps = [] if saved else store.steps()
     for step in reversed(steps):
@@ -82,9 +86,10 @@ def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
     return saved or datetime.date.today().isoformat()
 
 
-def write_inputs(config: Config, data_report: dict[str, Any], workdir: Path) -> None:
+def write_inputs(config: Config, report: DataReport, workdir: Path) -> None:
     """config.json: what the run really uses, after all overrides; and data_report.json."""
     if jax.process_index() == 0:
-        for name, value in ((CONFIG, dataclasses.asdict(config)), (DATA_REPORT, data_report)):
-            text = json.dumps(redacted_values(value), indent=2, ensure_ascii=False)
-            write_text(workdir / name, text + "\n")
+        value = redacted_values(dataclasses.asdict(config))
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        write_text(workdir / run_names.CONFIG, text + "\n")
+        data_report.write(workdir, report)

@@ -16,15 +16,13 @@ from typing import Any
 from etils import epath
 
 from jaxsft.errors import CheckpointError
-from jaxsft.files import buckets, places
+from jaxsft.files import buckets, places, run_names
 
-CONFIG = "config.json"
-DATA_REPORT = "data_report.json"
-ERROR = "error.json"
-METRICS = "metrics.jsonl"
-SAMPLES = "samples.jsonl"
-SUMMARY = "summary.json"
-_FETCHED = (CONFIG, DATA_REPORT, METRICS, SAMPLES, SUMMARY, "report.html")
+# In the order in which a run writes them; the report is made of the others.
+WRITTEN_ON_THE_WAY = (
+    *(run_names.CONFIG, run_names.DATA_REPORT, run_names.METRICS, run_names.SAMPLES),
+    run_names.SUMMARY,
+)
 _MIN_SECONDS = 60  # between two copies that no checkpoint waits for
 _MAX_SHARE = 0.02  # of the run's time that these copies take
 
@@ -47,7 +45,7 @@ class Workdir:
 
     @property
     def checkpoints(self) -> Path | epath.Path:
-        return (self._bucket or self.files) / "checkpoints"
+        return (self._bucket or self.files) / run_names.CHECKPOINTS
 
     def shown(self, name: str) -> str:
         """The path of a file or directory of the run, for the user."""
@@ -72,7 +70,7 @@ class Workdir:
         """
         if self._bucket is None:
             return
-        for name in _FETCHED:
+        for name in (*WRITTEN_ON_THE_WAY, run_names.REPORT):
             buckets.download(self._bucket / name, self.files / name)
 
     def forget(self, name: str) -> None:

@@ -101,7 +101,7 @@ def _without_dead_rows(
 ) -> Params:
     """Repairs rows of control tokens that the template writes but that were never trained, or
     warns of them, as config.model.dead_rows says."""
-    ids = [i for i in data.train.manifest["control_ids"] if i not in base.new_ids]
+    ids = [i for i in data.train.manifest.control_ids if i not in base.new_ids]
     if config.model.dead_rows == "warn":
         found = dead_rows.dead_rows(params, ids, vocabulary.EMBEDDING)
         for tokens, reason in dead_rows.by_reason(found):

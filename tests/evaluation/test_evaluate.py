@@ -12,7 +12,9 @@ from jaxsft import config
 from jaxsft.config import Source
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
-from jaxsft.evaluation import measure
+from jaxsft.evaluation import answers
+from jaxsft.evaluation.losses import mean_losses
+from jaxsft.evaluation.measurer import Measurer
 from jaxsft.model import state
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.training import over_mesh
@@ -48,8 +50,8 @@ def test_the_loss_depends_neither_on_batch_size_nor_on_devices():
         with jax.set_mesh(over):
             eval_step = over_mesh.jit_eval_step(graphdef, loss_form(tiny.SETTINGS), placement, over)
             params = jax.device_put(tiny.host_params(), placement)
-            values.append(measure.mean_losses(eval_step, params, {"a": batches}))
-            assert values[-1] == measure.mean_losses(eval_step, params, {"a": batches})
+            values.append(mean_losses(eval_step, params, {"a": batches}))
+            assert values[-1] == mean_losses(eval_step, params, {"a": batches})
     for other in values[1:]:
         assert other == pytest.approx(values[0], rel=1e-6)
     assert set(values[0]) == {"eval/a/loss", "eval/a/token_accuracy"}
@@ -74,7 +76,7 @@ def test_the_loss_depends_neither_on_batch_size_nor_on_devices():
     ],
 )
 def test_an_answer_matches_as_asked(answer, how, expected):
-    assert measure.matches(answer, '{"a": 1, "b": "x"}', how) is expected
+    assert answers.matches(answer, '{"a": 1, "b": "x"}', how) is expected
 
 
 ROW = '{"messages": [%s{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]}\n'
@@ -85,18 +87,18 @@ def test_prompts_stop_before_the_last_answer(tmp_path):
     text.write_text('{"text": "prose"}\n')
     chat.write_text(ROW % "" + ROW % '{"role": "system", "content": "s"}, ')
     sources = [Source(path=str(text)), Source(path=str(chat), name="held")]
-    first, second = measure.held_out_prompts(sources, 5)
+    first, second = answers.held_out_prompts(sources, 5)
     assert (first.source, first.row, first.reference) == ("held", 1, "r")
     assert [message.role for message in second.messages] == ["system", "user"]
-    asked = measure.with_instruction(second, "do it")
+    asked = answers.with_instruction(second, "do it")
     assert [str(message.content) for message in asked.messages] == ["do it", "q"]
     with pytest.raises(ConfigError, match="prompts=3"):
-        measure.held_out_prompts(sources[:1], 3)
+        answers.held_out_prompts(sources[:1], 3)
 
 
 def test_share_of_what_was_compared():
-    assert measure.share([{"match": True}, {"match": False}]) == 0.5
-    assert measure.share([{"match": None}]) is None
+    assert answers.share([{"match": True}, {"match": False}]) == 0.5
+    assert answers.share([{"match": None}]) is None
 
 
 def test_answers_of_an_earlier_start_are_gone_though_this_one_asks_nothing(tmp_path):
@@ -112,5 +114,5 @@ def test_answers_of_an_earlier_start_are_gone_though_this_one_asks_nothing(tmp_p
         train=config.Train(batch_size=1, steps=3),
     )
     data: Any = None
-    measurer = measure.Measurer(asks_nothing, plan, data, samples, lambda *_: None)
+    measurer = Measurer(asks_nothing, plan, data, samples, lambda *_: None)
     assert measurer.measure({}, "before") == {} and samples.read() == []

@@ -2,18 +2,18 @@
 
 import pytest
 
-from jaxsft.report import finished_run
+from jaxsft.report import last_lines
 from jaxsft.rundir.workdir import Workdir
 
 
 def test_answers_are_named_where_there_are_any(tmp_path):
     workdir = Workdir("runs/x", tmp_path)
     metrics, samples = (tmp_path / name for name in ("metrics.jsonl", "samples.jsonl"))
-    assert finished_run._where_figures_are(workdir) == str(metrics)
+    assert last_lines.where_figures_are(workdir) == str(metrics)
     samples.write_text("")
-    assert finished_run._where_figures_are(workdir) == str(metrics)
+    assert last_lines.where_figures_are(workdir) == str(metrics)
     samples.write_text("{}\n")
-    assert finished_run._where_figures_are(workdir) == f"{metrics}; answers in {samples}"
+    assert last_lines.where_figures_are(workdir) == f"{metrics}; answers in {samples}"
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_answers_are_named_where_there_are_any(tmp_path):
     ],
 )
 def test_the_command_to_look_at_the_data_has_the_same_config(command, expected):
-    assert finished_run.config_flags(command) == expected
+    assert last_lines.config_flags(command) == expected

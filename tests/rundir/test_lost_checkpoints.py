@@ -10,6 +10,8 @@ from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import Workdir
+from jaxsft.rundir.writers.history import History
+from jaxsft.rundir.writers.writer import Writers
 from jaxsft.terminal.console import Console
 
 LOST = "checkpoints: has no checkpoint, but by metrics.jsonl this run did .* is a disk not mounted"
@@ -31,7 +33,8 @@ def test_a_run_does_not_begin_again_where_it_must_have_saved(
 ):
     workdir, lines = Workdir("w", tmp_path), JsonLines(tmp_path / "metrics.jsonl")
     store = CheckpointStore(workdir.checkpoints, keep=1)
-    out = Outputs(workdir, Console(speaks=False), lines, lines, store)
+    metrics = Writers(History(tmp_path / "metrics.jsonl"))
+    out = Outputs(workdir, Console(speaks=False), metrics, lines, store)
     resume.refuse_lost_checkpoints(out)
     (tmp_path / "config.json").write_text('{"checkpoint": {"save_every_steps": 10}}')
     lines.append({"step": done, "loss": 1.0, "skipped_steps": skipped})

@@ -9,7 +9,10 @@ import pytest
 
 from jaxsft import config
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.data.report import data_report
+from jaxsft.data.report.data_report import DataReport, DataWarning
 from jaxsft.errors import ConfigError
+from jaxsft.files import records
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.run_files import with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
@@ -30,7 +33,7 @@ def test_the_date_is_that_of_the_first_start(tmp_path):
     first = with_date(make_config(), workdir, store)
     assert first.data.template_date == today
     yesterday = make_config(template_date="2026-01-31")
-    write_inputs(yesterday, {}, tmp_path)
+    write_inputs(yesterday, DataReport(), tmp_path)
     assert with_date(make_config(), workdir, store).data.template_date == "2026-01-31"
     other = with_date(make_config(template_date="2025-02-03"), workdir, store)
     assert other.data.template_date == "2025-02-03"
@@ -44,17 +47,20 @@ def test_a_config_json_cut_short_stops_no_start(tmp_path):
     for cut in ('{"model": {"sou', "", "[]", '{"data": null}'):
         (tmp_path / "config.json").write_text(cut)
         assert with_date(make_config(), workdir, store).data.template_date == "2026-01-31"
-    write_inputs(make_config(), {}, tmp_path)
+    write_inputs(make_config(), DataReport(), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("config.json", "data_report.json", "checkpoints")
     }
 
 
 def test_config_and_data_report_are_written(tmp_path):
-    write_inputs(make_config(), {"warnings": ["ä"]}, tmp_path)
+    report = DataReport([DataWarning("ä", "b", ["c"])])
+    write_inputs(make_config(), report, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     assert config.from_dict(values) == make_config()
-    assert json.loads((tmp_path / "data_report.json").read_text()) == {"warnings": ["ä"]}
+    text = (tmp_path / "data_report.json").read_text()
+    assert records.to_json(data_report.from_json(json.loads(text))) == records.to_json(report)
+    assert "ä" in text
 
 
 @pytest.mark.parametrize(

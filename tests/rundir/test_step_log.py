@@ -1,4 +1,4 @@
-"""The shares of the peak in a line of metrics.jsonl."""
+"""The rates and shares in a line of metrics.jsonl."""
 
 import dataclasses
 import types
@@ -18,9 +18,10 @@ COUNTS = BatchCounts.of_segments(np.array([3, 20]), 32, {None})
 SUPERVISED, PEAK = 11, 1e9
 
 
-def line(monkeypatch, remat, peak_flops):
-    """Of two steps that took four seconds together."""
-    clock = iter([10.0, 14.0])
+def line(monkeypatch, remat, peak_flops, saves_until=None):
+    """Of two steps that took four seconds together, after a save perhaps."""
+    begin = [10.0] if saves_until is None else [10.0, saves_until]
+    clock = iter([*begin, begin[-1] + 4])
     monkeypatch.setattr(step_log, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     log = step_log.StepLog(
         tiny.SETTINGS,
@@ -30,6 +31,8 @@ def line(monkeypatch, remat, peak_flops):
         sources=(),
         peak_flops=peak_flops,
     )
+    if saves_until is not None:
+        log.restart_clock()
     values = {field.name: jnp.float32(1) for field in dataclasses.fields(Sums)}
     sums = Sums(**values | {"supervised_tokens": jnp.float32(SUPERVISED)})
     metrics = StepMetrics(sums, None, jnp.float32(1), jnp.float32(1), jnp.int32(0))
@@ -52,3 +55,17 @@ def test_mfu_counts_what_is_needed_and_hfu_what_is_done(monkeypatch):
 def test_where_no_peak_is_known_there_is_no_share(monkeypatch):
     found = line(monkeypatch, "none", None)
     assert found["mfu"] is None and found["hfu"] is None
+
+
+def test_rates_are_of_all_steps_of_a_line_over_their_time(monkeypatch):
+    """Two steps of 23 tokens in rows of 32, in four seconds."""
+    found = line(monkeypatch, "none", None)
+    assert found["step_seconds"] == 2.0 and found["step"] == 2
+    assert found["tokens"] == 46 and found["tokens_per_second"] == 46 / 4
+    assert found["supervised_tokens_per_second"] == 2 * SUPERVISED / 4
+    assert found["packing_efficiency"] == 23 / 32
+
+
+def test_a_save_between_two_lines_is_no_time_of_a_step(monkeypatch):
+    found = line(monkeypatch, "none", None, saves_until=96.0)
+    assert found["step_seconds"] == 2.0 and found["tokens_per_second"] == 46 / 4

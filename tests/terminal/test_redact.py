@@ -10,8 +10,9 @@ import rich.console
 
 from jaxsft.cli import flags
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.data.report.data_report import DataReport, DataWarning
 from jaxsft.errors import DataError
-from jaxsft.report import endings
+from jaxsft.report import endings, failure_record
 from jaxsft.report import page as report
 from jaxsft.rundir import run_files
 from jaxsft.terminal.console import Console
@@ -119,7 +120,7 @@ def test_error_json(tmp_path, monkeypatch):
     try:
         raise DataError(f"{URL}: no such file")
     except DataError as error:
-        endings._write_error(tmp_path / "error.json", error)
+        failure_record.write(tmp_path, error)
     value = json.loads((tmp_path / "error.json").read_text())
     assert value["message"].startswith("https://***@host/") and "DataError" in value["traceback"]
     assert SECRET not in (tmp_path / "error.json").read_text()
@@ -142,7 +143,7 @@ def test_files_of_a_run_and_its_page(tmp_path):
         optim=Optim(peak_lr=1.0),
         train=Train(batch_size=1, steps=1),
     )
-    run_files.write_inputs(config, {"warnings": [URL]}, tmp_path)
+    run_files.write_inputs(config, DataReport([DataWarning(URL)]), tmp_path)
     path = json.loads((tmp_path / "config.json").read_text())["data"]["train"][0]["path"]
     assert path == redacted(URL)
     # Files that an older version wrote are shown without it too.

@@ -65,7 +65,7 @@ def measure_export(directory: Path, parameter_dtype: str) -> dict[str, float]:
     params = load(directory, parameter_dtype)
     base = pretrained.open_pretrained(directory)
     sampler, begin = _Sampler(), _anonymous_bytes()
-    export.export(params, base, directory / "export")
+    export.export(params, base, directory / "exported")
     return {"beside_bytes": sampler.stop() - begin}
 
 

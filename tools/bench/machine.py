@@ -25,21 +25,6 @@ def describe() -> dict[str, Any]:
     }
 
 
-def peak_device_bytes() -> int | None:
-    """The most that a program held on the first device; None where jax doesn't say (CPU)."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
-def peak_host_bytes() -> int | None:
-    """The most memory of this program in RAM; None where there is no /proc.
-
-    Not getrusage: what it says begins with the peak of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) * 1024 if found else None
-
-
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None

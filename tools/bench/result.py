@@ -9,6 +9,7 @@ import numpy as np
 from bench import machine
 from bench.ours import Ours, Step
 from jaxsft.config import Config
+from jaxsft.devices import peak_memory
 from jaxsft.devices.chips import peak_flops
 from jaxsft.training.flops import recomputed_flops, training_flops
 
@@ -37,8 +38,8 @@ def of_steps(config: Config, ours: Ours, steps: Sequence[Step]) -> dict[str, Any
         "compile_seconds": ours.compile_seconds,
         "memory": {
             "compiled_bytes": ours.memory.needed_bytes,
-            "device_peak_bytes": machine.peak_device_bytes(),
-            "host_peak_bytes": machine.peak_host_bytes(),
+            "device_peak_bytes": peak_memory.device_bytes(),
+            "host_peak_bytes": peak_memory.host_bytes(),
         },
         "losses": [steps[0].loss, steps[-1].loss],
         "choices": {what: f"{which} ({why})" for what, which, why in ours.program.choices},

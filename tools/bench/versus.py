@@ -4,10 +4,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from bench import machine, result
+from bench import result
 from bench.ours import Ours, Step
 from bench.peer import Peer
 from jaxsft.config import Config
+from jaxsft.devices import peak_memory
 
 
 def measure(config: Config, ours: Ours, peer: Peer, warmup: int, rounds: int) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def measure(config: Config, ours: Ours, peer: Peer, warmup: int, rounds: int) ->
             "losses": [theirs[0]["loss"], theirs[-1]["loss"]],
             "host_peak_bytes": memory,
         },
-        "ratios": ratios(mine, theirs) | {"memory": _over(machine.peak_host_bytes(), memory)},
+        "ratios": ratios(mine, theirs) | {"memory": _over(peak_memory.host_bytes(), memory)},
     }
 
 

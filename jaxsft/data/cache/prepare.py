@@ -15,6 +15,7 @@ import numpy as np
 from jaxsft.config import Data, Source
 from jaxsft.data.cache import shards
 from jaxsft.data.cache import store as cache_files
+from jaxsft.data.cache.manifest import CacheReport, Manifest, SourceReport
 from jaxsft.data.cache.shards import Shard, ShardJob
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.conversation import BadRow
@@ -28,7 +29,7 @@ from jaxsft.data.read import sources as source_files
 from jaxsft.errors import DataError
 from jaxsft.files import places
 from jaxsft.files.caches import cache_name, cache_root
-from jaxsft.terminal.redact import redacted, redacted_values
+from jaxsft.terminal.redact import redacted
 
 # What decides nothing: where the cache lies, who makes it, and what belongs to the plan.
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
@@ -39,8 +40,8 @@ _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "te
 _CODE = (
     "data/conversation.py",
     *("data/read/*.py", "data/render/*.py", "data/encode/*.py", "data/quality/*.py"),
-    *("data/cache/store.py", "data/cache/shards.py", "data/cache/prepare.py"),
-    "terminal/redact.py",
+    *("data/cache/manifest.py", "data/cache/store.py", "data/cache/shards.py"),
+    *("data/cache/prepare.py", "files/records.py", "terminal/redact.py"),
 )
 _LIBRARIES = ("tokenizers", "transformers", "jinja2", "sentencepiece")
 
@@ -197,18 +198,18 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
     _write_report(work, tallies, total, [part.merged() for part in facts], bad)
     tokenizer = shards.tokenizer_of(job)
     template = tokenizer.template if tokenizer.has_template else None
-    manifest = {
-        "fingerprint": job.fingerprint,
-        "shards": entries,
-        "template": template and template.source,
-        "template_sha256": template and template.sha256,
-        "end_of_turn_ids": sorted(ends),
-        "control_ids": sorted(controls),
-        "tokenizer_sha256": work.inputs["tokenizer"],
-        "files": [redacted(file) for file in work.files],
-        "inputs": work.inputs,
-    }
-    cache_files.write_json(job.directory / cache_files.MANIFEST, manifest)
+    manifest = Manifest(
+        fingerprint=job.fingerprint,
+        shards=entries,
+        template=template and template.source,
+        template_sha256=template and template.sha256,
+        end_of_turn_ids=sorted(ends),
+        control_ids=sorted(controls),
+        tokenizer_sha256=work.inputs["tokenizer"],
+        files=[redacted(file) for file in work.files],
+        inputs=work.inputs,
+    )
+    cache_files.write_manifest(job.directory, manifest)
 
 
 def _write_report(
@@ -219,21 +220,24 @@ def _write_report(
     bad: Sequence[BadRow],
 ) -> None:
     whole = row_facts.merge(facts)
-    report = total.report() | {"quality": measures.report(whole)}
-    report["bad_rows"] = [str(row) for row in bad]
-    report["bad_rows_by_cause"] = bad_rows.listed(bad, total.dropped)
     # A model's own template knows what it writes as plain text.
     foreign = work.job.data.template is not None
     template = shards.tokenizer_of(work.job).template if foreign else None
-    report["unknown_controls"] = [] if template is None else template.unknown_controls
-    report["sources"] = {
-        name: tally.report() | {"quality": measures.report(part)}
-        for name, tally, part in zip(source_names(work.sources), tallies, facts, strict=True)
-    }
+    names = source_names(work.sources)
+    report = CacheReport(
+        **vars(total.account()),
+        quality=measures.quality_of(whole),
+        bad_rows=[str(row) for row in bad],
+        bad_rows_by_cause=bad_rows.listed(bad, total.dropped),
+        unknown_controls=[] if template is None else template.unknown_controls,
+        sources={
+            name: SourceReport(**vars(tally.account()), quality=measures.quality_of(part))
+            for name, tally, part in zip(names, tallies, facts, strict=True)
+        },
+        other_names=[n for source in work.sources for n in source_files.other_names(source)],
+    )
     row_facts.save(work.job.directory, whole)
-    names = [name for source in work.sources for name in source_files.other_names(source)]
-    report["other_names"] = names
-    cache_files.write_json(work.job.directory / cache_files.REPORT, redacted_values(report))
+    cache_files.write_cache_report(work.job.directory, report)
 
 
 def _judge(bad: Sequence[BadRow], num_bad: int, total: Tally, data: Data) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxsft.data.cache.manifest import CacheReport, Manifest
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.errors import DataError
-from jaxsft.files import places
+from jaxsft.files import places, records
 from jaxsft.files.caches import unreadable
+from jaxsft.terminal.redact import redacted_values
 
 MANIFEST = "manifest.json"  # written last: a directory that has one is whole
 REPORT = "report.json"
@@ -33,8 +35,6 @@ class Cache:
         lengths: int64 [N], tokens of each example.
         supervised: int64 [N], targets with weight of each example.
         sources: int64 [N], index of the source of each example.
-        manifest: fingerprint, template, template_sha256, end_of_turn_ids, tokenizer_sha256...
-        report: what became of every row and token.
 
     Raises:
         DataError: the directory does not hold what its manifest says.
@@ -42,14 +42,14 @@ class Cache:
 
     def __init__(self, directory: Path, files: Sequence[str]):
         self.directory = directory
-        self.manifest = read_json(directory / MANIFEST)
-        self.report = read_json(directory / REPORT)
+        self.manifest = records.from_json(Manifest, _read_json(directory / MANIFEST))
+        self.report = records.from_json(CacheReport, _read_json(directory / REPORT))
         self.lengths = _load(directory / "lengths.npy")
         self.supervised = _load(directory / "supervised.npy")
         rows = _load(directory / "rows.npy")
         self.sources, self._rows = rows[:, 0], rows[:, 1:]
         self._files = tuple(files)
-        sizes = [size for size, *_ in self.manifest["shards"]]
+        sizes = [size for size, *_ in self.manifest.shards]
         self._shard_of = np.repeat(np.arange(len(sizes)), sizes)
         self._verified = np.zeros(len(sizes), bool)
         num_tokens = int(self.lengths.sum())
@@ -60,7 +60,7 @@ class Cache:
 
     @property
     def fingerprint(self) -> str:
-        return self.manifest["fingerprint"]
+        return self.manifest.fingerprint
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -96,7 +96,7 @@ class Cache:
     def _verify(self, shard: int) -> None:
         first, last = np.searchsorted(self._shard_of, [shard, shard + 1])
         start = self._stops[first] - self.lengths[first]
-        _, *expected = self.manifest["shards"][shard]
+        _, *expected = self.manifest.shards[shard]
         for array, checksum in zip((self._ids, self._weights), expected, strict=True):
             if zlib.crc32(array[start : self._stops[last - 1]].data) != checksum:
                 raise self._damaged(f"examples {first} to {last - 1} differ from their checksum")
@@ -148,12 +148,21 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(path, array.astype(np.int64))
 
 
+def write_cache_report(directory: Path, report: CacheReport) -> None:
+    write_json(directory / REPORT, redacted_values(records.to_json(report)))
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Says that the directory is whole."""
+    write_json(directory / MANIFEST, records.to_json(manifest))
+
+
 def write_json(path: Path, value: Any) -> None:
     with places.using(str(path)):
         path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,23 +10,45 @@ from jaxsft.data.conversation import BadRow
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.read.strict_json import show
 
-COUNTS = (
-    "rows_in",
-    "rows_out",
-    "examples",
-    "supervised_turns",
-    "split_conversations",
-    "boundary_tokens",  # straddle a border of what is trained
-    "control_text",  # trained words that spell a control token and stay text
-    "text_controls",  # control tokens that rows of plain text spell, which are trained as such
-    "trained_headers",  # examples whose template has no prompt: they train what begins an answer
-    "near_turns",  # compared with their prompts near by only: the template asks for all at once
-    "truncated_examples",
-    "truncated_turns",  # supervised turns among what truncation left out
-)
-
 MAX_UNREAD = 100  # names of columns that are counted one by one: rows may have names of their own
 OTHERS = "other columns"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCounts:
+    """What became of the tokens; all but the first add up to it."""
+
+    rendered: int = 0
+    supervised: int = 0
+    context: int = 0
+    truncated: int = 0
+    dropped: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """What became of every row and every token of a source, or of several."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    examples: int = 0
+    supervised_turns: int = 0
+    split_conversations: int = 0
+    boundary_tokens: int = 0  # straddle a border of what is trained
+    control_text: int = 0  # trained words that spell a control token and stay text
+    text_controls: int = 0  # control tokens that rows of plain text spell, trained as such
+    trained_headers: int = 0  # examples without a prompt: they train what begins an answer
+    near_turns: int = 0  # compared with their prompts near by only: the template asks for all
+    truncated_examples: int = 0
+    truncated_turns: int = 0  # supervised turns among what truncation left out
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)  # rows, by reason
+    dropped_examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dropped_tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unread_columns: Mapping[str, int] = dataclasses.field(default_factory=dict)  # rows, by name
+    tokens: TokenCounts = dataclasses.field(default_factory=TokenCounts)
+
+
+COUNTS = tuple(field.name for field in dataclasses.fields(Account) if field.type is int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +128,17 @@ class Tally:
         for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
             mine.update(theirs)
 
-    def report(self) -> dict[str, Any]:
-        """The tally as report.json has it; rows and tokens are conserved."""
-        kinds = ("rendered", "supervised", "context", "truncated", "dropped")
+    def account(self) -> Account:
+        """The counts; rows and tokens are conserved."""
+        kinds = [field.name for field in dataclasses.fields(TokenCounts)]
         tokens = {kind: self.tokens[kind] for kind in kinds}
         assert self.counts["rows_in"] == self.counts["rows_out"] + self.dropped.total()
         assert tokens["rendered"] == sum(tokens[kind] for kind in kinds[1:])
-        return {
+        return Account(
             **{name: self.counts[name] for name in COUNTS},
-            "dropped": dict(sorted(self.dropped.items())),
-            "dropped_examples": dict(sorted(self.dropped_examples.items())),
-            "dropped_tokens": dict(sorted(self.dropped_tokens.items())),
-            "unread_columns": dict(sorted(self.unread.items())),
-            "tokens": tokens,
-        }
+            dropped=dict(sorted(self.dropped.items())),
+            dropped_examples=dict(sorted(self.dropped_examples.items())),
+            dropped_tokens=dict(sorted(self.dropped_tokens.items())),
+            unread_columns=dict(sorted(self.unread.items())),
+            tokens=TokenCounts(**tokens),
+        )

@@ -70,8 +70,8 @@ def test_the_cache_gives_back_what_the_tokenizer_made(setup, tokenizer):
         assert tokenizer.decode(ids) == text
         assert tokenizer.decode(ids[weights > 0]) == f"{pair[1]}<|im_end|>"
     assert cache.lengths.tolist() == [len(first[0]), len(second[0])]
-    assert cache.manifest["end_of_turn_ids"] == [tokenizer.eos_id]
-    assert cache.manifest["template"] == CHATML
+    assert cache.manifest.end_of_turn_ids == [tokenizer.eos_id]
+    assert cache.manifest.template == CHATML
     copy = pickle.loads(pickle.dumps(cache))
     assert copy.examples([0])[0][0].tolist() == first[0].tolist()
 
@@ -80,7 +80,7 @@ def test_examples_are_found_across_shards(setup, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_ROWS", 3)
     setup.write(*[row("q", f"{i}") for i in range(10)])
     cache = setup.prepare()
-    assert [size for size, *_ in cache.manifest["shards"]] == [3, 3, 3, 1]
+    assert [size for size, *_ in cache.manifest.shards] == [3, 3, 3, 1]
     order = [9, 0, 4, 3, 9]
     assert [cache.source_of(i)[1] for i in order] == [10, 1, 5, 4, 10]
     one_by_one = [cache.examples([i])[0][0].tolist() for i in order]
@@ -93,18 +93,18 @@ def test_the_report_accounts_for_rows_and_tokens(setup):
     unsupervised["messages"][1]["weight"] = 0
     setup.write(*[row(*pair) for pair in SAY], unsupervised, "{", row("q"))
     report = setup.prepare(bad_rows="skip").report
-    assert (report["rows_in"], report["rows_out"], report["examples"]) == (6, 2, 2)
-    assert report["dropped"] == {
+    assert (report.rows_in, report.rows_out, report.examples) == (6, 2, 2)
+    assert report.dropped == {
         "no assistant message": 1,
         "no supervised token": 1,
         "not JSON": 1,
         "overlong: more than sequence_length=64 tokens": 1,
     }
-    tokens = report["tokens"]
-    assert tokens["rendered"] == sum(tokens[k] for k in tokens if k != "rendered")
-    assert tokens["dropped"] > 64 and tokens["truncated"] == 0 and tokens["supervised"] == 4
-    assert report["sources"]["train"]["tokens"] == tokens
-    assert [line.split(": ")[0] for line in report["bad_rows"]] == [
+    tokens = report.tokens
+    assert tokens.rendered == sum(list(vars(tokens).values())[1:])
+    assert tokens.dropped > 64 and tokens.truncated == 0 and tokens.supervised == 4
+    assert report.sources["train"].tokens == tokens
+    assert [line.split(": ")[0] for line in report.bad_rows] == [
         f"{setup.path}:5",
         f"{setup.path}:6",
     ]
@@ -122,12 +122,10 @@ def test_rows_and_tokens_are_conserved_for_any_file(setup, rows):
     setup.write(row("q", "a"), *[row(*contents) for contents in rows])
     cache = setup.prepare(bad_rows="skip")
     report = cache.report
-    assert (
-        report["rows_in"] == len(rows) + 1 == report["rows_out"] + sum(report["dropped"].values())
-    )
-    assert cache.lengths.sum() == report["tokens"]["supervised"] + report["tokens"]["context"]
+    assert report.rows_in == len(rows) + 1 == report.rows_out + sum(report.dropped.values())
+    assert cache.lengths.sum() == report.tokens.supervised + report.tokens.context
     weights = [w for _, w in cache.examples(range(len(cache)))]
-    assert sum(int((w > 0).sum()) for w in weights) == report["tokens"]["supervised"]
+    assert sum(int((w > 0).sum()) for w in weights) == report.tokens.supervised
     assert all(w.any() for w in weights)
 
 
@@ -138,12 +136,12 @@ def test_split_turns_are_counted_and_a_lost_one_is_not_a_lost_row(setup, tmp_pat
         message["thinking"] = "hm"
     setup.write(talk)
     whole = setup.prepare().report
-    assert (whole["rows_out"], whole["examples"], whole["split_conversations"]) == (1, 2, 1)
+    assert (whole.rows_out, whole.examples, whole.split_conversations) == (1, 2, 1)
     (shorter, longer) = setup.prepare().lengths
     cut = setup.prepare(sequence_length=int(longer) - 1).report
-    assert (cut["rows_out"], cut["examples"], cut["dropped"]) == (1, 1, {})
-    assert list(cut["dropped_examples"].values()) == [1]
-    assert cut["tokens"]["dropped"] == longer and cut["tokens"]["rendered"] == shorter + longer
+    assert (cut.rows_out, cut.examples, cut.dropped) == (1, 1, {})
+    assert list(cut.dropped_examples.values()) == [1]
+    assert cut.tokens.dropped == longer and cut.tokens.rendered == shorter + longer
 
 
 def test_length_l_is_kept_and_l_plus_one_dropped(setup):
@@ -151,11 +149,11 @@ def test_length_l_is_kept_and_l_plus_one_dropped(setup):
     setup.write(row("q", "a"), row("q", "aaaa"))
     lengths = setup.prepare().lengths
     kept = setup.prepare(sequence_length=int(lengths.max()))
-    assert kept.report["examples"] == 2
+    assert kept.report.examples == 2
     cut = setup.prepare(sequence_length=int(lengths.max()) - 1)
-    assert cut.report["examples"] == 1
+    assert cut.report.examples == 1
     (ids, weights) = cut.examples([0])[0]
-    assert weights[ids == cut.manifest["end_of_turn_ids"][0]].sum() == 1
+    assert weights[ids == cut.manifest.end_of_turn_ids[0]].sum() == 1
 
 
 def test_bad_rows_are_listed_by_cause_up_to_the_limit(setup):
@@ -167,7 +165,7 @@ def test_bad_rows_are_listed_by_cause_up_to_the_limit(setup):
     assert lines[2] == "5 of 6 rows can't be used"
     with pytest.raises(DataError, match="skip' allows max_bad_rows=3"):
         setup.prepare(max_bad_rows=3, bad_rows="skip")
-    assert setup.prepare(max_bad_rows=5, bad_rows="skip").report["dropped"] == {"not JSON": 5}
+    assert setup.prepare(max_bad_rows=5, bad_rows="skip").report.dropped == {"not JSON": 5}
     assert len(setup.caches()) == 1  # the failures left nothing behind
 
 
@@ -199,9 +197,9 @@ def test_control_tokens_that_a_chosen_template_has_but_not_the_tokenizer_are_rep
     template = tmp_path / "other.jinja"
     template.write_text(CHATML + "{% if tools %}<|tool|><think>{{ tools }}<|tool|>{% endif %}")
     setup.write(row("q", "a"))
-    assert setup.prepare().report["unknown_controls"] == []
+    assert setup.prepare().report.unknown_controls == []
     report = setup.prepare(template=str(template)).report
-    assert report["unknown_controls"] == ["<|tool|>"]
+    assert report.unknown_controls == ["<|tool|>"]
 
 
 def test_an_id_outside_the_model_is_a_bad_row(setup):
@@ -372,8 +370,8 @@ def test_sources_keep_their_names_and_files(setup, tmp_path):
         (str(other), 1),
         (str(other), 1),
     ]
-    assert list(cache.report["sources"]) == ["train", "train#2", "plain"]
-    assert cache.report["rows_in"] == 3
+    assert list(cache.report.sources) == ["train", "train#2", "plain"]
+    assert cache.report.rows_in == 3
 
 
 def test_the_default_folder_follows_xdg(monkeypatch, tmp_path):

@@ -52,7 +52,7 @@ def test_two_processes_make_the_bytes_that_one_makes(sources, tmp_path, tokenize
     one = prepare(sources, data_of(tmp_path, "one", workers=1), tokenizer_dir)
     two = prepare(sources, data_of(tmp_path, "two", workers=2), tokenizer_dir)
     assert one.fingerprint == two.fingerprint
-    assert len(one.manifest["shards"]) == 5 and one.report["dropped"]["not JSON"] == 2
+    assert len(one.manifest.shards) == 5 and one.report.dropped["not JSON"] == 2
     first, second = contents(one), contents(two)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []

@@ -45,7 +45,7 @@ def test_control_tokens_that_plain_text_spells_are_counted_and_are_no_text(token
     assert example.text_controls == 3 and example.ids[-1] == tokenizer.eos_id
     tally = Tally()
     tally.add(result)
-    assert tally.report()["text_controls"] == 3
+    assert tally.account().text_controls == 3
     hints = [shard_facts([PlainText(t, "f", 1)], [outcome(tokenizer, PlainText(t, "f", 1))]).hints
              for t in (text, "[INST] a [/INST]")]  # fmt: skip
     assert [list(found) for found in hints] == [[], ["role or control text in a message"]]
@@ -59,8 +59,8 @@ def test_a_header_that_is_trained_for_want_of_a_prompt_is_counted(tmp_path):
         tally = Tally()
         chat = ChatTokenizer(make_tokenizer(tmp_path / name, template))
         tally.add(outcome(chat, conversation("q", "a", "r", "b")))
-        tallies.append(tally.report()["trained_headers"])
-        assert tally.report()["supervised_turns"] == 2
+        tallies.append(tally.account().trained_headers)
+        assert tally.account().supervised_turns == 2
     assert tallies == [1, 0, 0]
 
 
@@ -166,10 +166,10 @@ def test_words_that_spell_a_control_token_are_counted(tokenizer, tmp_path):
     talk = conversation("<think>", "<think>hm</think>a", "q", "b")
     tally = Tally()
     tally.add(outcome(tokenizer, talk))
-    assert tally.report()["control_text"] == 2
+    assert tally.account().control_text == 2
     trusting = ChatTokenizer(
         make_tokenizer(tmp_path), trusted_control_tokens=("<think>", "</think>")
     )
     tally = Tally()
     tally.add(outcome(trusting, talk))
-    assert tally.report()["control_text"] == 0
+    assert tally.account().control_text == 0

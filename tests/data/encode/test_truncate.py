@@ -81,10 +81,10 @@ def test_what_was_left_out_is_counted(chat):
     tally.add(outcome)
     tally.add(fitted(chat, record, 5))
     tally.add(fitted(chat, record, whole))
-    report = tally.report()
-    assert (report["truncated_examples"], report["truncated_turns"]) == (1, 1)
-    assert report["tokens"]["truncated"] == whole - second
-    assert report["tokens"]["dropped"] == whole and report["tokens"]["rendered"] == 3 * whole
+    report = tally.account()
+    assert (report.truncated_examples, report.truncated_turns) == (1, 1)
+    assert report.tokens.truncated == whole - second
+    assert report.tokens.dropped == whole and report.tokens.rendered == 3 * whole
 
 
 SPOKEN = st.from_regex(r"\AS?(U{1,2}(AT{0,2}){1,2}){1,5}U?\Z").map(str.strip)
@@ -174,7 +174,7 @@ def test_each_turn_of_a_rewritten_history_is_shortened_by_itself(rewriting):
     assert "U0" not in texts(rewriting, outcome)[2] and "U2" in texts(rewriting, outcome)[2]
     tally = Tally()
     tally.add(outcome)
-    assert tally.report()["tokens"]["rendered"] == sum(len(example.ids) for example in full)
+    assert tally.account().tokens.rendered == sum(len(example.ids) for example in full)
     # A turn in the middle ends its own conversation, and is the one that stays in it.
     shorter = fitted(rewriting, record, len(full[1].ids) - 1)
     assert [example.turns for example in shorter.kept] == [(1,), (3,), (5,)]

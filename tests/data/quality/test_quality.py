@@ -17,6 +17,7 @@ from jaxsft.data.encode.account import Outcome
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.quality import measures, near_duplicates
 from jaxsft.data.quality import row_statistics as facts_lib
+from jaxsft.data.quality.figures import Bin, HintedRows, RowPair
 from jaxsft.data.read.sources import read_source
 from jaxsft.errors import DataError
 
@@ -96,7 +97,7 @@ def test_the_size_of_shards_changes_nothing(size, monkeypatch):
     records = many(250)
     whole, parts = facts_of(*records), in_parts(records, size)
     assert same(whole, parts)
-    assert measures.report(whole) == measures.report(parts)
+    assert measures.quality_of(whole) == measures.quality_of(parts)
 
 
 def test_gathering_is_merging(monkeypatch):
@@ -167,25 +168,21 @@ def test_lengths_and_turns():
         Outcome("a.jsonl", 2, (example_of(records[1], 9, 3), example_of(records[1], 20, 4))),
         Outcome("a.jsonl", 3, (example_of(records[2], 6, 6),)),
     ]
-    report = measures.report(facts_lib.shard_facts(records, outcomes))
-    assert report["conversations"] == 3
-    assert report["turns"]["histogram"] == [
-        {"from": 0, "below": 1, "rows": 1},
-        {"from": 1, "below": 2, "rows": 1},
-        {"from": 2, "below": 4, "rows": 1},
-    ]
-    tokens = report["tokens"]
-    assert (tokens["min"], tokens["median"], tokens["max"], tokens["sum"]) == (5, 6, 29, 40)
-    assert [bin_["rows"] for bin_ in tokens["histogram"]] == [2, 0, 1]
-    assert tokens["histogram"][0]["from"] == 4 and tokens["histogram"][-1]["below"] == 32
-    assert report["supervised"]["share"] == 15 / 40
+    report = measures.quality_of(facts_lib.shard_facts(records, outcomes))
+    assert report.conversations == 3
+    assert report.turns.histogram == [Bin(0, 1, 1), Bin(1, 2, 1), Bin(2, 4, 1)]
+    tokens = report.tokens
+    assert (tokens.min, tokens.median, tokens.max, tokens.sum) == (5, 6, 29, 40)
+    assert [bin_.rows for bin_ in tokens.histogram] == [2, 0, 1]
+    assert tokens.histogram[0].start == 4 and tokens.histogram[-1].below == 32
+    assert report.supervised.share == 15 / 40
 
 
 def test_no_rows_give_a_report():
-    report = measures.report(facts_lib.merge([]))
-    assert report["conversations"] == 0 and report["tokens"]["histogram"] == []
-    overlap = measures.overlap(facts_lib.merge([]), facts_of(talk("q", "a")))
-    assert [overlap[kind]["rows"] for kind in ("exact", "same_prompt", "near")] == [0, 0, 0]
+    report = measures.quality_of(facts_lib.merge([]))
+    assert report.conversations == 0 and report.tokens.histogram == []
+    overlap = measures.overlap_of(facts_lib.merge([]), facts_of(talk("q", "a")))
+    assert [one.rows for one in (overlap.exact, overlap.same_prompt, overlap.near)] == [0, 0, 0]
 
 
 # --- duplicates
@@ -205,9 +202,9 @@ def test_white_space_aside_the_same_dialogue_is_a_duplicate():
             6,
         ),
     ]
-    found = measures.report(facts_of(*rows))["exact_duplicates"]
-    assert found["rows"] == 1
-    assert found["examples"] == [{"first": "a.jsonl:1", "again": "a.jsonl:2"}]
+    found = measures.quality_of(facts_of(*rows)).exact_duplicates
+    assert found.rows == 1
+    assert found.examples == [RowPair("a.jsonl:1", "a.jsonl:2")]
 
 
 def test_tool_calls_make_a_difference():
@@ -216,10 +213,10 @@ def test_tool_calls_make_a_difference():
         answer = Message("assistant", "", tool_calls=(call,))
         return Conversation((Message("user", "Rain?"), answer), None, "a.jsonl", row)
 
-    report = measures.report(facts_of(*(with_call(c, n) for n, c in enumerate("AAB", start=1))))
-    assert report["exact_duplicates"]["rows"] == 1
-    assert report["repeated_prompts"]["rows"] == 1  # A and B
-    assert "empty answer" not in report["hints"]
+    report = measures.quality_of(facts_of(*(with_call(c, n) for n, c in enumerate("AAB", start=1))))
+    assert report.exact_duplicates.rows == 1
+    assert report.repeated_prompts.rows == 1  # A and B
+    assert "empty answer" not in report.hints
 
 
 def test_tokens_of_another_program_are_compared_by_id():
@@ -229,9 +226,9 @@ def test_tokens_of_another_program_are_compared_by_id():
 
     ids = list(range(100))
     rows = [tokenized(ids, 1), tokenized(ids, 2), tokenized([*ids[:-1], 7], 3)]
-    report = measures.report(facts_of(*rows, talk("q", "a", row=4)))
-    assert report["exact_duplicates"]["rows"] == 1
-    assert report["near_duplicates"]["examples"][0]["again"] == "a.jsonl:3"
+    report = measures.quality_of(facts_of(*rows, talk("q", "a", row=4)))
+    assert report.exact_duplicates.rows == 1
+    assert report.near_duplicates.examples[0].again == "a.jsonl:3"
 
 
 def jaccard(first: str, second: str) -> float:
@@ -293,27 +290,27 @@ def test_each_of_many_alike_has_a_twin():
     text = sentence(rng, 150)
     rows = [talk(edited(rng, text, 1), f"Yes, number {n} is.", row=n) for n in range(1, 301)]
     rows += [talk(sentence(rng, 150), "No, that is wrong.", row=n) for n in range(301, 401)]
-    report = measures.report(facts_of(*rows))["near_duplicates"]
-    assert report["rows"] == 300 and report["later_rows"] == 299
-    assert len(report["examples"]) == 10
+    report = measures.quality_of(facts_of(*rows)).near_duplicates
+    assert report.rows == 300 and report.later_rows == 299
+    assert len(report.examples) == 10
 
 
 def test_exact_duplicates_are_not_near_ones_too():
     rng = random.Random(4)
     text = sentence(rng)
     rows = [talk(text, "a", row=1), talk(text, "a", row=2), talk(text + " x", "a", row=3)]
-    report = measures.report(facts_of(*rows))
-    assert report["exact_duplicates"]["rows"] == 1
-    assert report["near_duplicates"]["rows"] == 2
-    example = report["near_duplicates"]["examples"][0]
-    assert (example["first"], example["again"]) == ("a.jsonl:1", "a.jsonl:3")
+    report = measures.quality_of(facts_of(*rows))
+    assert report.exact_duplicates.rows == 1
+    assert report.near_duplicates.rows == 2
+    example = report.near_duplicates.examples[0]
+    assert (example.first, example.again) == ("a.jsonl:1", "a.jsonl:3")
 
 
 def test_system_prompts_do_not_make_rows_alike():
     rng = random.Random(5)
     system = sentence(rng, 500)
     rows = [talk(sentence(rng, 9), sentence(rng, 9), row=n, system=system) for n in range(1, 50)]
-    assert measures.report(facts_of(*rows))["near_duplicates"]["rows"] == 0
+    assert measures.quality_of(facts_of(*rows)).near_duplicates.rows == 0
 
 
 def test_overlap_counts_each_row_once():
@@ -326,19 +323,19 @@ def test_overlap_counts_each_row_once():
         talk(edited(rng, question, 1), edited(rng, answer, 1), row=3, file="e.jsonl"),
         talk(sentence(rng), sentence(rng), row=4, file="e.jsonl"),
     ]
-    overlap = measures.overlap(facts_of(*train), facts_of(*held_out))
-    assert overlap["rows"] == 4
-    for row, kind in enumerate(("exact", "same_prompt", "near"), start=1):
-        (example,) = overlap[kind]["examples"]
-        assert (example["eval"], example["train"]) == (f"e.jsonl:{row}", "a.jsonl:42")
-        assert (overlap[kind]["rows"], overlap[kind]["share"]) == (1, 0.25)
+    overlap = measures.overlap_of(facts_of(*train), facts_of(*held_out))
+    assert overlap.rows == 4
+    for row, found in enumerate((overlap.exact, overlap.same_prompt, overlap.near), start=1):
+        (example,) = found.examples
+        assert (example.held_out, example.train) == (f"e.jsonl:{row}", "a.jsonl:42")
+        assert (found.rows, found.share) == (1, 0.25)
 
 
 def test_one_answer_given_many_times():
     rows = many(100)
-    found = measures.report(facts_of(*rows))["repeated_answers"]["examples"][0]
-    assert found["text"] == "I am sorry, I can't help with that."
-    assert int(found["where"].removeprefix("part0.jsonl:")) % 5 == 0 and found["times"] >= 20
+    found = measures.quality_of(facts_of(*rows)).repeated_answers.examples[0]
+    assert found.text == "I am sorry, I can't help with that."
+    assert int(found.where.removeprefix("part0.jsonl:")) % 5 == 0 and found.times >= 20
 
 
 def test_a_repeated_answer_shows_in_a_sample(monkeypatch):
@@ -346,9 +343,9 @@ def test_a_repeated_answer_shows_in_a_sample(monkeypatch):
     rng = random.Random(7)
     rows = [talk(sentence(rng), sentence(rng), row=n) for n in range(1, 301)]
     rows += [talk(sentence(rng), "Sorry, no.", row=n) for n in range(301, 901)]
-    report = measures.report(facts_of(*rows))["repeated_answers"]
-    assert (report["answers"], report["sampled"]) == (900, 200)
-    assert abs(report["examples"][0]["share"] - 2 / 3) < 0.12
+    report = measures.quality_of(facts_of(*rows)).repeated_answers
+    assert (report.answers, report.sampled) == (900, 200)
+    assert abs(report.examples[0].share - 2 / 3) < 0.12
 
 
 def test_the_first_examples_are_kept():
@@ -372,9 +369,9 @@ def conversations(path: Path) -> list[Conversation]:
     ],
 )
 def test_real_answers_mostly_have_an_end(assets, path, share):
-    report = measures.report(facts_of(*conversations(assets / path)[:4000]))
-    found = report["hints"].get("answer without end", {"share": 0})
-    assert found["share"] <= share
+    report = measures.quality_of(facts_of(*conversations(assets / path)[:4000]))
+    found = report.hints.get("answer without end", HintedRows())
+    assert found.share <= share
 
 
 def test_real_duplicates_are_found(assets):
@@ -383,5 +380,5 @@ def test_real_duplicates_are_found(assets):
     by_text = {}
     for row in rows:
         by_text.setdefault(str([(m.role, m.content, m.tool_calls) for m in row.messages]), row)
-    report = measures.report(facts_of(*rows))
-    assert report["exact_duplicates"]["rows"] == len(rows) - len(by_text) == 38
+    report = measures.quality_of(facts_of(*rows))
+    assert report.exact_duplicates.rows == len(rows) - len(by_text) == 38

@@ -122,9 +122,9 @@ def test_a_row_that_says_it_is_not_trained_is_left_out_and_counted(tokenizer, fo
     outcome = outcome_of(tokenizer, left_out, None, None)
     tally = account.Tally()
     tally.add(outcome)
-    report = tally.report()
-    assert report["dropped"] == {f"left out by {key}={fields[key]!r} of the row": 1}
-    assert report["rows_in"] == 1 and report["tokens"]["rendered"] == 0
+    report = tally.account()
+    assert report.dropped == {f"left out by {key}={fields[key]!r} of the row": 1}
+    assert report.rows_in == 1 and report.tokens.rendered == 0
 
 
 @pytest.mark.parametrize("value", [0, decimal.Decimal(0)])
@@ -154,7 +154,7 @@ def test_columns_and_fields_that_nothing_reads_are_counted_by_name(tokenizer, mo
     other.add(outcome_of(tokenizer, record({"id": 3, "text": "a"}), options, None))
     tally.merge(other)
     long = "k" * 56 + ".."
-    assert tally.report()["unread_columns"] == {
+    assert tally.account().unread_columns == {
         **{"id": 3, "messages[].sage": 1, long: 1, "other columns": 1, "text": 1},
     }
 

@@ -1,6 +1,5 @@
 """The gate warns where it should, keeps quiet where it can, and is read in a log of 80 columns."""
 
-import copy
 import dataclasses
 import io
 import json
@@ -12,14 +11,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxsft.data.cache.manifest import CacheReport, SourceReport
 from jaxsft.data.conversation import Conversation, Message
 from jaxsft.data.encode.account import Drop, Outcome, Tally
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.data.quality import hints, measures
 from jaxsft.data.quality.row_statistics import shard_facts
-from jaxsft.data.report import report
-from jaxsft.data.report import report as gate
-from jaxsft.data.report import text as gate_text
+from jaxsft.data.report import text as report_text
+from jaxsft.data.report import warnings
+from jaxsft.data.report.data_report import DataReport, PlannedSteps
+from jaxsft.files import records as json_records
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in ("n", "rs", "lt", "x")]
 
@@ -43,44 +44,46 @@ def outcome(record: Conversation, supervised: int = 20) -> Outcome:
     return Outcome(record.file, record.row, (Example(ids, weights, record.file, record.row, ()),))
 
 
-def report_of(records, outcomes=None, **sources) -> gate.Json:
+def report_of(records, outcomes=None, **sources) -> CacheReport:
     """What a cache's report.json holds."""
     outcomes = outcomes or [outcome(record) for record in records]
     tally = Tally()
     for each in outcomes:
         tally.add(each)
     facts = shard_facts(records, outcomes)
-    own = {**tally.report(), "quality": measures.report(facts)}
-    rest = {"bad_rows": [], "bad_rows_by_cause": [], "other_names": [], "unknown_controls": []}
-    rest["sources"] = sources or {"main": own}
-    return own | rest
+    own = SourceReport(**vars(tally.account()), quality=measures.quality_of(facts))
+    return CacheReport(**vars(own), sources=sources or {"main": own})
 
 
-def plan(**changes) -> report.PlannedSteps:
-    values = {
-        "sequence_length": 1024,
-        "batch_size": 8,
-        "packed_rows": 800,
-        "fill": 0.99,
-        "steps_per_epoch": 100,
-        "steps": 200,
-        "epochs": 2.0,
-        "supervised_tokens_per_epoch": 300_000,
-        "examples_per_epoch": {"main": 100},
-        "fewest_supervised_tokens": 2000,
-    }
-    return report.PlannedSteps(**{**values, **changes})
+def good_but(**changes) -> CacheReport:
+    return dataclasses.replace(report_of(rows(100)), **changes)
+
+
+def plan(**changes) -> PlannedSteps:
+    usual = PlannedSteps(
+        sequence_length=1024,
+        batch_size=8,
+        packed_rows=800,
+        fill=0.99,
+        steps_per_epoch=100,
+        steps=200,
+        epochs=2.0,
+        supervised_tokens_per_epoch=300_000,
+        examples_per_epoch={"main": 100},
+        fewest_supervised_tokens=2000,
+    )
+    return dataclasses.replace(usual, **changes)
 
 
 def warnings_of(train=None, evals=None, overlaps=None, its_plan=None) -> list[str]:
     train = train or report_of(rows(100))
-    made = gate.gate_report(train, evals or {}, overlaps or {}, its_plan or plan())
-    return [warning["text"] for warning in made["warnings"]]
+    made = warnings.whole_report(train, evals or {}, overlaps or {}, its_plan or plan())
+    return [warning.text for warning in made.warnings]
 
 
 def test_good_data_gives_no_warning():
     records, held_out = rows(100), rows(40, seed=1, file="eval.jsonl")
-    overlap = measures.overlap(
+    overlap = measures.overlap_of(
         *(shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
     )
     assert warnings_of(report_of(records), {"dev": report_of(held_out)}, {"dev": overlap}) == []
@@ -90,15 +93,15 @@ def test_what_eval_shares_with_train_comes_first():
     records = rows(100)
     held_out = records[10:13] + rows(40, seed=1, file="eval.jsonl")
     train, dev = (shard_facts(r, list(map(outcome, r))) for r in (records, held_out))
-    overlaps = {"dev": measures.overlap(train, dev)}
-    made = gate.gate_report(
+    overlaps = {"dev": measures.overlap_of(train, dev)}
+    made = warnings.whole_report(
         report_of(records), {"dev": report_of(held_out)}, overlaps, plan(steps=3)
     )
-    first, second = made["warnings"]
-    assert first["text"] == "eval dev: 3 of 43 (7.0%) rows are in the training data"
-    assert first["examples"][0] == "train.jsonl:11 and train.jsonl:11"
-    assert "3 steps" in second["text"]
-    assert made["eval"]["dev"]["overlap"] == overlaps["dev"]
+    first, second = made.warnings
+    assert first.text == "eval dev: 3 of 43 (7.0%) rows are in the training data"
+    assert first.examples[0] == "train.jsonl:11 and train.jsonl:11"
+    assert "3 steps" in second.text
+    assert made.held_out["dev"].overlap == overlaps["dev"]
 
 
 @pytest.mark.parametrize(
@@ -108,10 +111,7 @@ def test_what_eval_shares_with_train_comes_first():
         ({"steps": 49}, "the run has 49 steps"),
         ({"epochs": 5.5}, "sees the data 5.5 times"),
         ({"fewest_supervised_tokens": 0}, "a step has no supervised token"),
-        (
-            {"examples_per_epoch": {"main": 900}},
-            "main: each of its 100 examples is seen 18.0 times",
-        ),
+        ({"examples_per_epoch": {"main": 900}}, "main: each of its 100 examples is seen 18.0"),
     ],
 )
 def test_a_plan_that_will_disappoint(changes, said):
@@ -146,20 +146,17 @@ def test_a_loss_is_led_by_the_larger_share():
     )
     assert second == "train: 7 of 100 (7.0%) rows dropped: no supervised token"
     assert "  1 dropped, 50.0% of the tokens: overlong" in printed(
-        gate.gate_report(train, {}, {}, None), width=80
+        warnings.whole_report(train, {}, {}, None), width=80
     )
 
 
 def test_tokens_that_are_left_out_to_fit_are_a_loss_too():
     records = rows(100)
     train = report_of(records)
-    train["tokens"] |= {"rendered": 10_000, "truncated": 5_000}
-    train["truncated_examples"] = 30
-    (warning,) = warnings_of(train)
-    assert (
-        warning
-        == "train: 5,000 of 10,000 (50.0%) tokens left out to fit, of 30 of 100 (30.0%) examples"
-    )
+    tokens = dataclasses.replace(train.tokens, rendered=10_000, truncated=5_000)
+    train = dataclasses.replace(train, tokens=tokens, truncated_examples=30)
+    said = "train: 5,000 of 10,000 (50.0%) tokens left out to fit, of 30 of 100 (30.0%) examples"
+    assert warnings_of(train) == [said]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +167,7 @@ def test_tokens_that_are_left_out_to_fit_are_a_loss_too():
     ],
 )
 def test_a_column_that_may_mean_something_is_a_warning(names, said):
-    train = report_of(rows(100)) | {"unread_columns": dict.fromkeys(["id", *names], 40)}
+    train = good_but(unread_columns=dict.fromkeys(["id", *names], 40))
     (warning,) = warnings_of(train)
     assert warning.startswith(f"train: nothing reads {said}")
 
@@ -223,8 +220,7 @@ def test_labels_may_repeat():
 
 
 def test_control_text_and_a_small_eval():
-    train = report_of(rows(100))
-    train["control_text"] = 4
+    train = good_but(control_text=4)
     first, second = warnings_of(train, {"dev": report_of(rows(9, seed=1))})
     assert first.startswith("train: 4 trained words spell a control token")
     assert second == "eval dev: 9 rows"
@@ -239,29 +235,29 @@ def test_control_text_and_a_small_eval():
     ],
 )
 def test_what_is_trained_beside_the_answers(count, said, advice):
-    made = gate.gate_report(report_of(rows(100)) | {count: 7}, {}, {}, plan())
-    (warning,) = made["warnings"]
-    assert warning["text"].startswith("7 ") and said in warning["text"]
-    assert advice in warning["advice"] and "as plain text" not in warning["advice"]
+    made = warnings.whole_report(good_but(**{count: 7}), {}, {}, plan())
+    (warning,) = made.warnings
+    assert warning.text.startswith("7 ") and said in warning.text
+    assert advice in warning.advice and "as plain text" not in warning.advice
 
 
 def test_a_template_with_control_tokens_that_the_tokenizer_lacks():
-    train = report_of(rows(100)) | {"unknown_controls": ["<|im_end|>", "<|tool|>"]}
-    (warning,) = gate.gate_report(train, {}, {}, None)["warnings"]
-    assert warning["text"] == (
+    train = good_but(unknown_controls=["<|im_end|>", "<|tool|>"])
+    (warning,) = warnings.whole_report(train, {}, {}, None).warnings
+    assert warning.text == (
         "data.template has '<|im_end|>', '<|tool|>', no tokens of the tokenizer"
     )
     flag = """--config.model.new_tokens='["<|im_end|>", "<|tool|>"]'"""
-    assert flag in warning["advice"]
+    assert flag in warning.advice
 
 
 def test_every_hint_has_advice():
     source = Path(hints.__file__).read_text(encoding="utf-8")
     kinds = set(re.findall(r'(?:yield|_first\()\s*"([^"]+)"', source))
-    assert len(kinds) >= 15 and kinds == set(gate.ADVICE)
+    assert len(kinds) >= 15 and kinds == set(warnings.ADVICE)
 
 
-def everything() -> gate.Json:
+def everything() -> DataReport:
     """A report in which each part says something, with markup and long words in the data."""
     records = rows(100)
     odd = [
@@ -270,31 +266,35 @@ def everything() -> gate.Json:
     ]
     again = [Conversation(r.messages, None, r.file, 100 + r.row) for r in records[:2]]
     train = report_of([*records, *odd, *again])
-    train["split_conversations"] = 7
-    train["bad_rows_by_cause"] = ["train.jsonl:9: messages=[] [/nonsense]: there is no message"]
-    train["dropped"] = {"no messages": 1}
     names = ("main", "a_source_with_a_long_name_and_more")
-    train["sources"] = {name: copy.deepcopy(train["sources"]["main"]) for name in names}
+    train = dataclasses.replace(
+        train,
+        split_conversations=7,
+        bad_rows_by_cause=["train.jsonl:9: messages=[] [/nonsense]: there is no message"],
+        dropped={"no messages": 1},
+        sources=dict.fromkeys(names, train.sources["main"]),
+    )
     dev = rows(40, seed=1, file="eval.jsonl") + records[:1]
     facts = [shard_facts(r, list(map(outcome, r))) for r in (records, dev)]
     per_epoch = dict.fromkeys(names, 1_234_567)
-    return gate.gate_report(
+    return warnings.whole_report(
         train,
         {"dev": report_of(dev)},
-        {"dev": measures.overlap(*facts)},
+        {"dev": measures.overlap_of(*facts)},
         plan(examples_per_epoch=per_epoch),
     )
 
 
-def printed(report: gate.Json, **options) -> str:
+def printed(report: DataReport, **options) -> str:
     output = io.StringIO()
-    gate_text.print_report(report, Console(file=output, highlight=False, **options))
+    report_text.print_report(report, Console(file=output, highlight=False, **options))
     return output.getvalue()
 
 
 def test_the_report_is_json_and_reads_in_80_columns():
     report = everything()
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    value = json.loads(json.dumps(json_records.to_json(report), allow_nan=False))
+    assert json_records.to_json(json_records.from_json(DataReport, value)) == value
     text = printed(report, width=80)
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
@@ -339,28 +339,28 @@ DROP = Drop("overlong", "overlong: 90 tokens > 64", 90)
 def test_a_dropped_row_is_told_once_and_other_examples_as_more(drops, said):
     records = rows(1 + len(drops))
     report = report_of(records, [*drops, outcome(records[-1])])
-    text = printed(gate.gate_report(report, {}, {}, None))
+    text = printed(warnings.whole_report(report, {}, {}, None))
     assert re.findall(r"^ +(\d.*overlong)$", text, re.MULTILINE) == said
 
 
 def test_names_are_no_markup_and_few():
     report = report_of(rows(60))
     names = [f"{n}.jsonl" for n in range(100)]
-    train = report | {"sources": {"s[ab]\x1b": report}, "other_names": names}
-    text = printed(gate.gate_report(train, {}, {}, None), width=200)
+    train = dataclasses.replace(report, sources={"s[ab]\x1b": report}, other_names=names)
+    text = printed(warnings.whole_report(train, {}, {}, None), width=200)
     assert "s[ab]\u241b" in text and "\x1b" not in text
     assert "files that are read: 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl and 95 more" in text
 
 
 def test_a_bar_is_as_long_as_its_rows_say():
-    figures = measures.report(
+    figures = measures.quality_of(
         shard_facts(
             [*rows(30), *rows(10, seed=1)],
             [outcome(r) for r in rows(30)] + [_short_outcome(r) for r in rows(10, seed=1)],
         )
-    )["tokens"]
+    ).tokens
     output = io.StringIO()
-    gate_text._print_histogram("tokens", figures, Console(file=output, width=80))
+    report_text._print_histogram("tokens", figures, Console(file=output, width=80))
     bars = [line.count("#") for line in output.getvalue().splitlines() if "to" in line][1:]
     assert bars == [12, 0, 36]
 
@@ -373,7 +373,7 @@ def _short_outcome(record: Conversation) -> Outcome:
 
 
 def test_without_a_plan_or_warnings():
-    report = gate.gate_report(report_of(rows(60)), {}, {}, None)
+    report = warnings.whole_report(report_of(rows(60)), {}, {}, None)
     text = printed(report, width=80)
     assert "No warnings" in text and "no hints" in text and "Plan" not in text
 
@@ -389,11 +389,11 @@ def test_without_a_plan_or_warnings():
 )
 def test_a_batch_of_more_rows_than_there_are_is_told(packed, multiple, padding, advice):
     its_plan = plan(batch_size=100, packed_rows=packed, batch_multiple=multiple)
-    report = gate.gate_report(report_of(rows(100)), {}, {}, its_plan)
+    report = warnings.whole_report(report_of(rows(100)), {}, {}, its_plan)
     if padding is None:
-        assert not report["warnings"]
+        assert not report.warnings
         return
-    (warning,) = report["warnings"]
-    assert warning["text"].startswith(f"train.batch_size=100 is more than the {packed} packed rows")
-    assert f"{padding} rows of each step are padding" in warning["text"]
-    assert warning["advice"].startswith(advice)
+    (warning,) = report.warnings
+    assert warning.text.startswith(f"train.batch_size=100 is more than the {packed} packed rows")
+    assert f"{padding} rows of each step are padding" in warning.text
+    assert warning.advice.startswith(advice)

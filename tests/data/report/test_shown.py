@@ -9,8 +9,9 @@ from rich.console import Console
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.data.cache.prepare import prepare, source_names
 from jaxsft.data.encode.tokenize import ChatTokenizer
-from jaxsft.data.report import inspect, inspect_html, report
+from jaxsft.data.report import inspect, inspect_html, warnings
 from jaxsft.data.report import text as report_text
+from jaxsft.files import records
 from jaxsft.training.inputs import PreparedData as SetupData
 from tests.data.made_tokenizers import LLAMA2, make_sentencepiece
 
@@ -36,8 +37,8 @@ def test_neither_the_cache_nor_its_report_has_it(data, tokenizer_dir):
     cache = prepare(data.train, data, tokenizer_dir)
     for file in cache.directory.iterdir():
         assert SECRET.encode() not in file.read_bytes(), file.name
-    whole = report.gate_report(cache.report, {}, {}, None)
-    assert SECRET not in json.dumps(whole)
+    whole = warnings.whole_report(cache.report, {}, {}, None)
+    assert SECRET not in json.dumps(records.to_json(whole))
     terminal = Console(file=io.StringIO(), width=80, highlight=False)
     report_text.print_report(whole, terminal)
     said = terminal.file.getvalue()
@@ -73,7 +74,7 @@ def test_the_report_page_shows_tokens_with_their_spaces(data, tmp_path):
     config = Config(
         model=Model(source="m"), data=data, optim=Optim(peak_lr=1.0), train=Train(batch_size=1)
     )
-    shown = finished_run._example(config, made)
+    shown = finished_run.first_example(config, made)
     (ids, weights) = cache.examples([0])[0]
     whole = ChatTokenizer(directory).decode(ids.tolist())
     assert "".join(text for text, _ in shown) == whole and "the fox says hello" in whole

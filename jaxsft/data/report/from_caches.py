@@ -1,26 +1,25 @@
-"""The report of the gate for prepared data and the run that is to use it."""
+"""The data report of prepared caches and of the run that is to use them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from jaxsft.config import Data, Train
 from jaxsft.data.cache.prepare import source_names
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
 from jaxsft.data.quality import measures, row_statistics
-from jaxsft.data.report import report
-from jaxsft.data.report import report as gate
+from jaxsft.data.report import warnings
+from jaxsft.data.report.data_report import DataReport, PlannedSteps
 
 
-def survey(
+def report_of(
     data: Data,
     train: Train,
     cache: Cache,
     evals: Mapping[str, Cache],
     epochs: Epochs | None = None,
     shares: int = 1,
-) -> dict[str, Any]:
-    """What gate.gate_report says of these caches and of the steps that `train` makes of them.
+) -> DataReport:
+    """What there is to know of these caches and of the steps that `train` makes of them.
 
     Args:
         epochs: of the training cache, where they are planned already.
@@ -35,24 +34,24 @@ def survey(
     )
     train_facts = row_statistics.load(cache.directory)
     overlaps = {
-        name: measures.overlap(train_facts, row_statistics.load(other.directory))
+        name: measures.overlap_of(train_facts, row_statistics.load(other.directory))
         for name, other in evals.items()
     }
-    return gate.gate_report(
+    return warnings.whole_report(
         cache.report,
         {name: other.report for name, other in evals.items()},
         overlaps,
-        plan_of(data, train, cache, epochs, shares),
+        planned_steps(data, train, cache, epochs, shares),
     )
 
 
-def plan_of(
+def planned_steps(
     data: Data, train: Train, cache: Cache, epochs: Epochs, shares: int = 1
-) -> report.PlannedSteps:
+) -> PlannedSteps:
     """The steps of the run."""
     steps = num_steps(train, epochs)
     per_step = epochs.sums_of_steps(cache.supervised)
-    return report.PlannedSteps(
+    return PlannedSteps(
         sequence_length=data.sequence_length,
         batch_size=train.batch_size,
         batch_multiple=shares * train.microbatches,

@@ -1,17 +1,19 @@
-"""What a user should know before a run: one report of data, plan and warnings, as JSON.
+"""What may be wrong with the data of a run or with the steps made of it, each with advice."""
 
-It is made of the reports of the caches (account and quality, for each source too), of the overlaps
-between training and evaluation, and of the plan of the steps.
-"""
-
-import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from jaxsft.data.cache.manifest import CacheReport
+from jaxsft.data.quality.figures import HintedRows, Overlap
 from jaxsft.data.render.turns import new_tokens_flag
+from jaxsft.data.report.data_report import (
+    DataReport,
+    DataWarning,
+    HeldOutReport,
+    PlannedSteps,
+    PlanReport,
+)
 
-Json = dict[str, Any]
-Warnings = Iterator[Json]
+Warnings = Iterator[DataWarning]
 
 # Where a warning starts; shares are of the rows unless another word stands in the name.
 MAX_DROPPED_SHARE = 0.01
@@ -73,35 +75,18 @@ _BROKEN = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class PlannedSteps:
-    """The steps of a run."""
-
-    sequence_length: int
-    batch_size: int  # packed rows
-    packed_rows: int  # of the first epoch
-    fill: float  # share of the packed rows that is tokens
-    steps_per_epoch: int
-    steps: int
-    epochs: float  # that these steps make
-    supervised_tokens_per_epoch: int
-    examples_per_epoch: Mapping[str, int]  # by source
-    fewest_supervised_tokens: int | None = None  # of any step of the first epoch
-    batch_multiple: int = 1  # rows that micro-batches and devices share at the least
-
-
-def gate_report(
-    train: Json,
-    evals: Mapping[str, Json],
-    overlaps: Mapping[str, Json],
+def whole_report(
+    train: CacheReport,
+    evals: Mapping[str, CacheReport],
+    overlaps: Mapping[str, Overlap],
     plan: PlannedSteps | None,
-) -> Json:
-    """All of it as JSON, warnings first.
+) -> DataReport:
+    """All of it, warnings first.
 
     Args:
-        train: report of the training cache: the account, `quality`, and `sources` with both.
-        evals: the same of each evaluation set, by name.
-        overlaps: what quality.overlap says of each evaluation set.
+        train: of the training cache.
+        evals: of each evaluation set, by name.
+        overlaps: of each evaluation set with the training data.
         plan: of the run; None where only the data is looked at.
     """
     warnings = [
@@ -113,54 +98,46 @@ def gate_report(
         *(_plan_warnings(plan, train) if plan else ()),
         *_eval_warnings(evals),
     ]
-    return {
-        "warnings": warnings,
-        "plan": None if plan is None else _plan(plan),
-        "train": train,
-        "eval": {name: {**evals[name], "overlap": overlaps.get(name)} for name in evals},
-    }
+    return DataReport(
+        warnings=warnings,
+        plan=None if plan is None else PlanReport.of(plan),
+        train=train,
+        held_out={
+            name: HeldOutReport(**vars(one), overlap=overlaps.get(name))
+            for name, one in evals.items()
+        },
+    )
 
 
-def _plan(plan: PlannedSteps) -> Json:
-    per_step = plan.supervised_tokens_per_epoch / max(plan.steps_per_epoch, 1)
-    return {
-        **dataclasses.asdict(plan),
-        "examples_per_epoch": dict(plan.examples_per_epoch),
-        "supervised_tokens_per_step": round(per_step, 1),
-    }
+def _warning(text: str, advice: str, *examples: str) -> DataWarning:
+    return DataWarning(text, advice, list(examples))
 
 
-def _warning(text: str, advice: str, *examples: str) -> Json:
-    return {"text": text, "advice": advice, "examples": list(examples)}
-
-
-def _overlap_warnings(overlaps: Mapping[str, Json]) -> Warnings:
-    says = {
-        "exact": "are in the training data",
-        "same_prompt": "have a prompt of the training data, with another answer",
-        "near": "are almost the same as a row of the training data",
-    }
+def _overlap_warnings(overlaps: Mapping[str, Overlap]) -> Warnings:
     for name, overlap in overlaps.items():
-        for kind, what in says.items():
-            found = overlap[kind]
-            if found["rows"]:
+        for found, what in (
+            (overlap.exact, "are in the training data"),
+            (overlap.same_prompt, "have a prompt of the training data, with another answer"),
+            (overlap.near, "are almost the same as a row of the training data"),
+        ):
+            if found.rows:
                 yield _warning(
-                    f"eval {name}: {_of(found['rows'], overlap['rows'])} rows {what}",
+                    f"eval {name}: {_of(found.rows, overlap.rows)} rows {what}",
                     "Its loss and its matches will look better than they are: leave these rows"
                     " out of one of the two.",
-                    *(f"{e['eval']} and {e['train']}" for e in found["examples"][:3]),
+                    *(f"{e.held_out} and {e.train}" for e in found.examples[:3]),
                 )
 
 
-def _account_warnings(name: str, report: Json) -> Warnings:
+def _account_warnings(name: str, report: CacheReport) -> Warnings:
     yield from _loss_warnings(name, report)
-    looks = [key for key in report["unread_columns"] if key in LIKE_CONVERSATION]
+    looks = [key for key in report.unread_columns if key in LIKE_CONVERSATION]
     if looks:
         yield _warning(
             f"{name}: nothing reads {', '.join(looks)}, which may belong to the conversation",
             "Put them into the messages, or name them for what they are with Source.columns.",
         )
-    judges = [key for key in report["unread_columns"] if key in LIKE_VERDICT]
+    judges = [key for key in report.unread_columns if key in LIKE_VERDICT]
     if judges:
         yield _warning(
             f"{name}: nothing reads {', '.join(judges)}, which may judge the answers: good and bad"
@@ -168,27 +145,27 @@ def _account_warnings(name: str, report: Json) -> Warnings:
             "Leave out the rows whose answers are not to be learnt, or, if it says nothing of them,"
             f" name it in Source.ignore={tuple(judges)}.",
         )
-    if report["control_text"]:
+    if report.control_text:
         yield _warning(
-            f"{name}: {report['control_text']:,} trained words spell a control token and are"
+            f"{name}: {report.control_text:,} trained words spell a control token and are"
             " encoded as text",
             "If the model must write them as control tokens, like <think>, name them in"
             " data.trusted_control_tokens.",
         )
 
 
-def _loss_warnings(name: str, report: Json) -> Warnings:
+def _loss_warnings(name: str, report: CacheReport) -> Warnings:
     """What was lost, by its larger share: few long rows may hold most of the tokens."""
-    tokens, rendered = report["tokens"], max(report["tokens"]["rendered"], 1)
-    found: list[tuple[float, Json]] = []
-    for reason in dict.fromkeys([*report["dropped"], *report["dropped_tokens"]]):
-        rows, lost = report["dropped"].get(reason, 0), report["dropped_tokens"].get(reason, 0)
-        of_rows, of_tokens = rows / max(report["rows_in"], 1), lost / rendered
+    tokens, rendered = report.tokens, max(report.tokens.rendered, 1)
+    found: list[tuple[float, DataWarning]] = []
+    for reason in dict.fromkeys([*report.dropped, *report.dropped_tokens]):
+        rows, lost = report.dropped.get(reason, 0), report.dropped_tokens.get(reason, 0)
+        of_rows, of_tokens = rows / max(report.rows_in, 1), lost / rendered
         if max(of_rows, of_tokens) <= MAX_DROPPED_SHARE:
             continue
-        said = f"{_of(rows, report['rows_in'])} rows dropped"
+        said = f"{_of(rows, report.rows_in)} rows dropped"
         if of_tokens > of_rows:
-            said = f"{_of(lost, rendered)} tokens dropped, with {_of(rows, report['rows_in'])} rows"
+            said = f"{_of(lost, rendered)} tokens dropped, with {_of(rows, report.rows_in)} rows"
         elif lost:
             said += f", with {_of(lost, rendered)} tokens"
         advice = "Run tools/inspect_data.py to see them."
@@ -197,33 +174,33 @@ def _loss_warnings(name: str, report: Json) -> Warnings:
         if reason.startswith("left out"):
             advice = "The rows say so themselves."
         found.append((max(of_rows, of_tokens), _warning(f"{name}: {said}: {reason}", advice)))
-    if tokens["truncated"] > MAX_DROPPED_SHARE * rendered:
-        said = f"{_of(tokens['truncated'], rendered)} tokens left out to fit"
-        said += f", of {_of(report['truncated_examples'], report['examples'])} examples"
+    if tokens.truncated > MAX_DROPPED_SHARE * rendered:
+        said = f"{_of(tokens.truncated, rendered)} tokens left out to fit"
+        said += f", of {_of(report.truncated_examples, report.examples)} examples"
         advice = "Raise data.sequence_length: data.overlong='truncate' leaves out the oldest turns."
-        found.append((tokens["truncated"] / rendered, _warning(f"{name}: {said}", advice)))
+        found.append((tokens.truncated / rendered, _warning(f"{name}: {said}", advice)))
     yield from (warning for _, warning in sorted(found, key=lambda item: -item[0]))
 
 
-def _template_warnings(train: Json) -> Warnings:
-    if train["unknown_controls"]:
+def _template_warnings(train: CacheReport) -> Warnings:
+    if train.unknown_controls:
         yield _warning(
-            f"data.template has {', '.join(map(repr, train['unknown_controls']))}, no tokens of"
+            f"data.template has {', '.join(map(repr, train.unknown_controls))}, no tokens of"
             " the tokenizer",
             "Each is spelt in several tokens, which a user's text can spell too: name those that"
-            f" are meant as control tokens, as {new_tokens_flag(train['unknown_controls'])}.",
+            f" are meant as control tokens, as {new_tokens_flag(train.unknown_controls)}.",
         )
-    if train["trained_headers"]:
+    if train.trained_headers:
         yield _warning(
-            f"{_of(train['trained_headers'], train['examples'])} examples train the header of an"
+            f"{_of(train.trained_headers, train.examples)} examples train the header of an"
             " answer: the template writes no generation prompt",
             "The model learns to write the header itself. Where a server writes it, that is wasted"
             " and the prompt another: let the template write it where add_generation_prompt is"
             " true, in a data.template of your own.",
         )
-    if train["near_turns"]:
+    if train.near_turns:
         yield _warning(
-            f"{_of(train['near_turns'], train['supervised_turns'])} supervised turns, of"
+            f"{_of(train.near_turns, train.supervised_turns)} supervised turns, of"
             " conversations of many, are not proven to go on from their prompts: the template"
             " looks at the whole conversation before it writes one message",
             "They agree with their prompts where only what stands near is rendered, and so do the"
@@ -231,51 +208,51 @@ def _template_warnings(train: Json) -> Warnings:
             " them. data.train_on='last_turn', or a data.template that writes message by"
             " message, has each proven.",
         )
-    if train["text_controls"]:
+    if train.text_controls:
         yield _warning(
-            f"{train['text_controls']:,} control tokens are spelt in rows of plain text and become"
+            f"{train.text_controls:,} control tokens are spelt in rows of plain text and become"
             " control tokens",
             "A text is trained whole, as it is. If it is a rendered conversation, its questions are"
             " trained too: give the conversation itself as messages, to train its answers alone.",
         )
 
 
-def _quality_warnings(train: Json) -> Warnings:
-    quality, tokens = train["quality"], train["tokens"]
-    trained = tokens["supervised"] + tokens["context"]
-    if tokens["supervised"] < MIN_SUPERVISED_SHARE * trained:
+def _quality_warnings(train: CacheReport) -> Warnings:
+    quality, tokens = train.quality, train.tokens
+    trained = tokens.supervised + tokens.context
+    if tokens.supervised < MIN_SUPERVISED_SHARE * trained:
         yield _warning(
-            f"only {tokens['supervised'] / trained:.1%} of the tokens are supervised",
+            f"only {tokens.supervised / trained:.1%} of the tokens are supervised",
             "Most of the computation goes to context: look at data.train_on, data.train_parts, and"
             " at long system prompts, tools or documents.",
         )
-    exact, near = quality["exact_duplicates"], quality["near_duplicates"]
-    if exact["share"] > MAX_EXACT_DUPLICATES:
+    exact, near = quality.exact_duplicates, quality.near_duplicates
+    if exact.share > MAX_EXACT_DUPLICATES:
         yield _warning(
-            f"{_of(exact['rows'], quality['conversations'])} rows repeat an earlier one",
+            f"{_of(exact.rows, quality.conversations)} rows repeat an earlier one",
             "They count several times: leave them out, or repeat on purpose with Source.weight.",
-            *(f"{e['again']} repeats {e['first']}" for e in exact["examples"][:3]),
+            *(f"{e.again} repeats {e.first}" for e in exact.examples[:3]),
         )
-    if near["share"] > MAX_NEAR_DUPLICATES:
+    if near.share > MAX_NEAR_DUPLICATES:
         yield _warning(
-            f"{_of(near['later_rows'], quality['conversations'])} rows are almost the same as an"
+            f"{_of(near.later_rows, quality.conversations)} rows are almost the same as an"
             " earlier one",
             "The set teaches less than its size says: leave most of them out, unless they come"
             " from one template on purpose.",
-            *(f"{e['again']} and {e['first']} ({e['similarity']})" for e in near["examples"][:3]),
+            *(f"{e.again} and {e.first} ({e.similarity})" for e in near.examples[:3]),
         )
-    for example in quality["repeated_answers"]["examples"]:
-        is_label = len(example["text"].split()) < MIN_REPEATED_WORDS
-        if example["share"] > MAX_REPEATED_ANSWER and not is_label:
+    for example in quality.repeated_answers.examples:
+        is_label = len(example.text.split()) < MIN_REPEATED_WORDS
+        if example.share > MAX_REPEATED_ANSWER and not is_label:
             yield _warning(
-                f"{example['share']:.1%} of the answers are {example['text']!r}",
+                f"{example.share:.1%} of the answers are {example.text!r}",
                 "The model will say it often, out of place too: leave most of these rows out.",
-                example["where"],
+                example.where,
             )
-    yield from _hint_warnings(quality["hints"])
+    yield from _hint_warnings(quality.hints)
 
 
-def _hint_warnings(hints: Mapping[str, Json]) -> Warnings:
+def _hint_warnings(hints: Mapping[str, HintedRows]) -> Warnings:
     limits = {
         "answer without end": MAX_WITHOUT_END,
         "code block without end": MAX_WITHOUT_END,
@@ -285,11 +262,11 @@ def _hint_warnings(hints: Mapping[str, Json]) -> Warnings:
     }
     for kind, limit in limits.items():
         hint = hints.get(kind)
-        if hint and hint["share"] > limit:
+        if hint and hint.share > limit:
             yield _warning(
-                f"{hint['rows']:,} rows ({hint['share']:.1%}): {kind}",
+                f"{hint.rows:,} rows ({hint.share:.1%}): {kind}",
                 ADVICE[kind],
-                *(f"{e['where']}: {e['text']}" for e in hint["examples"][:3]),
+                *(f"{e.where}: {e.text}" for e in hint.examples[:3]),
             )
 
 
@@ -316,7 +293,7 @@ def _batch_warnings(plan: PlannedSteps) -> Warnings:
     )
 
 
-def _plan_warnings(plan: PlannedSteps, train: Json) -> Warnings:
+def _plan_warnings(plan: PlannedSteps, train: CacheReport) -> Warnings:
     yield from _batch_warnings(plan)
     if plan.fill < MIN_FILL:
         yield _warning(
@@ -339,7 +316,7 @@ def _plan_warnings(plan: PlannedSteps, train: Json) -> Warnings:
             "a step has no supervised token", "Raise train.batch_size, so that none is in vain."
         )
     for name, per_epoch in plan.examples_per_epoch.items():
-        examples = train["sources"][name]["examples"]
+        examples = train.sources[name].examples
         times = plan.epochs * per_epoch / max(examples, 1)
         if times > MAX_TIMES_SEEN and times > 1.5 * plan.epochs:
             yield _warning(
@@ -348,11 +325,11 @@ def _plan_warnings(plan: PlannedSteps, train: Json) -> Warnings:
             )
 
 
-def _eval_warnings(evals: Mapping[str, Json]) -> Warnings:
+def _eval_warnings(evals: Mapping[str, CacheReport]) -> Warnings:
     for name, report in evals.items():
-        if report["rows_out"] < MIN_EVAL_ROWS:
+        if report.rows_out < MIN_EVAL_ROWS:
             yield _warning(
-                f"eval {name}: {report['rows_out']} rows",
+                f"eval {name}: {report.rows_out} rows",
                 "Differences between two runs will be noise: hold out more rows.",
             )
 

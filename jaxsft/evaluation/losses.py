@@ -1,0 +1,31 @@
+"""The loss on held-out data, of each set as a whole."""
+
+from collections.abc import Callable
+
+import jax
+
+from jaxsft.kernels.loss.sums import Sums
+from jaxsft.model.state import Params
+from jaxsft.rundir.metric_lines import finite
+from jaxsft.training.batch import Batch
+from jaxsft.training.loader import Batches
+
+
+def mean_losses(
+    eval_step: Callable[[Params, Batch], Sums], params: Params, sets: dict[str, Batches]
+) -> dict[str, float | None]:
+    """`eval/<name>/loss` (nats per target) and `eval/<name>/token_accuracy` over each whole set.
+
+    Sums are divided once, so that neither batch size nor packing changes a figure.
+    """
+    values = {}
+    for name, batches in sets.items():
+        steps = batches.stream(0, batches.epochs.steps_in(1))
+        sums = [eval_step(params, batch) for batch, _ in steps]
+        nll, weight, correct = (
+            sum(float(getattr(part, field)) for part in jax.device_get(sums))
+            for field in ("nll", "weight", "correct")
+        )
+        values[f"eval/{name}/loss"] = finite(nll / weight)
+        values[f"eval/{name}/token_accuracy"] = finite(correct / weight)
+    return values

@@ -1,0 +1,95 @@
+"""What is measured of one run's model on held-out data, and where the answers go."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jaxsft.config import Config
+from jaxsft.data.encode.tokenize import ChatTokenizer
+from jaxsft.data.encode.tokenizer_files import open_tokenizer
+from jaxsft.devices import distributed, mesh
+from jaxsft.evaluation.answers import Prompt, held_out_prompts, matches, share, with_instruction
+from jaxsft.evaluation.generate import generate
+from jaxsft.evaluation.losses import mean_losses
+from jaxsft.model.state import Params
+from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.training.inputs import PreparedData, Say
+from jaxsft.training.job import Job
+
+
+class Measurer:
+    """The figures of one run's held-out data, taken before, during and after training."""
+
+    def __init__(self, config: Config, job: Job, data: PreparedData, samples: JsonLines, say: Say):
+        self._config = config
+        self._job = job
+        self._data = data
+        self._samples = samples
+        self._say = say
+        # Read here: before the first step what is no prompt is still cheap.
+        self._prompts = held_out_prompts(config.data.eval, config.eval.prompts)
+
+    def losses(self, params: Params) -> dict[str, float | None]:
+        return mean_losses(self._job.program.eval_step, params, self._job.eval_batches)
+
+    def measure(self, params: Params, phase: Literal["before", "after"]) -> dict[str, float | None]:
+        """Losses, and the share of held-out prompts answered as the reference does.
+
+        The untrained model is asked a second time with config.eval.instruction. The answers go to
+        samples.jsonl.
+        """
+        values = self.losses(params)
+        for name, value in values.items():
+            self._say(phase, f"{name} {'not finite' if value is None else f'{value:.4f}'}")
+        # Without prompts too: an earlier start may have had some.
+        self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
+        if not self._config.eval.prompts:
+            return values
+        step = 0 if phase == "before" else self._job.num_steps
+        prompts = distributed.together(lambda: self._prompts)
+        asked = {phase: prompts}
+        instruction = self._config.eval.instruction
+        if phase == "before" and instruction is not None:
+            asked["before_with_instruction"] = [with_instruction(p, instruction) for p in prompts]
+        for how, questions in asked.items():
+            samples = self._answer(params, questions)
+            for sample in samples:
+                self._samples.append({"step": step, "phase": how} | sample)
+            followed = share(samples)
+            if followed is not None:
+                suffix = "_with_instruction" if how == "before_with_instruction" else ""
+                values[f"eval/{prompts[0].source}/match{suffix}"] = followed
+                self._say(phase, f"eval/{prompts[0].source}/match{suffix} {followed:.1%}")
+        return values
+
+    def _answer(self, params: Params, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        tokenizer = self._tokenizer
+        stop_ids = set(self._data.train.manifest.end_of_turn_ids) | {tokenizer.eos_id}
+        answers = generate(
+            self._job.program.recipe.graphdef,
+            params,
+            [tokenizer.encode_prompt(p.messages, p.tools, p.template_options) for p in prompts],
+            max_new_tokens=self._config.eval.max_new_tokens,
+            stop_ids=sorted(id for id in stop_ids if id is not None),
+            rows_multiple_of=mesh.parts("batch", self._job.program.mesh.shape),
+        )
+        samples = []
+        for prompt, ids in zip(prompts, answers, strict=True):
+            ended = bool(ids) and ids[-1] in stop_ids
+            text = tokenizer.decode(ids[:-1] if ended else ids)
+            samples.append(
+                {
+                    "source": prompt.source,
+                    "row": prompt.row,
+                    "prompt": str(prompt.messages[-1].content) if prompt.messages else "",
+                    "answer": text,
+                    "reference": prompt.reference,
+                    "ended": ended,
+                    "match": matches(text, prompt.reference, self._config.eval.match),
+                }
+            )
+        return samples
+
+    @functools.cached_property
+    def _tokenizer(self) -> ChatTokenizer:
+        return open_tokenizer(self._data.tokenizer_directory, self._config.data)

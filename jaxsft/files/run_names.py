@@ -1,0 +1,11 @@
+"""The names of what stands in the directory of a run; scripts read them, so they stay."""
+
+CONFIG = "config.json"  # what the run really used, after all overrides
+DATA_REPORT = "data_report.json"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+SUMMARY = "summary.json"  # of a run that came to its end
+REPORT = "report.html"
+ERROR = "error.json"  # of a run that failed
+CHECKPOINTS = "checkpoints"
+EXPORT = "export"

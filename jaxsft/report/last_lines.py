@@ -1,0 +1,55 @@
+"""What the terminal shows of a finished run: figures before and after, and where its files are."""
+
+import shlex
+
+from jaxsft.files import run_names
+from jaxsft.report import comparison
+from jaxsft.report.summary import Summary
+from jaxsft.rundir.workdir import Workdir
+from jaxsft.terminal.console import Console
+
+
+def show(summary: Summary, workdir: Workdir, console: Console) -> None:
+    before, after = summary.before, summary.after
+    rows = [
+        (name.removeprefix("eval/"), _cell(name, before.get(name)), _cell(name, after.get(name)))
+        for name in sorted(before.keys() | after.keys())
+    ]
+    if rows:
+        console.table("On held-out data", ("", "before", "after"), rows)
+    minutes, memory = (summary.wall_seconds or 0) / 60, (summary.peak_memory_bytes or 0) / 2**30
+    console.say("done", f"{summary.steps} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most")
+    console.say("report", workdir.shown(run_names.REPORT))
+    console.say("metrics", where_figures_are(workdir))
+    if summary.export:
+        console.say("model", f"{summary.export} (Hugging Face format: transformers, vLLM)")
+    console.say(
+        "next",
+        f"open {run_names.REPORT}; see the tokens as trained:"
+        f" python tools/inspect_data.py {config_flags(summary.command or '')} --limit=3;"
+        " your own data and model: README.md",
+    )
+
+
+def where_figures_are(workdir: Workdir) -> str:
+    """The files of figures that there are: without prompts there are no answers."""
+    samples = workdir.files / run_names.SAMPLES
+    shown = workdir.shown(run_names.METRICS)
+    if samples.is_file() and samples.stat().st_size:
+        shown += f"; answers in {workdir.shown(samples.name)}"
+    return shown
+
+
+def config_flags(command: str) -> str:
+    """The part of a command line that makes the config: --config and what changes its fields."""
+    words = shlex.split(command)
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, _ = word.removeprefix("-").removeprefix("-").partition("=")
+        if word.startswith("-") and (name == "config" or name.startswith("config.")):
+            found += [word] if equals else [word, following]
+    return shlex.join(found)
+
+
+def _cell(name: str, value: float | None) -> str:
+    return comparison.shown(name, value, missing="-")

@@ -1,0 +1,49 @@
+"""summary.json: what a run that came to its end was, in one object."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsft.data.cache.manifest import CacheReport
+from jaxsft.files import records, run_names
+from jaxsft.files.whole_files import write_text
+from jaxsft.terminal.redact import redacted_values
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """None: not known, as of a run that went on after its end."""
+
+    model: str | None = None  # as the user named it
+    parameters: int | None = None
+    device: str | None = None
+    mesh: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    wall_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    before: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    after: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, CacheReport] = dataclasses.field(default_factory=dict)
+    export: str | None = None
+    command: str | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    choices: Sequence[tuple[str, str, str]] = ()  # what, which back end, why
+    example: Sequence[tuple[str, float]] = ()  # tokens with their weights
+
+    def without_its_end(self) -> "Summary":
+        """Of a run that went on: how it ended then says nothing of it now."""
+        return dataclasses.replace(
+            self, steps=None, epochs=None, wall_seconds=None, before={}, after={}, export=None
+        )
+
+
+def write(directory: Path, summary: Summary) -> None:
+    text = json.dumps(redacted_values(records.to_json(summary)), indent=2) + "\n"
+    write_text(directory / run_names.SUMMARY, text)
+
+
+def from_json(value: dict[str, Any]) -> Summary:
+    return records.from_json(Summary, redacted_values(value))

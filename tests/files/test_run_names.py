@@ -1,0 +1,56 @@
+"""Nobody but run_names spells the name of a run's file: a rename would miss it in silence."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jaxsft.files import run_names
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = {value for name, value in vars(run_names).items() if name.isupper()}
+# The word is a topic of the console too: it is a path only where it is joined to one.
+WORDS = {run_names.EXPORT, run_names.CHECKPOINTS}
+# Their config.json is that of a Hugging Face model.
+OF_A_MODEL = ("jaxsft/convert/", "jaxsft/data/encode/", "tools/bench/")
+
+
+def spelt(source: str, own: set[str]) -> Iterator[str]:
+    """Names that a file spells, as they stand in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and node.value in own - WORDS:
+            yield f"line {node.lineno}: {node.value}"
+        joined = [node.right] if isinstance(node, ast.BinOp) else []
+        joined += node.args if isinstance(node, ast.Call) else []
+        if isinstance(node, ast.Call) and not ast.unparse(node.func).endswith(("shown", "Path")):
+            continue
+        for part in joined:
+            if isinstance(part, ast.Constant) and part.value in own & WORDS:
+                yield f"line {node.lineno}: {part.value}"
+
+
+def test_names_of_a_run_stand_in_one_place():
+    found = []
+    for folder in ("jaxsft", "tools"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            name = str(file.relative_to(ROOT))
+            own = NAMES - ({run_names.CONFIG} if name.startswith(OF_A_MODEL) else set())
+            if name != "jaxsft/files/run_names.py":
+                found += [f"{name}: {one}" for one in spelt(file.read_text(), own)]
+    assert not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['f = workdir / "metrics.jsonl"', 'shown("export")', 'a / "export"', 'b("error.json")'],
+)
+def test_a_name_that_is_spelt_again_is_found(source):
+    assert len(list(spelt(source, NAMES))) == 1
+
+
+def test_the_names_that_scripts_read_stay():
+    assert NAMES == {
+        *("config.json", "metrics.jsonl", "samples.jsonl", "data_report.json", "summary.json"),
+        *("report.html", "error.json", "checkpoints", "export"),
+    }
