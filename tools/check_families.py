@@ -1,8 +1,9 @@
 """Compares every family with transformers and writes docs/families.md.
 
-    JAX_PLATFORMS=cpu PYTHONPATH=.:tests/convert python tools/check_families.py
+    JAX_PLATFORMS=cpu PYTHONPATH=. python tools/check_families.py
 
-Takes minutes and needs the [test] extra: the models are those of tests/convert/test_families.py.
+Takes minutes and needs the [test] extra: the models are those of
+tests/convert/families/test_families.py.
 """
 
 import tempfile
@@ -30,8 +31,8 @@ original length of every scaled rope. *logits*: the greatest difference over a w
 packed ones, each against transformers on that text alone. *gradients*: of the SFT loss over those
 rows, the greatest difference of a tensor, relative to its norm. *decoding*: the greatest difference
 of a whole row's logits, computed one token after the other with the cache. Import and export change
-no bit of any tensor: `tests/convert/test_families.py` checks that for the same models, and fails
-where logits or gradients differ by more than 1e-4.
+no bit of any tensor: `tests/convert/families/test_families.py` checks that for the same models, and
+fails where logits or gradients differ by more than 1e-4.
 
 | model_type | features | logits | gradients | decoding |
 |---|---|---|---|---|
