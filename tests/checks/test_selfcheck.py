@@ -40,6 +40,16 @@ def checks(model, sizes):
         return list(laws.run(config(sizes), model, Path(folder)))
 
 
+def test_the_model_that_is_checked_has_one_layer_of_each_kind():
+    """Two windows; and experts in every third layer: with each window a layer of both kinds."""
+    asked = config(Mesh(fsdp=8))
+    assert laws._small(asked, WINDOWED)[1].layer_kinds == WINDOWED.kinds()[:2]
+    some = dataclasses.replace(WINDOWED, moe=EXPERTS.moe, dense_layers=(0, 1, 3, 4))
+    small = laws._small(asked, some)[1]
+    found = [(k.window, small.has_experts(i)) for i, k in enumerate(small.kinds())]
+    assert found == [(7, False), (None, False), (7, True), (None, True)]
+
+
 def failed(model, sizes, until):
     """The laws that fail up to the first that has this word: those after it take long."""
     seen = set()
