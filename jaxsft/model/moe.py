@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.devices.mesh import constrain
 from jaxsft.kernels.experts import gated_mlps as kernel
+from jaxsft.kernels.experts.choose import choose
 from jaxsft.model import moe_settings, parameter
 
 
@@ -95,7 +96,7 @@ class Moe(nnx.Module):
             shares_BTX,
             self._weights(x_BTD.dtype),
             self._activate,
-            kernel.choose(self.settings.back_end, jax.default_backend())[0],
+            choose(self.settings.back_end, jax.default_backend())[0],
         )
         if self.settings.expert_biases:
             shares_BTE = kernel.spread(chosen_BTX, shares_BTX, self.settings.num_experts)

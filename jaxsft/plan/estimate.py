@@ -8,7 +8,7 @@ import numpy as np
 from jaxsft.config import Config
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.devices.chips import Chip
-from jaxsft.kernels.experts.gated_mlps import TILES_SCOPE
+from jaxsft.kernels.experts.tiles import TILES_SCOPE
 from jaxsft.kernels.loss.chunks import chunk_tokens
 from jaxsft.model import settings
 from jaxsft.plan import communication, cost, hlo, memory

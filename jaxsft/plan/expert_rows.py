@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jaxsft.config import Config
 from jaxsft.devices import mesh as mesh_lib
-from jaxsft.kernels.experts.gated_mlps import tile_rows
+from jaxsft.kernels.experts.tiles import tile_rows
 from jaxsft.model import settings
 from jaxsft.plan.batch_load import BatchLoad
 

@@ -19,7 +19,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import MeshError
 from jaxsft.kernels.attention import attend, choose
 from jaxsft.kernels.attention.form import Use
-from jaxsft.kernels.experts import gated_mlps
+from jaxsft.kernels.experts import choose as choose_experts
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import settings, state
 from jaxsft.model.attention.grouped_queries import attention_form
@@ -124,7 +124,7 @@ def choose_back_ends(
         ("loss", "chunked", "the only back end yet"),
     ]
     if decoder.moe is not None:
-        name, reason = gated_mlps.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
+        name, reason = choose_experts.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
         decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
         choices.append(("experts", name, reason))
     return decoder, tuple(choices)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from jaxsft.config import Config, Data, Mesh, Model, Optim, Source, Train
 from jaxsft.errors import ConfigError
-from jaxsft.kernels.experts import gated_mlps as kernel
+from jaxsft.kernels.experts import tiles
 from jaxsft.plan import estimate, measured_data, memory, text, topology
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.training import build, over_mesh
@@ -100,7 +100,7 @@ def test_experts_cost_the_tiles_that_an_even_router_fills(eight):
     rows, here = full.expert_rows, EXPERTS.moe.num_experts // 4
     assert (rows.buffer, rows.used) == (pairs, pairs / 4)
     assert half.expert_rows.used == rows.used / 2
-    tile = kernel.tile_rows(pairs, here)
+    tile = tiles.tile_rows(pairs, here)
     assert rows.tiles == rows.used / tile + here / 2
     of_tile = 2 * tile * EXPERTS.embed_dim * EXPERTS.moe.expert_mlp_dim
     expected = EXPERTS.num_layers * 3 * 3 * of_tile * (rows.tiles - half.expert_rows.tiles)

@@ -16,7 +16,7 @@ from jaxsft.devices.mesh import RULES, parts
 from jaxsft.kernels.attention import blocked, cudnn, full, splash, triton
 from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
 
-# Of attend's signature, for the queries of one device and all keys of their rows.
+# Each has attend's signature, for the queries of one device and all keys of their rows.
 BACK_ENDS: dict[str, Callable[..., jax.Array]] = {
     "splash": splash.attend,
     "cudnn": cudnn.attend,

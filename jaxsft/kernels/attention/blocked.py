@@ -30,7 +30,7 @@ _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Places:
-    """What decides which query sees which key; integers."""
+    """Which query sees which key, block by block; integers."""
 
     q_segments_XQ: jax.Array
     kv_segments_YC: jax.Array
@@ -81,8 +81,9 @@ def _cut(array_BTx: jax.Array, size: int, mode: Any = "constant") -> jax.Array:
 
 
 def _places(visibility: Visibility, sizes: tuple[int, int]) -> _Places:
+    """The visibility cut into blocks of these sizes, and the pairs of blocks that hold any."""
     first_query, window = visibility.first_query, visibility.window
-    # What fills up continues the last segment: a query of it sees a key, and no range is stretched.
+    # The filling continues the last segment: a query of it sees a key, and no range is stretched.
     q_segments_BIQ = _cut(visibility.q_segments_BT, sizes[0], "edge")
     kv_segments_BJC = _cut(visibility.kv_segments_BS, sizes[1], "edge")
     batch = len(q_segments_BIQ)
@@ -139,7 +140,7 @@ def _forward(soft_cap, q_XKRH, k_YKCH, v_YKCH, sinks_KR, places: _Places):
 def _backward_rule(soft_cap, residuals, d_out_XKRH):
     q_XKRH, k_YKCH, v_YKCH, sinks_KR, places, out_XKRH, lse_XKR = residuals
     k_YKHC = jnp.swapaxes(k_YKCH, 2, 3)
-    # What the softmax takes from the gradient of each of a query's logits alike.
+    # The softmax takes this from the gradient of each of a query's logits alike.
     mean_XKR = jnp.sum(d_out_XKRH.astype(jnp.float32) * out_XKRH.astype(jnp.float32), axis=-1)
 
     def body(x, y, hide, sums):

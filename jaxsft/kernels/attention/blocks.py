@@ -6,7 +6,7 @@ T / S: query / key position, I / J: block of queries / keys.
 import jax
 import jax.numpy as jnp
 
-# Of the output and the log-sum-exp that back ends keep for the backward pass, for remat policies.
+# What remat policies know the output and the log-sum-exp by that the backward pass needs.
 RESIDUAL_NAME = "context"
 
 

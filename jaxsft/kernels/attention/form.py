@@ -1,4 +1,4 @@
-"""What attention is called with beside the queries: its static form, keys, and who sees whom.
+"""The static form of attention, its keys and values, and who sees whom.
 
 B: batch row, T / S: query / key position, N: query heads, K: key-value heads, H: head_dim.
 """
@@ -44,7 +44,7 @@ class Visibility:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Use:
-    """What a run asks of attention on each of its devices."""
+    """A run's attention, as it is on each of its devices."""
 
     form: AttentionForm
     platform: str

@@ -13,7 +13,7 @@ from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibili
 def attend(
     q_BTNH: jax.Array, kv: KeysAndValues, visibility: Visibility, form: AttentionForm
 ) -> jax.Array:
-    """`kernels.attention.attend`; any lengths, and keys of a cache."""
+    """`kernels.attention.attend` for any lengths, and for keys of a cache."""
     num_kv_heads, head_dim = kv.k_BSKH.shape[2:]
     batch, length = q_BTNH.shape[:2]
     q_BTKGH = q_BTNH.reshape(batch, length, num_kv_heads, -1, head_dim)

@@ -18,11 +18,11 @@ from jaxsft.kernels.attention import blocks
 from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 
 _BLOCK_SIZES = (1024, 512, 256, 128)  # the largest that divides; 128 is the lanes of a register
-# Of a block of queries: with the next size the backward kernels, compiled for v5p and v5e, need
-# more than their fast memory.
+# The largest block of one head's queries: with the next size the backward kernels, compiled for
+# v5p and v5e, need more than their fast memory.
 _MAX_BLOCK_BYTES = 1024 * 128 * 2
-# Up to here each row has its own kernel; more share one in a loop, which compiles in seconds but
-# keeps padded results of all rows: 0.7 GB more for 2 rows of 8192 tokens with 32 heads of 128.
+# Up to so many rows each has its own kernel; more share one in a loop, which compiles in seconds
+# but keeps padded results of all rows: 0.7 GB more for 2 rows of 8192 tokens with 32 heads of 128.
 _MAX_UNROLLED_ROWS = 4
 
 

@@ -1,4 +1,4 @@
-"""What a cross-entropy is called with beside hidden states and head: its static form, the targets.
+"""The static form of a cross-entropy, and its targets.
 
 B: batch row, T: position.
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsft.errors import ConfigError
-from jaxsft.kernels.experts import gated_mlps
+from jaxsft.kernels.experts import choose, grouped_dot, tiles
 
 ROWS, WIDTH, COLUMNS = 150, 6, 5
 # Rows of each group: none, fewer than a tile, several tiles; and all rows or not.
@@ -44,7 +44,7 @@ def weight_gradients(x, d_out, sizes):
 def value_and_gradients(request):
     def run(x, w, sizes, d_out):
         def dot(x, w):
-            return gated_mlps.grouped_dot(x, w, sizes, request.param)
+            return grouped_dot.grouped_dot(x, w, sizes, request.param)
 
         out, back = jax.vjp(dot, x, w)
         return out, *back(d_out)
@@ -75,11 +75,11 @@ def test_what_stands_in_unused_rows_goes_nowhere(value_and_gradients):
 @pytest.mark.parametrize("case", SIZES)
 def test_the_kernel_for_tpu_sums_each_groups_products(case, monkeypatch):
     """Interpreted, over several tiles of rows; unused rows hold anything finite."""
-    monkeypatch.setattr(gated_mlps, "_KERNEL_TILE", (64, 8, 8))
+    monkeypatch.setattr(grouped_dot, "_KERNEL_TILE", (64, 8, 8))
     (x, _), sizes = inputs(), np.array(SIZES[case], np.int32)
     d_out = np.random.default_rng(1).normal(size=(ROWS, COLUMNS)).astype(np.float32)
     with jax.numpy_rank_promotion("allow"):  # the kernel's own code
-        d_w = gated_mlps.kernel_weights(x, d_out, sizes, np.float32, interpret=True)
+        d_w = grouped_dot.kernel_weights(x, d_out, sizes, np.float32, interpret=True)
     expected = weight_gradients(x, d_out, sizes)
     np.testing.assert_allclose(d_w, expected, rtol=1e-5, atol=1e-5)
 
@@ -107,11 +107,11 @@ def test_what_a_back_end_leaves_in_unused_rows_goes_nowhere(monkeypatch):
     (x, w), sizes = inputs(), jnp.array(SIZES["unused rows"], jnp.int32)
 
     def dot(x, w):
-        return gated_mlps.grouped_dot(x, w, sizes, "tiled")
+        return grouped_dot.grouped_dot(x, w, sizes, "tiled")
 
     expected, back = jax.vjp(dot, x, w)
     d_out = np.random.default_rng(1).normal(size=(ROWS, COLUMNS)).astype(np.float32)
-    monkeypatch.setattr(gated_mlps, "_tiled_dot", careless)
+    monkeypatch.setattr(tiles, "tiled_dot", careless)
     actual, careless_back = jax.vjp(dot, x, w)
     close = dict(rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(actual, expected, **close)
@@ -120,21 +120,19 @@ def test_what_a_back_end_leaves_in_unused_rows_goes_nowhere(monkeypatch):
 
 
 def test_tiles_are_few_for_large_groups_and_small_for_small_ones():
-    assert gated_mlps.tile_rows(100, 64) == 32
-    assert gated_mlps.tile_rows(65536, 128) == 256
-    assert gated_mlps.tile_rows(10**6, 8) == 512
+    assert tiles.tile_rows(100, 64) == 32
+    assert tiles.tile_rows(65536, 128) == 256
+    assert tiles.tile_rows(10**6, 8) == 512
 
 
 def test_a_back_end_that_is_not_there_is_refused():
     with pytest.raises(
         ConfigError, match="back_end=raged: expected auto, tiled or ragged or dense"
     ):
-        gated_mlps.choose("raged", "tpu")
+        choose.choose("raged", "tpu")
 
 
 def test_ragged_dot_is_not_chosen_where_it_has_no_kernel():
-    chosen = {
-        platform: gated_mlps.choose("auto", platform)[0] for platform in ("cpu", "gpu", "tpu")
-    }
+    chosen = {platform: choose.choose("auto", platform)[0] for platform in ("cpu", "gpu", "tpu")}
     assert chosen == {"cpu": "tiled", "gpu": "tiled", "tpu": "ragged"}
-    assert gated_mlps.choose("ragged", "cpu") == ("ragged", "asked for")
+    assert choose.choose("ragged", "cpu") == ("ragged", "asked for")
