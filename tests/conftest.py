@@ -23,7 +23,7 @@ def _surroundings(session_dir: str) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": f"{session_dir}/jax",
         # A size makes jax lock the directory, which processes that run side by side need.
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.15",  # less costs as much to keep
         "XLA_FLAGS": " ".join(
             [
                 os.environ.get("XLA_FLAGS", ""),
