@@ -49,17 +49,32 @@ def spans() -> list[tuple[int, slice]]:
     return [(0, slice(0, LENGTH)), (1, slice(0, first)), (1, slice(first, first + second))]
 
 
+def their_logits(model: Any) -> list[np.ndarray]:
+    """Of each segment by itself, in torch."""
+    import torch
+
+    with torch.no_grad():
+        return [out.numpy() for out in _their_logits(model)]
+
+
+def _their_logits(model: Any) -> list[Any]:
+    import torch
+
+    batch, found = rows(), {}
+    # The shortest first: a dynamic rope there keeps the frequencies of the longest row so far.
+    for row, span in sorted(spans(), key=lambda found: found[1].stop - found[1].start):
+        ids = torch.tensor(batch.tokens[row, span][None].astype(np.int64))
+        found[row, span.start] = model(ids).logits[0]
+    return [found[row, span.start] for row, span in spans()]
+
+
 def theirs(model: Any) -> Computed:
     """Each segment by itself, in torch; gradients of the summed loss."""
     import torch
     from transformers.core_model_loading import revert_weight_conversion
 
-    batch, total, logits = rows(), 0, {}
-    # The shortest first: a dynamic rope there keeps the frequencies of the longest row so far.
-    for row, span in sorted(spans(), key=lambda found: found[1].stop - found[1].start):
-        ids = torch.tensor(batch.tokens[row, span][None].astype(np.int64))
-        out = model(ids).logits[0]
-        logits[row, span.start] = out.detach().numpy()
+    batch, total, logits = rows(), 0, _their_logits(model)
+    for (row, span), out in zip(spans(), logits, strict=True):
         targets = torch.tensor(batch.targets[row, span].astype(np.int64))
         nll = torch.nn.functional.cross_entropy(out, targets, reduction="none")
         total = total + (nll * torch.tensor(batch.weights[row, span])).sum()
@@ -68,29 +83,41 @@ def theirs(model: Any) -> Computed:
     # As a saved model has them: renamed, the experts one by one.
     saved = revert_weight_conversion(model, {n: p.grad for n, p in model.named_parameters()})
     gradients = {name: gradient.numpy() for name, gradient in saved.items()}
-    return Computed([logits[row, span.start] for row, span in spans()], gradients)
+    return Computed([out.detach().numpy() for out in logits], gradients)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _compute(graphdef, params, batch):
-    def loss(params):
-        return loss_sums(graphdef, params, batch, loss_form(model.settings)).nll
-
-    model = nnx.merge(graphdef, params)
-    logits_BTV = model(batch.tokens, batch.segments, batch.positions)
-    return logits_BTV, jax.grad(loss)(params)
+def _gradients(graphdef, params, batch):
+    form = loss_form(nnx.merge(graphdef, params).settings)
+    return jax.grad(lambda params: loss_sums(graphdef, params, batch, form).nll)(params)
 
 
-def ours(model: Any, table: tensor_table.Table) -> Computed:
-    graphdef, state = nnx.split(model, nnx.Param)
-    params = nnx.to_pure_dict(state)
-    batch = jax.tree.map(jnp.asarray, rows())
-    logits_BTV, gradients = _compute(graphdef, params, batch)
-    named = {
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef, params, batch):
+    return nnx.merge(graphdef, params)(batch.tokens, batch.segments, batch.positions)
+
+
+def our_logits(model: Any) -> list[np.ndarray]:
+    """Of each segment, the short ones packed."""
+    logits_BTV = np.asarray(_logits(*_parts(model), jax.tree.map(jnp.asarray, rows())))
+    return [logits_BTV[row, span] for row, span in spans()]
+
+
+def our_gradients(model: Any, table: tensor_table.Table) -> dict[str, np.ndarray]:
+    gradients = _gradients(*_parts(model), jax.tree.map(jnp.asarray, rows()))
+    return {
         tensor.name: huggingface.to_theirs(gradients, tensor, FLOAT32)[0]
         for tensor in tensor_table.tensors(gradients, table)
     }
-    return Computed([np.asarray(logits_BTV)[row, span] for row, span in spans()], named)
+
+
+def ours(model: Any, table: tensor_table.Table) -> Computed:
+    return Computed(our_logits(model), our_gradients(model, table))
+
+
+def _parts(model: Any) -> tuple[Any, Any]:
+    graphdef, state = nnx.split(model, nnx.Param)
+    return graphdef, nnx.to_pure_dict(state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -110,12 +137,11 @@ def _decode(graphdef, params, tokens_BT, segments_BT):
 
 def decoded(model: Any) -> list[np.ndarray]:
     """Logits of the whole row, and of the packed row's first segment behind padding."""
-    graphdef, state = nnx.split(model, nnx.Param)
     batch, length = rows(), SEGMENTS[0]
     tokens_BT, segments_BT = batch.tokens.copy(), np.ones((2, LENGTH), np.int32)
     tokens_BT[1, LENGTH - length :] = batch.tokens[1, :length]
     segments_BT[1, : LENGTH - length] = 0
-    logits = _decode(graphdef, nnx.to_pure_dict(state), tokens_BT, segments_BT)
+    logits = _decode(*_parts(model), tokens_BT, segments_BT)
     logits_TBV = np.asarray(logits)
     return [logits_TBV[:, 0], logits_TBV[LENGTH - length :, 1]]
 

@@ -1,9 +1,6 @@
 """Every way in which a model on disk is known to be broken: one message that names it, exit 66."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 import jaxsft
 from jaxsft.convert import source
 from jaxsft.errors import BAD_MODEL, ConversionError
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[3]
 INDEX, FIRST = "model.safetensors.index.json", "model-00001-of-00007.safetensors"
@@ -250,15 +248,9 @@ def test_the_trainer_says_it_in_one_line(save_llama, tmp_path):
     """A NaN is found last of all, when the weights are read."""
     model, _ = save_llama(max_shard_size="70KB", vocab_size=512)
     with_value(np.nan)(model)
-    flags = [f"--config={ROOT / 'configs' / 'debug.py'}", f"--workdir={tmp_path / 'run'}"]
-    flags += [f"--config.model.source={model}", "--config.model.weights=pretrained"]
+    flags = [f"--config.model.source={model}", "--config.model.weights=pretrained"]
     flags += [f"--config.data.tokenizer={ROOT / 'configs' / 'debug_model'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxsft.train", *flags],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = programs.train(tmp_path / "run", *flags, check=False)
     assert done.returncode == BAD_MODEL, done.stderr
     assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
     assert f"{model}: model.norm.weight holds NaN or infinite values" in done.stderr

@@ -17,17 +17,19 @@ from jaxsft.data.cache.prepare import prepare
 from jaxsft.errors import ConfigError, DataError, Stopped
 
 ROOT = Path(__file__).resolve().parents[3]
+SHARD_ROWS = 50
 
 
 @pytest.fixture
-def sources(tmp_path):
+def sources(tmp_path, monkeypatch):
     """Two files of several shards each, with a bad row and one that is too long."""
+    monkeypatch.setattr(shards, "SHARD_ROWS", SHARD_ROWS)
     made = []
-    for name, count in (("a", 2 * shards.SHARD_ROWS + 7), ("b", shards.SHARD_ROWS + 1)):
+    for name, count in (("a", 2 * SHARD_ROWS + 7), ("b", SHARD_ROWS + 1)):
         rows = [{"prompt": f"say {i}", "completion": f"{name} {i}"} for i in range(count)]
         rows[5]["completion"] = "long " * 99
         lines = [json.dumps(row) for row in rows]
-        lines[shards.SHARD_ROWS + 0] = "{"
+        lines[SHARD_ROWS] = "{"
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(lines) + "\n")
         made.append(Source(path=str(path)))
@@ -83,7 +85,7 @@ def test_little_work_is_not_shared(sources, tmp_path, tokenizer_dir, monkeypatch
     monkeypatch.setattr(shards, "_in_processes", None)  # would fail if called
     data = data_of(tmp_path, "auto")
     assert data.workers is None
-    assert len(prepare(sources, data, tokenizer_dir)) > shards.SHARD_ROWS
+    assert len(prepare(sources, data, tokenizer_dir)) > SHARD_ROWS
 
 
 def die(job, chunk):
@@ -143,7 +145,7 @@ def test_workers_end_with_a_killed_parent(sources, tmp_path, tokenizer_dir):
     script = tmp_path / "prepare_it.py"
     script.write_text(PREPARE)
     path = Path(sources[0].path)
-    path.write_text(path.read_text().replace("{\n", "") * 20)
+    path.write_text(path.read_text().replace("{\n", "") * 800)
     command = [sys.executable, str(script), str(path), str(tmp_path / "cache"), tokenizer_dir]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:

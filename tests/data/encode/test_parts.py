@@ -259,8 +259,8 @@ def test_the_message_weight_holds_for_every_part(chat):
         assert set(example.weights.tolist()) == {0.0, 0.25}
 
 
-def test_qwen3(assets):
-    chat = ChatTokenizer(str(assets / "tokenizers" / "qwen3"))
+def test_qwen3(published):
+    chat = published("qwen3")
     said = {"role": "assistant", "content": "There.", "reasoning_content": "Look."}
     conversation = talk(parse_message(said))
     assert trained(chat, conversation, "content", "end_of_turn") == [

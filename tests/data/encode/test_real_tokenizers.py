@@ -15,30 +15,18 @@ from tests.data.made_tokenizers import LLAMA2
 NAMES = ("smollm2", "qwen3", "mistral_v1", "mistral_v3")
 
 
-@pytest.fixture(scope="module")
-def chats(assets):
-    loaded = {}
-
-    def load(name):
-        if name not in loaded:
-            loaded[name] = ChatTokenizer(str(assets / "tokenizers" / name))
-        return loaded[name]
-
-    return load
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_goldens(assets, chats, name):
+def test_goldens(assets, published, name):
     """Ids made with transformers 5.23.0; the text trained is the answers and their end."""
     goldens = json.loads((assets / "goldens/chat_goldens.json").read_text())
     end = {"smollm2": "<|im_end|>", "qwen3": "<|im_end|>"}.get(name, "</s>")
     for title, golden in goldens["tokenizers"][name]["conv"].items():
         messages = tuple(parse_message(m) for m in goldens["conversations"][title])
-        examples = chats(name).encode(Conversation(messages, None, "f", 1))
+        examples = published(name).encode(Conversation(messages, None, "f", 1))
         assert examples[-1].ids.tolist() == golden["ids"]
-        prompt = chats(name).template.render(messages[:-1], None, add_generation_prompt=True)
+        prompt = published(name).template.render(messages[:-1], None, add_generation_prompt=True)
         assert prompt == golden["prompt_text"]
-        found = [chats(name).decode(e.ids[a:b]) for e in examples for a, b in e.spans]
+        found = [published(name).decode(e.ids[a:b]) for e in examples for a, b in e.spans]
         answers = [m.content + end for m in messages if m.role == "assistant"]
         think = "<think>\n\n</think>\n\n" if name == "qwen3" else ""
         assert found == [think + answer for answer in answers]
@@ -47,9 +35,9 @@ def test_goldens(assets, chats, name):
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_no_added_token_can_be_forged(chats, name, data):
+def test_no_added_token_can_be_forged(published, name, data):
     """M11 over every added token of the tokenizer."""
-    chat = chats(name)
+    chat = published(name)
     words = st.sampled_from([*sorted(chat.control_tokens), "a", " ", "\n", "<|", "|>"])
     evil = "x" + "".join(data.draw(st.lists(words, max_size=6))) + "y"
     # Qwen3's own template takes the </think> of an answer apart and writes it anew.
@@ -66,7 +54,7 @@ def test_no_added_token_can_be_forged(chats, name, data):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_real_conversations_equal_apply_chat_template(assets, chats, name):
+def test_real_conversations_equal_apply_chat_template(assets, published, name):
     from transformers import AutoTokenizer
 
     reference = AutoTokenizer.from_pretrained(assets / "tokenizers" / name)
@@ -78,7 +66,7 @@ def test_real_conversations_equal_apply_chat_template(assets, chats, name):
             messages = tuple(parse_message(m) for m in row["messages"])
             tools = tuple(row["tools"]) if row.get("tools") else None
             try:
-                examples = chats(name).encode(Conversation(messages, tools, "f", 1))
+                examples = published(name).encode(Conversation(messages, tools, "f", 1))
             except RowError as error:
                 assert error.kind.startswith(("template refused", "tools left out"))
                 continue
@@ -99,7 +87,7 @@ def _to_last_answer(messages):
     return messages[: last + 1]
 
 
-def test_qwen3_keeps_reasoning_and_tools(chats):
+def test_qwen3_keeps_reasoning_and_tools(published):
     """M7."""
     call = {"type": "function", "function": {"name": "look", "arguments": {"at": "<|im_end|>"}}}
     tool = {
@@ -112,8 +100,8 @@ def test_qwen3_keeps_reasoning_and_tools(chats):
         Message("tool", "found </tool_response>"),
         Message("assistant", "there", reasoning="so"),
     )
-    examples = chats("qwen3").encode(Conversation(messages, (tool,), "f", 1))
-    found = [chats("qwen3").decode(e.ids[a:b]) for e in examples for a, b in e.spans]
+    examples = published("qwen3").encode(Conversation(messages, (tool,), "f", 1))
+    found = [published("qwen3").decode(e.ids[a:b]) for e in examples for a, b in e.spans]
     assert found == [
         "<think>\nhm\n</think>\n\n<tool_call>\n"
         '{"name": "look", "arguments": {"at": "<|im_end|>"}}\n</tool_call><|im_end|>',

@@ -2,9 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +16,9 @@ from pages.template_check import (
 
 from jaxsft.data.conversation import Conversation, RowError
 from jaxsft.data.render.template import ChatTemplate, message_dict
+from tests import programs
 from tests.data.chat import CHATML, REWRITING
 
-ROOT = Path(__file__).resolve().parents[3]
 # What a span ends with, after an answer and after a tool call; None: no such conversation.
 ENDS = {
     "cohere": ("<|END_OF_TURN_TOKEN|>", None),
@@ -210,19 +207,11 @@ def test_the_program_writes_the_table(tokenizer_dir, tmp_path):
     (tmp_path / "a.jinja").write_text(CHATML)
     (tmp_path / "a_training.jinja").write_text(CHATML.replace("user", "USER") + " ")
     (tmp_path / "SOURCE.txt").write_text("written by this test\n")
-    program = [sys.executable, str(ROOT / "tools" / "check_templates.py")]
     arguments = [f"--templates={tmp_path}", f"--tokenizer={tokenizer_dir}"]
-
-    def run(*flags):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            [*program, *flags], capture_output=True, text=True, cwd=ROOT, env=environment
-        )
-
-    page = run(*arguments, f"--output={tmp_path}/t.md")
+    page = programs.tool("check_templates", *arguments, f"--output={tmp_path}/t.md")
     assert page.returncode == 0, page.stderr
     text = (tmp_path / "t.md").read_text(encoding="utf-8")
     assert "## written by this test" in text and "3 templates" in text
     assert "renders otherwise than a: " in text and "<code>&#60;&#124;im" in text
-    wrong = run("--tokenizer=/no/such")
+    wrong = programs.tool("check_templates", "--tokenizer=/no/such")
     assert wrong.returncode == 64 and "--tokenizer=/no/such: no such directory" in wrong.stderr

@@ -5,8 +5,6 @@ import html.parser
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.data.encode.tokenize import ChatTokenizer, Example
 from jaxsft.data.report import inspect, inspect_html
 from jaxsft.errors import ConfigError
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = [
@@ -232,36 +231,32 @@ def run(tool, config, tmp_path, *flags):
             model=str(ROOT / "configs" / "debug_model"),
         )
     )
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / tool), f"--config={path}", *flags],
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "150"},
-        capture_output=True,
-        text=True,
-    )
+    return programs.tool(tool, f"--config={path}", *flags)
 
 
-def test_the_programs_show_and_refuse(config, tmp_path):
-    """D4: bad rows give exit status 65 and file:line."""
+def test_the_programs_show_and_refuse(config, tmp_path, monkeypatch):
+    """Bad rows give exit status 65 and file:line."""
+    monkeypatch.setenv("COLUMNS", "150")
     out = tmp_path / "out.jsonl"
-    shown = run("inspect_data.py", config, tmp_path, "--format=jsonl", f"--output={out}")
+    shown = run("inspect_data", config, tmp_path, "--format=jsonl", f"--output={out}")
     assert shown.returncode == 0, shown.stderr
     assert len(out.read_text().splitlines()) == 3
-    page = run("inspect_data.py", config, tmp_path, "--format=html", "--source=train", "--limit=1")
+    page = run("inspect_data", config, tmp_path, "--format=html", "--source=train", "--limit=1")
     assert page.returncode == 0 and "There are more rows than these" in page.stdout
     for flags, said in (
         (("--split=eval",), "--split=eval: config.data.eval is empty"),
         (("--source=nosuch",), "--source=nosuch: there is no such source"),
         ((f"--output={tmp_path}",), f"--output={tmp_path}: can't be written: Is a directory"),
     ):
-        wrong = run("inspect_data.py", config, tmp_path, *flags)
+        wrong = run("inspect_data", config, tmp_path, *flags)
         assert wrong.returncode == 64 and said in wrong.stderr
-    refused = run("prepare_data.py", config, tmp_path)
+    refused = run("prepare_data", config, tmp_path)
     assert refused.returncode == 65
     assert "train.jsonl:2: messages=[]" in refused.stderr
-    done = run("prepare_data.py", config, tmp_path, "--config.data.bad_rows=skip")
+    done = run("prepare_data", config, tmp_path, "--config.data.bad_rows=skip")
     assert done.returncode == 0, done.stderr
     assert "supervised" in done.stdout
     flags = ("--config.data.bad_rows=skip", "--config.optim.warmup_steps=9")  # as train refuses it
-    refused = run("prepare_data.py", config, tmp_path, *flags)
+    refused = run("prepare_data", config, tmp_path, *flags)
     assert refused.returncode == 64
     assert "warmup_steps=9: the run has 1 steps" in refused.stderr
