@@ -24,7 +24,7 @@ print(json.dumps(sys.stdin.read().splitlines()))' >> "$FAKES/calls.jsonl"
 PARSE = """
 import sys
 import jaxsft.train
-from jaxsft import flags
+from jaxsft.cli import flags
 config = flags.parse(sys.argv, ("workdir",))
 print(flags.flags.FLAGS.workdir, config.model.source)
 """
