@@ -98,7 +98,7 @@ def _exit_code(run: Callable[[], int | None]) -> int:
             return run() or errors.DONE
     except UserError as error:
         return _refused(error)
-    except _HelpGiven:
+    except (_HelpGiven, streams.NobodyReads):
         return errors.DONE
     except errors.Stopped as stopped:
         print(stopped, file=sys.stderr)
