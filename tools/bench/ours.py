@@ -6,8 +6,8 @@ import time
 
 import jax
 
-from bench import batches as rows_lib
-from bench.batches import BenchBatches
+from bench import step_batches
+from bench.step_batches import BenchBatches
 from jaxsft.config import Config
 from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
@@ -53,9 +53,9 @@ class Ours:
         self.compile_seconds = time.monotonic() - started
         self.memory = memory.of(self.compiled, memory.limit_here())
         if num_segments is None:
-            self.rows: BenchBatches = rows_lib.of_config(config, base, self.program)
+            self.rows: BenchBatches = step_batches.of_config(config, base, self.program)
         else:
-            self.rows = rows_lib.synthetic(config, base.settings, self.program, num_segments)
+            self.rows = step_batches.synthetic(config, base.settings, self.program, num_segments)
         self._state = first_state(config, base, self.program)
         self._batches = self.rows.stream()
 

@@ -6,7 +6,7 @@ import gzip
 import time
 from pathlib import Path
 
-from bench import profile, result
+from bench import measured_steps, profile
 from bench.gpu import results
 from bench.ours import Ours
 from jaxsft.cli import config_file
@@ -79,15 +79,15 @@ def _measure(config: Config, name: str, num_steps: int, flags: list[str]) -> Our
     ours = Ours(config, base, _NUM_SEGMENTS)
     built = time.time() - since
     ours.run(3)
-    found = result.of_steps(config, ours, ours.run(num_steps))
+    found = measured_steps.measurement(config, ours, ours.run(num_steps))
     results.put(
         "step",
         name=name,
-        step_ms=found["step_seconds"]["median"] * 1e3,
-        **{kept: found[kept] for kept in _KEPT},
-        GiB_compiled=found["memory"]["compiled_bytes"] / 2**30,
+        step_ms=found.step_seconds.median * 1e3,
+        **{kept: getattr(found, kept) for kept in _KEPT},
+        GiB_compiled=found.memory.compiled_bytes / 2**30,
         GiB_limit=(ours.memory.limit_bytes or 0) / 2**30,
-        GiB_peak=(found["memory"]["device_peak_bytes"] or 0) / 2**30,
+        GiB_peak=(found.memory.device_peak_bytes or 0) / 2**30,
         total_s=time.time() - since,
         build_s=built,
         flags=flags,
