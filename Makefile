@@ -1,5 +1,7 @@
 # make quickstart   fine-tune a real model on this machine, a few minutes
 # make test         the gates: formatting, lint, types, tests
+# make check        the same of what has changed, under a minute: make check SINCE=main for a branch
+# make test-all     make test, and the tests that are marked slow
 # make format       rewrite the sources as the first gate wants them
 # make clean        remove the environment
 #
@@ -28,7 +30,7 @@ endif
 RUN_READY := .venv/.run-$(VERSION)
 TEST_READY := .venv/.test-$(VERSION)
 
-.PHONY: quickstart test format clean
+.PHONY: quickstart test test-all test-slow check format clean
 
 quickstart: $(RUN_READY)
 	$(BIN)/python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -38,6 +40,20 @@ test: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest
+
+test-slow: $(TEST_READY)
+	$(BIN)/pytest -m slow
+
+# One after the other, with make -j too.
+test-all:
+	$(MAKE) test
+	$(MAKE) test-slow
+
+SINCE ?= HEAD
+check: $(TEST_READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tools/check_changed.py --since=$(SINCE)
 
 format: $(TEST_READY)
 	$(BIN)/ruff format .

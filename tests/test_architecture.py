@@ -38,7 +38,9 @@ ALLOWED = {
     "report": STEP | {"rundir"},
     "loop": STEP | {"rundir", "evaluation"},
     "run": STEP | {"rundir", "evaluation", "loop", "plan", "report"},
-    "train": CONFIG | {"cli", "devices", "report", "run", "rundir", "training"},
+    "cli/programs": STEP | {"cli", "rundir", "checks", "plan", "evaluation", "report", "run"},
+    "train": {"cli/programs"},
+    "__main__": {"cli/programs"},
 }
 # The parts of the large rooms, each of which may import those before it.
 ORDER = {
@@ -80,6 +82,9 @@ def imports(tree: ast.AST, file: Path) -> Iterator[tuple[int, str]]:
 
 def part_of(module: str) -> tuple[str, str]:
     """("model", "rope") of jaxsft.model.rope; names of jaxsft/__init__.py are of "__init__"."""
+    inside = module.removeprefix("jaxsft.cli.programs")
+    if inside != module:
+        return "cli/programs", inside[1:].partition(".")[0]
     parts = [*module.split(".")[1:], "", ""]
     known = (PACKAGE / parts[0]).is_dir() or (PACKAGE / f"{parts[0]}.py").is_file()
     return (parts[0], parts[1]) if parts[0] and known else ("__init__", "")
@@ -196,6 +201,10 @@ def test_a_stranger_finds_few_files_at_the_root():
         ("training/step.py", "import importlib\nimportlib.import_module('jaxsft.train')\n"),
         ("rundir/checkpoint/store.py", "from jaxsft import load_model\n"),
         ("config.py", "import torch\n"),
+        ("cli/flags.py", "from jaxsft.cli.programs import train\n"),
+        ("cli/flags.py", "from jaxsft.run import run\n"),
+        ("run.py", "def f():\n    import jaxsft.cli.programs.plan\n"),
+        ("cli/programs/plan.py", "import jaxsft.train\n"),
     ],
 )
 def test_an_arrow_that_points_back_is_found(file, source):

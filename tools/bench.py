@@ -8,17 +8,20 @@ that has its packages. --profile leaves a trace there and shows the costliest op
 """
 
 import dataclasses
-import json
 import shlex
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
 from jaxsft.training.inputs import open_model
+
+if TYPE_CHECKING:
+    from bench.measurement import StepMeasurement
 
 jaxsft_flags.define_config()
 _PEERS = ["transformers", "trl", "tunix"]
@@ -44,7 +47,7 @@ _PROFILE = flags.DEFINE_string("profile", None, "directory for a trace of three 
 
 
 def main(config: Config) -> None:
-    from bench import profile, result, text
+    from bench import measured_steps, measurement, profile, terminal_summary
     from bench.ours import Ours
 
     from jaxsft.devices import compile_cache
@@ -59,24 +62,24 @@ def main(config: Config) -> None:
         base = open_model(config, lambda topic, line: None, weights=_REAL.value)
         ours = Ours(config, base, _SEGMENTS.value)
         ours.run(_WARMUP.value)
-        found = result.of_steps(config, ours, ours.run(_STEPS.value))
+        found = measured_steps.measurement(config, ours, ours.run(_STEPS.value))
         if _PROFILE.value:
             file = profile.trace(Path(_PROFILE.value), lambda: ours.run(3))
             print(profile.table(profile.costliest(file, ours.compiled.as_text())))
-    found["command"] = shlex.join(["python", *sys.argv])
+    found = dataclasses.replace(found, command=shlex.join(["python", *sys.argv]))
     if _SAVE.value:
-        Path(_SAVE.value).write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2) if _JSON.value else text.summary(found))
+        Path(_SAVE.value).write_text(measurement.text(found) + "\n")
+    print(measurement.text(found) if _JSON.value else terminal_summary.summary(found))
 
 
-def _against_peer(config: Config) -> dict:
-    from bench import inputs, versus
+def _against_peer(config: Config) -> "StepMeasurement":
+    from bench import peer_job, peer_turns
     from bench.ours import Ours
     from bench.peer import Peer
 
     with tempfile.TemporaryDirectory() as folder:
         steps = _STEPS.value + _WARMUP.value
-        job = inputs.write(config, _PEER.value, Path(folder), _SEGMENTS.value, steps)
+        job = peer_job.write(config, _PEER.value, Path(folder), _SEGMENTS.value, steps)
         job |= {
             "compile": _COMPILE.value,
             "length_grouped": _GROUPED.value,
@@ -86,7 +89,7 @@ def _against_peer(config: Config) -> dict:
         with Peer(_PEER.value, _PYTHON.value, job) as peer:
             base = open_model(config, lambda topic, line: None, weights=_REAL.value)
             ours = Ours(config, base, _SEGMENTS.value)
-            return versus.measure(config, ours, peer, _WARMUP.value, _STEPS.value)
+            return peer_turns.measure(config, ours, peer, _WARMUP.value, _STEPS.value)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 python tools/bench_page.py --page=docs/performance.md --measurements=docs/measurements
 """
 
-import json
 from pathlib import Path
 
 from absl import flags
-from bench import page
+from bench import measurement, page
 
 from jaxsft.cli import flags as jaxsft_flags
 
@@ -19,7 +18,8 @@ _MEASURED = flags.DEFINE_string(
 
 def main() -> None:
     file = Path(_PAGE.value)
-    measured = [json.loads(one.read_text()) for one in sorted(Path(_MEASURED.value).glob("*.json"))]
+    saved = sorted(Path(_MEASURED.value).glob("*.json"))
+    measured = [measurement.read(one.read_text(), str(one)) for one in saved]
     file.write_text(page.updated(file.read_text(), measured))
 
 

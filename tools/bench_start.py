@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 from absl import flags
+from bench import measurement
+from bench.measurement import NamedModel, Start, StartMeasurement
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
@@ -38,16 +40,19 @@ def main(config: Config) -> None:
     given = [one for one in sys.argv[1:] if one.partition("=")[0] not in ours]
     given += [f"--config.{name}={value}" for name, value in _ONE_STEP.items()]
     with tempfile.TemporaryDirectory() as folder:
-        found: dict = {f"{kind}_start": _start(given, folder, kind) for kind in ("cold", "warm")}
-    found["command"] = shlex.join(["python", *sys.argv])
-    found["model"] = {"name": Path(config.model.source).name}
-    text = json.dumps(found, indent=2)
+        found = StartMeasurement(
+            cold_start=_start(given, folder, "cold"),
+            warm_start=_start(given, folder, "warm"),
+            command=shlex.join(["python", *sys.argv]),
+            model=NamedModel(Path(config.model.source).name),
+        )
+    text = measurement.text(found)
     print(text)
     if _SAVE.value:
         Path(_SAVE.value).write_text(text + "\n")
 
 
-def _start(arguments: list[str], folder: str, kind: str) -> dict[str, float]:
+def _start(arguments: list[str], folder: str, kind: str) -> Start:
     """Seconds to the first step's end and of the step itself, and the run's peak memory."""
     workdir = Path(folder, kind)
     command = [sys.executable, "-m", "jaxsft.train", *arguments, f"--workdir={workdir}"]
@@ -66,7 +71,7 @@ def _start(arguments: list[str], folder: str, kind: str) -> dict[str, float]:
         raise SystemExit(
             f"{shlex.join(command)}: ended with {run.returncode} before its first step"
         )
-    return {"seconds": seconds, "step_seconds": line["step_seconds"], "peak_bytes": peak}
+    return Start(seconds, line["step_seconds"], peak)
 
 
 if __name__ == "__main__":

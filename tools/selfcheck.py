@@ -1,53 +1,6 @@
-"""Measures the laws of training with a run's model shape and mesh on this hardware.
+"""The laws of training, measured on this hardware: `jaxsft selfcheck`."""
 
-python tools/selfcheck.py --config=F.py [--config.mesh.tensor=2 ...]
-
-Random weights, few layers, made-up rows: neither the weights nor the data are read. Exit status 70
-where a law does not hold. On several hosts it is started on each of them, like the training itself,
-with --scratch=a directory that they share: one law restarts from a checkpoint.
-"""
-
-import sys
-
-from absl import flags
-
-from jaxsft import errors
-from jaxsft.cli import flags as jaxsft_flags
-from jaxsft.config import Config
-from jaxsft.training import inputs
-
-jaxsft_flags.define_config()
-jaxsft_flags.define_peers()
-_SCRATCH = flags.DEFINE_string("scratch", None, "a directory that all hosts see; /tmp if not set")
-
-
-def main(config: Config) -> int:
-    import jax
-    from rich.console import Console
-    from rich.table import Table
-
-    from jaxsft.checks import laws
-    from jaxsft.devices import distributed
-
-    distributed.connect(
-        *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
-    )
-    distributed.refuse_differences(distributed.facts(config))
-    base = inputs.open_model(config, lambda topic, line: None, weights=False)
-    table = Table("law", "difference", "allowed", "")
-    failed = 0
-    with distributed.scratch(_SCRATCH.value) as folder:
-        for check in laws.run(config, base.settings, folder):
-            passed = all(one["passed"] for one in distributed.gather({"passed": check.passed}))
-            failed += not passed
-            verdict = "passed" if passed else "FAILED"
-            table.add_row(check.law, f"{check.difference:.1e}", f"{check.allowed:.0e}", verdict)
-    if jax.process_index() == 0:
-        kind = jax.devices()[0].device_kind
-        print(f"{config.model.source} on {len(jax.devices())} x {kind}:")
-        Console().print(table)
-    return errors.INTERNAL if failed else errors.DONE
-
+from jaxsft.cli.programs import selfcheck
 
 if __name__ == "__main__":
-    jaxsft_flags.run_program(main)
+    selfcheck.start()

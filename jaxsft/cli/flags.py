@@ -65,17 +65,29 @@ def run_program(
 ) -> None:
     """Parses the command line, runs `main(config)` and exits with a code of jaxsft.errors."""
     arguments = list(sys.argv if argv is None else argv)
-    sys.exit(_exit_code(lambda: main(parse(arguments, required))))
+    sys.exit(_exit_code(lambda: main(parse(arguments, required, _about(main)))))
 
 
 def run_tool(main: Callable[[], int | None], required: tuple[str, ...] = ()) -> None:
     """run_program for a program without --config."""
 
     def run() -> int | None:
-        _parse_flags(list(sys.argv), required)
+        _parse_flags(list(sys.argv), required, _about(main))
         return main()
 
     sys.exit(_exit_code(run))
+
+
+def given(flag: flags.FlagHolder[str | None]) -> str:
+    """The value of a flag that is among `required`."""
+    value = flag.value
+    assert value is not None, flag.name
+    return value
+
+
+def _about(main: Callable[..., int | None]) -> str:
+    """What the file of this main says of itself."""
+    return sys.modules[main.__module__].__doc__ or ""
 
 
 def _exit_code(run: Callable[[], int | None]) -> int:
@@ -86,7 +98,7 @@ def _exit_code(run: Callable[[], int | None]) -> int:
             return run() or errors.DONE
     except UserError as error:
         return _refused(error)
-    except _HelpGiven:
+    except (_HelpGiven, streams.NobodyReads):
         return errors.DONE
     except errors.Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -123,15 +135,18 @@ def _refused(error: UserError) -> int:
     return error.exit_code
 
 
-def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
+def parse(argv: list[str], required: tuple[str, ...] = (), about: str = "") -> Config:
     """The validated config that `argv` asks for: the file of --config with its overrides applied.
+
+    Args:
+        about: the first lines of what --help answers.
 
     Raises:
         ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file.
         SystemExit: after --help has been answered.
     """
     overrides, rest = _split_overrides(argv)
-    _parse_flags(rest, ("config", *required))
+    _parse_flags(rest, ("config", *required), about)
     path = flags.FLAGS["config"].value
     assert path is not None
     config = config_file.load(path)
@@ -141,9 +156,9 @@ def parse(argv: list[str], required: tuple[str, ...] = ()) -> Config:
     return config
 
 
-def _parse_flags(argv: list[str], required: tuple[str, ...]) -> None:
+def _parse_flags(argv: list[str], required: tuple[str, ...], about: str) -> None:
     if _HELP.intersection(argv[1:]):
-        print(_help(argv[0], required))
+        print(_help(argv[0], required, about))
         raise _HelpGiven(errors.DONE)
     _refuse_repeated(argv)
     try:
@@ -288,8 +303,8 @@ def _refuse_repeated(argv: list[str]) -> None:
         given.add(name)
 
 
-def _help(program: str, required: tuple[str, ...]) -> str:
-    lines = [sys.modules["__main__"].__doc__ or program, "", "Flags:"]
+def _help(program: str, required: tuple[str, ...], about: str) -> str:
+    lines = [about or program, "", "Flags:"]
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         for flag in defined if module == program or module.startswith("jaxsft.") else ():
             needed = flag.name in ("config", *required)

@@ -68,13 +68,22 @@ def save_model(
     """Writes the model, and all that its source has beside the weights.
 
     Args:
-        path: of a Hugging Face directory, or of a .gguf file for llama.cpp.
+        path: of what is written: a Hugging Face directory, or a .gguf file for llama.cpp.
+        format: says which of the two; the name of `path` does not.
         dtype: "source": that of most of the weights that were read (quantised ones: float32), or of
             each weight in a directory; q8_0 in GGUF only.
 
     Raises:
-        ConversionError: a model that load_model did not make, or one that can't be written exactly.
+        ConversionError: a format or dtype that is not there, a model that load_model did not make,
+            or one that can't be written exactly.
     """
+    formats = {"safetensors": get_args(ExportDtype), "gguf": ("source", *gguf_file.DTYPES)}
+    if format not in formats:
+        raise ConversionError(f"save_model: format={format!r}; there are {', '.join(formats)}")
+    if dtype not in formats[format]:
+        raise ConversionError(
+            f"save_model: dtype={dtype!r}; format={format!r} has {', '.join(formats[format])}"
+        )
     if model.source is None:
         raise ConversionError(
             f"save_model: this {type(model).__name__} was not made by jaxsft.load_model, so there"
@@ -83,12 +92,8 @@ def save_model(
     base = pretrained.open_pretrained(model.source)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     tokenizer = source.own_tokenizer(model.source)
-    if format == "gguf" and dtype in ("source", *gguf_file.DTYPES):
+    if format == "gguf":
         kind = gguf_file.DTYPES[main_dtype(params, base) if dtype == "source" else dtype]
         return gguf_file.export_gguf(params, base, path, dtype=kind, tokenizer=tokenizer)
-    if format == "safetensors" and dtype != "q8_0" and dtype in get_args(ExportDtype):
-        return export(params, base, path, dtype=dtype, tokenizer=tokenizer)
-    raise ConversionError(
-        f"save_model: format={format!r} with dtype={dtype!r}; safetensors has"
-        f" {', '.join(get_args(ExportDtype))}, gguf q8_0 too"
-    )
+    assert dtype != "q8_0"
+    return export(params, base, path, dtype=dtype, tokenizer=tokenizer)

@@ -9,6 +9,10 @@ import sys
 from jaxsft.terminal.redact import redacted
 
 
+class NobodyReads(SystemExit):
+    """A program that only prints has lost its reader; its end is no failure."""
+
+
 class Unbreakable(io.TextIOWrapper):
     """A text stream whose text is lost from the first write on that fails.
 
@@ -41,7 +45,7 @@ class Unbreakable(io.TextIOWrapper):
         self.lost = True
         _to_nowhere(self.fileno())
         if self.ends_the_program and error.errno == errno.EPIPE:
-            raise SystemExit(0)
+            raise NobodyReads(0)
         if self is sys.stdout:
             said = f"stdout can't be written ({error.strerror}); the program goes on without it"
             print(said, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 """The real step measured: what is counted, what is said, what the page shows."""
 
-import json
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import batches, page
+from bench import measured_steps, measurement, page, step_batches, terminal_summary
+from bench.ours import Step
 
 from jaxsft.cli.config_file import load
 from jaxsft.convert.pretrained import open_pretrained
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.errors import ConfigError
-from jaxsft.training.flops import training_flops
+from jaxsft.training.flops import recomputed_flops, training_flops
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBUG = ROOT / "configs" / "debug.py"
@@ -33,27 +34,29 @@ def measured(tmp_path_factory):
         text=True,
     )
     assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout) == json.loads(saved.read_text())
-    return json.loads(found.stdout)
+    assert found.stdout == saved.read_text()
+    made = measurement.read(found.stdout, "stdout")
+    assert measurement.text(made) + "\n" == found.stdout
+    return made
 
 
 def test_rates_are_work_over_time(measured):
-    total = measured["step_seconds"]["max"] * 4
-    slots = measured["model"]["batch_size"] * measured["model"]["sequence_length"]
-    assert measured["tokens_per_second"] * total > measured["packing_efficiency"] * slots * 4 * 0.99
-    assert 0 < measured["supervised_tokens_per_second"] < measured["tokens_per_second"]
-    assert 0 <= measured["loader_share"] < 1
-    assert measured["mfu"] is None  # nobody knows a CPU's peak
-    assert measured["memory"]["host_peak_bytes"] > 1e8
-    assert 6 < measured["losses"][0] < 6.6  # about ln 512: the real step, on real rows
-    assert set(measured["choices"]) >= {"attention", "loss"}
+    total = measured.step_seconds.max * 4
+    slots = measured.model.batch_size * measured.model.sequence_length
+    assert measured.tokens_per_second * total > measured.packing_efficiency * slots * 4 * 0.99
+    assert 0 < measured.supervised_tokens_per_second < measured.tokens_per_second
+    assert 0 <= measured.loader_share < 1
+    assert measured.mfu is None  # nobody knows a CPU's peak
+    assert measured.memory.host_peak_bytes > 1e8
+    assert 6 < measured.losses[0] < 6.6  # about ln 512: the real step, on real rows
+    assert set(measured.choices) >= {"attention", "loss"}
 
 
 def test_the_page_keeps_its_words_and_shows_the_figures(measured):
     text = f"before\n\n{page.BEGIN}\n\nold figures\n\n{page.END}\n\nafter\n"
     once = page.updated(text, [measured])
     assert once.startswith("before\n") and once.endswith("after\n") and "old figures" not in once
-    assert f"{measured['tokens_per_second']:,.0f}" in once
+    assert f"{measured.tokens_per_second:,.0f}" in once
     assert "python tools/bench.py" in once
     assert page.updated(once, [measured]) == once
     with pytest.raises(ConfigError, match="end of measured"):
@@ -61,19 +64,60 @@ def test_the_page_keeps_its_words_and_shows_the_figures(measured):
 
 
 def test_the_page_in_the_docs_is_what_the_program_makes():
-    found = [json.loads(f.read_text()) for f in sorted((ROOT / "docs/measurements").glob("*.json"))]
+    saved = sorted((ROOT / "docs/measurements").glob("*.json"))
+    found = [measurement.read(file.read_text(), file.name) for file in saved]
+    assert [measurement.text(one) + "\n" for one in found] == [file.read_text() for file in saved]
     text = (ROOT / "docs/performance.md").read_text()
     assert found and page.updated(text, found) == text
 
 
 def test_random_rows_are_what_their_counts_say():
     config, s = load(str(DEBUG)), open_pretrained(ROOT / "configs/debug_model", weights=False)
-    batch, counts = batches.random_batch(config, s.settings, 3)
+    batch, counts = step_batches.random_batch(config, s.settings, 3)
     assert batch["tokens"].shape == (8, 128) and batch["segments"].max() == 3
     same = batch["segments"][:, :, None] == batch["segments"][:, None, :]
     causal = np.tri(128, dtype=bool)
     assert counts.attention_pairs == {None: int((same & causal).sum())}
     assert counts.tokens == counts.slots == 8 * 128 == (batch["segments"] > 0).sum()
+
+
+def test_rates_by_hand():
+    """100 tokens in 1 s and 300 in 3 s; 40 and 20 are supervised; 1 s waited for the loader."""
+    s = open_pretrained(ROOT / "configs/debug_model", weights=False).settings
+
+    def step(tokens, seconds, waited, supervised):
+        counts = BatchCounts.of_segments(np.array([tokens]), 400, {None})
+        return Step(seconds, waited, counts, supervised, 0.0)
+
+    steps = [step(100, 1.0, 0.25, 40), step(300, 3.0, 0.75, 20)]
+    found = measured_steps.rates(s, "full", steps, peak=1e9)
+    assert found.tokens_per_second == 400 / 4
+    assert found.supervised_tokens_per_second == 60 / 4
+    assert found.packing_efficiency == 400 / 800
+    assert found.loader_share == 1 / 4
+    work = sum(training_flops(s, one.counts, one.supervised_tokens) for one in steps)
+    assert found.flops_per_second == pytest.approx(work / 4)
+    assert found.mfu == pytest.approx(work / 4e9)
+    again = sum(recomputed_flops(s, one.counts, "full") for one in steps)
+    assert again > 0 and found.hfu == pytest.approx((work + again) / 4e9)
+    unknown = measured_steps.rates(s, "full", steps, peak=None)
+    assert (unknown.mfu, unknown.hfu, unknown.flops_per_second) == (
+        *(None, None),
+        found.flops_per_second,
+    )
+
+
+def test_a_file_of_other_fields_is_refused():
+    with pytest.raises(ConfigError, match="old.json: not a measurement .* 'speed'"):
+        measurement.read('{"cold_start": {"speed": 3}, "warm_start": {}}', "old.json")
+
+
+def test_what_is_said_is_what_was_measured(measured):
+    said = terminal_summary.summary(measured)
+    assert f"tokens/s  {measured.tokens_per_second:,.0f}, supervised" in said
+    assert "no MFU: this device's peak is not known" in said and "attention" in said
+    known = dataclasses.replace(measured, mfu=0.5, hfu=0.625, peak_flops=1e15)
+    assert "MFU 50.0%, HFU 62.5% of 1,000 T" in terminal_summary.summary(known)
 
 
 @pytest.mark.parametrize(

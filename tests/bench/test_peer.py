@@ -4,7 +4,7 @@ import shutil
 import sys
 
 import pytest
-from bench import inputs, peer, versus
+from bench import peer, peer_job, peer_turns
 from bench.ours import Step
 
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
@@ -71,10 +71,10 @@ def test_ratios_by_hand():
         {"supervised_tokens": 10, "seconds": 0.2},
         {"supervised_tokens": 20, "seconds": 0.1},
     ]
-    found = versus.ratios([ours(10, 0.1), ours(60, 0.2)], theirs)
-    assert found["median_of_rounds"] == pytest.approx((2 + 1.5) / 2)
-    assert found["of_totals"] == pytest.approx(70 / 30)
-    assert found["rounds"] == 2
+    found = peer_turns.ratios([ours(10, 0.1), ours(60, 0.2)], theirs, None)
+    assert found.median_of_rounds == pytest.approx((2 + 1.5) / 2)
+    assert found.of_totals == pytest.approx(70 / 30)
+    assert found.rounds == 2
 
 
 def config(*paths):
@@ -90,8 +90,8 @@ def test_what_a_peer_cannot_read_is_refused(tmp_path):
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"question": "?", "answer": "!"}\n')
     with pytest.raises(ConfigError, match="asked.jsonl:1: --peer=trl needs rows with messages"):
-        inputs._conversations(config(asked), "trl")
+        peer_job._conversations(config(asked), "trl")
     with pytest.raises(ConfigError, match="reads one local .jsonl file .* there are 2 sources"):
-        inputs._conversations(config(asked, asked), "trl")
+        peer_job._conversations(config(asked, asked), "trl")
     with pytest.raises(ConfigError, match="--synthetic_segments=4: --peer=tunix reads"):
-        inputs.write(config(asked), "tunix", tmp_path, 4, 1)
+        peer_job.write(config(asked), "tunix", tmp_path, 4, 1)

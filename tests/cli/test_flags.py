@@ -23,6 +23,7 @@ from absl import flags
 
 from jaxsft import errors
 from jaxsft.cli.flags import define_config, run_program
+from jaxsft.terminal import streams
 
 define_config()
 LIMIT = flags.DEFINE_integer("limit", None, "How many.")
@@ -38,6 +39,7 @@ def main(config):
         75: errors.Stopped("saved at step 7"),
         130: KeyboardInterrupt(),
         2: SystemExit(0),
+        3: streams.NobodyReads(0),
         28: OSError(28, "No space left on device", "/full/x"),
     }
     if outcomes[LIMIT.value or 0]:
@@ -265,6 +267,12 @@ def test_a_place_that_fails_anywhere_is_one_line(program):
 def test_nothing_below_main_can_end_the_program_as_if_it_were_done(program):
     done = program("--config=config.py", "--limit=2")
     assert done.returncode == errors.INTERNAL and "defect of jaxsft" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_defect(program):
+    """`jaxsft inspect | head`."""
+    done = program("--config=config.py", "--limit=3")
+    assert (done.returncode, done.stderr) == (errors.DONE, "")
 
 
 def test_program_shows_the_traceback_of_its_own_mistakes_only(program):

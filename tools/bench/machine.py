@@ -5,24 +5,24 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 
 import jaxsft
+from bench.measurement import Machine
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
 
-def describe() -> dict[str, Any]:
+def describe() -> Machine:
     devices = jax.devices()
-    return {
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "versions": {"jaxsft": jaxsft.__version__, "python": platform.python_version()}
+    return Machine(
+        devices=f"{len(devices)} x {devices[0].device_kind}",
+        processor=_processor(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        versions={"jaxsft": jaxsft.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},
-    }
+    )
 
 
 def _processor() -> str:

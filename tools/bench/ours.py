@@ -5,8 +5,8 @@ import time
 
 import jax
 
-from bench import batches as rows_lib
-from bench.batches import BenchBatches
+from bench import step_batches
+from bench.step_batches import BenchBatches
 from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.pack.counts import BatchCounts
@@ -47,9 +47,9 @@ class Ours:
         self.compile_seconds = time.monotonic() - started
         self.memory = memory.of(self.compiled, memory.limit_here())
         if num_segments is None:
-            self.rows: BenchBatches = rows_lib.of_config(config, base, self.program)
+            self.rows: BenchBatches = step_batches.of_config(config, base, self.program)
         else:
-            self.rows = rows_lib.synthetic(config, base.settings, self.program, num_segments)
+            self.rows = step_batches.synthetic(config, base.settings, self.program, num_segments)
         # The dead rows of a tokenizer stay as they are.
         params = first_state.base_params(config, base, self.program)
         self._state = first_state.of_params(self.program, params)

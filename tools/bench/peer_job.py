@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import batches as rows_lib
-from bench import ours
+from bench import ours, step_batches
 from jaxsft.config import Config
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.pretrained import Pretrained
@@ -80,13 +79,13 @@ def _write_rows(
 ) -> Path:
     """The arrays of each step, [steps, B, T]."""
     if num_segments is not None:
-        batch, _ = rows_lib.random_batch(config, base.settings, num_segments)
+        batch, _ = step_batches.random_batch(config, base.settings, num_segments)
         batches = [batch]
     else:
         built = build.build_program(
             config, base.settings, 10**6, build.checked_mesh(config, base.settings)
         )
-        rows = rows_lib.of_config(config, base, built)
+        rows = step_batches.of_config(config, base, built)
         batches = [rows.host(number) for number in range(num_steps)]
     path = folder / "rows.npz"
     arrays: Any = {name: np.stack([one[name] for one in batches]) for name in batches[0]}

@@ -1,17 +1,19 @@
 """Our steps and a peer's in turns, and the ratios of their rates."""
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from bench import result
+from bench import measured_steps
+from bench.measurement import PeerFigures, Ratios, Spread, StepMeasurement
 from bench.ours import Ours, Step
 from bench.peer import Peer
 from jaxsft.config import Config
 from jaxsft.devices import peak_memory
 
 
-def measure(config: Config, ours: Ours, peer: Peer, warmup: int, rounds: int) -> dict[str, Any]:
+def measure(config: Config, ours: Ours, peer: Peer, warmup: int, rounds: int) -> StepMeasurement:
     """Takes turns step by step: what slows the machine down slows both.
 
     A round's ratio is our supervised tokens per second over the peer's. Where rows differ, so does
@@ -30,34 +32,35 @@ def measure(config: Config, ours: Ours, peer: Peer, warmup: int, rounds: int) ->
         theirs.append(answer)
     mine = mine[: len(theirs)]
     memory = peer.stop()["peak_memory_bytes"]
-    return result.of_steps(config, ours, mine) | {
-        "peer": {
-            "about": peer.about,
-            "step_seconds": result.spread([one["seconds"] for one in theirs]),
-            "tokens_per_second": _rate(theirs, "tokens"),
-            "supervised_tokens_per_second": _rate(theirs, "supervised_tokens"),
-            "losses": [theirs[0]["loss"], theirs[-1]["loss"]],
-            "host_peak_bytes": memory,
-        },
-        "ratios": ratios(mine, theirs) | {"memory": _over(peak_memory.host_bytes(), memory)},
-    }
+    found = measured_steps.measurement(config, ours, mine)
+    figures = PeerFigures(
+        about=peer.about,
+        step_seconds=Spread.of([one["seconds"] for one in theirs]),
+        tokens_per_second=_rate(theirs, "tokens"),
+        supervised_tokens_per_second=_rate(theirs, "supervised_tokens"),
+        losses=[theirs[0]["loss"], theirs[-1]["loss"]],
+        host_peak_bytes=memory,
+    )
+    over = ratios(mine, theirs, _over(peak_memory.host_bytes(), memory))
+    return dataclasses.replace(found, peer=figures, ratios=over)
 
 
-def ratios(mine: Sequence[Step], theirs: Sequence[dict[str, Any]]) -> dict[str, float]:
+def ratios(mine: Sequence[Step], theirs: Sequence[dict[str, Any]], memory: float | None) -> Ratios:
     """Ours over theirs, in supervised tokens per second."""
     rounds = [
         (one.supervised_tokens / one.seconds) / (other["supervised_tokens"] / other["seconds"])
         for one, other in zip(mine, theirs, strict=True)
     ]
     total = sum(one.supervised_tokens for one in mine) / sum(one.seconds for one in mine)
-    spread = result.spread(rounds)
-    return {
-        "of_totals": total / _rate(theirs, "supervised_tokens"),
-        "median_of_rounds": statistics.median(rounds),
-        "quartile_low": spread["quartile_low"],
-        "quartile_high": spread["quartile_high"],
-        "rounds": len(rounds),
-    }
+    spread = Spread.of(rounds)
+    return Ratios(
+        of_totals=total / _rate(theirs, "supervised_tokens"),
+        median_of_rounds=statistics.median(rounds),
+        quartile_low=spread.quartile_low,
+        quartile_high=spread.quartile_high,
+        rounds=len(rounds),
+        memory=memory,
+    )
 
 
 def _rate(steps: Sequence[dict[str, Any]], what: str) -> float:

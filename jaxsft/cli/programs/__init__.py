@@ -1,0 +1,1 @@
+"""The programs of jaxsft, a file each: its flags, `main` and `start`, which ends the process."""

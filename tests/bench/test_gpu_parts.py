@@ -1,0 +1,88 @@
+"""The measurements for one GPU, dry on a CPU: each part runs, and leaves its lines."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench.gpu import attention, results, timing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def measured(out, *parts):
+    """What the program said, and its lines by part."""
+    environment = {"TINY": "1", "OUT": str(out), "SCRATCH": str(out / "scratch"), "LIMIT": "1000"}
+    environment |= {"PY": sys.executable, "TORCH": "mask,causal"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    done = subprocess.run(
+        [ROOT / "tools/bench/gpu/run.sh", *parts],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    failed = [line for line in lines if "error" in line or line.get("rc")]
+    assert not failed, (failed, (out / "log.txt").read_text()[-3000:])
+    found = {}
+    for line in lines:
+        found.setdefault(line["part"], []).append(line)
+    return done.stdout, found
+
+
+def test_cheap_parts_leave_lines_and_a_table(tmp_path):
+    said, found = measured(tmp_path, "facts", "experts")
+    assert set(found) == {"facts", "matmul", "copy", "experts"}
+    assert found["facts"][0]["versions"]["jax"]
+    assert [one["name"] for one in found["experts"]][:2] == ["dense", "ragged"]
+    assert all(one["differs_from_dense"] < 2e-2 for one in found["experts"])
+    table = said[said.index("= TABLE =") :]
+    assert "experts name=tiled ms=" in table and "versions" not in table
+
+
+@pytest.mark.slow
+def test_every_part_that_a_cpu_can_take(tmp_path):
+    parts = "cpu attention llama1b e2e torch qwen4b qwen06b pytest det peer".split()
+    said, found = measured(tmp_path, *parts)
+    for part in [*parts, "logits"]:
+        assert part == "cpu" or f"-- {part} (at " in said
+    assert all(one["ok"] for one in found["selftest"])
+    assert {one["name"] for one in found["attn"]} == {"blocked", "xla"}
+    assert [one["name"].split()[0] for one in found["step"]] == (
+        ["llama3_2_1b", "qwen3_4b", "qwen3_0_6b"]
+    )
+    assert found["profile"] and (tmp_path / "trace.xplane.pb.gz").stat().st_size > 0
+    resumed = [one for one in found["e2e"] if "resumed" in one["run"]]
+    assert len(resumed) == 3 and all(one["bitwise"] and one["losses_equal"] for one in resumed)
+    assert {one["mode"] for one in found["torch"]} == {"mask", "causal"}
+    assert [one["relative"] < 1e-5 for one in found["logits"]] == [True, True]
+    assert json.loads((tmp_path / "peer.json").read_text())["peer"]["losses"]
+
+
+def test_work_of_attention_by_hand():
+    """3 pairs, 2 heads of 5: seven products of 2 x 3 x 2 x 5 FLOPs."""
+    assert attention.training_flops(3, 2, 5) == 420
+
+
+def test_milliseconds_are_of_one_call(monkeypatch):
+    clock = iter([0.0, 0.8, 1.0, 1.4, 2.0, 2.6])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    calls = []
+    assert math.isclose(timing.milliseconds(lambda: calls.append(0), 4), 100.0)  # the 0.4 s
+    assert len(calls) == 1 + 3 * 4
+    assert timing.relative(np.array([3.0, 4.0]), np.array([3.0, 3.0])) == 0.2
+
+
+def test_the_table_leaves_out_what_is_long(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    results.put("selftest", shape=(1, 2), ok=True, seconds=1.23456, error=None)
+    results.put("step", choices={"attention": "cudnn"}, name="x" * 500)
+    one, two = results.table().splitlines()[1:]
+    assert one == "selftest (1, 2) ok=True seconds=1.235"
+    assert two == f"step name={'x' * 150} cudnn"
+    assert results.said(ValueError("a\n\n b")) == "ValueError: a | b"

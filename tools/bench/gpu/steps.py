@@ -1,0 +1,109 @@
+"""The training step of a published shape: time, memory, choices, and its costliest operations."""
+
+import dataclasses
+import gc
+import gzip
+import time
+from pathlib import Path
+
+from bench import measured_steps, profile
+from bench.gpu import results
+from bench.ours import Ours
+from jaxsft.cli import config_file
+from jaxsft.config import Config
+from jaxsft.devices import compile_cache, xla_flags
+from jaxsft.files.caches import cache_root
+from jaxsft.training import inputs
+
+_KEPT = ("mfu", "hfu", "tokens_per_second", "compile_seconds", "losses", "choices")
+_NUM_SEGMENTS, _NUM_COSTLIEST = 4, 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """A way to take the step, `4:none:16` or `2:full:12:cudnn` on the command line."""
+
+    batch_size: int
+    remat: str
+    parameter_bytes: str  # that each takes with gradient and moments: 16 in float32, or 12
+    attention: str = "auto"
+
+    @classmethod
+    def of(cls, text: str) -> "Try":
+        batch_size, *rest = text.split(":")
+        return cls(int(batch_size), *rest)
+
+
+def measure(model: str, tries: str, num_steps: str = "12", profiled: str = "") -> int:
+    """Measures the first of the tries that fits; the exit code says whether one did."""
+    flags = [one.split(" ")[0] for one in xla_flags.apply(xla_flags.platform_here())]
+    compile_cache.use(cache_root(None))
+    for one in map(Try.of, tries.split(",")):
+        since = time.time()
+        name = f"{model} B{one.batch_size} {one.remat} {one.parameter_bytes}B {one.attention}"
+        try:
+            ours = _measure(_config(model, one), name, int(num_steps), flags)
+        except Exception as error:  # the next may fit
+            results.put("step", name=name, error=results.said(error), total_s=time.time() - since)
+            gc.collect()
+            continue
+        if profiled:
+            _profile(model, ours)
+        return 0
+    return 1
+
+
+def _config(model: str, one: Try) -> Config:
+    root = Path(__file__).resolve().parents[3] / "configs"
+    config = config_file.load(str(root / "bench_gpu.py"))
+    optim = config.optim
+    if one.parameter_bytes == "12":
+        optim = dataclasses.replace(optim, gradient_dtype="bfloat16", first_moment_dtype="bfloat16")
+    tiny = results.is_tiny()
+    source = root / "debug_model" if tiny else root / "bench_models" / model
+    shown = dataclasses.replace(
+        config.model, source=str(source), remat=one.remat, attention=one.attention
+    )
+    return dataclasses.replace(
+        config,
+        model=shown,
+        data=dataclasses.replace(config.data, sequence_length=256 if tiny else 4096),
+        optim=optim,
+        train=dataclasses.replace(config.train, batch_size=one.batch_size),
+    )
+
+
+def _measure(config: Config, name: str, num_steps: int, flags: list[str]) -> Ours:
+    since = time.time()
+    base = inputs.open_model(config, lambda topic, line: None, weights=False)
+    ours = Ours(config, base, _NUM_SEGMENTS)
+    built = time.time() - since
+    ours.run(3)
+    found = measured_steps.measurement(config, ours, ours.run(num_steps))
+    results.put(
+        "step",
+        name=name,
+        step_ms=found.step_seconds.median * 1e3,
+        **{kept: getattr(found, kept) for kept in _KEPT},
+        GiB_compiled=found.memory.compiled_bytes / 2**30,
+        GiB_limit=(ours.memory.limit_bytes or 0) / 2**30,
+        GiB_peak=(found.memory.device_peak_bytes or 0) / 2**30,
+        total_s=time.time() - since,
+        build_s=built,
+        flags=flags,
+    )
+    return ours
+
+
+def _profile(model: str, ours: Ours) -> None:
+    """Leaves the trace and the program's text beside the results, and says what costs most."""
+    try:
+        trace = profile.trace(results.scratch() / f"trace_{model}", lambda: ours.run(2))
+        text = ours.compiled.as_text()
+        zipped = {"trace.xplane.pb.gz": trace.read_bytes(), "trace_hlo.txt.gz": text.encode()}
+        for name, content in zipped.items():
+            (results.folder() / name).write_bytes(gzip.compress(content))
+        for row in profile.costliest(trace, text, _NUM_COSTLIEST):
+            results.put("profile", model=model, **dataclasses.asdict(row))
+    except Exception as error:  # the step's own figures are there
+        results.put("profile", model=model, error=results.said(error))
