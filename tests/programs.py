@@ -12,13 +12,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 from absl import flags
 
 ROOT = Path(__file__).resolve().parents[1]
 # Modules that define flags; each run defines them afresh.
-PROGRAMS = ("jaxsft.train", "jaxsft.cli.programs")
+PROGRAMS = ("jaxsft.train.", "jaxsft.cli.programs.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,19 +113,23 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _flags_of_its_own() -> Iterator[None]:
     """Inside, no flag of this repository is defined; those of libraries stay."""
-    modules = {name: sys.modules.pop(name) for name in [*sys.modules] if name.startswith(PROGRAMS)}
+    modules = _without_programs()
     before = _without_ours()
     try:
         yield
     finally:
-        for name in [*sys.modules]:
-            if name.startswith(PROGRAMS):
-                del sys.modules[name]
+        _without_programs()
         sys.modules.update(modules)
         _without_ours()
         for module, flag in before:
             flags.FLAGS[flag.name] = flag
             flags.FLAGS.register_flag_by_module(module, flag)
+
+
+def _without_programs() -> dict[str, ModuleType]:
+    """Takes the imported programs away, and returns them by name."""
+    names = [name for name in sys.modules if f"{name}.".startswith(PROGRAMS)]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def _without_ours() -> list[tuple[str, flags.Flag]]:

@@ -5,8 +5,6 @@ The base has 513 rows, of which its tokenizer uses 512; the rows of tokens 0 and
 
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -16,7 +14,9 @@ import jaxsft
 from jaxsft.convert import pretrained
 from jaxsft.convert.export.directory import export
 from jaxsft.model import state
-from tests.test_train import ROOT, assert_same_result, environment, train
+from tests import programs
+from tests.programs import ROOT, train
+from tests.test_train import assert_same_result
 
 TURN, OVER = "<|turn|>", "<|over|>"
 TEMPLATE = (
@@ -86,8 +86,7 @@ def run(flags, tmp_path_factory):
 
 
 def tool(name, *arguments):
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=ROOT)
+    done = programs.tool(name, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

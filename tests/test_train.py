@@ -10,42 +10,26 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-ROOT = Path(__file__).resolve().parent.parent
+import jaxsft.run
+from tests.programs import ROOT, tool, train
+
 # What may differ between two equal runs.
 CLOCK = {"tokens_per_second", "supervised_tokens_per_second", "step_seconds", "data_wait_seconds"}
-
-
-def command(workdir, *flags):
-    return [
-        sys.executable,
-        "-m",
-        "jaxsft.train",
-        f"--config={ROOT / 'configs' / 'debug.py'}",
-        f"--workdir={workdir}",
-        *flags,
-    ]
 
 
 SECRET = "hf_canary1234567890"
 
 
-def environment():
-    return os.environ | {"PYTHONPATH": str(ROOT), "HF_TOKEN": SECRET}
-
-
-def train(workdir, *flags, check=True):
-    done = subprocess.run(
-        command(workdir, *flags), env=environment(), capture_output=True, text=True, cwd=ROOT
-    )
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
+def command(workdir, *flags):
+    """What starts a run in a process of its own, for what only that can show."""
+    config = f"--config={ROOT / 'configs' / 'debug.py'}"
+    return [sys.executable, "-m", "jaxsft.train", config, f"--workdir={workdir}", *flags]
 
 
 def read_lines(path):
@@ -75,11 +59,25 @@ def assert_same_result(actual, expected):
     assert lines[0] == lines[1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_meant_transfers():
+    """The loops of these runs pass nothing to a device but what is put there by name."""
+    train = jaxsft.run.train
+
+    def guarded(*arguments):
+        with jax.transfer_guard("disallow"):
+            return train(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxsft.run, "train", guarded)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """An uninterrupted run of configs/debug.py: 20 steps, saved after 10 and 20."""
     workdir = tmp_path_factory.mktemp("run") / "workdir"
-    return workdir, train(workdir)
+    return workdir, train(workdir, env={"HF_TOKEN": SECRET})
 
 
 def test_a_run_leaves_what_the_design_promises(run):
@@ -133,7 +131,7 @@ def test_ten_steps_and_ten_after_a_restart_equal_twenty(run, tmp_path):
 
 def test_a_run_stopped_by_a_signal_goes_on_where_it_was(tmp_path):
     flags = [
-        "--config.train.steps=120",
+        "--config.train.steps=60",
         "--config.eval.every_steps=None",
         "--config.eval.prompts=0",
     ]
@@ -141,8 +139,9 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(tmp_path):
     whole = tmp_path / "whole"
     train(whole, *flags)
     workdir = tmp_path / "stopped"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
-        command(workdir, *flags), env=environment(), stdout=subprocess.PIPE, text=True, cwd=ROOT
+        command(workdir, *flags), env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     metrics = workdir / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 12:
@@ -152,11 +151,11 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(tmp_path):
     running.communicate(timeout=60)
     assert running.returncode == 75
     (saved,) = (int(path.name) for path in (workdir / "checkpoints").iterdir())
-    assert 11 <= saved < 120
+    assert 11 <= saved < 60
     page = (workdir / "report.html").read_text()
-    assert f"stopped after step {saved} of 120" in page and "stopped by a signal" in page
+    assert f"stopped after step {saved} of 60" in page and "stopped by a signal" in page
     again = train(workdir, *flags)
-    assert f"from step {saved} of 120" in again.stdout
+    assert f"from step {saved} of 60" in again.stdout
     assert_same_result(workdir, whole)
 
 
@@ -212,8 +211,6 @@ def test_the_export_loads_in_transformers_with_equal_logits(run):
     import torch
     import transformers
 
-    import jaxsft
-
     directory = run[0] / "export"
     theirs = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
@@ -251,13 +248,7 @@ def test_the_card_says_how_the_model_was_made(run):
 
 def test_any_checkpoint_can_be_exported(run, tmp_path):
     def export(*flags):
-        tool = ROOT / "tools" / "export_hf.py"
-        return subprocess.run(
-            [sys.executable, str(tool), f"--workdir={run[0]}", *flags],
-            env=environment(),
-            capture_output=True,
-            text=True,
-        )
+        return tool("export_hf", f"--workdir={run[0]}", *flags)
 
     done = export(f"--output={tmp_path / 'last'}")
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,9 @@
 """A tiny model, uneven batches, a training run on any mesh and a config file, for tests of laws."""
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,36 @@ def run_steps(
     unroll_layers=1,
 ) -> Result:
     """The real step on a mesh of `sizes`; everything comes back as numpy."""
+    program = _program(sizes, microbatches, model, optim_config, remat, dtype, unroll_layers)
+    start = step.init_state(program.recipe, params or host_params(model))
+    with jax.set_mesh(program.mesh):
+        current = jax.device_put(start, program.placement)
+        rows = jax.device_put(batch, over_mesh.batch_sharding(program.mesh))
+        for _ in range(num_steps):
+            current, metrics, grad_sums = program.train(current, rows)
+        assert _shapes(current) == _shapes(start)
+        return Result(*jax.device_get((current, metrics, grad_sums)))
+
+
+def _shapes(tree):
+    """Shape and dtype of each leaf, by its path: a step leaves them as they are."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    recipe: step.Recipe
+    mesh: jax.sharding.Mesh
+    placement: step.TrainState
+    train: Callable[
+        [step.TrainState, Batch], tuple[step.TrainState, step.StepMetrics, state.Params]
+    ]
+
+
+@functools.cache
+def _program(sizes, microbatches, model, optim_config, remat, dtype, unroll_layers) -> _Program:
+    """Traced and compiled once for all tests that run it on batches of one shape."""
     devices = jax.devices() if sizes != ONE_DEVICE else jax.devices()[:1]
     over = mesh.make_mesh(sizes, devices)
     graphdef, shapes, axes = state.abstract(model, dtype, remat, unroll_layers=unroll_layers)
@@ -122,19 +154,34 @@ def run_steps(
     )
     placement = state.shardings(shapes, axes, over)
     state_placement = over_mesh.state_shardings(recipe, shapes, placement, over)
-    start = step.init_state(recipe, params or host_params(model))
 
-    def train(current, rows):  # one program, so that the gradients cost no second compilation
-        new_state, metrics = step.train_step(recipe, current, rows)
-        return new_state, metrics, step.gradient_sums(recipe, current.params, rows)[1]
+    def train(current, rows):
+        """The step, and the gradients that it took inside."""
+        with _kept_gradients() as kept:
+            new_state, metrics = step.train_step(recipe, current, rows)
+        (grad_sums,) = kept
+        return new_state, metrics, grad_sums
 
-    with jax.set_mesh(over):
-        current = jax.device_put(start, state_placement)
-        rows = jax.device_put(batch, over_mesh.batch_sharding(over))
-        train_jit = jax.jit(train, out_shardings=(state_placement, None, placement))
-        for _ in range(num_steps):
-            current, metrics, grad_sums = train_jit(current, rows)
-        return Result(*jax.device_get((current, metrics, grad_sums)))
+    train_jit = jax.jit(train, out_shardings=(state_placement, None, placement))
+    return _Program(recipe, over, state_placement, train_jit)
+
+
+@contextlib.contextmanager
+def _kept_gradients() -> Iterator[list[state.Params]]:
+    """Inside, what each call of `step.gradient_sums` gives is added to a list: no second pass."""
+    kept: list[state.Params] = []
+    sums = step.gradient_sums
+
+    def keeping(recipe, params, batch):
+        totals, gradients = sums(recipe, params, batch)
+        kept.append(gradients)
+        return totals, gradients
+
+    step.gradient_sums = keeping
+    try:
+        yield kept
+    finally:
+        step.gradient_sums = sums
 
 
 def assert_trees_close(actual, expected, rtol=1e-5):
@@ -155,8 +202,13 @@ def assert_trees_equal(actual, expected):
 
 
 def logits(params, tokens, segments=None, positions=None, model=SETTINGS):
+    return _logits(model, params, *map(as_int32, (tokens, segments, positions)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model, params, tokens, segments, positions):
     graphdef, _, _ = state.abstract(model, "float32", "none")
-    return nnx.merge(graphdef, params)(*map(as_int32, (tokens, segments, positions)))
+    return nnx.merge(graphdef, params)(tokens, segments, positions)
 
 
 def as_int32(array):

@@ -58,9 +58,9 @@ def frozen_params(
     return state.split(params, program.recipe.frozen)[1]
 
 
-def base_params(config: Config, base: Pretrained, program: Program) -> Params:
+def base_params(config: Config, base: Pretrained, placement: Params) -> Params:
     """Pretrained or random parameters, as the config says, where they belong."""
-    placement, kept = program.placement.params, config.model.parameter_dtype
+    kept = config.model.parameter_dtype
     if config.model.weights == "random":
         return state.random_params(base.settings, config.train.seed, placement, kept)
     # Each process reads its own part of the files.
@@ -70,7 +70,7 @@ def base_params(config: Config, base: Pretrained, program: Program) -> Params:
 def _own_params(
     config: Config, base: Pretrained, program: Program, data: PreparedData, say: Say
 ) -> Params:
-    params = base_params(config, base, program)
+    params = base_params(config, base, program.placement.params)
     if config.model.weights == "random":
         return params
     return _without_dead_rows(config, base, params, data, say)

@@ -89,7 +89,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one_does(count, alone, tmp_path, tmp_path_factory):
     """Two of them on hosts that share no disk but the run's: each prepares the data for itself."""
     disks = [tmp_path_factory.mktemp("disk") for _ in range(2)] if count == 2 else None

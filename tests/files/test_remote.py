@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.files import buckets
 from jaxsft.report import endings
 from jaxsft.rundir.workdir import Workdir
+from tests import programs
 from tests.devices.test_distributed import finish, start
-from tests.test_train import ROOT, command, read_lines, weights, weights_in, without_clock
+from tests.programs import ROOT
+from tests.test_train import command, read_lines, weights, weights_in, without_clock
 
 FAKE = ROOT / "tests" / "fake_gcs"
 URL = "gs://bucket/runs/x"
+CLIENTS = ("gcsfs", "google.cloud.storage")
 FLAGS = (
     "--config.train.steps=40",
     "--config.checkpoint.save_every_steps=10",
@@ -34,29 +38,25 @@ def surroundings(tmp_path_factory):
     root, scratch = (tmp_path_factory.mktemp(name) for name in ("buckets", "scratch"))
     for bucket in ("bucket", objects.READ_ONLY):
         (root / bucket).mkdir()
-    os.environ[objects.ROOT] = str(root)
-    with server.serving() as url:
-        yield {
+    with pytest.MonkeyPatch.context() as patch, server.serving() as url:
+        patch.syspath_prepend(str(FAKE))
+        found = {
             objects.ROOT: str(root),
-            "PYTHONPATH": f"{ROOT}:{FAKE}",
             "TENSORSTORE_GCS_HTTP_URL": url,
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "fake",
             "TMPDIR": str(scratch),
         }
-    del os.environ[objects.ROOT]
+        for name, value in found.items():
+            patch.setenv(name, value)
+        yield found | {"PYTHONPATH": f"{ROOT}:{FAKE}"}
 
 
-def program(words, env):
-    return subprocess.run(words, env=os.environ | env, capture_output=True, text=True, cwd=ROOT)
+def train(workdir, *flags):
+    return programs.train(workdir, *flags, check=False)
 
 
-def train(env, workdir, *flags):
-    return program(command(workdir, *flags), env)
-
-
-def export(env, *flags, workdir=URL):
-    tool = str(ROOT / "tools" / "export_hf.py")
-    return program([sys.executable, tool, f"--workdir={workdir}", *flags], env)
+def export(*flags):
+    return programs.tool("export_hf", f"--workdir={URL}", *flags)
 
 
 def fetched(prefix, directory):
@@ -73,10 +73,11 @@ def fetched(prefix, directory):
 @pytest.fixture(scope="module")
 def local(tmp_path_factory, surroundings):
     """An uninterrupted run on a local disk, where no Google package may be imported."""
-    broken = tmp_path_factory.mktemp("broken")
-    (broken / "gcsfs.py").write_text("raise RuntimeError('gcsfs was imported')\n")
     workdir = tmp_path_factory.mktemp("local") / "x"
-    done = train(surroundings | {"PYTHONPATH": f"{ROOT}:{broken}"}, workdir, *FLAGS)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CLIENTS:
+            patch.setitem(sys.modules, name, None)  # importing it is an error
+        done = train(workdir, *FLAGS)
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -107,11 +108,10 @@ def resumed(surroundings, tmp_path_factory):
     parent = tmp_path_factory.mktemp("resumed")
     saved = killed_after_a_checkpoint(surroundings)
     after_kill = fetched("runs/x", parent / "killed")
-    scratch = parent / "scratch"
-    scratch.mkdir()
-    done = train(surroundings | {"TMPDIR": str(scratch)}, URL, *FLAGS)
+    before = set(Path(surroundings["TMPDIR"]).glob("jaxsft-*"))  # of the killed run
+    done = train(URL, *FLAGS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not list(scratch.glob("jaxsft-*"))
+    assert set(Path(surroundings["TMPDIR"]).glob("jaxsft-*")) == before
     return saved, after_kill, fetched("runs/x", parent / "x"), done.stdout
 
 
@@ -151,35 +151,47 @@ def test_the_tool_exports_from_and_to_a_bucket(resumed, surroundings, tmp_path):
     # What a copy that was cut off leaves: no marker, and files of an earlier export.
     for name in (".jaxsft_unfinished", "model-00001-of-00002.safetensors"):
         objects.write("bucket", f"exports/x/{name}", b"")
-    done = export(surroundings, f"--output={place}")
+    done = export(f"--output={place}")
     assert done.returncode == 0, done.stderr
     assert f"step 40 of {URL}: {place}" in done.stdout
     found, own = fetched("exports/x", tmp_path / "x"), resumed[2] / "export"
     assert {path.name for path in found.iterdir()} == {path.name for path in own.iterdir()}
     for name, array in weights(resumed[2]).items():
         np.testing.assert_array_equal(weights_in(found)[name], array, err_msg=name)
-    done = export(surroundings, f"--output={place}.gguf", "--format=gguf", "--step=30")
+    done = export(f"--output={place}.gguf", "--format=gguf", "--step=30")
     assert done.returncode == 0, done.stderr
     assert objects.file_of("bucket", "exports/x.gguf").read_bytes().startswith(b"GGUF")
 
 
-def test_two_processes_share_a_directory_in_the_bucket(surroundings, tmp_path):
-    """Each with local files of its own; started again, they find the finished run."""
-    flags = ("--config.train.steps=4", "--config.checkpoint.save_every_steps=2")
-    for again in (False, True):
-        more = ("--config.checkpoint.export=false",) if again else ()
-        processes = start("gs://bucket/runs/two", 2, *flags, *more, surroundings=surroundings)
-        done = finish(processes)
-        assert [code for code, _, _ in done] == [0, 0], done
-        assert ("from step 4 of 4" in done[0][1]) == again
-        files = fetched("runs/two", tmp_path / str(again))
-        steps = [line["step"] for line in read_lines(files / "metrics.jsonl") if "loss" in line]
-        assert steps == [1, 2, 3, 4] and (files / "export" / "jaxsft_export.json").is_file()
+def two_processes(surroundings, files, *more):
+    """Each has local files of its own; what both said, and the bucket's files."""
+    flags = ("--config.train.steps=4", "--config.checkpoint.save_every_steps=2", *more)
+    done = finish(start("gs://bucket/runs/two", 2, *flags, surroundings=surroundings))
+    assert [code for code, _, _ in done] == [0, 0], done
+    found = fetched("runs/two", files)
+    steps = [line["step"] for line in read_lines(found / "metrics.jsonl") if "loss" in line]
+    assert steps == [1, 2, 3, 4] and (found / "export" / "jaxsft_export.json").is_file()
+    return done[0][1]
+
+
+@pytest.fixture(scope="module")
+def shared(surroundings, tmp_path_factory):
+    return two_processes(surroundings, tmp_path_factory.mktemp("shared") / "files")
+
+
+def test_two_processes_share_a_directory_in_the_bucket(shared):
+    assert "from step" not in shared
+
+
+@pytest.mark.slow  # one process that is started again shows how files are fetched
+def test_two_processes_started_again_find_the_finished_run(shared, surroundings, tmp_path):
+    more = ("--config.checkpoint.export=false",)
+    assert "from step 4 of 4" in two_processes(surroundings, tmp_path / "files", *more)
 
 
 def test_a_foreign_directory_is_not_exported_over(resumed, surroundings):
     objects.write("bucket", "foreign/notes.txt", b"mine")
-    done = export(surroundings, "--output=gs://bucket/foreign")
+    done = export("--output=gs://bucket/foreign")
     assert done.returncode == 64
     assert "gs://bucket/foreign: exists and was not written by an export" in done.stderr
     assert [n for n in objects.names("bucket") if n.startswith("foreign/")] == ["foreign/notes.txt"]
@@ -194,7 +206,7 @@ def test_a_foreign_directory_is_not_exported_over(resumed, surroundings):
 )
 def test_a_bucket_that_cannot_be_used_is_refused_at_once(surroundings, workdir, message):
     before = objects.names("bucket")
-    done = train(surroundings, workdir)
+    done = train(workdir)
     assert done.returncode == 64 and not done.stdout
     assert message in done.stderr and "Traceback" not in done.stderr
     assert objects.names("bucket") == before
@@ -206,9 +218,9 @@ def test_what_is_no_directory_of_a_bucket_is_refused(url):
         buckets.open_directory("--workdir", url)
 
 
-def test_a_bucket_without_its_packages_names_the_extra(surroundings, tmp_path):
-    (tmp_path / "gcsfs.py").write_text("raise ImportError\n")
-    done = train(surroundings | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}, URL)
+def test_a_bucket_without_its_packages_names_the_extra(surroundings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    done = train(URL)
     assert done.returncode == 64
     assert f"--workdir={URL}: needs gcsfs; pip install 'jaxsft[gcs]'" in done.stderr
 
@@ -226,9 +238,10 @@ def test_nobody_needs_google_packages_for_a_local_run():
     code = (
         "import sys, jaxsft.run; print(sorted({'.'.join(m.split('.')[:2]) for m in sys.modules}))"
     )
-    done = program([sys.executable, "-c", code], {})
-    loaded = done.stdout
-    assert "'jaxsft.rundir.workdir'" in loaded
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", code]
+    loaded = subprocess.run(words, env=environment, capture_output=True, text=True).stdout
+    assert "'jaxsft.rundir'" in loaded
     for name in ("'gcsfs'", "'tensorflow'", "'google.cloud'", "'google.auth'", "'google.api_core'"):
         assert name not in loaded
 

@@ -12,7 +12,7 @@ from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.devices import mesh
 from jaxsft.model import layer_stacks, moe_settings, state
 from jaxsft.training.flops import recomputed_flops, training_flops
-from jaxsft.training.loss import loss_and_routing
+from jaxsft.training.loss import loss_and_routing, loss_form
 
 MOE = moe_settings.MoeSettings(
     num_experts=4, experts_per_token=2, expert_mlp_dim=24, normalised_shares=True, init_stddev=0.1
@@ -67,7 +67,7 @@ def _gradient(over, remat):
     graphdef, shapes, axes = state.abstract(MIXED, "float32", remat)
 
     def nll(slots, params):
-        sums, routing = loss_and_routing(graphdef, params, batch, slots=slots)
+        sums, routing = loss_and_routing(graphdef, params, batch, loss_form(MIXED), slots)
         return sums.nll, routing
 
     with jax.set_mesh(over):
@@ -93,7 +93,7 @@ def test_routing_is_told_layer_by_layer_in_the_models_order():
     params, batch = tiny.host_params(MIXED), tiny.uneven_batch()
     params["layers"]["experts_0"]["moe"]["router_DE"][1] = 0
     graphdef, _, _ = state.abstract(MIXED, "float32", "none")
-    probability_LE = jax.jit(lambda p: loss_and_routing(graphdef, p, batch)[1])(
+    probability_LE = jax.jit(lambda p: loss_and_routing(graphdef, p, batch, loss_form(MIXED))[1])(
         params
     ).probability_E
     spread_L = np.ptp(probability_LE, axis=1) / np.mean(probability_LE, axis=1)

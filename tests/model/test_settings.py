@@ -10,7 +10,7 @@ import tiny
 from jaxsft import config
 from jaxsft.model import settings, state
 from jaxsft.model.settings import LayerKind, NormSettings, QkNorm, Rope
-from jaxsft.training.optim import decayed
+from jaxsft.training.adamw import decayed
 
 LOCAL = Rope(theta=50.0, share=0.5, interleaved=True)
 LONG = settings.LongRopeScaling(

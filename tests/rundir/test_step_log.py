@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from jaxsft.data.pack.counts import BatchCounts
-from jaxsft.kernels.loss.cross_entropy import Sums
+from jaxsft.kernels.loss.sums import Sums
 from jaxsft.rundir import step_log
 from jaxsft.training.flops import recomputed_flops, training_flops
 from jaxsft.training.step import StepMetrics

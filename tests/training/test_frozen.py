@@ -13,6 +13,7 @@ from jaxsft.plan import cost, hlo
 from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import optim, over_mesh, step
+from jaxsft.training.loss import loss_form
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import TrainState
@@ -38,6 +39,7 @@ def run_one_step(frozen: frozenset[str]) -> Ran:
         optim.make_optimizer(tiny.OPTIM),
         make_schedule(tiny.OPTIM, 9),
         microbatches=1,
+        loss_form=loss_form(tiny.SETTINGS),
         max_grad_norm=None,  # of the norm of all: the others would move differently
         frozen=frozen,
     )

@@ -44,11 +44,8 @@ def one_device():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"microbatches": 4},
-        {"sizes": config.Mesh(fsdp=8)},
         {"sizes": config.Mesh(expert=2, tensor=4)},
         {"sizes": config.Mesh(data=2, context=2, expert=2), "microbatches": 2},
-        {"sizes": config.Mesh(data=2, fsdp=2, tensor=2), "microbatches": 2},
         {"sizes": config.Mesh(fsdp=4, tensor=2), "remat": "full"},
     ],
     ids=str,

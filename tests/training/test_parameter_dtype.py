@@ -1,8 +1,6 @@
 """Parameters kept in bfloat16: the same computation, float32 moments, a run like any other."""
 
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,8 @@ from model import test_moe, test_settings
 from safetensors.numpy import load_file
 
 from jaxsft.model.state import Params
-from tests.test_train import ROOT, assert_same_result, environment, train
+from tests.programs import tool, train
+from tests.test_train import assert_same_result
 
 BFLOAT16 = jnp.dtype("bfloat16")
 
@@ -79,8 +78,8 @@ def test_a_run_resumes_and_exports_from_any_checkpoint(tmp_path):
     train(tmp_path / "parts", flag)
     assert_same_result(tmp_path / "parts", tmp_path / "whole")
     exported = tmp_path / "exported"
-    tool = [sys.executable, ROOT / "tools" / "export_hf.py", f"--workdir={tmp_path / 'whole'}"]
-    subprocess.run([*tool, f"--output={exported}"], env=environment(), cwd=ROOT, check=True)
+    done = tool("export_hf", f"--workdir={tmp_path / 'whole'}", f"--output={exported}")
+    assert done.returncode == 0, done.stderr
     ours, theirs = (
         load_file(folder / "model.safetensors") for folder in (exported, tmp_path / "whole/export")
     )

@@ -29,21 +29,15 @@ def assert_same_training(actual, expected):
     tiny.assert_trees_close(actual.state.params, expected.state.params)
 
 
-@pytest.mark.parametrize("microbatches", [2, 8])
-def test_microbatches_change_nothing(one_device, microbatches):
-    parts = tiny.run_steps(tiny.uneven_batch(), microbatches=microbatches)
-    assert_same_training(parts, one_device)
+def test_microbatches_change_nothing(one_device):
+    assert_same_training(tiny.run_steps(tiny.uneven_batch(), microbatches=8), one_device)
 
 
 @pytest.mark.parametrize(
     "sizes",
     [
-        config.Mesh(data=8, fsdp=1),
-        config.Mesh(fsdp=8),
-        config.Mesh(fsdp=4, tensor=2),
-        config.Mesh(data=2, fsdp=2, tensor=2),
+        config.Mesh(data=2, fsdp=4),
         config.Mesh(fsdp=2, tensor=4),  # more than there are heads of keys
-        config.Mesh(context=8),
         config.Mesh(data=2, context=2, tensor=2),
         config.Mesh(fsdp=4, expert=2),  # a dense model's batch is split over it too
     ],
@@ -89,9 +83,10 @@ def test_packing_changes_nothing():
         return Batch(**packing.build_rows(lambda at: [made[i] for i in at], plan, numbers, length))
 
     packed_plan = packing.plan_rows(lengths, length, seed=0, epoch=0)
-    assert packed_plan.num_rows == 3  # full to the last token, and a row of padding
-    packed = tiny.run_steps(rows(packed_plan, 4))
-    alone = tiny.run_steps(rows(packing.one_per_row(lengths), 8))
+    assert packed_plan.num_rows == 3  # full to the last token, and rows of padding
+    # Of one shape, for which the step is compiled already.
+    packed = tiny.run_steps(rows(packed_plan, 16))
+    alone = tiny.run_steps(rows(packing.one_per_row(lengths), 16))
     assert_same_training(packed, alone)
 
 
@@ -102,16 +97,16 @@ def test_denominator_is_the_weight_of_all_targets(one_device):
 
 
 def test_empty_microbatch_counts_for_nothing():
-    batch = tiny.uneven_batch(rows=4)
-    batch.weights[::2] = 0  # micro-batch 0 of 2
+    batch = tiny.uneven_batch()
+    batch.weights[::8] = 0  # micro-batch 0 of 8
     whole = tiny.run_steps(batch)
-    assert_same_training(tiny.run_steps(batch, microbatches=2), whole)
+    assert_same_training(tiny.run_steps(batch, microbatches=8), whole)
     assert np.isfinite(whole.metrics.sums.nll)
 
 
 @pytest.mark.parametrize("spoil", ["no target", "nan parameter", "inf parameter"])
 def test_unusable_step_leaves_the_state_bit_for_bit(spoil):
-    batch, params = tiny.uneven_batch(rows=4), tiny.host_params()
+    batch, params = tiny.uneven_batch(), tiny.host_params()
     if spoil == "no target":
         batch = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
     else:

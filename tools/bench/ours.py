@@ -51,7 +51,7 @@ class Ours:
         else:
             self.rows = step_batches.synthetic(config, base.settings, self.program, num_segments)
         # The dead rows of a tokenizer stay as they are.
-        params = first_state.base_params(config, base, self.program)
+        params = first_state.base_params(config, base, self.program.placement.params)
         self._state = first_state.of_params(self.program, params)
         self._train_step = TrainStep(self.compiled)
         self._batches = self.rows.stream()

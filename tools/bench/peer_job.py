@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import ours, step_batches
+from bench import step_batches
 from jaxsft.config import Config
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.pretrained import Pretrained
@@ -17,7 +17,7 @@ from jaxsft.convert.tensors import huggingface
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import state
-from jaxsft.training import build, inputs
+from jaxsft.training import build, first_state, inputs
 
 
 def write(
@@ -66,7 +66,7 @@ def _write_model(config: Config, base: Pretrained, folder: Path) -> None:
     """config.json and safetensors, as our training starts with them."""
     _, shapes, axes = state.abstract(base.settings, "float32", "none", config.model.parameter_dtype)
     placement = state.shardings(shapes, axes, mesh_lib.single_device_mesh())
-    params = ours.first_params(config, base, placement)
+    params = first_state.base_params(config, base, placement)
     dtype = huggingface.DTYPES[config.model.parameter_dtype]
     names = [tensor.name for tensor in tensor_table.tensors(params, base.table)]
     huggingface.write_params(params, base.table, folder, {name: dtype for name in names})

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxsft.kernels.attention import attend, choose, cudnn, selftest
-from jaxsft.kernels.attention.selftest import Use
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 
 ALLOWED = selftest.ALLOWED
 Call = Callable[..., jax.Array]  # of q_BTNH, k_BTKH, v_BTKH, segments_BT
@@ -18,8 +18,9 @@ Shape = tuple[int, int, int, int]  # T, N, K, H
 
 def packed(back_end: str) -> Call:
     def call(q_BTNH, k_BTKH, v_BTKH, segments_BT):
-        segments = segments_BT, segments_BT
-        return attend.attend(q_BTNH, k_BTKH, v_BTKH, *segments, back_end=back_end)
+        form = AttentionForm(scale=q_BTNH.shape[-1] ** -0.5, back_end=back_end)
+        visibility = Visibility(segments_BT, segments_BT)
+        return attend.attend(q_BTNH, KeysAndValues(k_BTKH, v_BTKH), visibility, form)
 
     return call
 
@@ -34,7 +35,7 @@ def use(shape: Shape, platform: str, dtype: str, windows: tuple[int, ...]) -> Us
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         dtype=dtype,
-        windows=windows,
+        form=AttentionForm(scale=head_dim**-0.5, windows=windows),
     )
 
 
@@ -51,8 +52,8 @@ def cudnn_without_choice(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:
     """cuDNN alone, without the branch for rows that have more segments than it was built for."""
     most = cudnn.max_segments(segments_BT.shape[1])
     lengths_BM, starts_BM, _ = cudnn._spans(segments_BT, most)
-    scale = q_BTNH.shape[-1] ** -0.5
-    return cudnn._packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, scale, ())
+    form = AttentionForm(scale=q_BTNH.shape[-1] ** -0.5, back_end="cudnn")
+    return cudnn._packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form)
 
 
 def cudnn_dense(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bench.gpu import results, timing
-from jaxsft.devices import chips, xla_flags
+from jaxsft.devices import chips
 
 _PACKAGES = (
     *("jax", "jaxlib", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint"),
@@ -29,7 +29,6 @@ def measure() -> None:
         capability=getattr(device, "compute_capability", None),
         bytes_limit_GiB=(device.memory_stats() or {}).get("bytes_limit", 0) / 2**30,
         fraction=os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"),
-        platform_here=xla_flags.platform_here(),
         nvidiactl=Path("/dev/nvidiactl").exists(),
         chip_peak=chip and chip.bf16_flops,
         cudnn=_cudnn_version(),

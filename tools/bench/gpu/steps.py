@@ -11,7 +11,7 @@ from bench.gpu import results
 from bench.ours import Ours
 from jaxsft.cli import config_file
 from jaxsft.config import Config
-from jaxsft.devices import compile_cache, xla_flags
+from jaxsft.devices import compile_cache
 from jaxsft.files.caches import cache_root
 from jaxsft.training import inputs
 
@@ -36,13 +36,12 @@ class Try:
 
 def measure(model: str, tries: str, num_steps: str = "12", profiled: str = "") -> int:
     """Measures the first of the tries that fits; the exit code says whether one did."""
-    flags = [one.split(" ")[0] for one in xla_flags.apply(xla_flags.platform_here())]
     compile_cache.use(cache_root(None))
     for one in map(Try.of, tries.split(",")):
         since = time.time()
         name = f"{model} B{one.batch_size} {one.remat} {one.parameter_bytes}B {one.attention}"
         try:
-            ours = _measure(_config(model, one), name, int(num_steps), flags)
+            ours = _measure(_config(model, one), name, int(num_steps))
         except Exception as error:  # the next may fit
             results.put("step", name=name, error=results.said(error), total_s=time.time() - since)
             gc.collect()
@@ -73,7 +72,7 @@ def _config(model: str, one: Try) -> Config:
     )
 
 
-def _measure(config: Config, name: str, num_steps: int, flags: list[str]) -> Ours:
+def _measure(config: Config, name: str, num_steps: int) -> Ours:
     since = time.time()
     base = inputs.open_model(config, lambda topic, line: None, weights=False)
     ours = Ours(config, base, _NUM_SEGMENTS)
@@ -90,7 +89,6 @@ def _measure(config: Config, name: str, num_steps: int, flags: list[str]) -> Our
         GiB_peak=(found.memory.device_peak_bytes or 0) / 2**30,
         total_s=time.time() - since,
         build_s=built,
-        flags=flags,
     )
     return ours
 
