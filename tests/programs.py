@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ def run(
         stack.enter_context(_environment(env))
         stack.enter_context(contextlib.chdir(ROOT))
         stack.enter_context(_flags_of_its_own())
+        stack.enter_context(_signals_given_back())
         code = _exit_code(program)
         stack.close()
         return Done(code, *(file.read_text(encoding="utf-8") for file in said))
@@ -108,6 +110,18 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """After it signals do what they did before: a program that was stopped ignores them."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

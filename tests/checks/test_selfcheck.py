@@ -36,7 +36,8 @@ def test_the_model_that_is_checked_has_one_layer_of_each_kind():
     """Two windows; and experts in every third layer: with each window a layer of both kinds."""
     asked = config(Mesh(fsdp=8))
     assert laws._small(asked, WINDOWED)[1].layer_kinds == WINDOWED.kinds()[:2]
-    some = dataclasses.replace(WINDOWED, moe=EXPERTS.moe, dense_layers=(0, 1, 3, 4))
+    kinds = WINDOWED.kinds() * 3
+    some = dataclasses.replace(WINDOWED, num_layers=6, layer_kinds=kinds, dense_layers=(0, 1, 3, 4))
     small = laws._small(asked, some)[1]
     found = [(k.window, small.has_experts(i)) for i, k in enumerate(small.kinds())]
     assert found == [(7, False), (None, False), (7, True), (None, True)]

@@ -141,7 +141,7 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     one, its_program = built
     ready, its_memory = compiled
     assert its_memory.fits
-    monkeypatch.setattr(build, "compile_for_run", lambda *_: ready)
+    monkeypatch.setattr(build, "compile_train_step", lambda *_: ready)
     monkeypatch.setattr(relief, "compiling", lambda *_: lambda two: two.train.batch_size == 8)
     said = []
     with pytest.raises(
@@ -156,7 +156,7 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     def refuses(*_):
         raise TooLarge("said by the compiler.")
 
-    monkeypatch.setattr(build, "compile_for_run", refuses)
+    monkeypatch.setattr(build, "compile_train_step", refuses)
     with pytest.raises(TooLarge, match=r"said by the compiler\. What fits.*train.batch_size=8$"):
         relief.compile_step(its_program, one, 2**40, said.append)
 
@@ -193,7 +193,7 @@ def test_what_can_need_no_less_is_not_proposed(one, said):
 
 def test_what_fits_is_what_the_compiler_says(built, compiled, monkeypatch):
     one, (ready, its_memory) = built[0], compiled
-    monkeypatch.setattr(build, "compile_for_run", lambda *_: ready)
+    monkeypatch.setattr(build, "compile_train_step", lambda *_: ready)
     enough = its_memory.needed_bytes
     assert relief.compiling(tiny.SETTINGS, None, enough, 0.0)(one)
     assert not relief.compiling(tiny.SETTINGS, None, enough - 1, 0.0)(one)

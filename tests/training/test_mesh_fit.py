@@ -1,6 +1,7 @@
 """A mesh that doesn't fit is refused together with meshes that do."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -101,9 +102,9 @@ def test_the_table_of_axes_names_all_that_the_model_declares():
     model = Path(mesh.__file__).parents[1] / "model"
     declared = {
         word
-        for file in model.glob("*.py")
+        for file in model.rglob("*.py")
         for line in file.read_text().splitlines()
-        if "parameter." in line and '("' in line
+        if re.search(r"parameter\.(matrix|scale|bias)\(", line) and '("' in line
         for word in line.rpartition('("')[2].rstrip(")").replace('"', "").split(", ")
         if word
     }

@@ -1,7 +1,8 @@
 """Which file of the repository needs which, and the tests that lie nearest to some files.
 
 A file needs what it imports, inside functions too, and what its text names: a module by its dotted
-name (`"-m", "jaxsft.train"`), any other file by its last part (`"debug.py"`).
+name (`"-m", "jaxsft.train"`), any other file by its last part (`"debug.py"`), and a program of
+tools/ by its name in quotes (`"export_hf"`).
 """
 
 import ast
@@ -14,6 +15,7 @@ from pathlib import Path
 Arrows = Mapping[str, Set[str]]  # file: the files that it needs
 _HOLDS_ALWAYS = "tests/test_architecture.py"
 _DOTTED = re.compile(r"jaxsft(?:\.\w+)+")
+_QUOTED = re.compile(r'"(\w+)"')
 
 
 def arrows(root: Path) -> Arrows:
@@ -51,7 +53,7 @@ def _needed(
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    words = set(re.findall(r"[\w.\-]+", text))
+    words = set(re.findall(r"[\w.\-]+", text)) | {f"{name}.py" for name in _QUOTED.findall(text)}
     found = {modules[name] for name in names if name in modules}
     found |= {others[word] for word in words if word in others}
     folders = Path(file).parents if file.startswith("tests/") else ()

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.gpu import results
+from jaxsft.files import run_names
 
 _ROOT = Path(__file__).resolve().parents[3]
 _BF16 = ("--config.model.dtype=bfloat16",)
@@ -93,7 +94,7 @@ def _resume(name: str) -> None:
     whole, resumed = _workdir(name), _workdir(f"{name}_resumed")
     shutil.rmtree(resumed, ignore_errors=True)
     shutil.copytree(whole, resumed)
-    for gone in ("checkpoints/20", "export"):
+    for gone in (f"{run_names.CHECKPOINTS}/20", run_names.EXPORT):
         shutil.rmtree(resumed / gone, ignore_errors=True)
     ended = _train(resumed, name, begun=True)
     first, second = _losses(whole), _losses(resumed)
@@ -101,7 +102,7 @@ def _resume(name: str) -> None:
         "e2e",
         run=f"{name} resumed at 10",
         **ended._asdict(),
-        bitwise=_digest(whole / "export") == _digest(resumed / "export"),
+        bitwise=_digest(whole / run_names.EXPORT) == _digest(resumed / run_names.EXPORT),
         losses_equal=all(first[step] == second.get(step) for step in first if step > 10),
         last=(first.get(20), second.get(20)),
     )
@@ -109,7 +110,7 @@ def _resume(name: str) -> None:
 
 def _losses(workdir: Path) -> dict[int, float]:
     """The loss of each logged step; none where there was no such run."""
-    file = workdir / "metrics.jsonl"
+    file = workdir / run_names.METRICS
     lines = map(json.loads, file.read_text().splitlines() if file.is_file() else ())
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
@@ -130,7 +131,7 @@ def compare_logits() -> None:
     import jaxsft
     from bench.gpu import timing
 
-    export = str(_workdir("f32") / "export")
+    export = str(_workdir("f32") / run_names.EXPORT)
     tokens_BT = np.random.default_rng(0).integers(0, 512, (2, 96))
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
