@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import quick_compiling
+
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = os.environ.get("JAXSFT_TEST_PLATFORM", "cpu")  # "cuda": on a GPU; not tried yet
 SESSION_DIR = "JAXSFT_TEST_SESSION_DIR"  # set by the first process, inherited by the others
@@ -30,10 +32,7 @@ def _surroundings(session_dir: str) -> dict[str, str]:
             [
                 os.environ.get("XLA_FLAGS", ""),
                 "--xla_force_host_platform_device_count=8",
-                # Compiling dominates: the first halves it, the others leave a quarter of that.
-                "--xla_backend_optimization_level=0",
-                "--xla_cpu_use_fusion_emitters=false",
-                "--xla_cpu_parallel_codegen_split_count=1",
+                quick_compiling.XLA_FLAGS,
             ]
         ).strip(),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # two pytest workers share one GPU

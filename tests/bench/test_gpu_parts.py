@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from bench.gpu import attention, results, timing
 
+from tests import quick_compiling
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +20,7 @@ def measured(out, *parts):
     """What the program said, and its lines by part."""
     environment = {"TINY": "1", "OUT": str(out), "SCRATCH": str(out / "scratch"), "LIMIT": "1000"}
     environment |= {"PY": sys.executable, "TORCH": "mask,causal"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    environment["XLA_FLAGS"] = quick_compiling.XLA_FLAGS
     done = subprocess.run(
         [ROOT / "tools/bench/gpu/run.sh", *parts],
         env=os.environ | environment,

@@ -18,10 +18,10 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.attention import attend
 from jaxsft.kernels.attention.form import Visibility
 from jaxsft.training import step
+from tests import quick_compiling
 from tests.training.test_mesh_fit import EXPERTS, config
 
-# The last one halves what compiling takes, which dominates.
-ONE_DEVICE = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+ONE_DEVICE = f"--xla_force_host_platform_device_count=1 {quick_compiling.XLA_FLAGS}"
 ROOT = Path(__file__).resolve().parents[2]
 WINDOWED = dataclasses.replace(
     EXPERTS,

@@ -17,6 +17,7 @@ import pytest
 
 from jaxsft.devices import distributed
 from jaxsft.errors import BAD_CONFIG, LOST_PEER, STOPPED, ConfigError
+from tests import quick_compiling
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_DEVICES = 4
@@ -43,7 +44,7 @@ def start(
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={NUM_DEVICES // count}"
-        " --xla_backend_optimization_level=0",  # compiling dominates: this halves it
+        f" {quick_compiling.XLA_FLAGS}",
         **surroundings,
     }
     together = [f"--coordinator_address=localhost:{port}", f"--num_processes={count}"]

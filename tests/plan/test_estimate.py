@@ -20,6 +20,7 @@ from jaxsft.plan import estimate, measured_data, memory, text, topology
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.training import build, over_mesh
 from jaxsft.training.too_large import TooLarge
+from tests import quick_compiling
 from tests.training.test_mesh_fit import EXPERTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +170,7 @@ def plan(*flags, path=str(ROOT)):
         [sys.executable, ROOT / "tools" / "plan.py", f"--config={ROOT}/configs/debug.py", *flags],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": quick_compiling.XLA_FLAGS},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
