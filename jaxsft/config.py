@@ -23,13 +23,13 @@ class Model:
     # instead (the newest checkpoint's without a step); --continue_from sets it.
     continue_from: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
-    # Of the parameters as they are kept; bfloat16 rounds updates below 1/512 of a weight away.
+    # Dtype in which the parameters are kept; bfloat16 rounds updates below 1/512 of a weight away.
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
     # Back end; "auto" takes the fastest that passes its test on the devices, or needs none.
     attention: Literal["auto", "splash", "cudnn", "triton", "blocked", "xla"] = "auto"
-    # What the backward pass computes again to save memory: "full" all of a layer; "save_context"
-    # all but attention, "save_attention" all but attention and its queries, keys and values,
-    # "save_projections" no product with a weight. docs/memory.md has the costs.
+    # Parts that the backward pass computes again to save memory: "full" all of a layer;
+    # "save_context" all but attention, "save_attention" all but attention and its queries, keys and
+    # values, "save_projections" no product with a weight. docs/memory.md has the costs.
     remat: Literal["none", "save_projections", "save_attention", "save_context", "full"] = "none"
     unroll_layers: int = 1  # layers in one turn of their loop; more compile longer, may run faster
     # Control tokens that the tokenizer lacks, such as those of a ChatML template; they get the ids
@@ -81,7 +81,7 @@ class Data:
     eval: tuple[Source, ...] = ()
     # Which assistant turns carry loss; "weighted_turns": those whose message has a weight.
     train_on: Literal["all_turns", "last_turn", "weighted_turns"] = "all_turns"
-    # What of a turn carries loss; "tool_results" are a tool's words, which a model never writes.
+    # Parts of a turn that carry loss; "tool_results" are a tool's words: no model writes them.
     train_parts: tuple[Part, ...] = ("content", "reasoning", "tool_calls", "end_of_turn")
     # A conversation longer than sequence_length; "truncate" leaves out its oldest turns but keeps
     # the system message and the last turn whole.
@@ -129,7 +129,7 @@ class Optim:
     # As gradients leave the backward pass; those of micro-batches are added in it. Their norm and
     # the update are computed in float32. bfloat16 saves 2 bytes a parameter.
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    # Of Adam's mean of gradients as it is kept. The mean of their squares is always float32:
+    # Dtype in which Adam's mean of gradients is kept. The mean of their squares is always float32:
     # bfloat16 would lose its changes, which are 1/512 of it and less.
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -148,7 +148,7 @@ class Checkpoint:
     save_every_steps: int | None = None  # None: only at the end and on a termination signal
     keep: int = 2  # newest checkpoints kept
     export: bool = True  # write <workdir>/export when training ends
-    # Of the exported weights; "source": each as in the base.
+    # Dtype of the exported weights; "source": each as in the base.
     export_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
     check_export: bool = False  # compare its logits with transformers'; needs torch
 

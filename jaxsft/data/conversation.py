@@ -36,7 +36,7 @@ class Message:
     name: str | None = None
     weight: float | None = None  # of the loss on this message; None means 1
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the template
-    # Of content in parts, some with a weight: it multiplies the message's own.
+    # Weights of the parts of a content in parts: each multiplies the message's own.
     part_weights: PartWeights = ()
 
 

@@ -78,7 +78,7 @@ CHIPS = {
         network_bandwidth=50 * _GB,
     ),
 }
-# What jax calls them otherwise.
+# Other names that jax has for them.
 _ALIASES = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e"}
 
 

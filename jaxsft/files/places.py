@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxsft.errors import ConfigError, Stopped, UserError, chain
 
-# What the system says of a place that is not as a program needs it, and what mends it.
+# Errors of the system about a place that is not as a program needs it, and what mends each.
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or name a place on another disk",
     errno.EDQUOT: "your quota is used up: free some space, or name a place on another disk",

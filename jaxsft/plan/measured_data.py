@@ -42,7 +42,7 @@ def look(config: Config, base: Pretrained) -> PlannedRun:
     except UserError as error:
         why = "is not prepared" if isinstance(error, _NotPrepared) else f"can't be read ({error})"
         return PlannedRun(
-            # What the step costs at most.
+            # The most that the step can cost.
             rows=BatchLoad(tokens=1.0, supervised=1.0, segment_length=float(length)),
             num_steps=config.train.steps,
             where_from=f"full rows, all supervised: the data {why}",
@@ -56,7 +56,7 @@ def look(config: Config, base: Pretrained) -> PlannedRun:
     )
     lengths, supervised = np.asarray(data.train.lengths), np.asarray(data.train.supervised)
     share = float(supervised.sum() / lengths.sum())
-    # Of the segment that a token is in: attention costs pairs, so long ones weigh more.
+    # Segments weighed by their tokens: attention costs pairs, so long ones weigh more.
     mean = float((lengths.astype(np.float64) ** 2).sum() / lengths.sum())
     return PlannedRun(
         rows=BatchLoad(tokens=epochs.fill, supervised=share * epochs.fill, segment_length=mean),

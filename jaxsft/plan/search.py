@@ -77,7 +77,7 @@ def search(
         made = _compiled(best, model, topology, rows)
         fits = made is not None and made.memory.fits
         say(f"{count}/{tries} {best.words}: {_outcome(made)}")
-        # Of what the compiler refuses, no more is known than that: it may have been twice too much.
+        # A step that the compiler refuses may have been twice too much: no more is known of it.
         needed = 2 * (limit or 0) if made is None else made.memory.needed_bytes
         measured = (needed - best.guess.state_bytes) / best.guess.kept_bytes
         kept[best.config.model.remat] = measured

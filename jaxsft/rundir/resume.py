@@ -21,9 +21,9 @@ from jaxsft.training.job import Job
 from jaxsft.training.step import Changing
 
 _DATA = "prepared training data"
-# What decides when a run ends: more of it is more of the same data order.
+# Fields that decide when a run ends: more of it is more of the same data order.
 _LENGTHS = ("config.train.epochs", "config.train.steps")
-# Of Optim: when to give up changes no step.
+# Fields of Optim that change no step: when to give up.
 _FREE = ("max_skipped_steps",)
 
 

@@ -8,7 +8,7 @@ ABSL = "absl"
 NO_PYTORCH = "PyTorch was not found."
 
 
-# Of Orbax, with a traceback each, beside the error that it raises: that one is shown.
+# Orbax logs these with a traceback each, beside the error that it raises: that one is shown.
 RAISED_TOO = (
     "_SignalingThread.run() raised an exception",
     "Handler Commit operations or the Commit callback",

@@ -45,7 +45,7 @@ _KEYS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|hf_oauth_[\w.-]{16,}|api_org_[A-Za-z0-9]{16,}|gh[opsur]_\w{20,}"
     r"|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{35}|ya29\.[\w.-]{16,}"
     r"|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
-    # Of bounded length: a long word would be read again from each eyJ in it.
+    # The length is bounded: a long word would be read again from each eyJ in it.
     r"|eyJ[\w-]{8,1024}+\.eyJ[\w-]{8,8192}+\.[\w-]*)"
 )
 

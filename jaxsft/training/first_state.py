@@ -87,7 +87,7 @@ def precision_notes(config: Config, base: Pretrained) -> list[str]:
     kept, rate = config.model.parameter_dtype, config.optim.peak_lr
     if kept == "float32":
         return []
-    # Of 8 bits: half a step is 2**-9 to 2**-8 of the number.
+    # bfloat16 has 8 bits: half a step is 2**-9 to 2**-8 of the number.
     return [
         *(f"note: {note}" for note in pretrained.rounding_notes(base, kept)),
         f"hint: config.model.parameter_dtype={kept} has 8 bits, so an update below 1/512 of its"

@@ -22,7 +22,7 @@ from jaxsft.errors import ConversionError
 from jaxsft.model.state import Params
 
 Dtype = Literal["f32", "f16", "bf16", "q8_0"]
-# What other formats call them.
+# The names that other formats have for them.
 DTYPES: dict[str, Dtype] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 _KINDS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # general.file_type

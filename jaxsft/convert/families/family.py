@@ -19,7 +19,7 @@ class Family:
     defaults: Mapping[str, Any]  # of transformers, for a field that is not there
     harmless: frozenset[str] = frozenset()  # fields that change nothing in this family
     gguf: Architecture | None = None  # None: llama.cpp's files of it are neither read nor written
-    # What transformers takes for sizes that the text_config of a multimodal model leaves out.
+    # Values of transformers for sizes that the text_config of a multimodal model leaves out.
     text_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     mxfp4: bool = False  # weights that are published in mxfp4 can be read
 

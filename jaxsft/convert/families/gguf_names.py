@@ -86,7 +86,7 @@ class Architecture:
     norm_offset: float = 0.0  # what the file adds to the weights of norms
     states_head_dim: bool = True  # config.json has head_dim; False: hidden_size / heads, always
     full_attention_every: int | None = None  # the other layers have the window; None: no layer has
-    # What llama.cpp takes where a key is missing, if it is not what null in config.json means.
+    # The value of llama.cpp for a missing key, if it is not what null in config.json means.
     absent: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial_rotary: bool = False  # config.json may have partial_rotary_factor
     long_factors: bool = False  # config.json may have longrope

@@ -31,7 +31,7 @@ from jaxsft.files import places
 from jaxsft.files.caches import cache_name, cache_root
 from jaxsft.terminal.redact import redacted
 
-# What decides nothing: where the cache lies, who makes it, and what belongs to the plan.
+# Options that decide nothing in a cache: where it lies, who makes it, and what belongs to the plan.
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
     "template_date",  # stands there as "date" where the template writes one
 )

@@ -45,7 +45,7 @@ class Example:
     control_ids: frozenset[int] = frozenset()  # the control tokens among the ids
     # Trained words that spell a control token and stay text: data.trusted_control_tokens.
     control_text: int = 0
-    # What data.overlong="truncate" left out: tokens of the rendering, supervised turns.
+    # Left out by data.overlong="truncate": tokens of the rendering, supervised turns.
     truncated_tokens: int = 0
     truncated_turns: int = 0
     header: str = ""  # is trained before an answer, for the template has no generation prompt

@@ -22,7 +22,7 @@ _LATIN, _SIGNS = "À-ÖØ-öø-ÿ", "‘’“”–—…•£€°×÷§©®�
 _PLAIN = re.compile(rf"[\t\n\r -~{_LATIN}{_SIGNS}]*")
 _ASCII = re.compile(r"[\t\n\r -~]*")
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# What Unicode properties hold of those characters.
+# Unicode properties that hold of those characters.
 _PROPERTIES = {
     "L": f"a-zA-Z{_LATIN}",
     "N": "0-9",
@@ -105,7 +105,7 @@ class Words:
             tokens = self._encode_alone(word)
             if tokens is None:
                 return None
-            # What a single text has beyond the bound is only kept for it, too.
+            # Words of a single text beyond the bound are kept for that text only, too.
             if len(word) >= _LONG or self._num_bytes >= _MAX_BYTES:
                 passing[word] = tokens
                 continue

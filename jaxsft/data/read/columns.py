@@ -29,7 +29,7 @@ _SPLITS = ("split", "subset_split", "data_split", "fold", "partition")
 _WEIGHTS = (*NUMBER_KEYS, "sample_weight", "example_weight", "row_weight", "train_weight")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
-# What each kind of column means, and what to do with it but leave it out.
+# The meaning of each kind of column, and what to do with it but leave it out.
 _REMEDIES = {
     "media": "the row is about more than its text: leave such rows out",
     "preference": "rows that compare answers: give the answer to train as messages, or as prompt"

@@ -8,7 +8,7 @@ from jaxsft.data.read.weights import weight_of
 
 _TEXT_TYPES = ("text", "input_text", "output_text")  # the last two are of OpenAI's Responses
 _TEXT_KEYS = ("text", "value", "content")
-# What a row or a message has beside its text where it is about more than text.
+# Columns that a row or a message has beside its text where it is about more than text.
 MEDIA = frozenset(
     f"{kind}{ending}"
     for kind in ("image", "img", "picture", "photo", "video", "audio")

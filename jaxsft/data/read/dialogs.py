@@ -10,7 +10,7 @@ from jaxsft.data.read.messages import parse_message
 from jaxsft.data.read.strict_json import show
 from jaxsft.data.read.tool_calls import from_text, tool_call
 
-# What ShareGPT's data sets call the speakers.
+# The names of the speakers in ShareGPT's data sets.
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),

@@ -61,7 +61,7 @@ def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[NumberedRo
         raise
     except Exception as error:  # pyarrow and stores of objects have kinds of their own
         said = f"{type(error).__name__}: {str(error).strip()}"
-        # What the system refuses, with a number, says nothing of the file.
+        # An error of the system, which has a number, says nothing of the file.
         is_systems = isinstance(error, OSError) and error.errno is not None
         doubt = "" if is_systems else "; is the file whole?"
         raise DataError(f"{path}:{row + 1}: can't be read ({said}){doubt}") from None

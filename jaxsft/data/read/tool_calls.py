@@ -10,7 +10,7 @@ ARGUMENTS = (
     *("arguments", "parameters", "args", "input", "inputs", "params", "kwargs"),
     *("tool_input", "action_input", "tool_args", "tool_arguments", "function_arguments"),
 )
-# What else a call may have. Of another key nobody knows whether it was meant as the arguments.
+# Other keys that a call may have. Any further one may have been meant as the arguments.
 _OTHERS = {"id", "type", "index", "function", "name", "description", "strict", "call_id", "status"}
 # Names under which nothing reads the calls of a message.
 _OTHER_CALLS = ("tool_call", "toolCalls", "toolcalls", "function_calls", "calls", "tool_uses")

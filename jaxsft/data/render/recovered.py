@@ -21,7 +21,7 @@ from jaxsft.data.render.provenance import Stretch, Traced
 _SHOWN = 60  # characters of what is lost
 _LONGEST_ESCAPED = 200  # characters that a template escapes by hand side by side
 _MARK_STARTS, _MARK_ENDS = ("<", "[", "\u25c1"), (">", "]", "\u25b7")
-# What closes reasoning that stands inside the content, in the formats of public data sets.
+# Marks that close reasoning which stands inside the content, in the formats of public data sets.
 REASONING_ENDS = ("</think>", "</thinking>", "</reasoning>", "[/THINK]", "\u25c1/think\u25b7")
 
 

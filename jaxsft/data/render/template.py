@@ -39,10 +39,10 @@ class TrainingText:
     # The last characters of the text, if they are not of the rendering: what the template would
     # begin the next message with, where only that ends a turn.
     appended: str = ""
-    # What the template prompts an answer with that its rendering of the answer has not, or that
-    # the answer's own text begins with: the text is then the generation prompt and the rest.
+    # Text that the template prompts an answer with and that its rendering of the answer has not, or
+    # that the answer's own text begins with: the text is then the generation prompt and the rest.
     prefilled: str = ""
-    # What the template writes before an answer that is trained, since it has no generation prompt.
+    # Text that the template writes before an answer; trained, as there is no generation prompt.
     header: str = ""
     # Turns whose prompts were compared with the text near by only.
     num_near: int = 0
@@ -186,7 +186,7 @@ class ChatTemplate:
         except (_NotAPrefix, RowError):
             if view.whole is None:
                 raise
-        # What is near may be rendered otherwise than with all that stands before it.
+        # A turn seen near by may be rendered otherwise than with all that stands before it.
         return self._borders(view.whole, turn, until, sources, controls)
 
     def _start(self, view: views.View, turn: int, sources: Sources) -> int:

@@ -14,7 +14,7 @@ from jaxsft.data.render.provenance import Traced
 from jaxsft.data.render.rendering import Rendering
 
 _PROBE = "ok"
-# What control tokens of the common chat formats look like: <|im_end|>, <|end_of_text|>...
+# The look of control tokens of the common chat formats: <|im_end|>, <|end_of_text|>...
 _LOOKS_LIKE_CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>"
 )
@@ -105,7 +105,7 @@ class TurnEndings:
         options = json.dumps(rendering.options, sort_keys=True).encode()
         key = (tail, calls, hashlib.sha256(options).digest() if rendering.options else b"")
         if key not in self._known:
-            # What stands before the first control token, such as "}, makes no difference.
+            # Text before the first control token, such as "}, makes no difference.
             controls = self._controls.find(Traced(tail))
             short = (tail[controls[0].start :] if controls else "", *key[1:])
             if short not in self._known:

@@ -16,7 +16,7 @@ from jaxsft.terminal.redact import redacted
 
 DEFAULT_ROWS = 1000
 _TEMPLATE = Path(__file__).with_name("inspect.html.jinja")
-# What could end a script element, or a line in JavaScript, is spelt as JSON allows.
+# Characters that could end a script element, or a line in JavaScript, are spelt as JSON allows.
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 

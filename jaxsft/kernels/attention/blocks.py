@@ -6,7 +6,7 @@ T / S: query / key position, I / J: block of queries / keys.
 import jax
 import jax.numpy as jnp
 
-# What remat policies know the output and the log-sum-exp by that the backward pass needs.
+# The name by which remat policies know the output and the log-sum-exp that the backward pass needs.
 RESIDUAL_NAME = "context"
 
 

@@ -60,5 +60,5 @@ class AttentionKind:
     ]
     turned_dims: Callable[[settings.DecoderSettings], int]  # of a vector that positions turn
     read_by_others: Callable[[settings.DecoderSettings], int]  # numbers of a token, in a layer
-    # Of (settings, layers of the stack, rows, slots, dtype): a pytree, with room for that.
+    # A pytree with room for (settings, layers of the stack, rows, slots, dtype).
     empty_cache: Callable[[settings.DecoderSettings, int, int, int, str], Any]

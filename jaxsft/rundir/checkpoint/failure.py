@@ -8,7 +8,7 @@ from typing import Literal
 
 Kind = Literal["altered", "missing", "unreadable", "refused", "unreachable", "memory"]
 
-# What else the system says of a file says nothing about what is in it.
+# Any other error of the system says nothing about what is in the file.
 _KIND_OF_NUMBER: dict[int, Kind] = {
     errno.EACCES: "refused",
     errno.EPERM: "refused",

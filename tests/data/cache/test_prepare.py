@@ -88,7 +88,6 @@ def test_examples_are_found_across_shards(setup, monkeypatch):
 
 
 def test_the_report_accounts_for_rows_and_tokens(setup):
-    """D4, D5."""
     unsupervised = row("q", "a")
     unsupervised["messages"][1]["weight"] = 0
     setup.write(*[row(*pair) for pair in SAY], unsupervised, "{", row("q"))

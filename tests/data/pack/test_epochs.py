@@ -71,7 +71,7 @@ def test_epochs_at_counts_whole_epochs_exactly(wanted):
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
 def test_hosts_share_every_row_once_and_a_resume_in_the_middle_goes_on(hosts):
-    """D6: host h takes its slice of the rows of each batch."""
+    """Host h takes its slice of the rows of each batch."""
     before, after = epochs(batch_size=8), epochs(batch_size=8)
     total, middle = before.steps_in(2), before.steps_in(1) - 1
     counts: Counter[int] = Counter()

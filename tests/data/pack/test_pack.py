@@ -62,7 +62,7 @@ def get(indices):
 
 
 def test_the_picture_of_a_row():
-    """P3, P4 and the docstring of build_rows."""
+    """Segments, positions and targets as the docstring of build_rows draws them."""
     plan = plan_rows(np.array([3, 2]), 7, 0, 0)
     batch = build_rows(get, plan, [0, -1], 7)
     assert {name: array[0].tolist() for name, array in batch.items()} == {

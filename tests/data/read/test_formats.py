@@ -196,7 +196,7 @@ def test_text_is_plain():
 
 
 def test_arrow_s_nulls_are_no_arguments():
-    """D1: Arrow gives each object the keys of all the others."""
+    """Arrow gives each object the keys of all the others."""
 
     def row(**arguments):
         call = {"id": None, "function": {"name": "f", "arguments": arguments}}

@@ -147,7 +147,7 @@ def test_an_array_record_with_a_damaged_block_is_an_error_there(tmp_path, monkey
 
 
 def test_parquet_arguments_have_no_nulls_of_other_rows(tmp_path):
-    """D1, through a file."""
+    """Keys that Arrow adds to objects are not there in a file either."""
     path = tmp_path / "train.parquet"
     rows = []
     for key in ("city", "zip"):
