@@ -157,6 +157,7 @@ def test_processes_that_were_started_differently_refuse_to_run(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow  # those started differently refuse in the same way, sooner
 def test_processes_that_read_other_data_refuse_to_run(tmp_path):
     """The same path, on two disks."""
     disks = [tmp_path / "a", tmp_path / "b"]

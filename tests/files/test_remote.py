@@ -179,6 +179,7 @@ def shared(surroundings, tmp_path_factory):
     return two_processes(surroundings, tmp_path_factory.mktemp("shared") / "files")
 
 
+@pytest.mark.slow  # two processes elsewhere, and buckets by one, show each alone
 def test_two_processes_share_a_directory_in_the_bucket(shared):
     assert "from step" not in shared
 
