@@ -59,10 +59,10 @@ def test_the_deadline_of_a_second_signal_is_not_that_of_an_echo(monkeypatch, wai
 
 @pytest.fixture
 def handlers():
-    before = {number: signal.getsignal(number) for number in signals.ALL}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    """Those that Python begins with: a shell that starts the tests behind & has SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
