@@ -27,7 +27,7 @@ LINE = json.dumps({"messages": [{"role": "assistant", "content": "ho"}]}).encode
 
 def zipped():
     with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
-        archive.writestr("a.jsonl", LINE)
+        archive.writestr(zipfile.ZipInfo("a.jsonl"), LINE)  # of 1980, not of now
     return file.getvalue()
 
 
