@@ -18,13 +18,14 @@ from tests import quick_compiling
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = os.environ.get("JAXSFT_TEST_PLATFORM", "cpu")  # "cuda": on a GPU; not tried yet
 SESSION_DIR = "JAXSFT_TEST_SESSION_DIR"  # set by the first process, inherited by the others
+COMPILE_CACHE = "JAXSFT_TEST_COMPILE_CACHE"  # a folder that outlives the session
 
 
 def _surroundings(session_dir: str) -> dict[str, str]:
     return {
         "JAX_PLATFORMS": PLATFORM,
         "JAX_NUMPY_RANK_PROMOTION": "raise",
-        "JAX_COMPILATION_CACHE_DIR": f"{session_dir}/jax",
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get(COMPILE_CACHE, f"{session_dir}/jax"),
         # A size makes jax lock the directory, which processes that run side by side need.
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.15",  # less costs as much to keep
