@@ -77,7 +77,9 @@ def _pytest(files: Sequence[str], seconds: float) -> int | None:
     """Its exit code; None where the time was up before its end and no test had failed."""
     alone = ["-n", "0"] if len(files) == 1 else []
     command = [sys.executable, "-m", "pytest", "-x", "--durations=0", *alone, *files]
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+    # What one check has compiled, the next one finds: the keys are the programs themselves.
+    env = {"JAXSFT_TEST_COMPILE_CACHE": str(ROOT / ".pytest_cache" / "jax")} | os.environ
+    with subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True) as process:
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
