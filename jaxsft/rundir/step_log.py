@@ -101,6 +101,7 @@ class StepLog:
             "mfu": self._share(needed / seconds),
             "hfu": self._share((needed + again) / seconds),
             "packing_efficiency": counts.tokens / counts.slots,
+            "device_imbalance": counts.busiest_cost / counts.cost if counts.cost else None,
             "step_seconds": seconds,
             "data_wait_seconds": float(np.mean([entry.data_wait_seconds for entry in entries])),
             "skipped_steps": int(last.skipped_steps),

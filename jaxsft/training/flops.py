@@ -1,5 +1,6 @@
 """Floating-point operations of a training step: what the model needs, and with recomputation."""
 
+from jaxsft.data.pack.balance import RowCost
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.model import moe_settings, settings
 from jaxsft.model.attention.choice import kind_of
@@ -35,6 +36,21 @@ def recomputed_flops(s: settings.DecoderSettings, counts: BatchCounts, remat: st
     weights = sum(weights for part, weights in _weights(s).items() if part in again)
     mixing = _mixing_products(s, counts) if Part.MIXED in again else 0
     return 2 * weights * counts.tokens + 2 * mixing
+
+
+def row_cost(s: settings.DecoderSettings) -> RowCost:
+    """What the step does for a row's positions, targets and pairs: the body for padding too."""
+    windows = {kind.window for kind in s.kinds()}
+
+    def pair(window: int | None) -> int:
+        one = {other: int(other == window) for other in windows}
+        return 6 * _mixing_products(s, BatchCounts(0, 0, one, 0))
+
+    return RowCost(
+        slot=6 * sum(_weights(s).values()),
+        supervised=6 * s.embed_dim * s.num_tokens,
+        pair={window: pair(window) for window in windows},
+    )
 
 
 def _mixing_products(s: settings.DecoderSettings, counts: BatchCounts) -> int:

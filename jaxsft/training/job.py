@@ -9,6 +9,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.training import build, over_mesh, preflight
+from jaxsft.training.flops import row_cost
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.loader import Batches
 from jaxsft.training.mesh_fit import enough_rows
@@ -31,7 +32,9 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     train, length = config.train, config.data.sequence_length
     mesh = build.checked_mesh(config, base.settings)
 
-    def batches(cache: Cache, rows: int, sources: tuple[Source, ...] | None = None) -> Batches:
+    def batches(
+        cache: Cache, rows: int, sources: tuple[Source, ...] | None = None, microbatches: int = 1
+    ) -> Batches:
         return Batches(
             cache,
             sources=sources,
@@ -39,10 +42,11 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
             batch_size=rows,
             seed=train.seed,
             sharding=over_mesh.batch_sharding(mesh),
-            windows={kind.window for kind in base.settings.kinds()},
+            microbatches=microbatches,
+            cost=row_cost(base.settings),
         )
 
-    train_batches = batches(data.train, train.batch_size, config.data.train)
+    train_batches = batches(data.train, train.batch_size, config.data.train, train.microbatches)
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
     return Job(

@@ -3,7 +3,8 @@
 B: rows of a batch, T: sequence length.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -12,7 +13,8 @@ from jax.sharding import NamedSharding
 
 from jaxsft.config import Source
 from jaxsft.data.cache.store import Cache
-from jaxsft.data.pack import packing
+from jaxsft.data.pack import balance, packing
+from jaxsft.data.pack.balance import RowCost
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.training.batch import Batch
@@ -26,7 +28,9 @@ class Batches:
     Args:
         sources: what the cache was made of, with their weights or counts; None: one epoch is the
             whole cache.
-        windows: those of the model's layers, whose attention is counted.
+        microbatches: that the step makes of a batch.
+        cost: of a row, by which the rows of a batch are spread over devices and micro-batches;
+            attention is counted for the windows that it names.
     """
 
     def __init__(
@@ -38,14 +42,17 @@ class Batches:
         batch_size: int,
         seed: int,
         sharding: NamedSharding,
-        windows: Collection[int | None] = (None,),
+        microbatches: int = 1,
+        cost: RowCost = balance.ALIKE,
     ):
         self._cache = cache
-        self._lengths = np.asarray(cache.lengths)
+        self._lengths, self._supervised = np.asarray(cache.lengths), np.asarray(cache.supervised)
         self._sequence_length = sequence_length
         self._batch_size = batch_size
         self._sharding = sharding
-        self._windows = frozenset(windows)
+        self._microbatches = microbatches
+        self._cost = cost
+        self._row_shards = row_shards(sharding, (batch_size, sequence_length))
         self._local_rows = local_rows(sharding, (batch_size, sequence_length))
         self.epochs = epochs_of(
             cache, sources, sequence_length=sequence_length, batch_size=batch_size, seed=seed
@@ -56,6 +63,9 @@ class Batches:
     def build(self, step: int) -> tuple[dict[str, np.ndarray], BatchCounts]:
         """This process's rows of batch `step`, and counts of the whole batch."""
         plan, rows = self.epochs.rows(step)
+        costs_B = self._costs(plan, rows)
+        order = balance.balanced(costs_B, self._row_shards, self._microbatches)
+        rows, costs_B = rows[order], costs_B[order]
         local = packing.build_rows(
             self._cache.examples,
             plan,
@@ -66,7 +76,19 @@ class Batches:
         members = np.concatenate([plan.row(row) for row in rows if row != packing.PADDING_ROW])
         lengths = self._lengths[members]  # an example is a segment
         slots = self._batch_size * self._sequence_length
-        return local, BatchCounts.of_segments(lengths, slots, self._windows)
+        counts = BatchCounts.of_segments(lengths, slots, self._cost.pair)
+        most = balance.busiest(costs_B, self._row_shards, self._microbatches)
+        mean = float(costs_B.sum()) / self._row_shards
+        return local, dataclasses.replace(counts, cost=mean, busiest_cost=most)
+
+    def _costs(self, plan: packing.PackPlan, rows: np.ndarray) -> np.ndarray:
+        """float64 [B], of the rows with these numbers."""
+        members = [plan.row(row) if row != packing.PADDING_ROW else plan.order[:0] for row in rows]
+        return self._cost.of_rows(
+            self._sequence_length,
+            [self._lengths[row] for row in members],
+            [int(self._supervised[row].sum()) for row in members],
+        )
 
     def stream(self, first_step: int, num_steps: int) -> Iterator[tuple[Batch, BatchCounts]]:
         """Batches of steps first_step ... num_steps - 1, built and put on the devices ahead."""
@@ -88,6 +110,12 @@ class Batches:
 
         shape = (self._batch_size, self._sequence_length)
         return jax.make_array_from_callback(shape, self._sharding, part)
+
+
+def row_shards(sharding: NamedSharding, shape: tuple[int, int]) -> int:
+    """How many parts of the rows of a global [B, T] array there are, on all devices."""
+    indices = sharding.devices_indices_map(shape).values()
+    return len({index[0].indices(shape[0]) for index in indices if index})
 
 
 def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:

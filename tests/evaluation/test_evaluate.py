@@ -26,6 +26,7 @@ class InMemory:
     def __init__(self, lengths):
         self._made = tiny.conversations(lengths)
         self.lengths = [len(ids) for ids, _ in self._made]
+        self.supervised = np.array([np.count_nonzero(weights) for _, weights in self._made])
         self.sources = np.zeros(len(lengths), int)
 
     def examples(self, indices):

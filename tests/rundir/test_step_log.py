@@ -14,7 +14,9 @@ from jaxsft.rundir import step_log
 from jaxsft.training.flops import recomputed_flops, training_flops
 from jaxsft.training.step import StepMetrics
 
-COUNTS = BatchCounts.of_segments(np.array([3, 20]), 32, {None})
+COUNTS = dataclasses.replace(
+    BatchCounts.of_segments(np.array([3, 20]), 32, {None}), cost=2.0, busiest_cost=2.5
+)
 SUPERVISED, PEAK = 11, 1e9
 
 
@@ -64,6 +66,7 @@ def test_rates_are_of_all_steps_of_a_line_over_their_time(monkeypatch):
     assert found["tokens"] == 46 and found["tokens_per_second"] == 46 / 4
     assert found["supervised_tokens_per_second"] == 2 * SUPERVISED / 4
     assert found["packing_efficiency"] == 23 / 32
+    assert found["device_imbalance"] == 1.25
 
 
 def test_a_save_between_two_lines_is_no_time_of_a_step(monkeypatch):

@@ -10,7 +10,7 @@ from jaxsft.config import Model
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.model import moe_settings, settings
 from jaxsft.model.remat import KEPT
-from jaxsft.training.flops import recomputed_flops, training_flops
+from jaxsft.training.flops import recomputed_flops, row_cost, training_flops
 
 LLAMA_8B = settings.DecoderSettings(
     vocab_size=128256,
@@ -59,6 +59,14 @@ BODY, HEAD, PAIRS = 66, 14, 4 * 12 * 2 * 3
 
 def test_flops_by_hand():
     assert training_flops(TINY, counts([1, 2]), 2) == 6 * BODY * 3 + 6 * HEAD * 2 + PAIRS
+
+
+def test_a_row_costs_what_training_on_its_slots_targets_and_pairs_needs():
+    kinds = tuple(settings.LayerKind(window=w, rope=LLAMA_8B.rope) for w in (2, None))
+    both = dataclasses.replace(TINY, num_layers=2, layer_kinds=kinds)
+    held = dataclasses.replace(counts([1, 4], (None, 2)), tokens=9)  # a row of 9: 4 are padding
+    (found,) = row_cost(both).of_rows(9, [np.array([1, 4])], [3])
+    assert found == training_flops(both, held, 3)
 
 
 def test_windows_and_plain_mlps_cost_less():

@@ -7,11 +7,13 @@ import tiny
 
 from jaxsft import config
 from jaxsft.data.pack import packing
+from jaxsft.data.pack.balance import RowCost
 from jaxsft.devices import mesh
 from jaxsft.training import over_mesh
 from jaxsft.training.loader import Batches, local_rows
 
 LENGTH = 32
+COST = RowCost(slot=1.0, supervised=9.0, pair={None: 0.5, 6: 0.1})
 
 
 class InMemory:
@@ -20,6 +22,7 @@ class InMemory:
     def __init__(self, lengths):
         self._made = tiny.conversations(lengths)
         self.lengths = np.array([len(ids) for ids, _ in self._made])
+        self.supervised = np.array([np.count_nonzero(weights) for _, weights in self._made])
         self.sources = np.arange(len(lengths)) * 3 // len(lengths)  # three, of equal size
 
     def examples(self, indices):
@@ -40,7 +43,7 @@ def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
         batch_size=batch_size,
         seed=seed,
         sharding=over_mesh.batch_sharding(mesh.make_mesh(sizes, devices)),
-        windows=(None, 6),
+        cost=COST,
     )
 
 
@@ -89,11 +92,27 @@ def test_epochs_and_seeds_differ(cache):
 
 
 @pytest.mark.parametrize("sizes", [config.Mesh(fsdp=8), config.Mesh(fsdp=4, tensor=2)], ids=str)
-def test_a_mesh_sees_the_same_rows(cache, sizes):
+def test_a_mesh_sees_the_same_rows_maybe_in_another_order(cache, sizes):
     one = next(batches(cache, 8).stream(1, 2))[0]
     many = next(batches(cache, 8, sizes).stream(1, 2))[0]
     assert many.tokens.sharding.num_devices == 8
-    tiny.assert_trees_equal(jax.device_get(many), jax.device_get(one))
+    tiny.assert_trees_equal(*(in_one_order(jax.device_get(batch)) for batch in (many, one)))
+
+
+def in_one_order(batch):
+    order = np.lexsort(batch.tokens.T)
+    return jax.tree.map(lambda rows_BT: rows_BT[order], batch)
+
+
+def test_the_rows_of_a_batch_are_spread_by_what_they_cost(cache):
+    spread = batches(cache, 16, config.Mesh(fsdp=4, tensor=2))
+    for batch, counts in spread.stream(0, 2):
+        segments = [np.bincount(row)[1:] for row in np.asarray(batch.segments)]
+        supervised = np.count_nonzero(np.asarray(batch.weights), axis=1)
+        costs_B = COST.of_rows(LENGTH, segments, supervised.tolist())
+        assert counts.cost == pytest.approx(costs_B.sum() / 4)
+        assert counts.busiest_cost == pytest.approx(costs_B.reshape(4, 4).sum(axis=1).max())
+        assert counts.busiest_cost < 1.1 * counts.cost
 
 
 def test_the_sources_of_a_mixture_are_known_by_token(cache):

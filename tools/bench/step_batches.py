@@ -19,6 +19,7 @@ from jaxsft.terminal.console import Console
 from jaxsft.training import inputs, over_mesh
 from jaxsft.training.batch import Batch
 from jaxsft.training.build import Program
+from jaxsft.training.flops import row_cost
 from jaxsft.training.loader import Batches
 
 Host = dict[str, np.ndarray]  # the arrays [B, T] of a Batch by name
@@ -44,7 +45,8 @@ def of_config(config: Config, base: Pretrained, program: Program) -> BenchBatche
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         sharding=over_mesh.batch_sharding(program.mesh),
-        windows={kind.window for kind in base.settings.kinds()},
+        microbatches=config.train.microbatches,
+        cost=row_cost(base.settings),
     )
     fill = batches.epochs.fill
     return BenchBatches(

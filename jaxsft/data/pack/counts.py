@@ -15,6 +15,8 @@ class BatchCounts:
     # (query, key) pairs that a head of a layer must form, by the layer's window.
     attention_pairs: Mapping[int | None, int]
     examples: int
+    cost: float = 0.0  # estimated operations, the mean of all devices
+    busiest_cost: float = 0.0  # those of the busiest device of each micro-batch
 
     @classmethod
     def of_segments(
@@ -24,7 +26,7 @@ class BatchCounts:
         return cls(
             tokens=int(lengths_N.sum()),
             slots=slots,
-            attention_pairs={window: int(_pairs(lengths_N, window).sum()) for window in windows},
+            attention_pairs={window: int(pairs_of(lengths_N, window).sum()) for window in windows},
             examples=len(lengths_N),
         )
 
@@ -35,11 +37,13 @@ class BatchCounts:
             self.slots + other.slots,
             pairs,
             self.examples + other.examples,
+            self.cost + other.cost,
+            self.busiest_cost + other.busiest_cost,
         )
 
 
-def _pairs(lengths_N: np.ndarray, window: int | None) -> np.ndarray:
-    """Token i of a segment sees i + 1 tokens, or `window` of them.
+def pairs_of(lengths_N: np.ndarray, window: int | None) -> np.ndarray:
+    """int [N], (query, key) pairs of each segment: token i sees i + 1 tokens, or `window`.
 
     lengths     2   5
     window 3    3  12   = 1 + 2,  1 + 2 + 3 + 3 + 3
