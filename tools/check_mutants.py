@@ -125,7 +125,11 @@ def _declared(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
             nodes.append(node.returns)
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
             nodes.append(node.annotation)
-    return [((n.lineno, n.col_offset), (n.end_lineno or 0, n.end_col_offset or 0)) for n in nodes]
+    return [
+        # One column before: the @ of a decorator is a part of it.
+        ((n.lineno, n.col_offset - 1), (n.end_lineno or 0, n.end_col_offset or 0))
+        for n in nodes
+    ]
 
 
 def _survives(drawn: Sequence[Mutant], folder: Path) -> Iterator[bool]:
