@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,10 @@ def costliest(file: Path, program_text: str, most: int = 20) -> list[Operation]:
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     counts: collections.Counter[str] = collections.Counter()
-    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
-        for line in plane.lines:
-            events = [event for event in line.events if "hlo_op" in dict(event.stats)]
-            for name, own in own_seconds(
-                [(event.name, event.start_ns, event.duration_ns) for event in events]
-            ):
-                seconds[name] += own
-                counts[name] += 1
+    for events in _operations(file):
+        for name, own in own_seconds(events):
+            seconds[name] += own
+            counts[name] += 1
     total = sum(seconds.values())
     origins = origin_of(program_text)
     found = [
@@ -55,6 +52,20 @@ def costliest(file: Path, program_text: str, most: int = 20) -> list[Operation]:
         for name, own in seconds.items()
     ]
     return sorted(found, key=lambda one: -one.seconds)[:most]
+
+
+def _operations(file: Path) -> Iterator[list[tuple[str, float, float]]]:
+    """(name, start, duration) in nanoseconds of the operations of each thread or stream."""
+    with warnings.catch_warnings():
+        # jaxlib makes types here of which Python 3.12 warns; as an error that ends the process.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for line in plane.lines:
+                yield [
+                    (event.name, event.start_ns, event.duration_ns)
+                    for event in line.events
+                    if "hlo_op" in dict(event.stats)
+                ]
 
 
 def own_seconds(events: Iterable[tuple[str, float, float]]) -> list[tuple[str, float]]:
