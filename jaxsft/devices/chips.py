@@ -1,4 +1,4 @@
-"""What one accelerator chip can do: the figures behind MFU and the plan's estimates."""
+"""What one accelerator can do that jax calls a device: the figures behind MFU and the plan's."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,67 +16,51 @@ class Chip:
     network_bandwidth: float  # bytes/s that a chip sends out of its slice or box
 
 
-_GB, _GIB = 1e9, 2**30
-# Sources: data sheets of NVIDIA; cloud.google.com/tpu/docs (a chip's bandwidth to others is half of
-# what is called bidirectional there; memory is what XLA reports as usable). Networks are those of
-# the usual machine types: 400 Gbit/s for each GPU, 200 Gbit/s for a TPU host.
+_GB, _GIB, _TERA, _GBIT = 1e9, 2**30, 1e12, 1e9 / 8
+
+
+def _tpu(tflops: float, gib: float, memory: float, links: float, network: float = 50) -> Chip:
+    """Of TFLOP/s, usable GiB, GB/s of memory and of links, Gbit/s of the network."""
+    return Chip(
+        bf16_flops=tflops * _TERA,
+        memory_bytes=gib * _GIB,
+        memory_bandwidth=memory * _GB,
+        link_bandwidth=links * _GB,
+        network_bandwidth=network * _GBIT,
+    )
+
+
+def _gpu(tflops: float, gb: float, memory: float, links: float, network: float = 400) -> Chip:
+    """Of TFLOP/s, GB, GB/s of memory and of links, Gbit/s of the network."""
+    return _tpu(tflops, gb * _GB / _GIB, memory, links, network)
+
+
+# TPUs: cloud.google.com/tpu/docs, its pages of each generation; the links' rate is half of what is
+# called bidirectional there, the memory is what XLA's compiler says that it has. GPUs: NVIDIA's
+# data sheets, products of bfloat16 summed in float32; the links are NVLink, or PCIe where there is
+# none. Networks are those of the usual machine types: 200 Gbit/s for the four chips of a TPU host,
+# 400 for each GPU of a box.
 CHIPS = {
-    "TPU v4": Chip(
-        bf16_flops=275e12,
-        memory_bytes=30.75 * _GIB,
-        memory_bandwidth=1228 * _GB,
-        link_bandwidth=150 * _GB,
-        network_bandwidth=6.25 * _GB,
-    ),
-    "TPU v5e": Chip(
-        bf16_flops=197e12,
-        memory_bytes=15.75 * _GIB,
-        memory_bandwidth=819 * _GB,
-        link_bandwidth=100 * _GB,
-        network_bandwidth=6.25 * _GB,
-    ),
-    "TPU v5p": Chip(
-        bf16_flops=459e12,
-        memory_bytes=95.74 * _GIB,
-        memory_bandwidth=2765 * _GB,
-        link_bandwidth=300 * _GB,
-        network_bandwidth=6.25 * _GB,
-    ),
-    "TPU v6e": Chip(
-        bf16_flops=918e12,
-        memory_bytes=31.25 * _GIB,
-        memory_bandwidth=1640 * _GB,
-        link_bandwidth=200 * _GB,
-        network_bandwidth=6.25 * _GB,
-    ),
-    "NVIDIA A100": Chip(
-        bf16_flops=312e12,
-        memory_bytes=80 * _GB,
-        memory_bandwidth=2039 * _GB,
-        link_bandwidth=300 * _GB,
-        network_bandwidth=25 * _GB,
-    ),
-    "NVIDIA H100": Chip(
-        bf16_flops=989e12,
-        memory_bytes=80 * _GB,
-        memory_bandwidth=3350 * _GB,
-        link_bandwidth=450 * _GB,
-        network_bandwidth=50 * _GB,
-    ),
-    "NVIDIA H200": Chip(
-        bf16_flops=989e12,
-        memory_bytes=141 * _GB,
-        memory_bandwidth=4800 * _GB,
-        link_bandwidth=450 * _GB,
-        network_bandwidth=50 * _GB,
-    ),
-    "NVIDIA B200": Chip(
-        bf16_flops=2250e12,
-        memory_bytes=180 * _GB,
-        memory_bandwidth=8000 * _GB,
-        link_bandwidth=900 * _GB,
-        network_bandwidth=50 * _GB,
-    ),
+    "TPU v4": _tpu(275, 30.75, 1228, 300),
+    "TPU v5e": _tpu(197, 15.75, 819, 200),
+    "TPU v5p": _tpu(459, 95.74, 2765, 600),
+    "TPU v6e": _tpu(918, 31.25, 1640, 400),
+    "TPU7x": _tpu(2307 / 2, 94.75, 7380 / 2, 600 / 2, 25),  # jax has two devices of a chip
+    "NVIDIA A100": _gpu(312, 80, 2039, 300, 200),
+    "NVIDIA A100-SXM4-40GB": _gpu(312, 40, 1555, 300, 200),
+    "NVIDIA A100-PCIE-40GB": _gpu(312, 40, 1555, 32, 200),
+    "NVIDIA A100 80GB PCIe": _gpu(312, 80, 1935, 32, 200),
+    "NVIDIA H100": _gpu(989, 80, 3350, 450),
+    "NVIDIA H100 PCIe": _gpu(756, 80, 2000, 64),
+    "NVIDIA H100 NVL": _gpu(835, 94, 3900, 300),
+    "NVIDIA H200": _gpu(989, 141, 4800, 450),
+    "NVIDIA H200 NVL": _gpu(835, 141, 4800, 450),
+    "NVIDIA GH200": _gpu(989, 96, 4000, 450),
+    "NVIDIA B200": _gpu(2250, 180, 8000, 900),
+    "NVIDIA L40S": _gpu(362, 48, 864, 32),
+    "NVIDIA GeForce RTX 3090": _gpu(71, 24, 936, 32, 10),
+    "NVIDIA GeForce RTX 4090": _gpu(165, 24, 1008, 32, 10),
+    "NVIDIA GeForce RTX 5090": _gpu(209.5, 32, 1792, 64, 10),
 }
 # Other names that jax has for them.
 _ALIASES = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e"}

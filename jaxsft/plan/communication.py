@@ -29,7 +29,7 @@ def of(one: Collective, mesh: Mesh, topology: Topology) -> Communication:
     outside, seconds = share * one.bytes, None
     if (chip := topology.chip) is not None:
         seconds = max(
-            0.0 if one.across_slices else one.bytes / chip.link_bandwidth,
+            0.0 if one.across_slices else one.bytes / (topology.links * chip.link_bandwidth),
             outside / chip.network_bandwidth,
         )
     return Communication(

@@ -83,7 +83,7 @@ def make(
     needed = training_flops(
         built.settings, rows.counts(slots, built.settings), rows.supervised * slots
     )
-    flops = needed / topology.num_chips
+    flops = needed / topology.num_devices
     used = 1.0 if expert_rows is None else expert_rows.used_share
     computed, moved = cost.matmul_flops(parsed, used), cost.bytes_moved(parsed)
     collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))

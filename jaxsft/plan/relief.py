@@ -130,7 +130,7 @@ def estimated(
     except TooLarge as error:
         limit = int(memory.limit_of(topology.chip) or 0)
         placed = estimate.on_slices(config, topology)
-        sizes = mesh_lib.fill(placed.mesh, topology.num_chips)
+        sizes = mesh_lib.fill(placed.mesh, topology.num_devices)
         took = time.monotonic() - started
         fits = compiling(model, topology.devices, limit, took)
         said = _of_either(placed, model, sizes, limit, fits)

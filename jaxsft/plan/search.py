@@ -97,7 +97,7 @@ def _candidates(
     for microbatches in (n for n in range(1, batch + 1) if batch % n == 0):
         train = dataclasses.replace(config.train, microbatches=microbatches)
         parted = dataclasses.replace(config, train=train)
-        for mesh in fitting(parted, model, topology.num_chips, topology.num_slices):
+        for mesh in fitting(parted, model, topology.num_devices, topology.num_slices):
             for remat in REMATS:
                 changed: Any = {"mesh": mesh, "model": _with_remat(config, remat)}
                 one = dataclasses.replace(parted, **changed)

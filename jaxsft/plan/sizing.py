@@ -76,9 +76,10 @@ class Guesser:
         counts = self.rows.counts(slots, self.model)
         flops = training_flops(self.model, counts, self.rows.supervised * slots)
         flops += recomputed_flops(self.model, counts, config.model.remat)
-        computing = flops / self.topology.num_chips / chip.bf16_flops
+        computing = flops / self.topology.num_devices / chip.bf16_flops
         inside, outside = self._sent(config, sizes, here, gathered, tokens)
-        sending = max(inside / chip.link_bandwidth, outside / chip.network_bandwidth)
+        link_bandwidth = self.topology.links * chip.link_bandwidth
+        sending = max(inside / link_bandwidth, outside / chip.network_bandwidth)
         longest = max(computing / efficiencies.MATMUL_SHARE, sending / efficiencies.LINK_SHARE)
         return longest + 1e-3 * (computing + sending)  # of two that take as long, the lighter one
 
@@ -99,7 +100,7 @@ class Guesser:
             return parameters + replicas + rest, 0.0
         if sizes["data"] % slices == 0:
             return parameters + replicas + rest, replicas
-        shared = self.topology.num_chips / sizes["data"]
+        shared = self.topology.num_devices / sizes["data"]
         crossing = (slices - 1) / max(shared - 1, 1)
         return parameters + replicas + rest, crossing * parameters + replicas
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,8 +13,24 @@ from jax.experimental import topologies
 from jaxsft.devices.chips import CHIPS, Chip
 from jaxsft.errors import ConfigError
 
-# Name on the command line -> name in CHIPS; libtpu and XLA know the former.
-_TPUS = {"v4": "TPU v4", "v5e": "TPU v5e", "v5p": "TPU v5p", "v6e": "TPU v6e"}
+
+@dataclasses.dataclass(frozen=True)
+class _Tpu:
+    chip: str  # name in CHIPS
+    dimensions: int  # of the grid that its chips are laid in
+    libtpu: str  # its name there
+    megacore: bool = False  # its two cores are one device
+    devices: int = 1  # of jax
+
+
+# By name on the command line.
+_TPUS = {
+    "v4": _Tpu("TPU v4", 3, "v4", megacore=True),
+    "v5e": _Tpu("TPU v5e", 2, "v5e"),
+    "v5p": _Tpu("TPU v5p", 3, "v5p", megacore=True),
+    "v6e": _Tpu("TPU v6e", 2, "v6e"),
+    "v7x": _Tpu("TPU7x", 3, "tpu7x", devices=2),
+}
 _GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
 _EXAMPLES = "v5p:2x2x2, v6e:8x8, h200:8, h100:8x4 (4 boxes of 8) or cpu:8"
 
@@ -24,10 +41,17 @@ class Topology:
     devices: list[Any]  # of jax; they compile and do not run
     chip: Chip | None  # None: a CPU, of which nothing is known
     num_slices: int  # that talk over a network, not over links between chips
+    links: float = 1.0  # share of a chip's links that lead to others of its slice
+
+    devices_of_chip: int = 1
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.devices)
 
     @property
     def num_chips(self) -> int:
-        return len(self.devices)
+        return self.num_devices // self.devices_of_chip
 
 
 def open_topology(name: str, num_slices: int = 1) -> Topology:
@@ -43,7 +67,7 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
     if kind == "cpu":
         return _cpu(name, sizes)
     if kind in _TPUS:
-        return Topology(name, _tpu_devices(name, num_slices), CHIPS[_TPUS[kind]], num_slices)
+        return _tpu(name, _TPUS[kind], sizes, num_slices)
     if kind in _GPUS:
         return _gpu(name, kind, sizes, num_slices)
     known = ", ".join([*_TPUS, *_GPUS, "cpu"])
@@ -60,7 +84,43 @@ def _cpu(name: str, sizes: list[int]) -> Topology:
     return Topology(name, devices[: sizes[0]], None, 1)
 
 
-def _tpu_devices(name: str, num_slices: int) -> list[Any]:
+@dataclasses.dataclass(frozen=True)
+class SliceShape:
+    """What a slice of these sizes is like beyond its number of chips.
+
+    Source: cloud.google.com/tpu/docs on the shapes of each generation.
+    """
+
+    host: tuple[int, int, int]  # chips of a host, along each dimension
+    wrap: tuple[bool, bool, bool]  # whether the last chip of a dimension is linked to its first
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], dimensions: int) -> "SliceShape":
+        padded = (*sizes, *[1] * (3 - len(sizes)))
+        x, y, z = padded
+        if dimensions == 3:  # a torus from whole cubes of 4 x 4 x 4 on
+            closed = all(size % 4 == 0 for size in padded)
+            wrap = (closed, closed, closed)
+        else:  # along the 16 chips that a pod is wide
+            wrap = (x == 16, y == 16, z == 16)
+        return cls((min(x, 2), min(y, 2), 1), wrap)
+
+    def links(self, sizes: Sequence[int], dimensions: int) -> float:
+        """The share of the slowest chip's links that lead to others of its slice."""
+        used = [0 if n == 1 else 1 + w for n, w in zip(sizes, self.wrap, strict=False)]
+        return sum(used) / (2 * dimensions)
+
+
+def _tpu(name: str, tpu: _Tpu, sizes: list[int], num_slices: int) -> Topology:
+    if len(sizes) > 3:
+        raise ConfigError(f"--topology={name}: expected at most three sizes, as in {_EXAMPLES}")
+    shape = SliceShape.of(sizes, tpu.dimensions)
+    devices = _tpu_devices(name, tpu, shape, num_slices)
+    links = shape.links(sizes, tpu.dimensions)
+    return Topology(name, devices, CHIPS[tpu.chip], num_slices, links, tpu.devices)
+
+
+def _tpu_devices(name: str, tpu: _Tpu, shape: SliceShape, num_slices: int) -> list[Any]:
     _need("libtpu", name, "plan")
     # Else libtpu asks the metadata server of a cloud that is not there.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -69,7 +129,14 @@ def _tpu_devices(name: str, num_slices: int) -> list[Any]:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip to be held by one process
     slices = {} if num_slices == 1 else {"num_slices": num_slices}
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=name, **slices)
+        described = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=f"{tpu.libtpu}:{name.partition(':')[2]}",
+            chip_config_name="megacore" if tpu.megacore else "default",
+            chips_per_host_bounds=shape.host,
+            wrap=shape.wrap,
+            **slices,
+        )
     except Exception as error:  # libtpu's own kinds differ from version to version
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"--topology={name}: libtpu can't compile for it: {first}") from None

@@ -15,10 +15,25 @@ from jaxsft.devices.chips import CHIPS, chip_of, peak_flops
         ("TPU v6 lite", "TPU v6e"),
         ("NVIDIA H200", "NVIDIA H200"),
         ("NVIDIA H100 80GB HBM3", "NVIDIA H100"),
+        ("NVIDIA H100 PCIe", "NVIDIA H100 PCIe"),
+        ("NVIDIA H100 NVL", "NVIDIA H100 NVL"),
+        ("NVIDIA GH200 480GB", "NVIDIA GH200"),
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100"),
+        ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB"),
+        ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"),
+        ("TPU7x", "TPU7x"),
     ],
 )
 def test_the_longest_fitting_name_wins(device_kind, name):
     assert chip_of(device_kind) is CHIPS[name]
+
+
+def test_rates_are_in_units_of_one():
+    v5p, h100 = CHIPS["TPU v5p"], CHIPS["NVIDIA H100"]
+    assert (v5p.bf16_flops, v5p.memory_bytes) == (459e12, 95.74 * 2**30)
+    assert (v5p.link_bandwidth, v5p.network_bandwidth) == (600e9, 6.25e9)
+    assert (h100.memory_bytes, h100.memory_bandwidth) == (80e9, 3350e9)
+    assert (h100.link_bandwidth, h100.network_bandwidth) == (450e9, 50e9)
 
 
 def test_an_unknown_device_has_no_rates():
