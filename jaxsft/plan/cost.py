@@ -1,4 +1,4 @@
-"""What one call of a compiled program computes, moves and sends, per device.
+"""What one call of a compiled program computes and sends, per device.
 
 Counted from its text, loops included, since XLA's own analysis counts a loop's body once.
 """
@@ -14,21 +14,14 @@ import numpy as np
 
 from jaxsft.plan import hlo
 from jaxsft.plan.hlo import Computation, HloProgram, Instruction
+from jaxsft.plan.kernel_flops import NOTHING_SKIPPED, Skipped, kernel_flops
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_NOT_MOVED = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
-    *("while", "conditional", "call", "partition-id", "replica-id", "add-dependency"),
-    *("opt-barrier", "copy-done", "send", "recv", "send-done", "recv-done"),
-}
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _NAMED = re.compile(
     r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}"
 )
 _LIBRARY_MATMUL = re.compile(r'custom_call_target="[^"]*(?:matmul|gemm)')
-_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')  # as a TPU kernel itself says
-_GROUPED_KERNELS = ("ragged-dot", "tgmm")  # of XLA, of jax; they say what all rows would cost
-_SLICES = ("dynamic-slice", "slice", "gather")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,25 +35,25 @@ class Collective:
     count: float  # of operations
 
 
-def matmul_flops(program: HloProgram, used_rows: float = 1.0) -> float:
+def matmul_flops(program: HloProgram, skipped: Skipped = NOTHING_SKIPPED) -> float:
     """Of all matrix products, wherever they stand; two for each product of two numbers.
 
     Args:
-        used_rows: the share of rows that kernels of grouped products compute; they skip the others.
+        skipped: what kernels leave out, by the data.
     """
     total = 0.0
     for computation, times in program.running():
-        total += times * _dots(program, computation, used_rows)
+        total += times * _dots(program, computation, skipped)
     return total
 
 
-def _dots(program: HloProgram, computation: Computation, used_rows: float) -> float:
+def _dots(program: HloProgram, computation: Computation, skipped: Skipped) -> float:
     """Of one computation and the fusions in it."""
     total = 0.0
     for one in computation.instructions.values():
         if one.op == "fusion":
             inside = (program.computations[name] for name in one.called)
-            total += sum(_dots(program, fused, used_rows) for fused in inside)
+            total += sum(_dots(program, fused, skipped) for fused in inside)
         elif one.op == "dot":
             lhs = computation.instructions[one.operands[0]].arrays[0]
             axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
@@ -71,9 +64,8 @@ def _dots(program: HloProgram, computation: Computation, used_rows: float) -> fl
             total += _convolution(one, computation)
         elif one.op == "custom-call" and _LIBRARY_MATMUL.search(one.attributes):
             total += _library_matmul(one, computation)
-        elif one.op == "custom-call" and (said := _KERNEL_FLOPS.search(one.attributes)):
-            grouped = one.name.startswith(_GROUPED_KERNELS)
-            total += float(said[1]) * (used_rows if grouped else 1.0)
+        elif one.op == "custom-call":
+            total += kernel_flops(one, computation, skipped)
     return total
 
 
@@ -119,59 +111,12 @@ def _library_matmul(one: Instruction, computation: Computation) -> float:
     return 2.0 * out.size * math.sqrt(lhs.size * rhs.size / out.size / max(batch, 1))
 
 
-def bytes_moved(program: HloProgram) -> float:
-    """Read from and written to memory, if every operation that is not fused moves its arrays."""
-    total = 0.0
-    for computation, times in program.running():
-        for one in computation.instructions.values():
-            if one.op not in _NOT_MOVED and _kind(one) is None:
-                total += times * _moved(program, computation, one)
-    return total
-
-
-def _moved(program: HloProgram, computation: Computation, one: Instruction) -> float:
-    inside = program.computations.get(one.called[0]) if one.op == "fusion" and one.called else None
-    if one.op in _SLICES:
-        return 2 * one.bytes
-    if one.op == "dynamic-update-slice":
-        return 2 * computation.instructions[one.operands[1]].bytes
-    written = _written(inside, one)
-    read = 0.0
-    for place, name in enumerate(one.operands):
-        whole = computation.instructions[name].bytes if name in computation.instructions else 0.0
-        read += min(whole, _read(inside, place)) if inside else whole
-    return read + written
-
-
-def _written(inside: Computation | None, one: Instruction) -> float:
-    """A fusion that ends in a slice put into a larger array writes that slice alone."""
-    if inside is None or inside.root.op != "dynamic-update-slice":
-        return one.bytes
-    return inside.instructions[inside.root.operands[1]].bytes
-
-
-def _read(inside: Computation, place: int) -> float:
-    """What a fusion reads of an operand: slices, where it takes nothing else of it."""
-    parameter = next(
-        other.name
-        for other in inside.instructions.values()
-        if other.op == "parameter" and other.number == place
-    )
-    users = [one for one in inside.instructions.values() if parameter in one.operands]
-    if users and all(user.op in _SLICES for user in users):
-        return sum(user.bytes for user in users)
-    updated = [user for user in users if user.op == "dynamic-update-slice"]
-    if users and len(updated) == len(users):
-        return 0.0 if all(user.operands[0] == parameter for user in updated) else math.inf
-    return math.inf
-
-
 def collectives(program: HloProgram) -> list[Collective]:
     """All communication of one call, alike ones together, the greatest first."""
     found: dict[tuple[Any, ...], Collective] = {}
     for name, computation, times in _with_fusions(program):
         for one in computation.instructions.values():
-            kind = _kind(one)
+            kind = kind_of(one)
             if kind is None:
                 continue
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
@@ -204,7 +149,7 @@ def _with_fusions(program: HloProgram) -> Iterator[tuple[str, Computation, float
                     yield name, program.computations[name], times
 
 
-def _kind(one: Instruction) -> str | None:
+def kind_of(one: Instruction) -> str | None:
     """The communication that an instruction is or begins."""
     op = one.op.removesuffix("-start")
     if op == "send" and (found := re.search(r'_megascale_transfer_type="(\w+)"', one.attributes)):

@@ -84,8 +84,11 @@ def make(
         built.settings, rows.counts(slots, built.settings), rows.supervised * slots
     )
     flops = needed / topology.num_devices
-    used = 1.0 if expert_rows is None else expert_rows.used_share
-    computed, moved = cost.matmul_flops(parsed, used), cost.bytes_moved(parsed)
+    skipped = Skipped(
+        used_rows=1.0 if expert_rows is None else expert_rows.used_share,
+        needed_pairs=_needed_pairs(config, built, rows),
+    )
+    computed, moved = cost.matmul_flops(parsed, skipped), bytes_moved(parsed)
     collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))
     seconds = None if chip is None else _seconds(chip, computed, moved, collectives)
     return Estimate(
@@ -103,6 +106,14 @@ def make(
         expert_rows=expert_rows,
         compile_seconds=compile_seconds,
     )
+
+
+def _needed_pairs(config: Config, built: Program, rows: BatchLoad) -> float:
+    """The share of (query, key) pairs in the blocks that attention's kernel computes."""
+    if built.settings.attention_back_end != "splash":
+        return 1.0  # the other back ends are XLA's own products, or say nothing
+    use = build.attention_use(config, built.settings, built.mesh)
+    return splash.needed_share(use, rows.segment_length)
 
 
 def on_slices(config: Config, topology: Topology) -> Config:

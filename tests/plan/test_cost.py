@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxsft.plan import cost, hlo
+from jaxsft.plan import cost, hlo, memory_traffic
+from jaxsft.plan.kernel_flops import Skipped
 
 F32 = 4
 
@@ -59,14 +60,14 @@ def test_batched_products_count_each_product_once():
 
 def test_bytes_are_those_of_the_arrays():
     program = compiled(lambda x, y: jnp.tanh(x) + y, array(1000, 10), array(1000, 10))
-    assert cost.bytes_moved(program) == 3 * 1000 * 10 * F32
+    assert memory_traffic.bytes_moved(program) == 3 * 1000 * 10 * F32
 
 
 def test_a_scanned_stack_is_read_once_and_not_once_a_layer():
     def run(x, w_L):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x + w), None), x, w_L)[0]
 
-    moved = cost.bytes_moved(compiled(run, array(1000), array(64, 1000)))
+    moved = memory_traffic.bytes_moved(compiled(run, array(1000), array(64, 1000)))
     once = 64 * 1000 * F32
     assert once < moved < 6 * once  # the stack, and the carry read and written by each layer
 
@@ -159,4 +160,4 @@ ENTRY %main (a: f32[16,4], b: f32[8,4,6]) -> f32[16,6] {
 """.replace("NAME", name)
     config = 'backend_config={"cost_estimate":{"flops":"1000","transcendentals":"0"}}'
     program = hlo.parse(text.replace("CONFIG", config))
-    assert cost.matmul_flops(program, used_rows=0.25) == flops
+    assert cost.matmul_flops(program, Skipped(used_rows=0.25)) == flops

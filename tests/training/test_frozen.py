@@ -50,7 +50,7 @@ def run_one_step(frozen: frozenset[str]) -> Ran:
         batch = jax.device_put(rows, over_mesh.batch_sharding(over))
         compiled = over_mesh.jit_train_step(recipe, placement, over).lower(start, batch).compile()
         after, _ = TrainStep(compiled)(start, batch)
-    flops = cost.matmul_flops(hlo.parse(compiled.as_text()), 1.0)
+    flops = cost.matmul_flops(hlo.parse(compiled.as_text()))
     return Ran(recipe, flops, start, after, placement)
 
 

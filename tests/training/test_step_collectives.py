@@ -35,7 +35,7 @@ def compiled(name):
         (times, one, axis_of(cost.device_groups(one.attributes), mesh))
         for computation, times in parsed.running()
         for one in computation.instructions.values()
-        if cost._kind(one)
+        if cost.kind_of(one)
     ]
     assert found
     return built, mesh, found

@@ -11,8 +11,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
+
+from jax.typing import DTypeLike
 
 from jaxsft.kernels.attention import blocks
 from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
@@ -24,6 +27,10 @@ _MAX_BLOCK_BYTES = 1024 * 128 * 2
 # Up to so many rows each has its own kernel; more share one in a loop, which compiles in seconds
 # but keeps padded results of all rows: 0.7 GB more for 2 rows of 8192 tokens with 32 heads of 128.
 _MAX_UNROLLED_ROWS = 4
+# How often each program of the kernel multiplies a block of queries with one of keys or the like:
+# scores and output; scores, their gradient and that of the queries; and for keys and values scores,
+# their gradient and those two.
+_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
 
 def refusal(use: Use) -> str | None:
@@ -53,8 +60,7 @@ def attend(
     first_query, window = visibility.first_query, visibility.window
     q_positions_T = first_query + jnp.arange(length, dtype=jnp.int32)
     mask = _Mask(form.windows)
-    head_bytes = max(head_dim, _BLOCK_SIZES[-1]) * q_BTNH.dtype.itemsize
-    sizes = _block_sizes(length, kv.k_BSKH.shape[1], head_bytes)
+    sizes = _block_sizes(length, kv.k_BSKH.shape[1], _head_bytes(head_dim, q_BTNH.dtype))
 
     def row(q_NTH, k_KSH, v_KSH, q_segments_T, kv_segments_S):
         needed_IJ = blocks.needed(
@@ -89,6 +95,40 @@ def attend(
     else:
         out_BNTH = jnp.stack([row(*parts) for parts in zip(*arrays, strict=True)])
     return jnp.swapaxes(out_BNTH, 1, 2)
+
+
+def products(instruction: str) -> int | None:
+    """Products of a query block and a key block in a compiled call of that name; None: another's.
+
+    Its third operand are the queries [N, T, H], the fourth the keys [K, S, H].
+    """
+    return next((n for name, n in _PRODUCTS.items() if instruction.startswith(name)), None)
+
+
+def needed_share(use: Use, segment_length: float) -> float:
+    """The share of (query, key) pairs in the blocks that are computed, in rows of like segments.
+
+    The mean over the layers' windows, and over the parts of a row that is split over devices.
+    """
+    sizes = _block_sizes(use.query_length, use.length, _head_bytes(use.head_dim, use.dtype))
+    order_S = 1 + np.arange(use.length) // max(1, round(segment_length))
+    shares = [
+        blocks.needed(
+            jnp.asarray(order_S[first : first + use.query_length]),
+            jnp.asarray(order_S),
+            first,
+            window,
+            (sizes.block_q, sizes.block_kv),
+        ).mean()
+        for first in range(0, use.length, use.query_length)
+        for window in use.form.windows or (None,)
+    ]
+    return float(np.mean(shares))
+
+
+def _head_bytes(head_dim: int, dtype: DTypeLike) -> int:
+    """Of a position of one head, as it lies in registers of 128 lanes."""
+    return max(head_dim, _BLOCK_SIZES[-1]) * jnp.dtype(dtype).itemsize
 
 
 def _block_sizes(q_length: int, kv_length: int, head_bytes: int) -> splash.BlockSizes:
