@@ -1,7 +1,6 @@
 """The training loop: a step after the other; saves, evaluates and logs on the way."""
 
 import time
-from typing import Any
 
 import jax
 
@@ -11,6 +10,7 @@ from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation.measurer import Measurer
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
@@ -25,7 +25,7 @@ def train(
     train_step: TrainStep,
     state: TrainState,
     out: Outputs,
-    notes: dict[str, Any],
+    notes: Notes,
     measurer: Measurer,
     termination: Termination,
 ) -> TrainState:

@@ -23,6 +23,7 @@ from jaxsft.errors import ConfigError
 from jaxsft.kernels.attention import attend
 from jaxsft.model import settings, state
 from jaxsft.model.state import Params
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import build, first_state, mesh_fit, over_mesh, step
 from jaxsft.training.batch import Batch
@@ -303,7 +304,7 @@ def _resumption(bench: Bench, scratch: Path) -> float:
         straight = train(fresh(), _STEPS)
         store = CheckpointStore(scratch, keep=1)
         half = train(fresh(), _STEPS // 2)
-        store.save(_STEPS // 2, half.changing, {})
+        store.save(_STEPS // 2, half.changing, Notes())
         store.wait()
         restored = store.restore(_STEPS // 2, build.abstract_state(built).changing)
         again = train(TrainState.of(restored, half.frozen), _STEPS - _STEPS // 2)
