@@ -20,8 +20,8 @@ from jaxsft.config import Config
 from jaxsft.data.pack import packing
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
-from jaxsft.kernels.attention import attend
 from jaxsft.model import settings, state
+from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
@@ -254,7 +254,7 @@ def _attention_back_ends(bench: Bench) -> list[str]:
             return False
         return True
 
-    return [name for name in attend.BACK_ENDS if works(name)]
+    return [name for name in kind_of(bench.model).back_ends if works(name)]
 
 
 def _with_attention(bench: Bench, name: str) -> Bench:
