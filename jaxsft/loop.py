@@ -12,6 +12,7 @@ from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.step_figures import line_of
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
@@ -57,7 +58,7 @@ def train(
             saves = divergence.saves(_due(config.checkpoint.save_every_steps, done) or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
-                out.metrics.append(line)
+                out.metrics.append(line_of(line))
                 out.console.step(total, line)
             if diverged:
                 raise divergence.error()

@@ -16,6 +16,7 @@ from jaxsft.rundir.checkpoint.failure import Failure
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.step_figures import figures_of, is_of_steps
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import build
@@ -147,13 +148,14 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     """
     if out.store.steps():
         return
-    lines = [line for line in out.metrics.history.read() if "loss" in line]
+    lines = [line for line in out.metrics.history.read() if is_of_steps(line)]
     if not lines:
         return
-    done, every = lines[-1]["step"], _save_every_steps(out.workdir)
+    last = figures_of(lines[-1])
+    done, every = last.step, _save_every_steps(out.workdir)
     # A skipped step puts a save off. The second save waits for the first one; and the first one has
     # made its directory by the step after it.
-    trained = done - (lines[-1].get("skipped_steps") or 0)
+    trained = done - (last.skipped_steps or 0)
     empty = not files.leftovers(out.store.directory, before=done + 1)
     went_on = every is not None and trained > (1 if empty else 2) * every
     if went_on or out.workdir.read_json(run_names.SUMMARY) is not None:
