@@ -1,7 +1,6 @@
 """The training loop: a step after the other; saves, evaluates and logs on the way."""
 
 import time
-from typing import Any
 
 import jax
 
@@ -11,7 +10,9 @@ from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation.measurer import Measurer
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.step_figures import line_of
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
@@ -25,7 +26,7 @@ def train(
     train_step: TrainStep,
     state: TrainState,
     out: Outputs,
-    notes: dict[str, Any],
+    notes: Notes,
     measurer: Measurer,
     termination: Termination,
 ) -> TrainState:
@@ -57,7 +58,7 @@ def train(
             saves = divergence.saves(_due(config.checkpoint.save_every_steps, done) or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
-                out.metrics.append(line)
+                out.metrics.append(line_of(line))
                 out.console.step(total, line)
             if diverged:
                 raise divergence.error()

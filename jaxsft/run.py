@@ -53,8 +53,8 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         distributed.together(lambda: preflight.check_config(config, base.settings))
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))
-        notes = resume.notes(config, data.train)
-        resume.refuse_changed(out.store, notes["identity"])  # the data too, before a compilation
+        notes = resume.notes_of(config, data.train)
+        resume.refuse_changed(out.store, notes.identity)  # the data too, before a compilation
         job = distributed.together(lambda: set_up(config, base, data))
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}

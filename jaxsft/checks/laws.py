@@ -20,9 +20,10 @@ from jaxsft.config import Config
 from jaxsft.data.pack import packing
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
-from jaxsft.kernels.attention import attend
 from jaxsft.model import settings, state
+from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.state import Params
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import build, first_state, mesh_fit, over_mesh, step
 from jaxsft.training.batch import Batch
@@ -253,7 +254,7 @@ def _attention_back_ends(bench: Bench) -> list[str]:
             return False
         return True
 
-    return [name for name in attend.BACK_ENDS if works(name)]
+    return [name for name in kind_of(bench.model).back_ends if works(name)]
 
 
 def _with_attention(bench: Bench, name: str) -> Bench:
@@ -303,7 +304,7 @@ def _resumption(bench: Bench, scratch: Path) -> float:
         straight = train(fresh(), _STEPS)
         store = CheckpointStore(scratch, keep=1)
         half = train(fresh(), _STEPS // 2)
-        store.save(_STEPS // 2, half.changing, {})
+        store.save(_STEPS // 2, half.changing, Notes())
         store.wait()
         restored = store.restore(_STEPS // 2, build.abstract_state(built).changing)
         again = train(TrainState.of(restored, half.frozen), _STEPS - _STEPS // 2)

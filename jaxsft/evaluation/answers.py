@@ -13,6 +13,7 @@ from jaxsft.data.conversation import Conversation, Message
 from jaxsft.data.read import messages
 from jaxsft.data.read.sources import read_source
 from jaxsft.errors import ConfigError
+from jaxsft.rundir.sample import Sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _same(left: Any, right: Any) -> bool:
     return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
 
 
-def share(samples: Sequence[dict[str, Any]]) -> float | None:
+def share(samples: Sequence[Sample]) -> float | None:
     """The share of samples that match, or None where nothing was compared."""
-    results = [sample["match"] for sample in samples if sample["match"] is not None]
+    results = [sample.match for sample in samples if sample.match is not None]
     return float(np.mean(results)) if results else None

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from jaxsft.config import Config
 from jaxsft.data.encode.tokenize import ChatTokenizer
@@ -11,8 +11,10 @@ from jaxsft.devices import distributed, mesh
 from jaxsft.evaluation.answers import Prompt, held_out_prompts, matches, share, with_instruction
 from jaxsft.evaluation.generate import generate
 from jaxsft.evaluation.losses import mean_losses
+from jaxsft.files import records
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.rundir.sample import Sample
 from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
 
@@ -52,9 +54,9 @@ class Measurer:
         if phase == "before" and instruction is not None:
             asked["before_with_instruction"] = [with_instruction(p, instruction) for p in prompts]
         for how, questions in asked.items():
-            samples = self._answer(params, questions)
+            samples = self._answer(params, questions, step, how)
             for sample in samples:
-                self._samples.append({"step": step, "phase": how} | sample)
+                self._samples.append(records.to_json(sample))
             followed = share(samples)
             if followed is not None:
                 suffix = "_with_instruction" if how == "before_with_instruction" else ""
@@ -62,7 +64,9 @@ class Measurer:
                 self._say(phase, f"eval/{prompts[0].source}/match{suffix} {followed:.1%}")
         return values
 
-    def _answer(self, params: Params, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    def _answer(
+        self, params: Params, prompts: Sequence[Prompt], step: int, phase: str
+    ) -> list[Sample]:
         tokenizer = self._tokenizer
         stop_ids = set(self._data.train.manifest.end_of_turn_ids) | {tokenizer.eos_id}
         answers = generate(
@@ -78,15 +82,17 @@ class Measurer:
             ended = bool(ids) and ids[-1] in stop_ids
             text = tokenizer.decode(ids[:-1] if ended else ids)
             samples.append(
-                {
-                    "source": prompt.source,
-                    "row": prompt.row,
-                    "prompt": str(prompt.messages[-1].content) if prompt.messages else "",
-                    "answer": text,
-                    "reference": prompt.reference,
-                    "ended": ended,
-                    "match": matches(text, prompt.reference, self._config.eval.match),
-                }
+                Sample(
+                    step=step,
+                    phase=phase,
+                    source=prompt.source,
+                    row=prompt.row,
+                    prompt=str(prompt.messages[-1].content) if prompt.messages else "",
+                    answer=text,
+                    reference=prompt.reference,
+                    ended=ended,
+                    match=matches(text, prompt.reference, self._config.eval.match),
+                )
             )
         return samples
 

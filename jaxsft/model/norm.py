@@ -1,7 +1,4 @@
-"""Normalisation of activations, of whole vectors and of queries and keys by heads.
-
-D: embed_dim, N: heads, H: head_dim, X: any leading dimensions.
-"""
+"""Normalisation of activations. D: embed_dim, X: any leading dimensions."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +11,7 @@ class Norm(nnx.Module):
     """Root mean square (arXiv:1910.07467) or LayerNorm (arXiv:1607.06450), in float32."""
 
     def __init__(self, s: settings.DecoderSettings):
-        self.scale_D = _scale(s, (s.embed_dim,), ("norm",))
+        self.scale_D = unit_scale(s, (s.embed_dim,), ("norm",))
         if s.norm.bias:
             self.bias_D = parameter.bias((s.embed_dim,), ("norm",))
         self.settings, self.eps = s.norm, s.norm_eps
@@ -22,24 +19,6 @@ class Norm(nnx.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         bias_D = self.bias_D[...] if self.settings.bias else None
         return normalise(x_BTD, self.scale_D[...], bias_D, self.settings, self.eps, 1)
-
-
-class HeadNorm(nnx.Module):
-    """Normalises queries or keys, [B, T, N, H]."""
-
-    def __init__(self, s: settings.DecoderSettings, num_heads: int, heads: str):
-        assert s.qk_norm is not None
-        self.settings, self.eps = s.norm, s.norm_eps
-        self.dims = 2 if s.qk_norm is settings.QkNorm.WIDTH else 1
-        if s.qk_norm is settings.QkNorm.HEAD:
-            self.scale_H = _scale(s, (s.head_dim,), ("norm",))
-        else:
-            self.scale_NH = _scale(s, (num_heads, s.head_dim), (heads, "head_dim"))
-        self.shared = s.qk_norm is settings.QkNorm.HEAD
-
-    def __call__(self, x_BTNH: jax.Array) -> jax.Array:
-        scale = self.scale_H[...] if self.shared else self.scale_NH[...]
-        return normalise(x_BTNH, scale, None, self.settings, self.eps, self.dims)
 
 
 def normalise(
@@ -69,10 +48,10 @@ def normalise(
     return normed_XD.astype(x_XD.dtype)
 
 
-def _scale(
+def unit_scale(
     s: settings.DecoderSettings, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> nnx.Param[jax.Array]:
-    """A scale that changes nothing: ones, or zeros where 1 is added to it."""
+    """A parameter that changes nothing yet: ones, or zeros where 1 is added to it."""
     if s.norm.scale_plus_one:
         return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
     return parameter.scale(shape, axes)

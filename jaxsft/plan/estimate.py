@@ -11,13 +11,16 @@ from jaxsft.devices.chips import Chip
 from jaxsft.kernels.experts.tiles import TILES_SCOPE
 from jaxsft.kernels.loss.chunks import chunk_tokens
 from jaxsft.model import settings
+from jaxsft.model.attention.choice import kind_of
 from jaxsft.plan import communication, cost, hlo, memory
 from jaxsft.plan import expert_rows as experts
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.communication import Communication
 from jaxsft.plan.efficiencies import LINK_SHARE, MATMUL_SHARE, MEMORY_SHARE
 from jaxsft.plan.expert_rows import ExpertRows
+from jaxsft.plan.kernel_flops import Skipped
 from jaxsft.plan.memory import Memory
+from jaxsft.plan.memory_traffic import bytes_moved
 from jaxsft.plan.topology import Topology
 from jaxsft.training import build
 from jaxsft.training.build import Program
@@ -86,7 +89,9 @@ def make(
     flops = needed / topology.num_devices
     skipped = Skipped(
         used_rows=1.0 if expert_rows is None else expert_rows.used_share,
-        needed_pairs=_needed_pairs(config, built, rows),
+        needed_pairs=kind_of(built.settings).needed_pairs(
+            built.settings, build.run_shape(config, mesh), rows.segment_length
+        ),
     )
     computed, moved = cost.matmul_flops(parsed, skipped), bytes_moved(parsed)
     collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))
@@ -106,14 +111,6 @@ def make(
         expert_rows=expert_rows,
         compile_seconds=compile_seconds,
     )
-
-
-def _needed_pairs(config: Config, built: Program, rows: BatchLoad) -> float:
-    """The share of (query, key) pairs in the blocks that attention's kernel computes."""
-    if built.settings.attention_back_end != "splash":
-        return 1.0  # the other back ends are XLA's own products, or say nothing
-    use = build.attention_use(config, built.settings, built.mesh)
-    return splash.needed_share(use, rows.segment_length)
 
 
 def on_slices(config: Config, topology: Topology) -> Config:

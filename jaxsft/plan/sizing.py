@@ -65,7 +65,7 @@ class Guesser:
         m = self.model
         width = m.embed_dim
         if config.model.remat == REMATS[0] and m.moe is None:
-            width += (m.num_heads * m.head_dim + 2 * m.mlp_dim) // sizes["tensor"]
+            width += (kind_of(m).mixed_dims(m) + 2 * m.mlp_dim) // sizes["tensor"]
         return m.num_layers * tokens * width * np.dtype(config.model.dtype).itemsize
 
     def _seconds(

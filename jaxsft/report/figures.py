@@ -8,6 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jaxsft.rundir.metric_lines import Line
+from jaxsft.rundir.step_figures import StepFigures
+
 # Drawn in stand-in colours, which become CSS variables: the page decides between light and dark.
 _INK, _GRID = "#010101", "#020202"
 _SERIES = ("#030303", "#040404", "#050505", "#060606")
@@ -15,7 +18,6 @@ _CSS_COLORS = {_INK: "var(--muted)", _GRID: "var(--grid)"} | {
     color: f"var(--series-{index})" for index, color in enumerate(_SERIES, 1)
 }
 
-Line = dict[str, Any]  # of metrics.jsonl
 Curve = tuple[str, list[int], list[float]]  # name, steps, values
 
 
@@ -26,18 +28,21 @@ class Drawing:
     svg: str
 
 
-def draw_curves(steps: Sequence[Line], evaluations: Sequence[Line]) -> list[Drawing]:
+def draw_curves(steps: Sequence[StepFigures], evaluations: Sequence[Line]) -> list[Drawing]:
     """Loss, learning rate, gradient norm and speed; what the lines don't hold is not drawn."""
     evaluated = dict.fromkeys(k for line in evaluations for k in line if k.endswith("/loss"))
-    losses = [_curve("training", steps, "loss")] + [
-        _curve(name.removeprefix("eval/").removesuffix("/loss"), evaluations, name)
+    losses = [_of_steps("training", steps, "loss")] + [
+        _curve(
+            name.removeprefix("eval/").removesuffix("/loss"),
+            [(line["step"], line[name]) for line in evaluations if name in line],
+        )
         for name in evaluated
     ]
     plans = (
         ("Loss, nats per supervised token", losses),
-        ("Learning rate", [_curve("learning rate", steps, "learning_rate")]),
-        ("Gradient norm before clipping", [_curve("gradient norm", steps, "grad_norm")]),
-        ("Tokens per second", [_curve("tokens per second", steps, "tokens_per_second")]),
+        ("Learning rate", [_of_steps("learning rate", steps, "learning_rate")]),
+        ("Gradient norm before clipping", [_of_steps("gradient norm", steps, "grad_norm")]),
+        ("Tokens per second", [_of_steps("tokens per second", steps, "tokens_per_second")]),
     )
     drawings = []
     for index, (title, curves) in enumerate(plans):
@@ -49,10 +54,14 @@ def draw_curves(steps: Sequence[Line], evaluations: Sequence[Line]) -> list[Draw
     return drawings
 
 
-def _curve(name: str, lines: Sequence[Line], key: str) -> Curve:
+def _of_steps(name: str, steps: Sequence[StepFigures], field: str) -> Curve:
+    return _curve(name, [(one.step, getattr(one, field)) for one in steps])
+
+
+def _curve(name: str, points: Sequence[tuple[int, float | None]]) -> Curve:
     """Missing and non-finite values are nan, which leaves a gap."""
-    steps = [line["step"] for line in lines if key in line]
-    values = [math.nan if line[key] is None else line[key] for line in lines if key in line]
+    steps = [step for step, _ in points]
+    values = [math.nan if value is None else value for _, value in points]
     return (name, steps, values) if any(map(math.isfinite, values)) else (name, [], [])
 
 

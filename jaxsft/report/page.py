@@ -14,14 +14,16 @@ import jinja2
 from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.data.report import data_report as data_report_file
 from jaxsft.data.report.data_report import DataReport
-from jaxsft.files import run_names
+from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
 from jaxsft.report import comparison, failure_record
 from jaxsft.report import summary as summary_file
 from jaxsft.report.failure_record import FailureRecord
-from jaxsft.report.figures import Line, draw_curves
+from jaxsft.report.figures import draw_curves
 from jaxsft.report.summary import Summary
-from jaxsft.rundir.metric_lines import read_lines
+from jaxsft.rundir.metric_lines import Line, read_lines
+from jaxsft.rundir.sample import Sample
+from jaxsft.rundir.step_figures import StepFigures, figures_of, is_of_steps
 from jaxsft.terminal.redact import redacted_values
 
 PHASES = {
@@ -41,9 +43,9 @@ class RunFiles:
     ended: str | None  # why, of a run that was stopped
     config: dict[str, Any]
     data_report: DataReport
-    steps: list[Line]
+    steps: list[StepFigures]
     evaluations: list[Line]
-    samples: list[Line]
+    samples: list[Sample]
     summary: Summary
     finished: bool
     error: FailureRecord | None
@@ -75,9 +77,9 @@ def read_run(workdir: Path, ended: str | None = None) -> RunFiles:
     return RunFiles(
         ended=ended,
         config=redacted_values(_json_file(workdir / run_names.CONFIG, unreadable)),
-        steps=[line for line in metrics if "loss" in line],
+        steps=[figures_of(line) for line in metrics if is_of_steps(line)],
         evaluations=[line for line in metrics if any(key.startswith("eval/") for key in line)],
-        samples=redacted_values(_lines(workdir / run_names.SAMPLES, unreadable)),
+        samples=_samples(workdir / run_names.SAMPLES, unreadable),
         summary=summary if finished else summary.without_its_end(),
         finished=finished,
         data_report=data_report_file.from_json(redacted_values(data_report)),
@@ -107,6 +109,11 @@ def _lines(path: Path, unreadable: list[str]) -> list[Line]:
         return []
     unreadable += [f"{path.name}, line {number}" for number in numbers]
     return found
+
+
+def _samples(path: Path, unreadable: list[str]) -> list[Sample]:
+    lines = redacted_values(_lines(path, unreadable))
+    return [records.from_json(Sample, line) for line in lines]
 
 
 def _page(run: RunFiles, name: str) -> str:
@@ -141,7 +148,7 @@ def _status(run: RunFiles) -> str:
         return "finished"
     total = run.data_report.plan.steps if run.data_report.plan else None
     of = "" if total is None else f" of {total:,}"
-    done = f"after step {run.steps[-1]['step']:,}{of}" if run.steps else "before its first step"
+    done = f"after step {run.steps[-1].step:,}{of}" if run.steps else "before its first step"
     return f"{'failed' if run.error else 'stopped' if run.ended else 'not finished'} {done}"
 
 
@@ -153,10 +160,10 @@ def _notices(run: RunFiles) -> list[str]:
     elif run.ended:
         which = "A later start of the run" if run.finished else "The run"
         notices.append(f"{which} ended early: {run.ended}")
-    skipped = run.steps[-1].get("skipped_steps") if run.steps else 0
+    skipped = run.steps[-1].skipped_steps if run.steps else 0
     if skipped:
         notices.append(f"{skipped:,} steps were skipped: their gradients were not finite.")
-    if any(line["loss"] is None for line in run.steps):
+    if any(line.loss is None for line in run.steps):
         notices.append("Some steps have no finite loss; the curves have gaps there.")
     return notices
 
@@ -175,12 +182,12 @@ def _before_after(run: RunFiles) -> tuple[Mapping[str, float], Mapping[str, floa
 
 
 def _facts(run: RunFiles) -> list[tuple[str, str]]:
-    summary, last = run.summary, run.steps[-1] if run.steps else {}
-    rate = _median([line.get("tokens_per_second") for line in run.steps])
-    packing = _mean([line.get("packing_efficiency") for line in run.steps])
-    mfu = _median([line.get("mfu") for line in run.steps])
-    step = last.get("step") if summary.steps is None else summary.steps
-    epoch = last.get("epoch") if summary.epochs is None else summary.epochs
+    summary, last = run.summary, run.steps[-1] if run.steps else None
+    rate = _median([line.tokens_per_second for line in run.steps])
+    packing = _mean([line.packing_efficiency for line in run.steps])
+    mfu = _median([line.mfu for line in run.steps])
+    step = last.step if last and summary.steps is None else summary.steps
+    epoch = last.epoch if last and summary.epochs is None else summary.epochs
     memory, parameters = summary.peak_memory_bytes, summary.parameters
     facts = {
         "model": summary.model or (run.config.get("model") or {}).get("source"),
@@ -228,14 +235,44 @@ def _median(values: Sequence[float | None]) -> float | None:
 # --- data, answers, config
 
 
-def _example(tokens: Sequence[tuple[str, float]]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class ShownToken:
+    text: str
+    weight: str
+    supervised: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownExample:
+    tokens: list[ShownToken]
+    more: int  # tokens that are not shown
+    supervised: int  # of all
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShownAccount:
+    """Where every row and token of a cache went; `balanced` says whether the sums agree."""
+
+    name: str
+    rows_in: int
+    rows_out: int
+    dropped: Mapping[str, int]  # rows, by reason
+    examples: int
+    rows_balanced: bool
+    rendered: int  # tokens
+    kinds: Mapping[str, int]  # tokens
+    tokens_balanced: bool
+    shares: Mapping[str, float]  # percent of the tokens, by kind
+
+
+def _example(tokens: Sequence[tuple[str, float]]) -> ShownExample:
     """The tokens as drawn: a line break is shown as a mark before it breaks the line."""
     shown = [
-        {"text": text.replace("\n", "⏎\n"), "weight": f"{weight:g}", "supervised": weight > 0}
+        ShownToken(text.replace("\n", "⏎\n"), f"{weight:g}", weight > 0)
         for text, weight in tokens[:MAX_EXAMPLE_TOKENS]
     ]
     supervised = sum(weight > 0 for _, weight in tokens)
-    return {"tokens": shown, "more": len(tokens) - len(shown), "supervised": supervised}
+    return ShownExample(shown, len(tokens) - len(shown), supervised)
 
 
 def _data(run: RunFiles) -> Mapping[str, CacheReport]:
@@ -245,32 +282,28 @@ def _data(run: RunFiles) -> Mapping[str, CacheReport]:
     return run.summary.data or found
 
 
-def _account(name: str, report: CacheReport) -> dict[str, Any]:
-    """Where every row and token went; `balanced` says whether the sums agree."""
+def _account(name: str, report: CacheReport) -> ShownAccount:
     tokens = vars(report.tokens)
     rendered, kinds = report.tokens.rendered, {kind: tokens[kind] for kind in TOKEN_KINDS}
-    return {
-        "name": name,
-        "rows_in": report.rows_in,
-        "rows_out": report.rows_out,
-        "dropped": report.dropped,
-        "examples": report.examples,
-        "rows_balanced": report.rows_in == report.rows_out + sum(report.dropped.values()),
-        "rendered": rendered,
-        "kinds": kinds,
-        "tokens_balanced": rendered == sum(kinds.values()),
-        "shares": {
-            kind: 100 * count / rendered if rendered else 0 for kind, count in kinds.items()
-        },
-    }
+    return ShownAccount(
+        name=name,
+        rows_in=report.rows_in,
+        rows_out=report.rows_out,
+        dropped=report.dropped,
+        examples=report.examples,
+        rows_balanced=report.rows_in == report.rows_out + sum(report.dropped.values()),
+        rendered=rendered,
+        kinds=kinds,
+        tokens_balanced=rendered == sum(kinds.values()),
+        shares={kind: 100 * count / rendered if rendered else 0 for kind, count in kinds.items()},
+    )
 
 
-def _samples_by_prompt(samples: Sequence[Line]) -> list[dict[str, Line]]:
+def _samples_by_prompt(samples: Sequence[Sample]) -> list[dict[str, Sample]]:
     """One dict for each prompt, in the order asked: phase -> its sample, the newest if repeated."""
-    prompts: dict[tuple[Any, Any], dict[str, Line]] = {}
+    prompts: dict[tuple[str | None, int | None], dict[str, Sample]] = {}
     for sample in samples:
-        key = (sample.get("source"), sample.get("row"))
-        prompts.setdefault(key, {})[sample.get("phase", "after")] = sample
+        prompts.setdefault((sample.source, sample.row), {})[sample.phase] = sample
     return list(prompts.values())
 
 

@@ -10,6 +10,8 @@ from typing import Any, SupportsFloat
 from jaxsft.files import places
 from jaxsft.files.whole_files import write_text
 
+Line = dict[str, Any]  # a JSON object with its "step"
+
 
 def finite(value: SupportsFloat) -> float | None:
     """The number, or None (null in JSON) for NaN and infinities."""
@@ -27,11 +29,11 @@ class JsonLines:
         self._path = path
         self._writes = writes
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[Line]:
         """All whole lines; a line that a killed process left half-written is not one."""
         return read_lines(self._path)[0] if self._writes else []
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    def keep(self, wanted: Callable[[Line], bool]) -> None:
         """Forgets the other lines, such as those after the checkpoint that a run resumes from.
 
         A file with lines that a failing disk made unreadable is kept beside it, as `.damaged`.
@@ -45,13 +47,13 @@ class JsonLines:
                 shutil.copyfile(self._path, self._path.with_name(f"{self._path.name}.damaged"))
             write_text(self._path, text)
 
-    def append(self, values: dict[str, Any]) -> None:
+    def append(self, values: Line) -> None:
         if self._writes:
             with places.using(str(self._path)), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int], bool]:
+def read_lines(path: Path) -> tuple[list[Line], list[int], bool]:
     """The objects in a file of JsonLines, each of a step; the numbers of the lines that hold none;
     and whether the last of these is a line that a killed process left half-written."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
@@ -64,7 +66,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int], bool]:
     return [value for _, value in values if value is not None], unreadable, bool(rest)
 
 
-def _of_a_step(line: str) -> dict[str, Any] | None:
+def _of_a_step(line: str) -> Line | None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):

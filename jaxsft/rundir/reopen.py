@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -12,7 +12,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.devices import distributed, mesh
 from jaxsft.errors import CheckpointError, ConfigError, known_to_all
-from jaxsft.files import records, run_names
+from jaxsft.files import run_names
 from jaxsft.model import state
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.store import CheckpointStore
@@ -43,8 +43,7 @@ def read(workdir: Workdir, step: int | None) -> ReopenedRun:
     chosen = _chosen_step(store, step)
     base = inputs.open_model(config, lambda topic, text: None)
     params = _read_params(store, chosen, base, config.model.parameter_dtype)
-    trained_on = records.from_json(TrainedOn, store.notes(chosen)["data"])
-    return ReopenedRun(config, chosen, base, params, trained_on)
+    return ReopenedRun(config, chosen, base, params, store.notes(chosen).trained_on)
 
 
 def check_continue_from(config: Config) -> None:
@@ -74,9 +73,9 @@ def continued(config: Config, program: Program, say: Say) -> Params | None:
         store, seen = distributed.together(lambda: stack.enter_context(other))
         chosen: int = distributed.gather({"step": seen})[0]["step"]
 
-        def read() -> tuple[Params, dict[str, int]]:
+        def read() -> tuple[Params, Mapping[str, int]]:
             with _naming(given):
-                return store.read(chosen, wanted, "params"), store.notes(chosen)["digests"]
+                return store.read(chosen, wanted, "params"), store.notes(chosen).digests
 
         params, digests = distributed.together(read)
     if (failure := store.verify({"params": params}, digests)) is not None:

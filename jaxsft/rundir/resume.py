@@ -1,18 +1,22 @@
 """Going on where a run stopped: what must not have changed, and the newest state that is whole."""
 
+import contextlib
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from jaxsft.config import Config, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
-from jaxsft.files import records, run_names
+from jaxsft.files import run_names
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
 from jaxsft.rundir.checkpoint.failure import Failure
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.step_figures import figures_of, is_of_steps
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import build
@@ -27,13 +31,13 @@ _LENGTHS = ("config.train.epochs", "config.train.steps")
 _FREE = ("max_skipped_steps",)
 
 
-def notes(config: Config, train: Cache) -> dict[str, Any]:
-    """What a checkpoint carries beside the arrays: enough to resume, and to export without data."""
-    return {
-        "identity": identity(config) | {_DATA: train.fingerprint},
-        "template_date": config.data.template_date,
-        "data": records.to_json(train.manifest.trained_on),
-    }
+def notes_of(config: Config, train: Cache) -> Notes:
+    """What the checkpoints of a run carry beside the arrays."""
+    return Notes(
+        identity=identity(config) | {_DATA: train.fingerprint},
+        template_date=config.data.template_date,
+        trained_on=train.manifest.trained_on,
+    )
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def refuse_changed(
-    store: CheckpointStore, now: dict[str, Any], say: Say = lambda topic, line: None
+    store: CheckpointStore, now: Mapping[str, Any], say: Say = lambda topic, line: None
 ) -> None:
     """Compares with the newest checkpoint, before anything takes time.
 
@@ -86,17 +90,16 @@ def refuse_changed(
         )
 
 
-def _newest_identity(store: CheckpointStore) -> dict[str, Any] | None:
+def _newest_identity(store: CheckpointStore) -> Mapping[str, Any] | None:
     """What the newest checkpoint with readable notes says; the others are judged when restored."""
     for number in reversed(store.steps()):
-        try:
-            return store.notes(number)["identity"]
-        except (Damaged, KeyError):
-            continue
+        with contextlib.suppress(Damaged):
+            if saved := store.notes(number).identity:
+                return saved
     return None
 
 
-def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises CheckpointError naming each value that differs from when the run began.
 
     A field of Model or Optim that the checkpoint doesn't know came later: it had its default then.
@@ -108,7 +111,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         for field in dataclasses.fields(fields)
     }
     # Once, notes kept secrets.
-    before = defaults | {"config.model.new_tokens": []} | redacted_values(before)
+    before = defaults | {"config.model.new_tokens": []} | redacted_values(dict(before))
     longer = {name for name, *_ in _extended(before, now)}
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
@@ -131,7 +134,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         )
 
 
-def _extended(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, int, int]]:
+def _extended(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """Name, old and new value of a length of the run that grew."""
     pairs = [(name, before.get(name), now.get(name)) for name in _LENGTHS]
     return [(name, a, b) for name, a, b in pairs if a is not None and b is not None and b > a]
@@ -145,13 +148,14 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     """
     if out.store.steps():
         return
-    lines = [line for line in out.metrics.history.read() if "loss" in line]
+    lines = [line for line in out.metrics.history.read() if is_of_steps(line)]
     if not lines:
         return
-    done, every = lines[-1]["step"], _save_every_steps(out.workdir)
+    last = figures_of(lines[-1])
+    done, every = last.step, _save_every_steps(out.workdir)
     # A skipped step puts a save off. The second save waits for the first one; and the first one has
     # made its directory by the step after it.
-    trained = done - (lines[-1].get("skipped_steps") or 0)
+    trained = done - (last.skipped_steps or 0)
     empty = not files.leftovers(out.store.directory, before=done + 1)
     went_on = every is not None and trained > (1 if empty else 2) * every
     if went_on or out.workdir.read_json(run_names.SUMMARY) is not None:
@@ -168,7 +172,7 @@ def _save_every_steps(workdir: Workdir) -> int | None:
     return (workdir.read_json(run_names.CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
 
 
-def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) -> Changing | None:
+def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing | None:
     """The newest state that can be restored, but for what is frozen; None: nothing has been saved.
 
     Nothing is deleted. A step that was proven altered is renamed once an older one is verified; one
@@ -182,7 +186,7 @@ def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) ->
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):
-        state, failure = _verified(store, number, abstract, notes["identity"])
+        state, failure = _verified(store, number, abstract, notes.identity)
         where = f"{store.directory}/{number}"
         if failure is None:
             _leave(store, unread, number, say)
@@ -210,15 +214,15 @@ def resume(store: CheckpointStore, job: Job, notes: dict[str, Any], say: Say) ->
 
 
 def _verified(
-    store: CheckpointStore, number: int, abstract: Any, now: dict[str, Any]
+    store: CheckpointStore, number: int, abstract: Any, now: Mapping[str, Any]
 ) -> tuple[Changing | None, Failure | None]:
     """The state of a step, or why it can't be had; the same answer on every process."""
 
-    def read() -> tuple[Changing, dict[str, Any]] | Failure:
+    def read() -> tuple[Changing, Mapping[str, int]] | Failure:
         try:
             saved = store.notes(number)
-            refuse_changes(saved.get("identity", {}), now)
-            return store.read(number, abstract), saved["digests"]
+            refuse_changes(saved.identity, now)
+            return store.read(number, abstract), saved.digests
         except Damaged as damaged:
             return damaged.failure
 

@@ -82,7 +82,7 @@ def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
     steps = [] if saved else store.steps()
     for step in reversed(steps):
         with contextlib.suppress(CheckpointError):  # judged when it is restored
-            saved = saved or store.notes(step).get("template_date")
+            saved = saved or store.notes(step).template_date
     return saved or datetime.date.today().isoformat()
 
 

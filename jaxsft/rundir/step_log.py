@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.model import settings
 from jaxsft.model.moe import load_balancing_loss
 from jaxsft.rundir.metric_lines import finite
+from jaxsft.rundir.step_figures import StepFigures
 from jaxsft.training.flops import recomputed_flops, training_flops
 from jaxsft.training.step import StepMetrics
 
@@ -63,7 +63,7 @@ class StepLog:
     ) -> None:
         self._entries.append(_Entry(done, metrics, counts, data_wait_seconds))
 
-    def lines(self, flush: bool = False) -> list[dict[str, Any]]:
+    def lines(self, flush: bool = False) -> list[StepFigures]:
         """The lines that are due; the newest step is left for later unless `flush`."""
         lines = []
         while len(self._entries) > self._every_steps or (flush and self._entries):
@@ -71,7 +71,7 @@ class StepLog:
             del self._entries[: self._every_steps]
         return lines
 
-    def _line(self, entries: list[_Entry]) -> dict[str, Any]:
+    def _line(self, entries: list[_Entry]) -> StepFigures:
         values: list[StepMetrics] = jax.device_get([entry.metrics for entry in entries])
         now = time.monotonic()
         seconds, self._since = (now - self._since) / len(entries), now
@@ -85,28 +85,28 @@ class StepLog:
         needed = training_flops(self._model, counts, supervised) / len(entries)
         again = recomputed_flops(self._model, counts, self._remat) / len(entries)
         last, done = values[-1], entries[-1].done
-        line = {
-            "step": done,
-            "epoch": self._epochs_at(done),
-            "loss": _mean(sums, "nll"),
-            "token_accuracy": _mean(sums, "correct"),
-            "entropy": _mean(sums, "entropy"),
-            "grad_norm": finite(last.grad_norm),
-            "learning_rate": float(last.learning_rate),
-            "supervised_tokens": int(supervised),
-            "tokens": counts.tokens,
-            "examples": counts.examples,
-            "tokens_per_second": counts.tokens / len(entries) / seconds,
-            "supervised_tokens_per_second": supervised / len(entries) / seconds,
-            "mfu": self._share(needed / seconds),
-            "hfu": self._share((needed + again) / seconds),
-            "packing_efficiency": counts.tokens / counts.slots,
-            "device_imbalance": counts.busiest_cost / counts.cost if counts.cost else None,
-            "step_seconds": seconds,
-            "data_wait_seconds": float(np.mean([entry.data_wait_seconds for entry in entries])),
-            "skipped_steps": int(last.skipped_steps),
-        }
-        return line | self._source_losses(values) | self._expert_balance(values)
+        return StepFigures(
+            step=done,
+            epoch=self._epochs_at(done),
+            loss=_mean(sums, "nll"),
+            token_accuracy=_mean(sums, "correct"),
+            entropy=_mean(sums, "entropy"),
+            grad_norm=finite(last.grad_norm),
+            learning_rate=float(last.learning_rate),
+            supervised_tokens=int(supervised),
+            tokens=counts.tokens,
+            examples=counts.examples,
+            tokens_per_second=counts.tokens / len(entries) / seconds,
+            supervised_tokens_per_second=supervised / len(entries) / seconds,
+            mfu=self._share(needed / seconds),
+            hfu=self._share((needed + again) / seconds),
+            packing_efficiency=counts.tokens / counts.slots,
+            device_imbalance=counts.busiest_cost / counts.cost if counts.cost else None,
+            step_seconds=seconds,
+            data_wait_seconds=float(np.mean([entry.data_wait_seconds for entry in entries])),
+            skipped_steps=int(last.skipped_steps),
+            others=self._source_losses(values) | self._expert_balance(values),
+        )
 
     def _share(self, flops_per_second: float) -> float | None:
         return flops_per_second / self._peak_flops if self._peak_flops else None

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Protocol
 
 import rich.console
 import rich.progress
@@ -17,6 +17,27 @@ from jaxsft.terminal.redact import redacted
 
 _LINE_SECONDS = 5  # between two lines off a terminal
 _BAR_WIDTH = 10
+
+
+class ShownFigures(Protocol):
+    """What is shown of a step's figures; None: not finite."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def step_seconds(self) -> float: ...
+    @property
+    def skipped_steps(self) -> int: ...
+    @property
+    def loss(self) -> float | None: ...
+    @property
+    def token_accuracy(self) -> float | None: ...
+    @property
+    def grad_norm(self) -> float | None: ...
+    @property
+    def learning_rate(self) -> float | None: ...
+    @property
+    def tokens_per_second(self) -> float | None: ...
 
 
 class Console:
@@ -89,15 +110,15 @@ class Console:
             console=self._rich,
         )
 
-    def step(self, total: int, values: dict[str, Any]) -> None:
-        """The progress of training, by a line of the log: that line's step, and its values.
+    def step(self, total: int, figures: ShownFigures) -> None:
+        """The progress of training, by a line of the log: that line's step, and its figures.
 
         Off a terminal it is said every few seconds; the last one always.
         """
-        done = values["step"]
-        shown = _shown(values)
+        done = figures.step
+        shown = _shown(figures)
         assert self._remaining is not None, "outside of `steps`"
-        left = self._remaining.seconds(done, values["step_seconds"])
+        left = self._remaining.seconds(done, figures.step_seconds)
         if self._progress is not None:
             task, until = self._progress.task_ids[0], time.monotonic() + left
             self._progress.update(task, completed=done, values=shown, until=until)
@@ -141,16 +162,16 @@ class _Values(rich.progress.ProgressColumn):
         return rich.text.Text(line, no_wrap=True)
 
 
-def _shown(values: dict[str, Any]) -> list[str]:
-    """A step's values in words, those that matter most first."""
-    skipped = values["skipped_steps"]
+def _shown(figures: ShownFigures) -> list[str]:
+    """A step's figures in words, those that matter most first."""
+    skipped = figures.skipped_steps
     return [
-        f"loss {_number(values['loss'], '.4f')}",
+        f"loss {_number(figures.loss, '.4f')}",
         *([f"skipped {skipped}"] if skipped else []),
-        f"accuracy {_number(values['token_accuracy'], '.3f')}",
-        f"lr {values['learning_rate']:.2e}",
-        f"grad norm {_number(values['grad_norm'], '.2f')}",
-        f"{values['tokens_per_second']:,.0f} tokens/s",
+        f"accuracy {_number(figures.token_accuracy, '.3f')}",
+        f"lr {_number(figures.learning_rate, '.2e')}",
+        f"grad norm {_number(figures.grad_norm, '.2f')}",
+        f"{_number(figures.tokens_per_second, ',.0f')} tokens/s",
     ]
 
 

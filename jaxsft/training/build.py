@@ -4,7 +4,6 @@ Training runs them; the plan compiles the step for devices that aren't there.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,12 +16,11 @@ from jaxsft.config import Config
 from jaxsft.data.cache.prepare import source_names
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import MeshError
-from jaxsft.kernels.attention import attend, choose
-from jaxsft.kernels.attention.form import Use
 from jaxsft.kernels.experts import choose as choose_experts
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import settings, state
-from jaxsft.model.attention.grouped_queries import attention_form
+from jaxsft.model.attention.choice import kind_of
+from jaxsft.model.attention.kinds import RunShape
 from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, optim, over_mesh, step
 from jaxsft.training.batch import Batch
@@ -115,34 +113,26 @@ def choose_back_ends(
     config: Config, decoder: settings.DecoderSettings, mesh: Mesh
 ) -> tuple[settings.DecoderSettings, tuple[tuple[str, str, str], ...]]:
     """The decoder with its back ends for the mesh's devices, which may be others than ours."""
-    name, reason = choose.choose(
-        config.model.attention, _attention_use(config, decoder, mesh), _device_here(mesh)
+    run = run_shape(config, mesh)
+    decoder, name, reason = kind_of(decoder).with_back_end(
+        decoder, config.model.attention, run, _device_here(mesh)
     )
-    decoder = dataclasses.replace(decoder, attention_back_end=name)
     choices = [
         ("attention", name, reason),
         ("loss", "chunked", "the only back end yet"),
     ]
     if decoder.moe is not None:
-        name, reason = choose_experts.choose(decoder.moe.back_end, mesh.devices.flat[0].platform)
+        name, reason = choose_experts.choose(decoder.moe.back_end, run.platform)
         decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
         choices.append(("experts", name, reason))
     return decoder, tuple(choices)
 
 
-def _attention_use(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Use:
-    length, over = config.data.sequence_length, functools.partial(mesh_lib.parts, sizes=mesh.shape)
-    num_heads, num_kv_heads = attend.local_heads(
-        decoder.num_heads, decoder.num_kv_heads, over("heads")
-    )
-    return Use(
-        form=attention_form(decoder),
+def run_shape(config: Config, mesh: Mesh) -> RunShape:
+    return RunShape(
         platform=mesh.devices.flat[0].platform,
-        length=length,
-        query_length=length // over("sequence"),
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=decoder.head_dim,
+        mesh_sizes=mesh.shape,
+        length=config.data.sequence_length,
         dtype=config.model.dtype,
     )
 

@@ -17,6 +17,7 @@ from jaxsft.evaluation.losses import mean_losses
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.model import state
 from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.rundir.sample import Sample
 from jaxsft.training import over_mesh
 from jaxsft.training.loader import Batches
 from jaxsft.training.loss import loss_form
@@ -98,8 +99,8 @@ def test_prompts_stop_before_the_last_answer(tmp_path):
 
 
 def test_share_of_what_was_compared():
-    assert answers.share([{"match": True}, {"match": False}]) == 0.5
-    assert answers.share([{"match": None}]) is None
+    assert answers.share([Sample(match=True), Sample(match=False)]) == 0.5
+    assert answers.share([Sample(match=None)]) is None
 
 
 def test_answers_of_an_earlier_start_are_gone_though_this_one_asks_nothing(tmp_path):

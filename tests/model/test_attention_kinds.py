@@ -11,13 +11,19 @@ import tiny
 from flax import nnx
 
 import jaxsft
+from jaxsft.config import Mesh
 from jaxsft.data.pack.counts import BatchCounts
+from jaxsft.devices import mesh
 from jaxsft.evaluation.generate import generate
 from jaxsft.model import parameter, state
 from jaxsft.model.attention import choice
 from jaxsft.model.attention.kinds import AttentionKind
 from jaxsft.model.remat import Part
+from jaxsft.plan import sizing, topology
+from jaxsft.plan.batch_load import BatchLoad
+from jaxsft.training import build
 from jaxsft.training.flops import recomputed_flops, training_flops
+from tests.training.test_mesh_fit import config as config_of_a_run
 
 MODEL = dataclasses.replace(tiny.SETTINGS, num_heads=1, num_kv_heads=1, head_dim=2)
 D, LAYERS = MODEL.embed_dim, MODEL.num_layers
@@ -43,9 +49,13 @@ RUNNING_SUM = AttentionKind(
     saved={},
     weights=lambda s: {Part.MIXING_OUT: D * D},
     mixing_products=lambda s, window, tokens, pairs: D * tokens,
+    mixed_dims=lambda s: D,
     turned_dims=lambda s: 2,
     read_by_others=lambda s: D,
     empty_cache=lambda s, layers, rows, slots, dtype: jnp.zeros((layers, rows, D), dtype),
+    back_ends=("jax",),
+    with_back_end=lambda s, asked, run, device: (s, "jax", f"asked for by {asked}"),
+    needed_pairs=lambda s, run, segment_length: 1.0,
 )
 
 
@@ -73,11 +83,34 @@ def test_another_kind_has_its_own_operations(running_sums):
     assert recomputed_flops(MODEL, counts, "full") == 2 * LAYERS * tokens * (D * D + 2 * mlp + D)
 
 
+def test_another_kind_has_its_own_back_ends(running_sums):
+    run = config_of_a_run()
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, attention="jax"))
+    decoder, choices = build.choose_back_ends(run, MODEL, mesh.make_mesh(run.mesh))
+    assert decoder == MODEL and choices[0] == ("attention", "jax", "asked for by jax")
+
+
+def test_another_kind_has_its_own_size(running_sums):
+    run, rows = config_of_a_run(Mesh(fsdp=8)), BatchLoad(tokens=1, supervised=1, segment_length=8)
+    here = topology.open_topology("cpu:8")
+    guessed = sizing.guesser(run, MODEL, here, rows).guess(run)
+    tokens = run.data.sequence_length  # a row on each of eight devices
+    assert run.model.dtype == "bfloat16"
+    assert guessed.kept_bytes == 2 * LAYERS * tokens * (D + D + 2 * MODEL.mlp_dim)
+
+
 def test_the_rest_of_the_program_does_not_know_grouped_queries():
     package = Path(jaxsft.__path__[0])
-    files = ("model/transformer.py", "model/layers.py", "model/layer_stacks.py", "model/remat.py")
-    own = {"num_heads", "num_kv_heads", "head_dim", "k_LBSKH", "v_LBSKH"}
-    for name in (*files, "training/flops.py", "evaluation/generate.py"):
-        tree = ast.parse((package / name).read_text())
-        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    own = {"num_heads", "num_kv_heads", "head_dim", "attention_back_end", "k_LBSKH", "v_LBSKH"}
+    rest = set(package.rglob("*.py"))
+    for room in ("model/attention", "kernels/attention", "convert"):  # families are made of them
+        rest -= set((package / room).rglob("*.py"))
+    assert len(rest) > 150
+    for file in sorted(rest):
+        text, name = file.read_text(), file.relative_to(package)
+        assert "grouped_queries" not in text, f"{name}: ask model/attention/choice.py for the kind"
+        if not any(word in text for word in own):
+            continue
+        nodes = list(ast.walk(ast.parse(text)))
+        used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         assert not used & own, f"{name} knows {used & own}: ask the kind of attention"

@@ -161,3 +161,103 @@ ENTRY %main (a: f32[16,4], b: f32[8,4,6]) -> f32[16,6] {
     config = 'backend_config={"cost_estimate":{"flops":"1000","transcendentals":"0"}}'
     program = hlo.parse(text.replace("CONFIG", config))
     assert cost.matmul_flops(program, Skipped(used_rows=0.25)) == flops
+
+
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [
+        ("splash_mha_fwd_segmented_residuals.2", 2),
+        ("splash_mha_dq_segmented_no_residuals.1", 3),
+        ("splash_mha_dkv_segmented_no_residuals.1", 4),
+        ("another_kernel.1", 0),
+    ],
+)
+def test_attention_on_a_tpu_costs_the_products_of_the_blocks_that_it_needs(name, products):
+    """8 heads of 16 for 512 queries and 1,024 keys of 2 heads; three of eight blocks are needed."""
+    text = """
+ENTRY %main (m: s32[1,2,4], q: bf16[8,512,16], k: bf16[2,1024,16]) -> bf16[8,512,16] {
+  %m = s32[1,2,4]{2,1,0} parameter(0)
+  %q = bf16[8,512,16]{2,1,0} parameter(1)
+  %k = bf16[2,1024,16]{2,1,0} parameter(2)
+  ROOT %NAME = (f32[8]{0}, bf16[8,512,16]{2,1,0}) custom-call(%m, %m, %q, %k, %k), TARGET
+}
+""".replace("NAME", name)
+    found = cost.matmul_flops(hlo.parse(text), Skipped(needed_pairs=3 / 8))
+    assert found == products * 2 * 8 * 512 * 1024 * 16 * 3 / 8
+
+
+STACK, LAYER = 10 * 4 * 8 * F32, 4 * 8 * F32
+
+
+def test_a_fusion_in_a_fusion_reads_and_writes_the_slices_that_it_takes():
+    """One layer of a stack of ten is read, through a view, doubled and put back."""
+    text = """
+%inner (p: f32[10,4,8], i: s32[]) -> f32[10,4,8] {
+  %p = f32[10,4,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] constant(0)
+  %view = f32[10,32]{1,0} bitcast(%p)
+  %row = f32[1,32]{1,0} dynamic-slice(%view, %i, %z), dynamic_slice_sizes={1,32}
+  %sum = f32[1,32]{1,0} add(%row, %row)
+  %new = f32[1,4,8]{2,1,0} bitcast(%sum)
+  ROOT %put = f32[10,4,8]{2,1,0} dynamic-update-slice(%p, %new, %i, %z, %z)
+}
+
+%outer (p.1: f32[10,4,8], i.1: s32[]) -> f32[10,4,8] {
+  %p.1 = f32[10,4,8]{2,1,0} parameter(0)
+  %i.1 = s32[] parameter(1)
+  %nested = f32[10,4,8]{2,1,0} fusion(%p.1, %i.1), kind=kLoop, calls=%inner
+  ROOT %view.1 = f32[10,4,8]{2,1,0} bitcast(%nested)
+}
+
+ENTRY %main (stack: f32[10,4,8], at: s32[]) -> f32[10,4,8] {
+  %stack = f32[10,4,8]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %out = f32[10,4,8]{2,1,0} fusion(%stack, %at), kind=kLoop, calls=%outer
+}
+"""
+    assert memory_traffic.bytes_moved(hlo.parse(text)) == 2 * LAYER
+
+
+def test_a_fusion_of_several_results_writes_the_slice_of_one_and_the_whole_of_the_other():
+    text = """
+%both (p: f32[10,4,8], x: f32[1,4,8], i: s32[]) -> (f32[10,4,8], f32[1,4,8]) {
+  %p = f32[10,4,8]{2,1,0} parameter(0)
+  %x = f32[1,4,8]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %z = s32[] constant(0)
+  %put = f32[10,4,8]{2,1,0} dynamic-update-slice(%p, %x, %i, %z, %z)
+  %neg = f32[1,4,8]{2,1,0} negate(%x)
+  ROOT %two = (f32[10,4,8]{2,1,0}, f32[1,4,8]{2,1,0}) tuple(%put, %neg)
+}
+
+ENTRY %main (stack: f32[10,4,8], new: f32[1,4,8], at: s32[]) -> (f32[10,4,8], f32[1,4,8]) {
+  %stack = f32[10,4,8]{2,1,0} parameter(0)
+  %new = f32[1,4,8]{2,1,0} parameter(1)
+  %at = s32[] parameter(2)
+  ROOT %out = (f32[10,4,8]{2,1,0}, f32[1,4,8]{2,1,0}) fusion(%stack, %new, %at), calls=%both
+}
+"""
+    assert memory_traffic.bytes_moved(hlo.parse(text)) == 3 * LAYER
+
+
+def test_what_a_fusion_reads_whole_and_in_slices_is_read_whole():
+    text = """
+%mix (p: f32[10,4,8], i: s32[]) -> f32[4,8] {
+  %p = f32[10,4,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] constant(0)
+  %zero = f32[] constant(0)
+  %row = f32[1,4,8]{2,1,0} dynamic-slice(%p, %i, %z, %z), dynamic_slice_sizes={1,4,8}
+  %all = f32[4,8]{1,0} reduce(%p, %zero), dimensions={0}, to_apply=%add
+  %one = f32[4,8]{1,0} bitcast(%row)
+  ROOT %sum = f32[4,8]{1,0} add(%one, %all)
+}
+
+ENTRY %main (stack: f32[10,4,8], at: s32[]) -> f32[4,8] {
+  %stack = f32[10,4,8]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %out = f32[4,8]{1,0} fusion(%stack, %at), kind=kLoop, calls=%mix
+}
+"""
+    assert memory_traffic.bytes_moved(hlo.parse(text)) == STACK + LAYER

@@ -1,6 +1,7 @@
 """Checkpoints: what is read is what was saved, or an error says why."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import pytest
 import tiny
 
 from jaxsft import config
+from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.devices import mesh
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir.checkpoint import digest
 from jaxsft.rundir.checkpoint import store as stores
+from jaxsft.rundir.checkpoint.notes import NOTES_FILE, Notes, notes_json
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.training.step import Changing
+
+NOTES = Notes({"config.train.seed": 1}, "2026-01-31", TrainedOn("f0", "{{ messages }}", [2]))
 
 
 def make_state(step=3, width=16):
@@ -42,10 +47,11 @@ def store(tmp_path):
 
 def test_restores_bit_for_bit_with_its_notes(store):
     state = make_state()
-    store.save(3, state, {"identity": {"seed": 1}})
+    store.save(3, state, NOTES)
     store.wait()
     assert store.steps() == [3]
-    assert store.notes(3)["identity"] == {"seed": 1}
+    digests = {name: int(digest.digests(leaf)) for name, leaf in digest.named(state).items()}
+    assert store.notes(3) == dataclasses.replace(NOTES, digests=digests)
     tiny.assert_trees_equal(store.restore(3, abstract(state)), state)
 
 
@@ -63,16 +69,70 @@ class StateOfBefore:
 def test_checkpoints_of_before_parameters_could_be_frozen_are_read(store):
     state = make_state()
     before = StateOfBefore(state.step, state.params, state.opt_state, state.skipped_steps)
-    store.save(3, before, {})
+    store.save(3, before, Notes())
     store.wait()
-    assert list(store.notes(3)["digests"]) == list(digest.named(state))
+    assert list(store.notes(3).digests) == list(digest.named(state))
     tiny.assert_trees_equal(store.restore(3, abstract(state)), state)
     tiny.assert_trees_equal(store.restore_part(3, "params", abstract(state.params)), state.params)
 
 
+def without(values, *names):
+    return {name: value for name, value in values.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("as_written", "read"),
+    [
+        (lambda values: without(values, "checksum"), {}),
+        (lambda values: without(values, "checksum", "template_date"), {"template_date": None}),
+        (
+            lambda values: without(values, "checksum", "template_date", "data"),
+            {"template_date": None, "trained_on": TrainedOn()},
+        ),
+        (lambda values: without(values, "checksum", "identity"), {"identity": {}}),
+        (lambda values: without(values, "checksum") | {"of_later": [1]}, {}),
+    ],
+    ids=["no seal", "no date", "no data", "no identity", "one more"],
+)
+def test_checkpoints_with_notes_of_another_version_are_read(store, monkeypatch, as_written, read):
+    state = make_state()
+    monkeypatch.setattr(stores, "notes_json", lambda notes: as_written(notes_json(notes)))
+    store.save(3, state, NOTES)
+    store.wait()
+    found = store.notes(3)
+    assert found == dataclasses.replace(NOTES, digests=found.digests, **read)
+    tiny.assert_trees_equal(store.restore(3, abstract(state)), state)
+
+
+def test_notes_have_the_keys_of_the_first_version():
+    """Checkpoints outlive the code that wrote them, and this text is theirs."""
+    values = notes_json(dataclasses.replace(NOTES, digests={"step": 3}))
+    data = {"fingerprint": "f0", "template": "{{ messages }}", "end_of_turn_ids": [2]}
+    expected = {
+        **{"identity": {"config.train.seed": 1}, "template_date": "2026-01-31"},
+        **{"data": data, "digests": {"step": 3}, "checksum": 474632335},
+    }
+    assert json.dumps(values) == json.dumps(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "has no notes of jaxsft") for text in ("[]", "{}", '{"custom_metadata": null}')),
+        ('{"custom_metadata": {"identity": {}}}', "differs from what was saved"),
+    ],
+)
+def test_a_step_of_other_programs_has_no_notes(store, tmp_path, monkeypatch, text, said):
+    monkeypatch.setattr(stores, "RETRY_SECONDS", ())
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "3" / NOTES_FILE).write_text(text)
+    with pytest.raises(Damaged, match=f"{NOTES_FILE} {said}"):
+        store.notes(3)
+
+
 def test_keeps_the_newest(store):
     for step in (1, 2, 3):
-        store.save(step, make_state(step), {})
+        store.save(step, make_state(step), Notes())
     store.wait()
     assert store.steps() == [2, 3]
 
@@ -80,7 +140,7 @@ def test_keeps_the_newest(store):
 def test_restores_on_another_mesh(store):
     over = mesh.make_mesh(config.Mesh(fsdp=8))
     state = make_state()
-    store.save(3, state, {})
+    store.save(3, state, Notes())
     store.wait()
     split = mesh.sharding(over, "embed", None)
     everywhere = mesh.sharding(over)
@@ -97,7 +157,7 @@ def test_restores_on_another_mesh(store):
 
 def test_parameters_alone_can_be_read(store):
     state = make_state()
-    store.save(3, state, {})
+    store.save(3, state, Notes())
     store.wait()
     part = store.restore_part(3, "params", abstract(state).params)
     tiny.assert_trees_equal(part, state.params)
@@ -112,7 +172,7 @@ def test_parameters_alone_leave_the_moments_on_disk(store):
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), state.opt_state
     )
     state = dataclasses.replace(state, opt_state=noise)
-    store.save(3, state, {})
+    store.save(3, state, Notes())
     store.wait()
 
     def bytes_read() -> int:
@@ -144,7 +204,7 @@ def test_parameters_alone_leave_the_moments_on_disk(store):
 )
 def test_another_form_is_refused_before_reading(store, change, match):
     state = make_state()
-    store.save(3, state, {})
+    store.save(3, state, Notes())
     store.wait()
     with pytest.raises(CheckpointError, match=match):
         store.restore(3, abstract(change(state)))
@@ -153,7 +213,7 @@ def test_another_form_is_refused_before_reading(store, change, match):
 def test_half_made_steps_are_not_there(tmp_path):
     store = CheckpointStore(tmp_path, keep=5)
     for step in (1, 2):
-        store.save(step, make_state(step), {})
+        store.save(step, make_state(step), Notes())
     store.wait()
 
     (tmp_path / "3").mkdir()
@@ -165,7 +225,7 @@ def test_half_made_steps_are_not_there(tmp_path):
 
 def test_a_flipped_bit_is_found(store, tmp_path):
     state = make_state(width=4096)
-    store.save(3, state, {})
+    store.save(3, state, Notes())
     store.wait()
     data = max((tmp_path / "checkpoints" / "3").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(data.read_bytes())
@@ -179,7 +239,7 @@ def test_a_flipped_bit_is_found(store, tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_missing_data_names_the_cause(store, tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "RETRY_SECONDS", ())
-    store.save(3, make_state(), {})
+    store.save(3, make_state(), Notes())
     store.wait()
     for data in (tmp_path / "checkpoints" / "3").rglob("d/*"):
         data.unlink()
@@ -189,10 +249,10 @@ def test_missing_data_names_the_cause(store, tmp_path, monkeypatch):
 
 
 def test_a_save_that_fails_is_an_error(store, tmp_path):
-    store.save(5, make_state(5), {})
+    store.save(5, make_state(5), Notes())
     store.wait()
     with pytest.raises(CheckpointError, match="/5"):
-        store.save(5, make_state(5), {})
+        store.save(5, make_state(5), Notes())
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])

@@ -13,6 +13,7 @@ from jaxsft.data.report import data_report
 from jaxsft.data.report.data_report import DataReport, DataWarning
 from jaxsft.errors import ConfigError
 from jaxsft.files import records
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.run_files import with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
@@ -42,7 +43,7 @@ def test_the_date_is_that_of_the_first_start(tmp_path):
 def test_a_config_json_cut_short_stops_no_start(tmp_path):
     """The date is in the checkpoints too."""
     workdir, store = Workdir("w", tmp_path), CheckpointStore(tmp_path / "checkpoints", keep=1)
-    store.save(1, {"a": jnp.zeros(3)}, {"template_date": "2026-01-31"})
+    store.save(1, {"a": jnp.zeros(3)}, Notes(template_date="2026-01-31"))
     store.wait()
     for cut in ('{"model": {"sou', "", "[]", '{"data": null}'):
         (tmp_path / "config.json").write_text(cut)

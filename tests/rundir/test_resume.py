@@ -15,6 +15,7 @@ from jaxsft.rundir import resume
 from jaxsft.rundir.checkpoint import files, retention
 from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.failure import of_error
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from tests.rundir.test_checkpoint import abstract, make_state
 from tests.training.test_mesh_fit import config
@@ -22,9 +23,7 @@ from tests.training.test_mesh_fit import config
 # Orbax leaves reads that failed beside the first one without anyone to await them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SETUP = types.SimpleNamespace(program=None, num_steps=9)
-NOTES = {"identity": {"config.train.seed": 1}}
-
-
+NOTES = Notes(identity={"config.train.seed": 1})
 WIDTH = 4096
 
 
@@ -329,7 +328,7 @@ def test_a_later_save_is_neither_a_leftover_nor_a_reason_to_delete(tmp_path):
         store.save(step, make_state(step), NOTES)
     store.wait()
     (tmp_path / "4").mkdir()  # as Orbax begins
-    digests = store.notes(2)["digests"]
+    digests = store.notes(2).digests
     retention.settle(store.directory, 2, 1, digests, set(), (0, 1), pytest.fail)
     assert {path.name for path in tmp_path.iterdir()} == {"2", "3", "4"}
 

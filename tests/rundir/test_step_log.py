@@ -48,27 +48,27 @@ def test_mfu_counts_what_is_needed_and_hfu_what_is_done(monkeypatch):
     needed = training_flops(tiny.SETTINGS, COUNTS, SUPERVISED)
     again = recomputed_flops(tiny.SETTINGS, COUNTS, "full")
     found = line(monkeypatch, "full", PEAK)
-    assert found["mfu"] == pytest.approx(needed / 2 / PEAK)
-    assert found["hfu"] == pytest.approx((needed + again) / 2 / PEAK)
+    assert found.mfu == pytest.approx(needed / 2 / PEAK)
+    assert found.hfu == pytest.approx((needed + again) / 2 / PEAK)
     kept = line(monkeypatch, "none", PEAK)
-    assert kept["hfu"] == kept["mfu"] == found["mfu"]
+    assert kept.hfu == kept.mfu == found.mfu
 
 
 def test_where_no_peak_is_known_there_is_no_share(monkeypatch):
     found = line(monkeypatch, "none", None)
-    assert found["mfu"] is None and found["hfu"] is None
+    assert found.mfu is None and found.hfu is None
 
 
 def test_rates_are_of_all_steps_of_a_line_over_their_time(monkeypatch):
     """Two steps of 23 tokens in rows of 32, in four seconds."""
     found = line(monkeypatch, "none", None)
-    assert found["step_seconds"] == 2.0 and found["step"] == 2
-    assert found["tokens"] == 46 and found["tokens_per_second"] == 46 / 4
-    assert found["supervised_tokens_per_second"] == 2 * SUPERVISED / 4
-    assert found["packing_efficiency"] == 23 / 32
-    assert found["device_imbalance"] == 1.25
+    assert found.step_seconds == 2.0 and found.step == 2
+    assert found.tokens == 46 and found.tokens_per_second == 46 / 4
+    assert found.supervised_tokens_per_second == 2 * SUPERVISED / 4
+    assert found.packing_efficiency == 23 / 32
+    assert found.device_imbalance == 1.25
 
 
 def test_a_save_between_two_lines_is_no_time_of_a_step(monkeypatch):
     found = line(monkeypatch, "none", None, saves_until=96.0)
-    assert found["step_seconds"] == 2.0 and found["tokens_per_second"] == 46 / 4
+    assert found.step_seconds == 2.0 and found.tokens_per_second == 46 / 4

@@ -1,6 +1,7 @@
 """What is said of the steps: each line's own step and values, and how long the rest takes."""
 
 import io
+import types
 
 import pytest
 import rich.console
@@ -23,10 +24,11 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-def line(step: int, step_seconds: float, **changed) -> dict:
+def line(step: int, step_seconds: float, **changed) -> types.SimpleNamespace:
     values = {"loss": 1.5 + step, "token_accuracy": 0.25, "learning_rate": 1e-5, "grad_norm": 2.0}
     rest = {"tokens_per_second": 12345.6, "skipped_steps": 0}
-    return values | rest | {"step": step, "step_seconds": step_seconds} | changed
+    own = {"step": step, "step_seconds": step_seconds}
+    return types.SimpleNamespace(**values | rest | own | changed)
 
 
 def lines_of(capsys) -> list[str]:
@@ -79,7 +81,7 @@ def test_the_time_left_counts_evaluations_and_saves_and_forgets_a_slow_start(clo
     assert left == pytest.approx(800 * 2 + 800 / 50 * 100)
 
 
-def shown_on_terminal(clock, width: int, total: int, *lines: dict) -> str:
+def shown_on_terminal(clock, width: int, total: int, *lines: types.SimpleNamespace) -> str:
     say, file = Console(), io.StringIO()
     say._rich = rich.console.Console(
         file=file, force_terminal=True, width=width, highlight=False, color_system=None
@@ -87,7 +89,7 @@ def shown_on_terminal(clock, width: int, total: int, *lines: dict) -> str:
     say._live = True
     with say.steps(0, total):
         for values in lines:
-            clock.now += values["step_seconds"]
+            clock.now += values.step_seconds
             say.step(total, values)
     return [one for one in file.getvalue().splitlines() if "step " in one][-1]
 

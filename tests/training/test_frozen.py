@@ -11,6 +11,7 @@ from jaxsft.devices import mesh
 from jaxsft.model import state
 from jaxsft.plan import cost, hlo
 from jaxsft.rundir.checkpoint.digest import named
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import optim, over_mesh, step
 from jaxsft.training.loss import loss_form
@@ -96,9 +97,9 @@ def test_the_compiled_step_forms_no_product_for_its_gradient(ran, whole):
 
 def test_no_checkpoint_holds_it(ran, tmp_path):
     store = CheckpointStore(tmp_path, keep=1)
-    store.save(1, ran.after.changing, {})
+    store.save(1, ran.after.changing, Notes())
     store.wait()
-    assert not [name for name in store.notes(1)["digests"] if "down_FD" in name]
+    assert not [name for name in store.notes(1).digests if "down_FD" in name]
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         ran.after.changing,

@@ -111,7 +111,7 @@ def balance(*metrics):
     for done, one in enumerate(metrics):
         log.add(done, one, BatchCounts(8, 8, {None: 36}, 1), 0.0)
     (line,) = log.lines(flush=True)
-    return line["expert_balance"]
+    return line.others["expert_balance"]
 
 
 def test_expert_balance_is_1_where_use_is_even_and_counts_every_token_once(one_device):

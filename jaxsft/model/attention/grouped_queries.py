@@ -5,18 +5,20 @@ L: layer, B: batch row, T: query position, S: cache slot, X: N x H.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxsft.devices.mesh import constrain
+from jaxsft.devices.mesh import constrain, parts
 from jaxsft.kernels.attention import attend as kernel
-from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
+from jaxsft.kernels.attention import choose, splash
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 from jaxsft.model import parameter, rope, settings
-from jaxsft.model.attention.kinds import AttentionKind, Context, LayerPlace
-from jaxsft.model.norm import HeadNorm
+from jaxsft.model.attention.head_norm import HeadNorm
+from jaxsft.model.attention.kinds import AttentionKind, Context, LayerPlace, RunShape
 from jaxsft.model.remat import Part
 
 
@@ -150,6 +152,35 @@ def _mixing_products(
     return 2 * s.num_heads * s.head_dim * pairs[window]
 
 
+def _with_back_end(
+    s: settings.DecoderSettings, asked: str, run: RunShape, device: Any
+) -> tuple[settings.DecoderSettings, str, str]:
+    name, reason = choose.choose(asked, _use(s, run), device)
+    return dataclasses.replace(s, attention_back_end=name), name, reason
+
+
+def _needed_pairs(s: settings.DecoderSettings, run: RunShape, segment_length: float) -> float:
+    if s.attention_back_end != "splash":
+        return 1.0  # the others are XLA's own products, or say nothing
+    return splash.needed_share(_use(s, run), segment_length)
+
+
+def _use(s: settings.DecoderSettings, run: RunShape) -> Use:
+    num_heads, num_kv_heads = kernel.local_heads(
+        s.num_heads, s.num_kv_heads, parts("heads", run.mesh_sizes)
+    )
+    return Use(
+        form=attention_form(s),
+        platform=run.platform,
+        length=run.length,
+        query_length=run.length // parts("sequence", run.mesh_sizes),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=s.head_dim,
+        dtype=run.dtype,
+    )
+
+
 GROUPED_QUERIES = AttentionKind(
     module=Attention,
     saved={
@@ -159,7 +190,11 @@ GROUPED_QUERIES = AttentionKind(
     },
     weights=_weights,
     mixing_products=_mixing_products,
+    mixed_dims=lambda s: s.num_heads * s.head_dim,
     turned_dims=lambda s: s.head_dim,
     read_by_others=lambda s: 2 * s.num_kv_heads * s.head_dim,
     empty_cache=_empty_cache,
+    back_ends=tuple(kernel.BACK_ENDS),
+    with_back_end=_with_back_end,
+    needed_pairs=_needed_pairs,
 )

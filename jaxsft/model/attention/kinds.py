@@ -42,6 +42,16 @@ class LayerPlace:
     window: jax.Array | None  # None: no layer has one
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunShape:
+    """What the choice of a back end asks of a run."""
+
+    platform: str  # of its devices
+    mesh_sizes: Mapping[str, int]  # by axis
+    length: int  # of a row
+    dtype: str  # of what is computed
+
+
 @dataclasses.dataclass(frozen=True)
 class AttentionKind:
     """One way to mix positions.
@@ -58,7 +68,18 @@ class AttentionKind:
     mixing_products: Callable[
         [settings.DecoderSettings, int | None, int, Mapping[int | None, int]], int
     ]
+    mixed_dims: Callable[[settings.DecoderSettings], int]  # numbers of a token it makes, in a layer
     turned_dims: Callable[[settings.DecoderSettings], int]  # of a vector that positions turn
     read_by_others: Callable[[settings.DecoderSettings], int]  # numbers of a token, in a layer
     # A pytree with room for (settings, layers of the stack, rows, slots, dtype).
     empty_cache: Callable[[settings.DecoderSettings, int, int, int, str], Any]
+    back_ends: tuple[str, ...]  # that config.model.attention may ask for
+    # The settings with the back end that a name, or auto, stands for in a run; its name, and why.
+    # The device is one of the run's, to test a kernel on; None: there is none, as in a plan.
+    # A ConfigError: no such back end, or it can't do what is asked.
+    with_back_end: Callable[
+        [settings.DecoderSettings, str, RunShape, Any],
+        tuple[settings.DecoderSettings, str, str],
+    ]
+    # The share of (query, key) pairs that its kernel computes, in rows of segments of a length.
+    needed_pairs: Callable[[settings.DecoderSettings, RunShape, float], float]

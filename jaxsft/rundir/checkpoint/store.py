@@ -1,13 +1,12 @@
 """Numbered states under one directory: Orbax writes and reads, what is read is verified."""
 
 import contextlib
+import dataclasses
 import gc
-import json
 import logging
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,14 @@ from jaxsft.files import places
 from jaxsft.rundir.checkpoint import files, retention
 from jaxsft.rundir.checkpoint.digest import Tree, digests, named
 from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
+from jaxsft.rundir.checkpoint.notes import (
+    NOTES_FILE,
+    AlteredNotes,
+    Notes,
+    notes_json,
+    parse_notes,
+)
 
-_NOTES = "_CHECKPOINT_METADATA"  # Orbax's file, which has ours as custom_metadata
-_SEAL = "checksum"  # in the notes; those of before it was written have none
 # Between two tries to read: what passes by itself, on a disk of the network, takes seconds.
 RETRY_SECONDS = (0.5, 2.0)
 
@@ -64,11 +68,11 @@ class CheckpointStore:
         """Committed steps, oldest first."""
         return files.committed_steps(self.directory)
 
-    def save(self, step: int, state: Tree, notes: dict[str, Any]) -> None:
+    def save(self, step: int, state: Tree, notes: Notes) -> None:
         """Starts saving `state`; returns when the arrays may be overwritten.
 
         Args:
-            notes: JSON kept beside the arrays and handed back by `notes`.
+            notes: kept beside the arrays, with their digests, and handed back by `notes`.
 
         Raises:
             CheckpointError: this save, or the one before that ran in the background, failed.
@@ -79,9 +83,8 @@ class CheckpointStore:
         kept = named(jax.device_get(digests(state)))
         try:
             with _context():
-                self._saving = ocp.save_async(
-                    path, state, custom_metadata=_sealed({**notes, "digests": kept})
-                )
+                saved = notes_json(dataclasses.replace(notes, digests=kept))
+                self._saving = ocp.save_async(path, state, custom_metadata=saved)
         except Exception as error:
             raise _not_saved(str(path), error) from error
         before = self._settling
@@ -141,8 +144,8 @@ class CheckpointStore:
         if settled and self._settling is not None:
             self._settling.join()
 
-    def notes(self, step: int) -> dict[str, Any]:
-        """What was handed to `save` beside the arrays.
+    def notes(self, step: int) -> Notes:
+        """What was handed to `save` beside the arrays, with the arrays' digests.
 
         Raises:
             Damaged: they can't be read.
@@ -151,12 +154,9 @@ class CheckpointStore:
         failure = Failure("unreadable", "")
         for wait in (*RETRY_SECONDS, None):
             try:
-                notes = json.loads((path / _NOTES).read_text())["custom_metadata"]
-                if notes.get(_SEAL, _seal(notes)) == _seal(notes) and "digests" in notes:
-                    return notes
-                failure = Failure("altered", f"{_NOTES} differs from what was saved")
-            except (AttributeError, KeyError, TypeError):
-                failure = Failure("altered", f"{_NOTES} has no notes of jaxsft")
+                return parse_notes((path / NOTES_FILE).read_text())
+            except AlteredNotes as error:
+                failure = Failure("altered", f"{NOTES_FILE} {error}")
             except Exception as error:  # stores of objects have kinds of their own
                 failure = of_error(error)
             if wait is not None:
@@ -181,7 +181,7 @@ class CheckpointStore:
         return self._read_verified(step, abstract, name)
 
     def _read_verified(self, step: int, abstract: Tree, field: str | None) -> Tree:
-        state, digests = self.read(step, abstract, field), self.notes(step)["digests"]
+        state, digests = self.read(step, abstract, field), self.notes(step).digests
         failure = self.verify(state if field is None else {field: state}, digests)
         if failure is not None:
             raise Damaged(str(self.directory / str(step)), failure)
@@ -235,7 +235,7 @@ class CheckpointStore:
         return loaded[field]
 
     @staticmethod
-    def verify(state: Tree, wanted: dict[str, int]) -> Failure | None:
+    def verify(state: Tree, wanted: Mapping[str, int]) -> Failure | None:
         """How `state` differs from what was saved; the same answer on every process.
 
         Args:
@@ -255,17 +255,6 @@ class CheckpointStore:
     def set_aside(self, step: int) -> str:
         """Renames a step that was altered; returns its new path."""
         return str(files.set_aside(self.directory / str(step)))
-
-
-def _sealed(notes: dict[str, Any]) -> dict[str, Any]:
-    """The notes with a number that changes when they do: what they say decides what a run goes on
-    as, so that a changed character must not pass for another config."""
-    return {**notes, _SEAL: _seal(notes)}
-
-
-def _seal(notes: dict[str, Any]) -> int:
-    rest = {name: value for name, value in notes.items() if name != _SEAL}
-    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _not_saved(where: str, error: Exception) -> UserError:

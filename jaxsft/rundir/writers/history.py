@@ -1,9 +1,9 @@
 """metrics.jsonl: the figures of a run in its directory, one line a logged step or evaluation."""
 
 from pathlib import Path
-from typing import Any
 
-from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.rundir.metric_lines import JsonLines, Line
+from jaxsft.rundir.step_figures import is_of_steps
 
 
 class History:
@@ -16,10 +16,10 @@ class History:
     def __init__(self, path: Path, writes: bool = True):
         self._lines = JsonLines(path, writes)
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[Line]:
         return self._lines.read()
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: Line) -> None:
         self._lines.append(line)
 
     def resume(self, step: int | None) -> None:
@@ -28,7 +28,7 @@ class History:
 
     def forget_evaluations(self, since: int) -> None:
         """Leaves out the evaluations after step `since` and later ones; losses of steps stay."""
-        self._lines.keep(lambda line: line["step"] < since or "loss" in line)
+        self._lines.keep(lambda line: line["step"] < since or is_of_steps(line))
 
     def close(self) -> None:
         """Nothing is left to do: each line is on disk when `append` returns."""

@@ -1,15 +1,16 @@
 """What every writer of figures can do, and all writers of a run as one."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Protocol
 
+from jaxsft.rundir.metric_lines import Line
 from jaxsft.rundir.writers.history import History
 
 
 class Writer(Protocol):
     """One place that the figures of a run go to; only the first process's reach it."""
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: Line) -> None:
         """Writes the figures of line["step"]; more of the same step may follow."""
 
     def resume(self, step: int | None) -> None:
@@ -29,11 +30,11 @@ class Writers:
     history: History
     others: tuple[Writer, ...] = ()
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: Line) -> None:
         for writer in self._all():
             writer.append(line)
 
-    def append_last(self, line: dict[str, Any]) -> None:
+    def append_last(self, line: Line) -> None:
         """The evaluation after the last step, in place of what an earlier end of the run found."""
         self.history.forget_evaluations(line["step"])
         self.append(line)

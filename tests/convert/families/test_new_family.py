@@ -1,7 +1,8 @@
-"""A new family is one object and its entry in the registry: nothing else has to know of it."""
+"""A new family is one object and its line in the registry: nothing else has to know of it."""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import CONFIG_MAPPING, LlamaConfig
 
 import jaxsft
-from jaxsft.convert.families import gguf_names, llama
+from jaxsft.convert.families import gguf_names, llama, registry
 from jaxsft.convert.families.family import Family, defaults
 from jaxsft.convert.families.registry import FAMILIES
 from jaxsft.convert.gguf.model_file import File
@@ -90,6 +91,12 @@ def test_a_new_family_is_loaded_exported_and_read_back(newt, known, tmp_path):
         np.testing.assert_array_equal(back(tokens), logits, err_msg=str(path))
 
 
-def test_without_its_entry_it_is_refused(newt):
+def test_each_file_of_a_family_has_its_line():
+    folder = Path(registry.__file__).parent
+    written = {f.stem for f in folder.glob("*.py") if "\nFAMILY = " in f.read_text()}
+    assert written == set(FAMILIES) and len(written) > 20
+
+
+def test_without_its_line_it_is_refused(newt):
     with pytest.raises(ConversionError, match="model_type='newt' is not supported; llama, mistral"):
         jaxsft.load_model(newt[0])

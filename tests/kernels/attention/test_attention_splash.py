@@ -10,6 +10,7 @@ import pytest
 from jaxsft import config
 from jaxsft.devices import mesh
 from jaxsft.kernels.attention import attend, blocks, splash
+from jaxsft.kernels.attention.form import Use
 from tests.kernels.attention import attention_cases as cases
 
 interpreted = functools.partial(splash.attend, interpret=True)
@@ -79,3 +80,31 @@ def test_needed_blocks_hold_all_visible_pairs_and_of_packed_rows_no_others(first
             holds = seen.reshape(len(q_segments_T) // 4, 4, 4, 8).any(axis=(1, 3))
             assert np.all(needed_IJ >= holds)
             assert not ordered or window is not None or np.array_equal(needed_IJ, holds)
+
+
+@pytest.mark.parametrize(
+    ("windows", "query_length", "segment_length", "blocks_of_16"),
+    [
+        ((), 512, 512, 10),  # those at and below the diagonal
+        ((), 256, 512, 10),  # the same, half of the queries on each of two devices
+        ((), 512, 128, 4),
+        ((), 512, 256, 6),
+        ((128,), 512, 512, 7),  # the diagonal and the one below it
+        ((128, 2**30), 512, 512, 8.5),
+    ],
+)
+def test_the_plan_counts_the_blocks_that_are_needed(
+    windows, query_length, segment_length, blocks_of_16
+):
+    form = cases.form(windows=windows)
+    use = Use(
+        form=form,
+        platform="tpu",
+        length=512,
+        query_length=query_length,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        dtype="bfloat16",
+    )
+    assert splash.needed_share(use, segment_length) == blocks_of_16 / 16

@@ -1,0 +1,59 @@
+"""What a checkpoint keeps beside its arrays: JSON that shows when a character of it has changed."""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from jaxsft.data.cache.manifest import TrainedOn
+from jaxsft.files import records
+
+NOTES_FILE = "_CHECKPOINT_METADATA"  # Orbax's, with ours inside
+_OURS = "custom_metadata"
+_SEAL = "checksum"  # in the notes; those of before it was written have none
+
+
+class AlteredNotes(ValueError):
+    """What is wrong with NOTES_FILE, as words that follow its name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """Enough to go on with a run, and to export it without its data.
+
+    In those of another version, what it didn't write has its default.
+    """
+
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # value by config field
+    template_date: str | None = None  # None: written before templates were told one
+    trained_on: TrainedOn = records.keyed("data", TrainedOn())
+    digests: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by a leaf's dotted path
+
+
+def notes_json(notes: Notes) -> dict[str, Any]:
+    """The notes with a number that changes when they do: what they say decides what a run goes on
+    as, so that a changed character must not pass for another config."""
+    values = records.to_json(notes)
+    return {**values, _SEAL: _seal(values)}
+
+
+def parse_notes(text: str) -> Notes:
+    """The notes in the text of NOTES_FILE.
+
+    Raises:
+        AlteredNotes: it has none, or not those that were saved.
+        ValueError: it is no JSON.
+    """
+    whole = json.loads(text)
+    values = whole.get(_OURS) if isinstance(whole, dict) else None
+    if not isinstance(values, dict):
+        raise AlteredNotes("has no notes of jaxsft")
+    if values.get(_SEAL, _seal(values)) != _seal(values) or "digests" not in values:
+        raise AlteredNotes("differs from what was saved")
+    return records.from_json(Notes, values)
+
+
+def _seal(values: dict[str, Any]) -> int:
+    rest = {name: value for name, value in values.items() if name != _SEAL}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
