@@ -100,6 +100,9 @@ def _over_mesh(
         if d_head is not None:
             d_head = jax.lax.psum_scatter(d_head, shared, scatter_dimension=embed_dim, tiled=True)
             d_head = jax.lax.psum(d_head, alone).astype(dtypes[1])
+            # Else the compiler may keep the whole head's gradient through the layers' backward
+            # pass and scatter it behind: 1.8 of 13.2 GB for Llama-3.1-8B on four v5p.
+            d_hidden_BTD, d_head = jax.lax.optimization_barrier((d_hidden_BTD, d_head))
         sums = jax.lax.psum(sums, token_axes)
         return (sums, jax.lax.psum(by_segment, RULES["sequence"])), (d_hidden_BTD, d_head)
 
