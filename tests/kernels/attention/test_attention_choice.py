@@ -160,6 +160,8 @@ def test_where_no_device_is_nothing_is_tested_and_the_reason_says_so():
         ("cudnn", with_form(GPU, windows=(8, 9)), "layers of different windows"),
         ("cudnn", dataclasses.replace(GPU, dtype="float32"), "dtype float32"),
         ("triton", dataclasses.replace(GPU, length=200, query_length=200), "rows of 200 tokens"),
+        ("triton", dataclasses.replace(GPU, head_dim=256), "heads of 256, more than 128"),
+        ("triton", dataclasses.replace(GPU, dtype="float32"), "dtype float32"),
         ("flash", GPU, "expected auto or splash, cudnn, triton, blocked, xla"),
     ],
 )

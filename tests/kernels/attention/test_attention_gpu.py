@@ -2,18 +2,34 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft.kernels.attention import cudnn, full, triton
+from jaxsft.kernels.attention import blocks, cudnn, full, triton
 from jaxsft.kernels.attention.form import KeysAndValues, Visibility
+from jaxsft.model import remat
 from tests.kernels.attention import attention_cases as cases
 
 
 def test_triton_equals_the_reference():
     run = functools.partial(triton.attend, interpret=True)
     cases.assert_equals_reference(run, cases.packed(length=256), cases.form(scale=0.3))
+
+
+@pytest.mark.parametrize(("policy", "forwards"), [("save_context", 1), ("full", 2)])
+def test_tritons_forward_pass_runs_once_where_its_results_are_kept(policy, forwards):
+    case = cases.packed(length=128)
+    kv = KeysAndValues(case.arrays["k"], case.arrays["v"])
+    seen = Visibility(case.segments_BT, case.segments_BT)
+
+    def layer(q):
+        return jnp.sin(triton.attend(q, kv, seen, cases.form(), interpret=True))
+
+    kept = remat.remat(layer, policy, {remat.Part.MIXED: (blocks.RESIDUAL_NAME,)})
+    program = str(jax.make_jaxpr(jax.grad(lambda q: kept(q).sum()))(case.arrays["q"]))
+    assert program.count("name=mha_forward") == forwards
 
 
 def test_segments_are_described_by_lengths_and_starts():
