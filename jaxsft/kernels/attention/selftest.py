@@ -16,6 +16,7 @@ from jaxsft.kernels.attention import blocked
 from jaxsft.kernels.attention.form import KeysAndValues, Use, Visibility
 
 ALLOWED = 2e-2  # relative, by norms: bfloat16 differs from float32 by about 4e-3
+_MANY = 13  # segments of a row: cuDNN's arguments hold 16 at least
 MAX_LENGTH = 16384  # of a tested row: the reference of a longer one might not fit the device
 
 
@@ -23,7 +24,8 @@ MAX_LENGTH = 16384  # of a tested row: the reference of a longer one might not f
 def difference(attend: Callable[..., jax.Array], use: Use, device: Any) -> float:
     """The greatest relative difference to the blocked back end in float32, of output and gradients.
 
-    Two rows: segments with padding behind them, and one segment; the queries are a row's last.
+    Three rows: some segments with padding behind them, one segment, and many short ones; the
+    queries are a row's last. The output's gradient differs from number to number.
     """
     length = min(use.length, MAX_LENGTH)
     use = dataclasses.replace(use, length=length, query_length=min(use.query_length, length))
@@ -45,31 +47,36 @@ def _example(use: Use) -> tuple[dict[str, jax.Array], jax.Array]:
         return jnp.asarray(rng.normal(size=shape), use.dtype)
 
     arrays = {
-        "q": normal(2, use.query_length, use.num_heads, use.head_dim),
-        "k": normal(2, use.length, use.num_kv_heads, use.head_dim),
-        "v": normal(2, use.length, use.num_kv_heads, use.head_dim),
+        "q": normal(3, use.query_length, use.num_heads, use.head_dim),
+        "k": normal(3, use.length, use.num_kv_heads, use.head_dim),
+        "v": normal(3, use.length, use.num_kv_heads, use.head_dim),
+        "d_out": normal(3, use.query_length, use.num_heads, use.head_dim),
     }
     if use.form.sinks:
         arrays["sinks"] = normal(use.num_heads).astype(jnp.float32)
     # Ends that no block size divides.
     ends = [use.length * part // 16 + 1 for part in (3, 4, 11, 15)]
-    segments_BS = np.ones((2, use.length), np.int32)
+    segments_BS = np.ones((3, use.length), np.int32)
     segments_BS[0] += np.searchsorted(ends, np.arange(use.length), side="right")
     segments_BS[0, ends[-1] :] = 0
+    segments_BS[2] += np.arange(use.length) * _MANY // use.length
     return arrays, jnp.asarray(segments_BS)
 
 
 def _outcome(attend, use: Use, window: int | None, arrays, segments_BS) -> dict[str, Any]:
-    """The output and the gradient of each array, for an even spread of the output's gradient."""
+    """The output and the gradient of each array, for the output's gradient d_out."""
     first = use.length - use.query_length
     visibility = Visibility(segments_BS[:, first:], segments_BS, first, window)
 
-    def loss(arrays):
-        kv = KeysAndValues(arrays["k"], arrays["v"], arrays.get("sinks"))
-        out_BTNH = attend(arrays["q"], kv, visibility, use.form)
-        return jnp.sum(jnp.sin(out_BTNH.astype(jnp.float32))), out_BTNH
+    given = {name: array for name, array in arrays.items() if name != "d_out"}
 
-    (_, out_BTNH), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+    def loss(given, d_out_BTNH):
+        kv = KeysAndValues(given["k"], given["v"], given.get("sinks"))
+        out_BTNH = attend(given["q"], kv, visibility, use.form)
+        return jnp.sum(d_out_BTNH * out_BTNH.astype(jnp.float32)), out_BTNH
+
+    program = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, out_BTNH), gradients = program(given, arrays["d_out"].astype(jnp.float32))
     return {"out": out_BTNH, **gradients}
 
 
