@@ -28,6 +28,7 @@ from jaxsft.rundir.checkpoint.notes import (
     parse_notes,
 )
 
+Form = tuple[tuple[int, ...], str]  # shape and dtype of a leaf
 # Between two tries to read: what passes by itself, on a disk of the network, takes seconds.
 RETRY_SECONDS = (0.5, 2.0)
 
@@ -297,7 +298,7 @@ def _context(alone: bool = False) -> ocp.Context:
 
 
 def _compare(
-    path: epath.Path, saved: dict[str, Any], wanted: dict[str, Any], field: str | None
+    path: epath.Path, saved: dict[str, Form], wanted: dict[str, Form], field: str | None
 ) -> None:
     """Refuses a tree of another form, before anything is read."""
     if field is not None:
@@ -311,7 +312,7 @@ def _compare(
             )
 
 
-def _forms(tree: Tree) -> dict[str, Any]:
+def _forms(tree: Tree) -> dict[str, Form]:
     """Shape and dtype of each leaf by its dotted path."""
     return {
         name: (tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for name, leaf in named(tree).items()
