@@ -18,8 +18,8 @@ from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.workdir import Workdir, opened
 from jaxsft.training import inputs
-from jaxsft.training.build import Program, abstract_state
 from jaxsft.training.inputs import Say
+from jaxsft.training.mesh_program import MeshProgram, abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def check_continue_from(config: Config) -> None:
             pass
 
 
-def continued(config: Config, program: Program, say: Say) -> Params | None:
+def continued(config: Config, program: MeshProgram, say: Say) -> Params | None:
     """The trained parameters of what config.model.continue_from names; None: it names nothing.
 
     Raises:
