@@ -67,7 +67,7 @@ class Bench:
         return _hidden_of(self)
 
 
-def run(config: Config, base: settings.DecoderSettings, scratch: Path) -> Iterator[Check]:
+def measured(config: Config, base: settings.DecoderSettings, scratch: Path) -> Iterator[Check]:
     """Each law as soon as it is measured.
 
     Args:

@@ -113,7 +113,7 @@ def _without_dead_rows(
                 " config.model.dead_rows='repair'",
             )
         return params
-    for leaf in vocabulary.leaves(params):
+    for leaf in vocabulary.tables(params):
         dead = dead_rows.dead_rows(params, ids, leaf)
         if dead:
             params = dead_rows.repaired(params, leaf, list(dead), config.train.seed)

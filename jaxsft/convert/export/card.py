@@ -48,10 +48,10 @@ def template_sha256(template: str) -> str:
     return hashlib.sha256(template.encode()).hexdigest()
 
 
-def license_of(readme: str) -> dict[str, str]:
+def license_fields(readme: str) -> dict[str, str]:
     """The license fields in a model card's YAML header, as written.
 
-    >>> license_of("---\\nlicense: mit\\ntags: [a]\\n---\\nText")
+    >>> license_fields("---\\nlicense: mit\\ntags: [a]\\n---\\nText")
     {'license': 'mit'}
     """
     header = re.match(r"---\r?\n(.*?)\r?\n---", readme, re.DOTALL)

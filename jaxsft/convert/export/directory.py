@@ -253,7 +253,7 @@ def license_of(base: Pretrained) -> dict[str, str]:
         value = header.read(base.path).metadata.get("general.license")
         return {"license": value} if isinstance(value, str) else {}
     readme = base.path / "README.md"
-    return card.license_of(readme.read_text("utf-8", "replace")) if readme.is_file() else {}
+    return card.license_fields(readme.read_text("utf-8", "replace")) if readme.is_file() else {}
 
 
 def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:

@@ -194,7 +194,7 @@ def of_model(table: Table, decoder: settings.DecoderSettings) -> Table:
     return tuple(result)
 
 
-def rows(params: Tree, table: Table) -> Table:
+def used_rows(params: Tree, table: Table) -> Table:
     """The table's rows for a parameter tree; every leaf has exactly one."""
     found = paths(params)
     used = tuple(row for row in table if row.ours in found)
@@ -220,7 +220,7 @@ def tensors(params: Tree, table: Table) -> list[Tensor]:
         params: nested dictionaries of anything that has a shape.
     """
     named: dict[str, list[Weight]] = {}
-    for row in rows(params, table):
+    for row in used_rows(params, table):
         for weight in row_weights(row, params):
             named.setdefault(weight.name, []).append(weight)
     found = [Tensor(tuple(weights)) for weights in named.values()]

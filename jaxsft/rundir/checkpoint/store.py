@@ -58,7 +58,7 @@ class CheckpointStore:
         keep: int,
         report: Callable[[str], None] = lambda line: None,
     ):
-        self.directory = files.opened(directory)
+        self.directory = files.checkpoint_directory(directory)
         self._keep = keep
         self._report = report
         self._saving: Any = None  # Orbax's response for the save before
@@ -260,7 +260,7 @@ class CheckpointStore:
 
 def _not_saved(where: str, error: Exception) -> UserError:
     """A disk that is full or can't be written is what the user can mend."""
-    found = places.refusal(error, where)
+    found = places.user_error(error, where)
     return found or CheckpointError(f"{where}: can't save: {cause_of(error)}")
 
 
