@@ -12,6 +12,8 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
+    """One figure of held-out data, for the card's table."""
+
     name: str
     before: float | None  # training; None: not measured
     after: float | None
@@ -45,6 +47,7 @@ def redact(text: str) -> str:
 
 
 def template_sha256(template: str) -> str:
+    """SHA-256 of the template's UTF-8 text, in hexadecimal."""
     return hashlib.sha256(template.encode()).hexdigest()
 
 

@@ -247,6 +247,7 @@ def base_name(base: Pretrained) -> str:
 
 
 def license_of(base: Pretrained) -> dict[str, str]:
+    """The base's license fields, from its model card or GGUF metadata; {} where it names none."""
     if source.is_gguf(base.path):
         from jaxsft.convert.gguf import header
 

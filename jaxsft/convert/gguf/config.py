@@ -224,7 +224,8 @@ def share_of(rotated: int, head_dim: int) -> float:
 
 
 def every_nth_full(layers: int, full_every: int) -> list[str]:
-    """
+    """layer_types of a model in which every n-th layer sees all positions.
+
     >>> every_nth_full(4, 2)
     ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention']
     """

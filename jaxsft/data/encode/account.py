@@ -91,6 +91,7 @@ class Tally:
         self.unread: Counter[str] = Counter()
 
     def add(self, outcome: Outcome) -> None:
+        """Counts one more row."""
         self.counts["rows_in"] += 1
         if outcome.reason is None:
             self.counts["rows_out"] += 1

@@ -84,9 +84,10 @@ def is_media(value: Any) -> bool:
 
 
 def refuse_media(holder: dict[str, Any], where: str) -> None:
-    """
+    """Returns where the message has nothing but text.
+
     Raises:
-        RowError: the message has images, sound or files beside its text.
+        RowError: it has images, sound or files beside its text.
     """
     for key in _OF_MESSAGE.intersection(holder):
         if has_media(holder[key]):

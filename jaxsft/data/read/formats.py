@@ -103,7 +103,8 @@ def _of_preferences(keys: Collection[str]) -> str:
 
 
 def check_columns(form: str, columns: Mapping[str, str]) -> None:
-    """
+    """Returns where the format has every key that `columns` maps.
+
     Raises:
         FormatError: `columns` maps a key that the format doesn't have.
     """

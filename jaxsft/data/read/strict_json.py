@@ -75,7 +75,8 @@ def parse(text: str) -> Any:
 
 
 def refuse_characters(value: Any) -> None:
-    """
+    """Returns where every string of the value can be written as UTF-8 text.
+
     Raises:
         RowError: a string of `value` has a NUL or a lone surrogate.
     """
@@ -92,7 +93,11 @@ def refuse_characters(value: Any) -> None:
 
 
 def refuse_values(value: Any, where: str = "") -> None:
-    """
+    """Returns where the value, and all that is in it, is of JSON's types.
+
+    Args:
+        where: its place in the row, for the message.
+
     Raises:
         RowError: naming a value, from a table with types of its own, that JSON doesn't have.
     """

@@ -17,7 +17,11 @@ _OTHER_CALLS = ("tool_call", "toolCalls", "toolcalls", "function_calls", "calls"
 
 
 def tool_calls_of(message: dict[str, Any], role: str, where: str) -> tuple[dict[str, Any], ...]:
-    """Tool calls whose arguments are objects: JSON text in `arguments` is read (D2)."""
+    """Tool calls whose arguments are objects: JSON text in `arguments` is read.
+
+    Raises:
+        RowError: no list of calls, calls of another role or under another key.
+    """
     value = message.get("tool_calls", [])
     for other in _OTHER_CALLS:
         if message.get(other) and isinstance(message[other], list | dict | str):
@@ -129,7 +133,11 @@ def required_of(tools: tuple[dict[str, Any], ...] | None) -> dict[str, list[Any]
 def check_required(
     calls: tuple[dict[str, Any], ...], required: dict[str, list[Any]], where: str
 ) -> None:
-    """
+    """Returns where every call has arguments that must have some.
+
+    Args:
+        required: names of arguments, by function.
+
     Raises:
         RowError: a call has no arguments at all, of a function that must have some.
     """

@@ -76,7 +76,7 @@ def weight_of(holder: Mapping[str, Any], where: str) -> float | None:
 
 
 def multiplied(weights: Mapping[str, float], where: str) -> float:
-    """All of them multiplied.
+    """The product of the weights, by which the loss of a token is multiplied.
 
     Raises:
         RowError: the product is not what float32 can hold.

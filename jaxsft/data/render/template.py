@@ -32,6 +32,8 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingText:
+    """One text to train on, and which of its characters are."""
+
     text: Traced
     spans: tuple[Span, ...]
     controls: tuple[Control, ...]  # in the order of the text

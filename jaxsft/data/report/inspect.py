@@ -96,10 +96,12 @@ def json_rows(outcome: Outcome, tokenizer: ChatTokenizer) -> Iterator[JsonRow]:
 
 
 def why_dropped(outcome: Outcome) -> str:
+    """The sentence that says why a row gives no example; it must give none."""
     return outcome.bad.detail if outcome.bad else outcome.dropped[0].detail
 
 
 def write_jsonl(rows: InspectedRows, tokenizer: ChatTokenizer, output: TextIO) -> None:
+    """Writes `json_rows` of each row, an object a line."""
     for _, outcome in rows:
         for row in json_rows(outcome, tokenizer):
             output.write(json.dumps(records.to_json(row), ensure_ascii=False) + "\n")
