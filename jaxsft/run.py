@@ -75,7 +75,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
                 frozen = first_state.frozen_params(config, base, job.program, data, console.say)
                 state = TrainState.of(saved, frozen)
             else:
-                trained = reopen.continued(config, job.program, console.say)
+                trained = reopen.continued_params(config, job.program, console.say)
                 state = first_state.first_state(config, base, job, data, console.say, trained)
                 workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
                 out.metrics.resume(None)

@@ -25,9 +25,9 @@ from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
-from jaxsft.training import build, first_state, mesh_fit, over_mesh, step
+from jaxsft.training import first_state, mesh_fit, mesh_program, over_mesh, step
 from jaxsft.training.batch import Batch
-from jaxsft.training.build import Program
+from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.step import TrainState
 
 MAX_LAYERS, MAX_LENGTH = 2, 1024
@@ -67,7 +67,7 @@ class Bench:
         return _hidden_of(self)
 
 
-def run(config: Config, base: settings.DecoderSettings, scratch: Path) -> Iterator[Check]:
+def measured(config: Config, base: settings.DecoderSettings, scratch: Path) -> Iterator[Check]:
     """Each law as soon as it is measured.
 
     Args:
@@ -78,7 +78,7 @@ def run(config: Config, base: settings.DecoderSettings, scratch: Path) -> Iterat
     """
     dtype = config.model.dtype
     config, model = _small(config, base)
-    mesh = build.checked_mesh(config, model)
+    mesh = mesh_program.checked_mesh(config, model)
     with jax.default_matmul_precision("highest"):
         bench = _bench(config, dtype, model, mesh)
         whole = _gradients(bench, bench.rows, mesh_lib.single_device_mesh(), 1)
@@ -181,11 +181,11 @@ def _conversation(rng: Any, length: int, num_tokens: int) -> tuple[np.ndarray, n
     return ids, weights
 
 
-def _built(bench: Bench, mesh: Mesh, rows: int, microbatches: int) -> Program:
+def _built(bench: Bench, mesh: Mesh, rows: int, microbatches: int) -> MeshProgram:
     train = dataclasses.replace(bench.config.train, batch_size=rows, microbatches=microbatches)
     config = dataclasses.replace(bench.config, train=train)
     num_steps = bench.config.optim.warmup_steps + _STEPS
-    return build.build_program(config, bench.model, num_steps, mesh)
+    return mesh_program.make_program(config, bench.model, num_steps, mesh)
 
 
 def _gradients(bench: Bench, rows: BatchFields, mesh: Mesh, microbatches: int) -> Params:
@@ -249,7 +249,9 @@ def _attention_back_ends(bench: Bench) -> list[str]:
 
     def works(name: str) -> bool:
         try:
-            build.choose_back_ends(_with_attention(bench, name).config, bench.model, bench.mesh)
+            mesh_program.choose_back_ends(
+                _with_attention(bench, name).config, bench.model, bench.mesh
+            )
         except ConfigError:
             return False
         return True
@@ -306,7 +308,7 @@ def _resumption(bench: Bench, scratch: Path) -> float:
         half = train(fresh(), _STEPS // 2)
         store.save(_STEPS // 2, half.changing, Notes())
         store.wait()
-        restored = store.restore(_STEPS // 2, build.abstract_state(built).changing)
+        restored = store.restore(_STEPS // 2, mesh_program.abstract_state(built).changing)
         again = train(TrainState.of(restored, half.frozen), _STEPS - _STEPS // 2)
         spread = jax.jit(
             lambda a, b: jnp.stack(

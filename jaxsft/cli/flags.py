@@ -109,7 +109,7 @@ def _exit_code(run: Callable[[], int | None]) -> int:
         _leave_soon(errors.STOPPED)
         return errors.STOPPED
     except BaseException as error:  # a library's sys.exit, and errors of Rust that are no Exception
-        if refusal := places.refusal(error):
+        if refusal := places.user_error(error):
             return _refused(refusal)
         print(redacted(traceback.format_exc()), file=sys.stderr)
         print(

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxsft.convert import api
 from jaxsft.convert.families import multimodal
 from jaxsft.convert.tensors.safetensors_read import ANY_DTYPES, Directory
-from jaxsft.convert.vocabulary.check_tokenizer import PROBES, open_tokenizer
+from jaxsft.convert.vocabulary.check_tokenizer import PROBES, open_with_transformers
 from jaxsft.devices import mesh
 from jaxsft.errors import ConversionError
 from jaxsft.files import untrusted
@@ -61,7 +61,7 @@ def refuse_if_not_possible(
 
 def _rows(directory: Path) -> np.ndarray:
     """The probes in both orders, as token ids."""
-    tokenizer = open_tokenizer(directory)
+    tokenizer = open_with_transformers(directory)
     rows = [tokenizer(" ".join(texts)).input_ids for texts in (PROBES, PROBES[::-1])]
     length = min(_MAX_TOKENS, *map(len, rows))
     return np.asarray([row[:length] for row in rows], np.int32)

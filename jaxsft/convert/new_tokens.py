@@ -172,13 +172,13 @@ def settle_padding(params: Params, decoder: settings.DecoderSettings) -> Params:
         return params
 
     return params | {
-        leaf: _settled(leaf, params[leaf], decoder.num_tokens) for leaf in vocabulary.leaves(params)
+        leaf: _settled(leaf, params[leaf], decoder.num_tokens) for leaf in vocabulary.tables(params)
     }
 
 
 def _settled(leaf: str, table: jax.Array, num_tokens: int) -> jax.Array:
     # On the host, so that the same parameters give the same bits whatever mesh they lie on.
-    used_VD = huggingface.on_host(vocabulary.rows(leaf, table)[:num_tokens])
+    used_VD = huggingface.on_host(vocabulary.by_token(leaf, table)[:num_tokens])
     mean_D = jnp.asarray(_moments(used_VD)[0], table.dtype)
     return vocabulary.changed_rows(
         leaf, table, lambda rows_VD: rows_VD.at[num_tokens:].set(mean_D[None])

@@ -128,7 +128,7 @@ def _text_part(opened: _Opened, table: tensor_table.Table, path: str) -> _Opened
         naming = multimodal.naming(kind, ())
         return dataclasses.replace(opened, naming=naming, notes=(*opened.notes, line))
     naming = multimodal.naming(kind, tensors.names())
-    text, others = multimodal_parts.split(tensors, kind, naming, path)
+    text, others = multimodal_parts.text_and_rest(tensors, kind, naming, path)
     notes = multimodal_parts.notes(others, path)
     if multimodal_parts.has_own_head(config, text, table):
         config = multimodal.untied(config)
@@ -148,7 +148,7 @@ def _check_tensors(
     decoder: settings.DecoderSettings,
     where: str,
 ) -> list[str]:
-    constants, told = buffers.check(tensors, decoder, where)
+    constants, told = buffers.checked_constants(tensors, decoder, where)
     _, shapes, _ = state.abstract(decoder, "float32", "none")
     return huggingface.check_names(tensors, constants, table, shapes, decoder, where) + told
 

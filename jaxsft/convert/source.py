@@ -302,7 +302,7 @@ def _download(hub_id: str, weights: bool = True) -> Path:
             " (for a private one, set HF_TOKEN)"
         ) from None
     except (OSError, ValueError, errors.LocalEntryNotFoundError) as error:
-        if refusal := places.refusal(error):  # no place for it here: HF_HOME
+        if refusal := places.user_error(error):  # no place for it here: HF_HOME
             raise refusal from error
         raise ConversionError(
             f"model.source={hub_id}: no such directory here, and huggingface.co can't be reached"

@@ -42,6 +42,8 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
+    """A row of messages, to be written by a chat template."""
+
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None
     file: str
@@ -52,6 +54,8 @@ class Conversation:
 
 @dataclasses.dataclass(frozen=True)
 class PlainText:
+    """A row of text that is trained as it stands, without a template."""
+
     text: str
     file: str
     row: int

@@ -223,7 +223,7 @@ def together(work: Callable[[], Result]) -> Result:
     try:
         result = work()
     except BaseException as raised:  # a stop too: the others must not wait for this process
-        error = signals.stop_behind(raised) or places.refusal(raised) or raised
+        error = signals.stop_behind(raised) or places.user_error(raised) or raised
     everyone = gather({"failed": None if error is None else peers.told(error)})
     if isinstance(error, UserError | errors.Stopped):
         raise known_to_all(error)

@@ -93,7 +93,7 @@ def cache_home() -> Path:
         ) from None
 
 
-def refusal(error: BaseException, place: Path | str | None = None) -> UserError | None:
+def user_error(error: BaseException, place: Path | str | None = None) -> UserError | None:
     """The error as one that the user can mend, where a place is what failed; else None.
 
     The net beneath `using`: it also finds what a library wrapped in an error of its own.

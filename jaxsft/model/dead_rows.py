@@ -25,7 +25,7 @@ def dead_rows(params: Params, ids: Sequence[int], leaf: str) -> dict[int, str]:
     """What is wrong with the row of each of these tokens; nothing is said of healthy ones.
 
     Args:
-        leaf: which table: one of vocabulary.leaves.
+        leaf: which table: one of vocabulary.tables.
     """
     if not ids:
         return {}
@@ -34,7 +34,7 @@ def dead_rows(params: Params, ids: Sequence[int], leaf: str) -> dict[int, str]:
     wanted = jnp.asarray(ids)
 
     def look(table):
-        rows_VD = vocabulary.rows(leaf, table)
+        rows_VD = vocabulary.by_token(leaf, table)
         norms_V = jnp.linalg.norm(rows_VD, axis=-1)
         return jnp.median(norms_V), norms_V[wanted], rows_VD[wanted]
 

@@ -20,7 +20,7 @@ from jaxsft.model.norm import Norm
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Cache:
+class DecoderCache:
     """What is kept of the tokens read so far."""
 
     slots: CacheSlots
@@ -104,24 +104,24 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         segments_BT: jax.Array,
         positions_BT: jax.Array,
-        cache: Cache,
-    ) -> tuple[jax.Array, Cache]:
+        cache: DecoderCache,
+    ) -> tuple[jax.Array, DecoderCache]:
         """Float32 logits [B, V] after the last of T new tokens, and the cache that holds them."""
         length, start = cache.slots.length, (0, cache.slots.length)
         segments_BS = jax.lax.dynamic_update_slice(cache.slots.segments_BS, segments_BT, start)
-        cache = Cache(CacheSlots(segments_BS, length), cache.of_stacks)
+        cache = DecoderCache(CacheSlots(segments_BS, length), cache.of_stacks)
         hidden_BTD, of_stacks, _ = self._run(tokens_BT, segments_BT, positions_BT, cache)
-        new = Cache(CacheSlots(segments_BS, length + tokens_BT.shape[1]), of_stacks)
+        new = DecoderCache(CacheSlots(segments_BS, length + tokens_BT.shape[1]), of_stacks)
         return self._logits(hidden_BTD[:, -1:])[:, 0], new
 
-    def empty_cache(self, batch: int, slots: int) -> Cache:
+    def empty_cache(self, batch: int, slots: int) -> DecoderCache:
         """Room for `slots` tokens; ropes that depend on the length take it for the length.
 
         So all tokens are turned alike, also those read before others come.
         """
         s = self.settings
         empty = CacheSlots(jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
-        return Cache(
+        return DecoderCache(
             empty,
             {
                 stack.name: kind_of(s).empty_cache(s, len(stack.layers), batch, slots, self.dtype)
@@ -153,7 +153,7 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         segments_BT: jax.Array,
         positions_BT: jax.Array,
-        cache: Cache | None,
+        cache: DecoderCache | None,
         layer_slots: Any = None,
     ) -> tuple[jax.Array, dict[str, Any], RouterStats | None]:
         s = self.settings

@@ -12,7 +12,7 @@ from jaxsft.model.state import Params
 EMBEDDING, HEAD = "embedding_VD", "head_DV"
 
 
-def leaves(params: Params) -> list[str]:
+def tables(params: Params) -> list[str]:
     return [name for name in (EMBEDDING, HEAD) if name in params]
 
 
@@ -22,11 +22,11 @@ def changed_rows(
     """What `change` makes of the table as [V, D], in the layout and where the table lay."""
 
     def changed(table: jax.Array) -> jax.Array:
-        return rows(leaf, change(rows(leaf, table)))
+        return by_token(leaf, change(by_token(leaf, table)))
 
     return jax.jit(changed, out_shardings=table.sharding)(table)
 
 
-def rows(leaf: str, table: jax.Array) -> jax.Array:
+def by_token(leaf: str, table: jax.Array) -> jax.Array:
     """[V, D] of a table as it lies, or the other way round."""
     return table.T if leaf == HEAD else table

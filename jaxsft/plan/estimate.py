@@ -22,9 +22,9 @@ from jaxsft.plan.kernel_flops import Skipped
 from jaxsft.plan.memory import Memory
 from jaxsft.plan.memory_traffic import bytes_moved
 from jaxsft.plan.topology import Topology
-from jaxsft.training import build
-from jaxsft.training.build import Program
+from jaxsft.training import mesh_program
 from jaxsft.training.flops import training_flops
+from jaxsft.training.mesh_program import MeshProgram
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ def make(
     """
     num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
     config = on_slices(config, topology)
-    mesh = build.checked_mesh(config, base, topology.devices)
-    built = build.build_program(config, base, num_steps, mesh)
+    mesh = mesh_program.checked_mesh(config, base, topology.devices)
+    built = mesh_program.make_program(config, base, num_steps, mesh)
     train, length = config.train, config.data.sequence_length
     started = time.monotonic()
-    compiled = build.compile_train_step(built, config)
+    compiled = mesh_program.compile_train_step(built, config)
     compile_seconds = time.monotonic() - started
     expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
     tiles = {} if expert_rows is None else {TILES_SCOPE: expert_rows.tiles}
@@ -90,7 +90,7 @@ def make(
     skipped = Skipped(
         used_rows=1.0 if expert_rows is None else expert_rows.used_share,
         needed_pairs=kind_of(built.settings).needed_pairs(
-            built.settings, build.run_shape(config, mesh), rows.segment_length
+            built.settings, mesh_program.run_shape(config, mesh), rows.segment_length
         ),
     )
     computed, moved = cost.matmul_flops(parsed, skipped), bytes_moved(parsed)
@@ -121,7 +121,7 @@ def on_slices(config: Config, topology: Topology) -> Config:
     return dataclasses.replace(config, mesh=sizes)
 
 
-def _head_chunks(config: Config, built: Program, rows: BatchLoad) -> float:
+def _head_chunks(config: Config, built: MeshProgram, rows: BatchLoad) -> float:
     """How often the loop over supervised tokens runs, whose length the data decide."""
     sizes = built.mesh.shape
     parts = mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes)

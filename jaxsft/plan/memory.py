@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft.devices.chips import Chip
-from jaxsft.training.build import Program
+from jaxsft.training.mesh_program import MeshProgram
 
 GIB = 2**30
 
@@ -74,7 +74,7 @@ def limit_of(chip: Chip | None) -> int | None:
     return limit_here() if chip is None else int(chip.memory_bytes)
 
 
-def state_bytes(built: Program) -> dict[str, float]:
+def state_bytes(built: MeshProgram) -> dict[str, float]:
     """Of parameters, optimizer and gradients on each device; gradients lie where parameters lie."""
 
     def total(tree: Any, placement: Any, itemsize: int | None = None) -> float:

@@ -18,8 +18,8 @@ from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.estimate import Estimate
 from jaxsft.plan.memory import GIB, Memory
 from jaxsft.plan.topology import Topology
-from jaxsft.training import build, mesh_fit, optim
-from jaxsft.training.build import Program
+from jaxsft.training import mesh_fit, mesh_program, optim
+from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.too_large import TooLarge
 
 Change = dict[str, Any]  # of fields by their dotted names
@@ -54,9 +54,9 @@ def compiling(
             raise _Enough
         steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
         try:
-            mesh = build.checked_mesh(config, model, devices)
-            compiled = build.compile_train_step(
-                build.build_program(config, model, steps, mesh), config
+            mesh = mesh_program.checked_mesh(config, model, devices)
+            compiled = mesh_program.compile_train_step(
+                mesh_program.make_program(config, model, steps, mesh), config
             )
         except (ConfigError, jax.errors.JaxRuntimeError):
             return False
@@ -66,7 +66,7 @@ def compiling(
 
 
 def compile_step(
-    built: Program,
+    built: MeshProgram,
     config: Config,
     limit_bytes: int | None,
     say: Callable[[str], None],
@@ -102,7 +102,7 @@ def compile_step(
             f" {of_state(config, built.settings, count, limit_bytes, fits())}"
         )
     try:
-        compiled = build.compile_train_step(built, config)
+        compiled = mesh_program.compile_train_step(built, config)
         needed = memory.of(compiled, limit_bytes)
         say(
             f"compiled in {time.monotonic() - started:.0f} s;"

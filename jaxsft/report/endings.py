@@ -20,7 +20,7 @@ from jaxsft.terminal.redact import redacted
 _NO_WORD = "it was killed, or lost its machine, and could leave no word of it"
 
 
-def leave(workdir: Workdir, error: BaseException) -> None:
+def write_ending(workdir: Workdir, error: BaseException) -> None:
     """Writes error.json, unless the run was stopped by a signal, and report.html."""
     stopped = isinstance(error, (errors.Stopped, KeyboardInterrupt))
     why = (str(error) or "stopped by SIGINT") if stopped else None

@@ -18,8 +18,8 @@ from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.workdir import Workdir, opened
 from jaxsft.training import inputs
-from jaxsft.training.build import Program, abstract_state
 from jaxsft.training.inputs import Say
+from jaxsft.training.mesh_program import MeshProgram, abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +47,17 @@ def read(workdir: Workdir, step: int | None) -> ReopenedRun:
 
 
 def check_continue_from(config: Config) -> None:
-    """Refuses what `continued` would, as far as it is known before anything is compiled or read.
+    """Refuses what `continued_params` would, as far as is known before a compilation.
 
     Raises:
-        ConfigError, CheckpointError: as continued.
+        ConfigError, CheckpointError: as continued_params.
     """
     if config.model.continue_from is not None:
         with _other_run(config, config.model.continue_from):
             pass
 
 
-def continued(config: Config, program: Program, say: Say) -> Params | None:
+def continued_params(config: Config, program: MeshProgram, say: Say) -> Params | None:
     """The trained parameters of what config.model.continue_from names; None: it names nothing.
 
     Raises:

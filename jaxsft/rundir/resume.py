@@ -19,7 +19,7 @@ from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import figures_of, is_of_steps
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted_values
-from jaxsft.training import build
+from jaxsft.training import mesh_program
 from jaxsft.training.inputs import Say
 from jaxsft.training.job import Job
 from jaxsft.training.step import Changing
@@ -182,7 +182,7 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
         CheckpointError: what decides the result has changed since, no checkpoint can be read, or
             the fault is not the checkpoint's: a disk that can't be reached, no memory.
     """
-    abstract = build.abstract_state(job.program).changing
+    abstract = mesh_program.abstract_state(job.program).changing
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):

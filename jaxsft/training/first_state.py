@@ -16,9 +16,9 @@ from jaxsft.devices import distributed
 from jaxsft.model import dead_rows, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.training import step
-from jaxsft.training.build import Program
 from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
+from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.step import TrainState
 
 
@@ -40,7 +40,7 @@ def first_state(
     return _fresh(job.program, trained, frozen_params(config, base, job.program, data, say))
 
 
-def of_params(program: Program, params: Params) -> TrainState:
+def of_params(program: MeshProgram, params: Params) -> TrainState:
     """The state before step 0 of these parameters, all of the model's, which lie where they belong.
 
     They are not copied: the first step takes over the memory of those that are trained.
@@ -49,7 +49,7 @@ def of_params(program: Program, params: Params) -> TrainState:
 
 
 def frozen_params(
-    config: Config, base: Pretrained, program: Program, data: PreparedData, say: Say
+    config: Config, base: Pretrained, program: MeshProgram, data: PreparedData, say: Say
 ) -> Params:
     """What no step changes and so no checkpoint holds: the same at each start of a run."""
     if not program.recipe.frozen:
@@ -68,7 +68,7 @@ def base_params(config: Config, base: Pretrained, placement: Params) -> Params:
 
 
 def _own_params(
-    config: Config, base: Pretrained, program: Program, data: PreparedData, say: Say
+    config: Config, base: Pretrained, program: MeshProgram, data: PreparedData, say: Say
 ) -> Params:
     params = base_params(config, base, program.placement.params)
     if config.model.weights == "random":
@@ -76,7 +76,7 @@ def _own_params(
     return _without_dead_rows(config, base, params, data, say)
 
 
-def _fresh(program: Program, trained: Params, frozen: Params) -> TrainState:
+def _fresh(program: MeshProgram, trained: Params, frozen: Params) -> TrainState:
     init = functools.partial(step.init_opt_state, program.recipe)
     opt_state = jax.jit(init, out_shardings=program.placement.opt_state)(trained)
     return TrainState(_zero(program), trained, frozen, opt_state, _zero(program))
@@ -113,7 +113,7 @@ def _without_dead_rows(
                 " config.model.dead_rows='repair'",
             )
         return params
-    for leaf in vocabulary.leaves(params):
+    for leaf in vocabulary.tables(params):
         dead = dead_rows.dead_rows(params, ids, leaf)
         if dead:
             params = dead_rows.repaired(params, leaf, list(dead), config.train.seed)
@@ -126,5 +126,5 @@ def _without_dead_rows(
     return params
 
 
-def _zero(program: Program) -> jax.Array:
+def _zero(program: MeshProgram) -> jax.Array:
     return jax.device_put(jnp.int32(0), program.placement.step)

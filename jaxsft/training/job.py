@@ -8,7 +8,7 @@ from jaxsft.config import Config, Source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
-from jaxsft.training import build, over_mesh, preflight
+from jaxsft.training import mesh_program, over_mesh, preflight
 from jaxsft.training.flops import row_cost
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.loader import Batches
@@ -17,7 +17,7 @@ from jaxsft.training.mesh_fit import enough_rows
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    program: build.Program
+    program: mesh_program.MeshProgram
     batches: Batches
     eval_batches: dict[str, Batches]
     num_steps: int
@@ -30,7 +30,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
         ConfigError: model, mesh, batch and schedule don't fit each other.
     """
     train, length = config.train, config.data.sequence_length
-    mesh = build.checked_mesh(config, base.settings)
+    mesh = mesh_program.checked_mesh(config, base.settings)
 
     def batches(
         cache: Cache, rows: int, sources: tuple[Source, ...] | None = None, microbatches: int = 1
@@ -50,7 +50,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
     return Job(
-        program=build.build_program(config, base.settings, num_steps, mesh),
+        program=mesh_program.make_program(config, base.settings, num_steps, mesh),
         batches=train_batches,
         eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
         num_steps=num_steps,

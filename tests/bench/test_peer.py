@@ -6,6 +6,7 @@ import sys
 import pytest
 from bench import peer, peer_job, peer_turns
 from bench.ours import Step
+from bench.peer import PeerStep
 
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.data.pack.counts import BatchCounts
@@ -22,7 +23,8 @@ def step():
     global number
     number += 1
     print("and more")
-    return {"loss": number} if number < 3 else {"done": True}
+    did = {"seconds": 0.5, "supervised_tokens": 3, "tokens": 4, "loss": number}
+    return did if number < 3 else {"done": True}
 serve(step)
 """
 
@@ -38,8 +40,11 @@ def test_steps_are_taken_when_asked_for(programs):
     (programs / "trl_steps.py").write_text(COUNTING)
     with peer.Peer("trl", sys.executable, {"a": 1}) as other:
         assert other.about == {"versions": {"a": 1}}
-        assert [other.step(), other.step(), other.step()] == [{"loss": 1}, {"loss": 2}, None]
-        assert 1e6 < other.stop()["peak_memory_bytes"] < 1e9
+        assert [other.step(), other.step(), other.step()] == [
+            *(PeerStep(0.5, 3, 4, loss) for loss in (1, 2)),
+            None,
+        ]
+        assert 1e6 < other.stop() < 1e9
 
 
 def test_a_missing_package_is_named_with_what_is_needed(programs):
@@ -67,10 +72,7 @@ def test_ratios_by_hand():
     def ours(supervised, seconds):
         return Step(seconds, 0.0, BatchCounts(0, 0, {}, 0), supervised, 0.0)
 
-    theirs = [
-        {"supervised_tokens": 10, "seconds": 0.2},
-        {"supervised_tokens": 20, "seconds": 0.1},
-    ]
+    theirs = [PeerStep(0.2, 10, 10, 0.0), PeerStep(0.1, 20, 20, 0.0)]
     found = peer_turns.ratios([ours(10, 0.1), ours(60, 0.2)], theirs, None)
     assert found.median_of_rounds == pytest.approx((2 + 1.5) / 2)
     assert found.of_totals == pytest.approx(70 / 30)

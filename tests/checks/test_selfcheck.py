@@ -47,7 +47,7 @@ def failed(model, sizes, until):
     """The laws that fail up to the first that has this word: those after it take long."""
     seen = set()
     with tempfile.TemporaryDirectory() as folder:
-        for check in laws.run(config(sizes), model, Path(folder)):
+        for check in laws.measured(config(sizes), model, Path(folder)):
             if not check.passed:
                 seen.add(check.law)
             if until in check.law:
@@ -57,7 +57,7 @@ def failed(model, sizes, until):
 
 def test_sound_parts_pass_every_law(tmp_path):
     """Of experts behind windows; the two processes below measure a dense model."""
-    found = list(laws.run(config(Mesh(fsdp=2, context=2, expert=2)), WINDOWED, tmp_path))
+    found = list(laws.measured(config(Mesh(fsdp=2, context=2, expert=2)), WINDOWED, tmp_path))
     assert [check.law.split()[2] for check in found if "neighbours" in check.law] == [
         "blocked:",
         "xla:",

@@ -8,7 +8,7 @@ import tiny
 
 from jaxsft.config import Mesh
 from jaxsft.kernels.attention import blocked
-from jaxsft.training import build
+from jaxsft.training import mesh_program
 from tests.training.test_mesh_fit import config
 from tests.training.test_step import assert_same_training
 
@@ -46,10 +46,10 @@ def test_a_long_row_is_spread_and_only_keys_and_values_are_whole(monkeypatch):
             data=dataclasses.replace(asked.data, sequence_length=length),
             model=dataclasses.replace(asked.model, dtype="float32"),
         )
-        mesh = build.checked_mesh(asked, model, jax.devices()[:devices])
-        built = build.build_program(asked, model, 2, mesh)
+        mesh = mesh_program.checked_mesh(asked, model, jax.devices()[:devices])
+        built = mesh_program.make_program(asked, model, 2, mesh)
         assert built.settings.attention_back_end == "blocked"
-        return build.compile_train_step(built, asked).memory_analysis().temp_size_in_bytes
+        return mesh_program.compile_train_step(built, asked).memory_analysis().temp_size_in_bytes
 
     alone, spread = temporaries(1), temporaries(8)
     keys_and_values = 2 * length * model.num_kv_heads * model.head_dim * 4

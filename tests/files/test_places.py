@@ -80,21 +80,25 @@ def test_what_a_library_wraps_is_found():
         except OSError as error:
             raise RuntimeError("could not save") from error
     except RuntimeError as error:
-        found = places.refusal(error)
+        found = places.user_error(error)
     assert "/held/by/others: Permission denied; name a place of your own" in str(found)
     spelt = ValueError(
         "FAILED_PRECONDITION: Error writing '/run/checkpoints/3/d/a' [OS error 28: ENOSPC"
         " No space left on device] [source locations='internal/os.cc:12']"
     )
-    assert str(places.refusal(spelt)).startswith("/run/checkpoints/3/d/a: No space left on device;")
-    assert str(places.refusal(OSError(errno.ENOSPC, "full"), "/w")).startswith("/w: full; the disk")
+    assert str(places.user_error(spelt)).startswith(
+        "/run/checkpoints/3/d/a: No space left on device;"
+    )
+    assert str(places.user_error(OSError(errno.ENOSPC, "full"), "/w")).startswith(
+        "/w: full; the disk"
+    )
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("x"), FileNotFoundError(errno.ENOENT, "none", "/x"), ConnectionError("x")]
 )
 def test_another_error_is_not_a_places(error):
-    assert places.refusal(error) is None
+    assert places.user_error(error) is None
 
 
 def test_a_checkpoint_that_finds_no_room_names_its_file(tmp_path):

@@ -231,7 +231,7 @@ def test_a_failed_run_says_so_in_the_bucket(tmp_path):
     files.mkdir()
     bucket.mkdir()
     workdir = Workdir("gs://bucket/failed", files, epath.Path(bucket))
-    endings.leave(workdir, ConfigError("/nowhere/model"))
+    endings.write_ending(workdir, ConfigError("/nowhere/model"))
     assert "/nowhere/model" in (bucket / "error.json").read_text()
 
 

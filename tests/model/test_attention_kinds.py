@@ -21,7 +21,7 @@ from jaxsft.model.attention.kinds import AttentionKind
 from jaxsft.model.remat import Part
 from jaxsft.plan import sizing, topology
 from jaxsft.plan.batch_load import BatchLoad
-from jaxsft.training import build
+from jaxsft.training import mesh_program
 from jaxsft.training.flops import recomputed_flops, training_flops
 from tests.training.test_mesh_fit import config as config_of_a_run
 
@@ -86,7 +86,7 @@ def test_another_kind_has_its_own_operations(running_sums):
 def test_another_kind_has_its_own_back_ends(running_sums):
     run = config_of_a_run()
     run = dataclasses.replace(run, model=dataclasses.replace(run.model, attention="jax"))
-    decoder, choices = build.choose_back_ends(run, MODEL, mesh.make_mesh(run.mesh))
+    decoder, choices = mesh_program.choose_back_ends(run, MODEL, mesh.make_mesh(run.mesh))
     assert decoder == MODEL and choices[0] == ("attention", "jax", "asked for by jax")
 
 

@@ -18,7 +18,7 @@ from jaxsft.errors import ConfigError
 from jaxsft.kernels.experts import tiles
 from jaxsft.plan import estimate, measured_data, memory, text, topology
 from jaxsft.plan.batch_load import BatchLoad
-from jaxsft.training import build, over_mesh
+from jaxsft.training import mesh_program, over_mesh
 from jaxsft.training.too_large import TooLarge
 from tests import quick_compiling
 from tests.training.test_mesh_fit import EXPERTS
@@ -51,8 +51,8 @@ def sharded(eight):
 def test_memory_is_what_the_run_allocates(sharded, eight):
     """The arguments by the arrays that a run places, the rest by the program that it runs."""
     asked = config(Mesh(fsdp=4, tensor=2))
-    built = build.build_program(
-        asked, tiny.SETTINGS, 1, build.checked_mesh(asked, tiny.SETTINGS, eight.devices)
+    built = mesh_program.make_program(
+        asked, tiny.SETTINGS, 1, mesh_program.checked_mesh(asked, tiny.SETTINGS, eight.devices)
     )
     with jax.set_mesh(built.mesh):
         zeros = jax.jit(
@@ -140,17 +140,17 @@ def test_a_step_that_the_compiler_refuses_is_told_like_one_that_does_not_fit(eig
             raise jax.errors.JaxRuntimeError(self.said)
 
     asked = config(Mesh(fsdp=8), microbatches=2)
-    mesh = build.checked_mesh(asked, tiny.SETTINGS, eight.devices)
+    mesh = mesh_program.checked_mesh(asked, tiny.SETTINGS, eight.devices)
     refused = Refused()
     built = dataclasses.replace(
-        build.build_program(asked, tiny.SETTINGS, 1, mesh), train_step=refused
+        mesh_program.make_program(asked, tiny.SETTINGS, 1, mesh), train_step=refused
     )
     refused.said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, (1.09T) exceeds (95.74G).\nmore"
     with pytest.raises(TooLarge, match=r"too large\. .* exceeds \(95.74G\)\.$"):
-        build.compile_train_step(built, asked)
+        mesh_program.compile_train_step(built, asked)
     refused.said = "RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom"
     with pytest.raises(jax.errors.JaxRuntimeError, match="Vmem"):
-        build.compile_train_step(built, asked)
+        mesh_program.compile_train_step(built, asked)
 
 
 def test_text_and_json_agree(sharded, eight):

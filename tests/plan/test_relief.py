@@ -9,7 +9,7 @@ import tiny
 
 from jaxsft.config import Config, Mesh
 from jaxsft.plan import memory, relief, sizing
-from jaxsft.training import build, mesh_fit, too_large
+from jaxsft.training import mesh_fit, mesh_program, too_large
 from jaxsft.training.too_large import TooLarge
 from tests.training.test_mesh_fit import config
 
@@ -129,7 +129,9 @@ def test_a_state_that_is_too_large_says_what_holds_it():
 @pytest.fixture(scope="module")
 def built():
     one = config(Mesh(data=1, fsdp=8), batch_size=64)
-    return one, build.build_program(one, tiny.SETTINGS, 1, build.checked_mesh(one, tiny.SETTINGS))
+    return one, mesh_program.make_program(
+        one, tiny.SETTINGS, 1, mesh_program.checked_mesh(one, tiny.SETTINGS)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     one, its_program = built
     ready, its_memory = compiled
     assert its_memory.fits
-    monkeypatch.setattr(build, "compile_train_step", lambda *_: ready)
+    monkeypatch.setattr(mesh_program, "compile_train_step", lambda *_: ready)
     monkeypatch.setattr(relief, "compiling", lambda *_: lambda two: two.train.batch_size == 8)
     said = []
     with pytest.raises(
@@ -156,7 +158,7 @@ def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, mon
     def refuses(*_):
         raise TooLarge("said by the compiler.")
 
-    monkeypatch.setattr(build, "compile_train_step", refuses)
+    monkeypatch.setattr(mesh_program, "compile_train_step", refuses)
     with pytest.raises(TooLarge, match=r"said by the compiler\. What fits.*train.batch_size=8$"):
         relief.compile_step(its_program, one, 2**40, said.append)
 
@@ -193,7 +195,7 @@ def test_what_can_need_no_less_is_not_proposed(one, said):
 
 def test_what_fits_is_what_the_compiler_says(built, compiled, monkeypatch):
     one, (ready, its_memory) = built[0], compiled
-    monkeypatch.setattr(build, "compile_train_step", lambda *_: ready)
+    monkeypatch.setattr(mesh_program, "compile_train_step", lambda *_: ready)
     enough = its_memory.needed_bytes
     assert relief.compiling(tiny.SETTINGS, None, enough, 0.0)(one)
     assert not relief.compiling(tiny.SETTINGS, None, enough - 1, 0.0)(one)

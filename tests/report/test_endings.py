@@ -32,7 +32,7 @@ def page(workdir: Workdir) -> str:
     ids=lambda value: type(value).__name__,
 )
 def test_a_failure_leaves_its_error_and_a_report_of_it(workdir, capsys, error, code):
-    endings.leave(workdir, error)
+    endings.write_ending(workdir, error)
     saved = json.loads((workdir.files / "error.json").read_text())
     assert saved["exit_code"] == code and saved["message"] == "a.jsonl:3: is empty"
     assert "failed after step 4 of 9" in page(workdir) and "a.jsonl:3: is empty" in page(workdir)
@@ -40,14 +40,14 @@ def test_a_failure_leaves_its_error_and_a_report_of_it(workdir, capsys, error, c
 
 
 def test_a_failure_before_there_is_anything_has_a_report(tmp_path):
-    endings.leave(Workdir("w", tmp_path), errors.DataError("a.jsonl:3: is empty"))
+    endings.write_ending(Workdir("w", tmp_path), errors.DataError("a.jsonl:3: is empty"))
     text = (tmp_path / "report.html").read_text()
     assert "failed before its first step" in text and "a.jsonl:3: is empty" in text
 
 
 @pytest.mark.parametrize("stop", [errors.Stopped("stopped by SIGTERM"), KeyboardInterrupt()])
 def test_a_stop_is_no_error_and_has_its_report(workdir, stop):
-    endings.leave(workdir, stop)
+    endings.write_ending(workdir, stop)
     assert "stopped after step 4 of 9" in page(workdir)
     assert "ended early: stopped by SIG" in page(workdir)
     assert not (workdir.files / "error.json").exists()
@@ -55,7 +55,7 @@ def test_a_stop_is_no_error_and_has_its_report(workdir, stop):
 
 def test_one_process_reports(workdir):
     workdir.reports = False
-    endings.leave(workdir, ValueError("mine"))
+    endings.write_ending(workdir, ValueError("mine"))
     assert {path.name for path in workdir.files.iterdir()} == {
         *("metrics.jsonl", "data_report.json", "error.json")
     }
@@ -66,7 +66,7 @@ def test_a_report_that_fails_is_one_line(workdir, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(endings, "write_report", fails)
-    endings.leave(workdir, errors.DataError("why"))
+    endings.write_ending(workdir, errors.DataError("why"))
     said = capsys.readouterr().err
     assert said == "note: report.html: OSError: [Errno 28] No space left on device\n"
     endings.report_leftover(workdir)
@@ -77,7 +77,7 @@ def test_a_signal_during_the_report_ends_the_report_alone(workdir, monkeypatch, 
     monkeypatch.setattr(
         endings, "write_report", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or workdir.files
     )
-    endings.leave(workdir, errors.Stopped("stopped by SIGINT"))
+    endings.write_ending(workdir, errors.Stopped("stopped by SIGINT"))
     assert "note: report.html: Stopped: stopped by SIGTERM" in capsys.readouterr().err
 
 

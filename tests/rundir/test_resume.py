@@ -32,7 +32,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(stores, "RETRY_SECONDS", (0.0,))
     shapes = abstract(make_state(width=WIDTH))
     monkeypatch.setattr(
-        resume.build, "abstract_state", lambda program: types.SimpleNamespace(changing=shapes)
+        resume.mesh_program,
+        "abstract_state",
+        lambda program: types.SimpleNamespace(changing=shapes),
     )
 
 

@@ -13,7 +13,7 @@ import tiny
 
 from jaxsft.config import Source
 from jaxsft.errors import ConfigError
-from jaxsft.training import build, first_state, inputs
+from jaxsft.training import first_state, inputs, mesh_program
 from tests.training.test_mesh_fit import config
 
 DEBUG_MODEL = Path(__file__).resolve().parents[2] / "configs" / "debug_model"
@@ -91,8 +91,8 @@ def test_bfloat16_parameters_say_which_weights_will_hardly_move(monkeypatch):
 def test_the_first_state_is_at_step_0_with_random_parameters_or_those_of_another_run():
     wanted = of_debug_model()
     base = inputs.open_model(wanted, lambda *_: None)
-    mesh = build.checked_mesh(wanted, base.settings)
-    program = build.build_program(wanted, base.settings, 1, mesh)
+    mesh = mesh_program.checked_mesh(wanted, base.settings)
+    program = mesh_program.make_program(wanted, base.settings, 1, mesh)
     one: Any = types.SimpleNamespace(program=program)
     data: Any = None
     with jax.set_mesh(program.mesh):

@@ -12,7 +12,7 @@ from jaxsft.config import Config, Data, Eval, Mesh, Model, Optim, Source, Train
 from jaxsft.devices import mesh
 from jaxsft.errors import MeshError
 from jaxsft.model.moe_settings import MoeSettings
-from jaxsft.training import build, mesh_fit
+from jaxsft.training import mesh_fit, mesh_program
 
 EXPERTS = dataclasses.replace(
     tiny.SETTINGS,
@@ -40,7 +40,7 @@ def test_every_mesh_that_is_found_splits_the_model_and_the_batch():
     for one in found:
         made = mesh.make_mesh(one)
         mesh_fit.check(config(one), tiny.SETTINGS, made.shape)
-        assert build.checked_mesh(config(one), tiny.SETTINGS).shape == made.shape
+        assert mesh_program.checked_mesh(config(one), tiny.SETTINGS).shape == made.shape
 
 
 def test_experts_and_slices_count():
@@ -68,7 +68,7 @@ def test_experts_and_slices_count():
 def test_what_does_not_fit_is_refused_with_what_would(sizes, train, match):
     assert len(jax.devices()) == 8
     with pytest.raises(MeshError, match=match):
-        build.checked_mesh(config(sizes, **train), tiny.SETTINGS)
+        mesh_program.checked_mesh(config(sizes, **train), tiny.SETTINGS)
 
 
 def of_33_tokens(asked: Config) -> Config:
@@ -86,14 +86,14 @@ def of_33_tokens(asked: Config) -> Config:
 def test_where_nothing_fits_the_batch_that_would_is_said(batches, said):
     odd = of_33_tokens(config(**batches))
     with pytest.raises(MeshError) as refused:
-        build.checked_mesh(odd, tiny.SETTINGS)
+        mesh_program.checked_mesh(odd, tiny.SETTINGS)
     assert said in str(refused.value)
 
 
 def test_a_batch_of_evaluation_that_does_not_fit_is_named():
     asked = of_33_tokens(dataclasses.replace(config(), eval=Eval(batch_size=5)))
     with pytest.raises(MeshError) as refused:
-        build.checked_mesh(asked, tiny.SETTINGS)
+        mesh_program.checked_mesh(asked, tiny.SETTINGS)
     assert "config.eval.batch_size=5: 1 micro-batches over 8" in str(refused.value)
     assert "fit with config.eval.batch_size=None: fsdp=8" in str(refused.value)
 

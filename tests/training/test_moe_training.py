@@ -14,7 +14,7 @@ from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.model import moe_settings
 from jaxsft.rundir.step_log import StepLog
-from jaxsft.training import build
+from jaxsft.training import mesh_program
 from jaxsft.training.flops import training_flops
 from tests.training.test_mesh_fit import config as config_of_a_run
 
@@ -145,8 +145,8 @@ def test_the_back_end_is_chosen_for_the_devices_of_the_mesh():
     there: Any = SimpleNamespace(devices=np.array([chip]), shape=axes)
     run = config_of_a_run()
     for mesh, expected in ((here, "tiled"), (there, "ragged")):
-        decoder, choices = build.choose_back_ends(run, MODEL, mesh)
+        decoder, choices = mesh_program.choose_back_ends(run, MODEL, mesh)
         assert decoder.moe == dataclasses.replace(MOE, back_end=expected)
         assert choices[-1][:2] == ("experts", expected)
-    dense, choices = build.choose_back_ends(run, tiny.SETTINGS, there)
+    dense, choices = mesh_program.choose_back_ends(run, tiny.SETTINGS, there)
     assert dense.moe is None and "experts" not in [what for what, _, _ in choices]

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from jaxsft.config import Mesh
-from jaxsft.training import build
+from jaxsft.training import mesh_program
 from tests.training.test_mesh_fit import config
 
 # Parameters outweigh activations.
@@ -20,8 +20,8 @@ HALF = dataclasses.replace(tiny.OPTIM, gradient_dtype="bfloat16", first_moment_d
 def compiled(optim, **train):
     """The step over 8 devices: its program, the bytes of its parameters, and its memory."""
     asked = dataclasses.replace(config(Mesh(fsdp=8), **train), optim=optim)
-    built = build.build_program(asked, WIDE, 2, build.checked_mesh(asked, WIDE))
-    made = build.compile_train_step(built, asked)
+    built = mesh_program.make_program(asked, WIDE, 2, mesh_program.checked_mesh(asked, WIDE))
+    made = mesh_program.compile_train_step(built, asked)
     return built, 4 * built.num_parameters / 8, made.memory_analysis()
 
 
@@ -76,7 +76,7 @@ def test_the_second_moment_is_never_bfloat16(parameter_dtype):
     asked = dataclasses.replace(config(Mesh(fsdp=8), batch_size=8), optim=HALF)
     model = dataclasses.replace(asked.model, parameter_dtype=parameter_dtype)
     asked = dataclasses.replace(asked, model=model)
-    built = build.build_program(asked, WIDE, 2, build.checked_mesh(asked, WIDE))
+    built = mesh_program.make_program(asked, WIDE, 2, mesh_program.checked_mesh(asked, WIDE))
     adam = built.shapes.opt_state[0]
     assert {leaf.dtype for leaf in jax.tree.leaves(adam.nu)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(adam.mu)} == {jnp.dtype("bfloat16")}

@@ -9,7 +9,7 @@ import tiny
 from jaxsft.config import Eval, Mesh
 from jaxsft.data.pack.epochs import Epochs
 from jaxsft.errors import ConfigError
-from jaxsft.training import build, mesh_fit, preflight
+from jaxsft.training import mesh_fit, mesh_program, preflight
 from tests.training.test_mesh_fit import config
 
 EIGHT = Mesh(data=1, fsdp=8)
@@ -40,7 +40,7 @@ def test_what_no_number_of_devices_mends_is_refused(changed, match):
     with pytest.raises(ConfigError, match=match):
         preflight.check_config(changed, tiny.SETTINGS)
     with pytest.raises(ConfigError, match=match):
-        build.checked_mesh(changed, tiny.SETTINGS)
+        mesh_program.checked_mesh(changed, tiny.SETTINGS)
 
 
 def test_open_axes_are_left_to_the_devices():

@@ -9,7 +9,7 @@ import tiny
 from jaxsft.config import Mesh
 from jaxsft.plan import cost, hlo
 from jaxsft.plan.communication import axis_of
-from jaxsft.training import build
+from jaxsft.training import mesh_program
 from tests.training.test_mesh_fit import EXPERTS, config
 
 LAYERS, PARTS = tiny.SETTINGS.num_layers, 2
@@ -28,9 +28,9 @@ def compiled(name):
     """The program, its mesh, and (how often, instruction, axis) of all that communicates."""
     model, sizes = CASES[name]
     asked = config(sizes, batch_size=48, microbatches=PARTS)  # no shape of rows like a leaf's
-    mesh = build.checked_mesh(asked, model)
-    built = build.build_program(asked, model, 2, mesh)
-    parsed = hlo.parse(build.compile_train_step(built, asked).as_text())
+    mesh = mesh_program.checked_mesh(asked, model)
+    built = mesh_program.make_program(asked, model, 2, mesh)
+    parsed = hlo.parse(mesh_program.compile_train_step(built, asked).as_text())
     found = [
         (times, one, axis_of(cost.device_groups(one.attributes), mesh))
         for computation, times in parsed.running()

@@ -11,7 +11,7 @@ from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.plan import memory
-from jaxsft.training import build, first_state, step
+from jaxsft.training import first_state, mesh_program, step
 from jaxsft.training.over_mesh import TrainStep
 
 
@@ -40,10 +40,10 @@ class Ours:
         if num_segments is not None:  # losses by source would need rows that say theirs
             one = dataclasses.replace(config.data, train=config.data.train[:1])
             config = dataclasses.replace(config, data=one)
-        mesh = build.checked_mesh(config, base.settings)
-        self.program = build.build_program(config, base.settings, 10**6, mesh)
+        mesh = mesh_program.checked_mesh(config, base.settings)
+        self.program = mesh_program.make_program(config, base.settings, 10**6, mesh)
         started = time.monotonic()
-        self.compiled = build.compile_train_step(self.program, config)
+        self.compiled = mesh_program.compile_train_step(self.program, config)
         self.compile_seconds = time.monotonic() - started
         self.memory = memory.of(self.compiled, memory.limit_here())
         if num_segments is None:

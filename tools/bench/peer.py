@@ -6,6 +6,7 @@ end of its data; "stop" is answered by {"peak_memory_bytes"}.
 """
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import tempfile
@@ -20,6 +21,14 @@ NEEDED = {
     "trl": "trl==1.16.0 and torch",
     "tunix": "google-tunix==0.1.7 and transformers, on Python 3.11",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerStep:
+    seconds: float
+    supervised_tokens: int
+    tokens: int
+    loss: float
 
 
 class Peer:
@@ -60,14 +69,14 @@ class Peer:
     def __exit__(self, *error: object) -> None:
         self._opened.close()
 
-    def step(self) -> dict[str, Any] | None:
+    def step(self) -> PeerStep | None:
         """What one step did; None at the end of the peer's data."""
         answer = self._ask("step")
-        return None if answer.get("done") else answer
+        return None if answer.get("done") else PeerStep(**answer)
 
-    def stop(self) -> dict[str, Any]:
-        """The last answer: the peer's peak memory."""
-        return self._ask("stop")
+    def stop(self) -> int:
+        """The peer's peak memory in bytes, its last answer."""
+        return self._ask("stop")["peak_memory_bytes"]
 
     def _ask(self, word: str) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -17,7 +17,7 @@ from jaxsft.convert.tensors import huggingface
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import state
-from jaxsft.training import build, first_state, inputs
+from jaxsft.training import first_state, inputs, mesh_program
 
 
 def write(
@@ -82,8 +82,8 @@ def _write_rows(
         batch, _ = step_batches.random_batch(config, base.settings, num_segments)
         batches = [batch]
     else:
-        built = build.build_program(
-            config, base.settings, 10**6, build.checked_mesh(config, base.settings)
+        built = mesh_program.make_program(
+            config, base.settings, 10**6, mesh_program.checked_mesh(config, base.settings)
         )
         rows = step_batches.of_config(config, base, built)
         batches = [rows.host(number) for number in range(num_steps)]

@@ -18,9 +18,9 @@ from jaxsft.model import settings
 from jaxsft.terminal.console import Console
 from jaxsft.training import inputs, over_mesh
 from jaxsft.training.batch import Batch
-from jaxsft.training.build import Program
 from jaxsft.training.flops import row_cost
 from jaxsft.training.loader import Batches
+from jaxsft.training.mesh_program import MeshProgram
 
 Host = dict[str, np.ndarray]  # the arrays [B, T] of a Batch by name
 
@@ -34,7 +34,7 @@ class BenchBatches:
     description: str
 
 
-def of_config(config: Config, base: Pretrained, program: Program) -> BenchBatches:
+def of_config(config: Config, base: Pretrained, program: MeshProgram) -> BenchBatches:
     """Packed rows of config.data.train, prepared where they are not."""
     sources = dataclasses.replace(config, data=dataclasses.replace(config.data, eval=()))
     cache = inputs.prepare_data(sources, base, Console(speaks=False)).train
@@ -57,7 +57,7 @@ def of_config(config: Config, base: Pretrained, program: Program) -> BenchBatche
 
 
 def synthetic(
-    config: Config, s: settings.DecoderSettings, program: Program, num_segments: int
+    config: Config, s: settings.DecoderSettings, program: MeshProgram, num_segments: int
 ) -> BenchBatches:
     """One full batch of random tokens, again and again: equal segments, all tokens supervised."""
     host, counts = random_batch(config, s, num_segments)

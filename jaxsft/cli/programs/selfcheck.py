@@ -41,7 +41,7 @@ def main(config: Config) -> int:
     table = Table("law", "difference", "allowed", "")
     failed = 0
     with distributed.scratch(_SCRATCH.value) as folder:
-        for check in laws.run(config, base.settings, folder):
+        for check in laws.measured(config, base.settings, folder):
             passed = all(one["passed"] for one in distributed.gather({"passed": check.passed}))
             failed += not passed
             verdict = "passed" if passed else "FAILED"

@@ -61,14 +61,14 @@ def _run(config: Config, workdir: "Workdir") -> None:
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
 
     def end(error: BaseException) -> None:
-        endings.leave(workdir, error)
+        endings.write_ending(workdir, error)
 
     with peers.listening(end):
         try:
             run(config, workdir, shlex.join(command))
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)
-            refusal = places.refusal(raised, workdir.name) or too_large.ran_out(raised, config)
+            refusal = places.user_error(raised, workdir.name) or too_large.ran_out(raised, config)
             error = stop or refusal or raised
             peers.leave(error, end)
             if error is raised:

@@ -139,7 +139,7 @@ class Merged:
         """Settles what embedding and head become; returns whether they differ."""
         ends = (self._embedding, self._head)
         given = [self._made.pop(name, Made()) for name in ends]
-        made = tying.resolve(*given, self._config)
+        made = tying.with_adapter(*given, self._config)
         self._made |= dict(zip(ends, made, strict=True))
         scales = {self._config.scale(_module(name)) for name in ends}
         return made[0] != made[1] or made[0].a is not None and len(scales) > 1

@@ -7,7 +7,7 @@ from jaxsft.convert.adapter.config import AdapterConfig
 from jaxsft.convert.adapter.tensor_roles import Made
 
 
-def resolve(embedding: Made, head: Made, config: AdapterConfig) -> tuple[Made, Made]:
+def with_adapter(embedding: Made, head: Made, config: AdapterConfig) -> tuple[Made, Made]:
     """Embedding and head, which begin as one, as the adapter leaves them.
 
     A weight that is no copy of modules_to_save is loaded into what both share, a factor acts on its

@@ -12,6 +12,8 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
+    """One figure of held-out data, for the card's table."""
+
     name: str
     before: float | None  # training; None: not measured
     after: float | None
@@ -45,13 +47,14 @@ def redact(text: str) -> str:
 
 
 def template_sha256(template: str) -> str:
+    """SHA-256 of the template's UTF-8 text, in hexadecimal."""
     return hashlib.sha256(template.encode()).hexdigest()
 
 
-def license_of(readme: str) -> dict[str, str]:
+def license_fields(readme: str) -> dict[str, str]:
     """The license fields in a model card's YAML header, as written.
 
-    >>> license_of("---\\nlicense: mit\\ntags: [a]\\n---\\nText")
+    >>> license_fields("---\\nlicense: mit\\ntags: [a]\\n---\\nText")
     {'license': 'mit'}
     """
     header = re.match(r"---\r?\n(.*?)\r?\n---", readme, re.DOTALL)

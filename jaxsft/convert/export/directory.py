@@ -247,13 +247,14 @@ def base_name(base: Pretrained) -> str:
 
 
 def license_of(base: Pretrained) -> dict[str, str]:
+    """The base's license fields, from its model card or GGUF metadata; {} where it names none."""
     if source.is_gguf(base.path):
         from jaxsft.convert.gguf import header
 
         value = header.read(base.path).metadata.get("general.license")
         return {"license": value} if isinstance(value, str) else {}
     readme = base.path / "README.md"
-    return card.license_of(readme.read_text("utf-8", "replace")) if readme.is_file() else {}
+    return card.license_fields(readme.read_text("utf-8", "replace")) if readme.is_file() else {}
 
 
 def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:

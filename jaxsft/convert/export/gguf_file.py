@@ -31,6 +31,8 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 @dataclasses.dataclass(frozen=True)
 class GgufFile:
+    """The file that was written."""
+
     path: Path
     notes: tuple[str, ...]  # what the file can't hold as asked: show them
 

@@ -62,6 +62,7 @@ def drop_code(directory: Path) -> list[str]:
 
 
 def names_code(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration, or one in it, names Python files (auto_map)."""
     return without_code(config) != dict(config)
 
 

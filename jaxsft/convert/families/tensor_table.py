@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxsft.model import layer_stacks, settings
 
+Tree = dict[str, Any]  # nested, as the parameters are; a leaf has a shape, and may be an array
+
 
 class Layout(enum.Enum):
     """How their array becomes ours: views only, no value changes, so the way back is exact."""
@@ -159,13 +161,13 @@ class Tensor:
         return weight.row.layout.to_ours(part, weight.shape)
 
 
-def leaf(tree: dict[str, Any], path: tuple[str, ...]) -> Any:
+def leaf(tree: Tree, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree
 
 
-def paths(tree: dict[str, Any], above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+def paths(tree: Tree, above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     """The path of each leaf of nested dictionaries."""
     found = set()
     for key, value in tree.items():
@@ -192,7 +194,7 @@ def of_model(table: Table, decoder: settings.DecoderSettings) -> Table:
     return tuple(result)
 
 
-def rows(params: dict[str, Any], table: Table) -> Table:
+def used_rows(params: Tree, table: Table) -> Table:
     """The table's rows for a parameter tree; every leaf has exactly one."""
     found = paths(params)
     used = tuple(row for row in table if row.ours in found)
@@ -200,7 +202,7 @@ def rows(params: dict[str, Any], table: Table) -> Table:
     return used
 
 
-def row_weights(row: TensorRow, params: dict[str, Any]) -> list[Weight]:
+def row_weights(row: TensorRow, params: Tree) -> list[Weight]:
     """The weights of one row: one, or one for each layer or expert of a stacked leaf."""
     shape = tuple(leaf(params, row.ours).shape)
     counts, rest = shape[: row.num_indices], shape[row.num_indices :]
@@ -211,14 +213,14 @@ def row_weights(row: TensorRow, params: dict[str, Any]) -> list[Weight]:
     return found
 
 
-def tensors(params: dict[str, Any], table: Table) -> list[Tensor]:
+def tensors(params: Tree, table: Table) -> list[Tensor]:
     """Each of their tensors, layer by layer as transformers lists them.
 
     Args:
         params: nested dictionaries of anything that has a shape.
     """
     named: dict[str, list[Weight]] = {}
-    for row in rows(params, table):
+    for row in used_rows(params, table):
         for weight in row_weights(row, params):
             named.setdefault(weight.name, []).append(weight)
     found = [Tensor(tuple(weights)) for weights in named.values()]

@@ -119,7 +119,7 @@ class Reader:
                 layers, config["hidden_size"], config["num_attention_heads"], head_dim
             )
         if a.full_attention_every is not None:
-            found["layer_types"] = layer_types(layers, a.full_attention_every)
+            found["layer_types"] = every_nth_full(layers, a.full_attention_every)
         return found
 
     def _rope(
@@ -223,9 +223,10 @@ def share_of(rotated: int, head_dim: int) -> float:
     return share if int(head_dim * share) == rotated else math.nextafter(share, 1)
 
 
-def layer_types(layers: int, full_every: int) -> list[str]:
-    """
-    >>> layer_types(4, 2)
+def every_nth_full(layers: int, full_every: int) -> list[str]:
+    """layer_types of a model in which every n-th layer sees all positions.
+
+    >>> every_nth_full(4, 2)
     ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention']
     """
     kinds = ("full_attention", "sliding_attention")

@@ -114,7 +114,7 @@ def _refuse_other_layers(full: dict[str, Any], a: Architecture, where: str) -> N
         return
     wanted = ["full_attention"] * layers
     if a.full_attention_every is not None:
-        wanted = gguf_config.layer_types(layers, a.full_attention_every)
+        wanted = gguf_config.every_nth_full(layers, a.full_attention_every)
     if kinds != wanted:
         raise ConversionError(
             f"{where}: layer_types={kinds} can't be written as GGUF: llama.cpp's {a.name} has"

@@ -27,7 +27,7 @@ _FLOAT16_STEP = 2.0**-24  # between its smallest numbers: those of a large rope_
 _HIDDEN = -1e4
 
 
-def check(
+def checked_constants(
     tensors: Tensors, decoder: settings.DecoderSettings, where: str
 ) -> tuple[set[str], list[str]]:
     """The names of such constants, and a line for each kind of them.

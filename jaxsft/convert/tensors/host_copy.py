@@ -14,7 +14,7 @@ import numpy as np
 _BLOCK_ITEMS = 2**15  # 128 KiB of float32: within the second-level cache
 _TASK_BLOCKS = 32  # that one thread copies: enough to outweigh handing them out
 
-Block = tuple[slice, ...]  # of one block in both arrays
+BlockPlace = tuple[slice, ...]  # of one block in both arrays
 
 
 def zeros(shape: tuple[int, ...] | list[int], dtype: np.dtype) -> np.ndarray:
@@ -37,7 +37,7 @@ def copy(target: np.ndarray, source: np.ndarray, threads: Executor) -> bool:
     return all(list(threads.map(lambda task: _copy_blocks(target, source, task), tasks)))
 
 
-def _blocks(source: np.ndarray, place: Block = ()) -> Iterator[Block]:
+def _blocks(source: np.ndarray, place: BlockPlace = ()) -> Iterator[BlockPlace]:
     """Cuts an array along its slowest axis: what lies together in the file stays together."""
     place = (*place, *[slice(None)] * (source.ndim - len(place)))
     size = source[place].size
@@ -53,7 +53,7 @@ def _blocks(source: np.ndarray, place: Block = ()) -> Iterator[Block]:
         yield from _blocks(source, (*place[:axis], cut, *place[axis + 1 :]))
 
 
-def _copy_blocks(target: np.ndarray, source: np.ndarray, places: list[Block]) -> bool:
+def _copy_blocks(target: np.ndarray, source: np.ndarray, places: list[BlockPlace]) -> bool:
     bits = np.dtype(f"u{target.itemsize}")  # numpy copies integers faster than bfloat16
     finite = True
     for place in places:

@@ -63,7 +63,7 @@ def read_params(
     named = {tensor.name: tensor for tensor in tensor_table.tensors(shapes, table)}
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         reader = _Reader(tensors, named, where, threads)
-        for row in tensor_table.rows(shapes, table):
+        for row in tensor_table.used_rows(shapes, table):
             target = result
             for key in row.ours[:-1]:
                 target = target.setdefault(key, {})
@@ -126,7 +126,7 @@ def check_names(
     """Checks that each tensor is there, as config.json says; a line for those that are copies.
 
     Args:
-        constants: names that `buffers.check` knows.
+        constants: names that `buffers.checked_constants` knows.
 
     Raises:
         ConversionError: a missing, unexpected or mis-shaped tensor; a tied head that differs.

@@ -35,7 +35,7 @@ class PartOfTensors:
         return self._whole.read(self._names[name])
 
 
-def split(
+def text_and_rest(
     whole: Tensors, kind: multimodal.Wrapper, naming: multimodal.Naming, where: str
 ) -> tuple[PartOfTensors, PartOfTensors]:
     """The tensors of the text part, named as modules are, and the others as the file has them.

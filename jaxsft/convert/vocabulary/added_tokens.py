@@ -51,7 +51,8 @@ def check(directory: Path, tokens: list[str | None]) -> None:
     Raises:
         ConversionError: another token at one of them.
     """
-    for index, token in check_tokenizer.open_tokenizer(directory).added_tokens_decoder.items():
+    theirs = check_tokenizer.open_with_transformers(directory)
+    for index, token in theirs.added_tokens_decoder.items():
         ours = tokens[index] if index < len(tokens) else None
         if ours != token.content:
             raise ConversionError(

@@ -22,7 +22,7 @@ def check_token_ids(expected: Path, exported: Path) -> None:
     """
     if not any((expected / name).is_file() for name in _VOCABULARIES):
         return  # a model without a tokenizer is exported without one
-    theirs_from, ours_from = open_tokenizer(expected), open_tokenizer(exported)
+    theirs_from, ours_from = open_with_transformers(expected), open_with_transformers(exported)
     for text in PROBES:
         theirs, ours = theirs_from(text).input_ids, ours_from(text).input_ids
         if theirs != ours:
@@ -31,7 +31,7 @@ def check_token_ids(expected: Path, exported: Path) -> None:
             )
 
 
-def open_tokenizer(directory: Path) -> Any:
+def open_with_transformers(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:

@@ -19,6 +19,8 @@ class TrainedOn:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
+    """What a cache was made of, and what its reader must know; digests are SHA-256 in hex."""
+
     fingerprint: str = ""
     shards: Sequence[Sequence[int]] = ()  # of each its examples, and its arrays' checksums
     template: str | None = None

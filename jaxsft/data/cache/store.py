@@ -144,20 +144,27 @@ def _load(path: Path) -> np.ndarray:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes the array as int64 in numpy's format."""
     with places.using(str(path)):
         np.save(path, array.astype(np.int64))
 
 
 def write_cache_report(directory: Path, report: CacheReport) -> None:
+    """Writes report.json, without what is secret in names and paths."""
     write_json(directory / REPORT, redacted_values(records.to_json(report)))
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Says that the directory is whole."""
+    """Writes manifest.json, which says that the directory is whole."""
     write_json(directory / MANIFEST, records.to_json(manifest))
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes what json.dumps takes, indented.
+
+    Raises:
+        UserError: the disk is full, or can't be written.
+    """
     with places.using(str(path)):
         path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxsft.data.conversation import BadRow
 from jaxsft.data.encode.tokenize import Example
-from jaxsft.data.read.strict_json import show
+from jaxsft.data.read.strict_json import clip
 
 MAX_UNREAD = 100  # names of columns that are counted one by one: rows may have names of their own
 OTHERS = "other columns"
@@ -91,6 +91,7 @@ class Tally:
         self.unread: Counter[str] = Counter()
 
     def add(self, outcome: Outcome) -> None:
+        """Counts one more row."""
         self.counts["rows_in"] += 1
         if outcome.reason is None:
             self.counts["rows_out"] += 1
@@ -98,7 +99,7 @@ class Tally:
             self.dropped[outcome.reason] += 1
         for name in outcome.unread:
             is_new = name not in self.unread and len(self.unread) >= MAX_UNREAD
-            self.unread[OTHERS if is_new else show(name)[1:-1]] += 1
+            self.unread[OTHERS if is_new else clip(name)[1:-1]] += 1
         self.counts["split_conversations"] += any(example.is_split for example in outcome.kept)
         for example in outcome.kept:
             self._add_example(example)

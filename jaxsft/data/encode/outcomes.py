@@ -23,6 +23,7 @@ from jaxsft.data.render.rendering import TemplateRunsAway
 def outcomes_of(
     tokenizer: ChatTokenizer, records: Iterable[Record], data: Data, vocab_size: int | None
 ) -> list[Outcome]:
+    """`outcome_of` each record, in their order."""
     return [outcome_of(tokenizer, record, data, vocab_size) for record in records]
 
 

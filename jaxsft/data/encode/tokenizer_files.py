@@ -13,7 +13,8 @@ _FILES = ("*token*.json", "*.model*", *_TEMPLATES, "vocab*", "merges*", "config.
 
 
 def open_tokenizer(directory: str, data: Data) -> ChatTokenizer:
-    """
+    """The tokenizer in a directory with the template, options and date that the data asks for.
+
     Raises:
         DataError: the tokenizer or its template can't be used.
     """
@@ -48,6 +49,11 @@ def directory_digest(directory: str) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal.
+
+    Raises:
+        DataError: it can't be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,6 +32,7 @@ class PackPlan:
         return len(self.row_offsets) - 1
 
     def row(self, index: int) -> np.ndarray:
+        """int64 indices of the examples in the row, from left to right."""
         return self.order[self.row_offsets[index] : self.row_offsets[index + 1]]
 
 

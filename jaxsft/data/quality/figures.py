@@ -33,11 +33,15 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class BinnedSpread(Spread):
+    """The same with the rows counted by their number, in bins."""
+
     histogram: Sequence[Bin] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedSpread(Spread):
+    """The same of supervised tokens."""
+
     share: float = 0.0  # of the tokens
 
 
@@ -52,6 +56,8 @@ class RowPair:
 
 @dataclasses.dataclass(frozen=True)
 class ExactDuplicates:
+    """Rows whose dialogue an earlier row has; shares are of all rows, 0 to 1."""
+
     rows: int = 0
     share: float = 0.0
     examples: Sequence[RowPair] = ()
@@ -59,6 +65,8 @@ class ExactDuplicates:
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicates:
+    """Rows that are like another one, by an estimate of their texts' similarity, 0 to 1."""
+
     rows: int = 0
     later_rows: int = 0  # those that would go if one of each were kept
     share: float = 0.0  # of the later rows
@@ -74,6 +82,8 @@ class RepeatedPrompts:
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedAnswer:
+    """An answer that several rows give, and the first of them."""
+
     text: str = ""
     where: str = ""
     times: int = 0
@@ -89,12 +99,16 @@ class RepeatedAnswers:
 
 @dataclasses.dataclass(frozen=True)
 class HintedRow:
+    """A row (file:row) with a hint, and an excerpt that shows it."""
+
     where: str = ""
     text: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class HintedRows:
+    """The rows with one kind of hint, some of them shown."""
+
     rows: int = 0
     share: float = 0.0
     examples: Sequence[HintedRow] = ()
@@ -102,6 +116,8 @@ class HintedRows:
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
+    """What is measured of the rows that give an example."""
+
     conversations: int = 0
     turns: BinnedSpread = dataclasses.field(default_factory=BinnedSpread)
     tokens: BinnedSpread = dataclasses.field(default_factory=BinnedSpread)

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxsft.data.conversation import Columns, RowError
 from jaxsft.data.read.content import MEDIA, has_media, holds_nothing, is_media
-from jaxsft.data.read.strict_json import show
+from jaxsft.data.read.strict_json import clip
 from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS, is_off
 
 KIND = "column not read"
@@ -56,7 +56,7 @@ def unread_of(row: Mapping[str, Any], read: Collection[str]) -> Columns:
             found.setdefault(meaning, []).append(name)
     if found:
         said = [
-            f"{', '.join(f'{name}={show(row[name])}' for name in named)} ({_REMEDIES[meaning]})"
+            f"{', '.join(f'{name}={clip(row[name])}' for name in named)} ({_REMEDIES[meaning]})"
             for meaning, named in found.items()
         ]
         every = tuple(name for named in found.values() for name in named)
@@ -72,7 +72,7 @@ def left_out(row: Mapping[str, Any], read: Collection[str]) -> str:
         # A loss of 0.0 was measured; a switch is an integer at most.
         is_measured = key == "loss" and not isinstance(row.get(key), int)
         if key not in read and _number(row.get(key)) == 0 and not is_measured:
-            return f"{key}={show(row[key])} of the row"
+            return f"{key}={clip(row[key])} of the row"
     return ""
 
 

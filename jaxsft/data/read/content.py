@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxsft.data.conversation import PartWeights, RowError
-from jaxsft.data.read.strict_json import show
+from jaxsft.data.read.strict_json import clip
 from jaxsft.data.read.weights import weight_of
 
 _TEXT_TYPES = ("text", "input_text", "output_text")  # the last two are of OpenAI's Responses
@@ -40,7 +40,7 @@ def content_of(value: Any, has_calls: bool, where: str) -> tuple[str, PartWeight
     if not isinstance(value, str):
         raise RowError(
             "content not a string",
-            f"{where} has content {show(value)}; expected a string or a list of text parts",
+            f"{where} has content {clip(value)}; expected a string or a list of text parts",
         )
     return value, tuple(parts) if any(weight is not None for _, weight in parts) else ()
 
@@ -48,14 +48,14 @@ def content_of(value: Any, has_calls: bool, where: str) -> tuple[str, PartWeight
 def _part(part: Any, where: str) -> tuple[str, float | None]:
     if not isinstance(part, dict):
         expected = 'expected {"type": "text", "text": ...}'
-        raise RowError("content not a string", f"{where} is {show(part)}; {expected}")
+        raise RowError("content not a string", f"{where} is {clip(part)}; {expected}")
     refuse_media(part, where)
     said = [key for key in _TEXT_KEYS if part.get(key) is not None]
     kind = part.get("type")
     if kind not in _TEXT_TYPES or len(said) != 1 or not isinstance(part[said[0]], str):
-        detail = f"{where} has type {show(kind)}"
-        detail += "".join(f" and {key} {show(part[key])}" for key in said)
-        detail += f" (its keys are {show(sorted(part))}); only text can be trained on"
+        detail = f"{where} has type {clip(kind)}"
+        detail += "".join(f" and {key} {clip(part[key])}" for key in said)
+        detail += f" (its keys are {clip(sorted(part))}); only text can be trained on"
         raise RowError("content part not text", f'{detail}: {{"type": "text", "text": ...}}')
     return part[said[0]], weight_of(part, where)
 
@@ -84,11 +84,12 @@ def is_media(value: Any) -> bool:
 
 
 def refuse_media(holder: dict[str, Any], where: str) -> None:
-    """
+    """Returns where the message has nothing but text.
+
     Raises:
-        RowError: the message has images, sound or files beside its text.
+        RowError: it has images, sound or files beside its text.
     """
     for key in _OF_MESSAGE.intersection(holder):
         if has_media(holder[key]):
-            detail = f"{where} has {key} {show(holder[key])}; only text can be trained on"
+            detail = f"{where} has {key} {clip(holder[key])}; only text can be trained on"
             raise RowError("media beside the text", detail)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxsft.data.conversation import Message, RowError
 from jaxsft.data.read.messages import parse_message
-from jaxsft.data.read.strict_json import show
+from jaxsft.data.read.strict_json import clip
 from jaxsft.data.read.tool_calls import from_text, tool_call
 
 # The names of the speakers in ShareGPT's data sets.
@@ -63,7 +63,7 @@ def template_options(value: Any) -> dict[str, Any]:
     value = from_text(value, kind, "chat_template_kwargs")
     options = {} if value is None else value
     if not isinstance(options, dict):
-        raise RowError(kind, f"chat_template_kwargs is {show(value)}; expected an object")
+        raise RowError(kind, f"chat_template_kwargs is {clip(value)}; expected an object")
     for key in options:
         if key in _RESERVED:
             raise RowError(kind, f"chat_template_kwargs sets {key!r}, which is not a row's to set")
@@ -78,14 +78,14 @@ def _with_system(messages: list[Message], row: dict[str, Any]) -> tuple[Message,
     if messages[0].role != "system":
         return (system, *messages)
     if messages[0].content != system.content:
-        detail = f"has system {show(system.content)} and a first message of role system; keep one"
+        detail = f"has system {clip(system.content)} and a first message of role system; keep one"
         raise RowError("two system messages", detail)
     return tuple(messages)
 
 
 def _said(role: str, row: dict[str, Any], key: str) -> Message:
     if not isinstance(row[key], str):
-        raise RowError("not a string", f"{key} is {show(row[key])}; expected a string")
+        raise RowError("not a string", f"{key} is {clip(row[key])}; expected a string")
     return Message(role, row[key])
 
 
@@ -99,7 +99,7 @@ def _items(row: dict[str, Any], key: str, names: Mapping[str, str]) -> list[Any]
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = from_text(value, "messages not a list", key)
     if not isinstance(value, list):
-        detail = f"{key} is {show(value)}; expected a list of messages"
+        detail = f"{key} is {clip(value)}; expected a list of messages"
         raise RowError("messages not a list", detail)
     if not value:
         raise RowError("no messages", f"{key}=[]: there is no message")
@@ -151,7 +151,7 @@ def _alpaca(row: dict[str, Any]) -> list[Message]:
     history = row.get("history", [])
     for i, pair in enumerate(history if isinstance(history, list) else [history]):
         if not isinstance(pair, list | tuple) or not [type(said) for said in pair] == [str, str]:
-            detail = f"history[{i}] is {show(pair)}; expected [instruction, output]"
+            detail = f"history[{i}] is {clip(pair)}; expected [instruction, output]"
             raise RowError("bad history", detail)
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
     asked = _said("user", row, "instruction")
@@ -177,7 +177,7 @@ def _sharegpt(row: dict[str, Any], names: Mapping[str, str]) -> list[Message]:
 
 def _sharegpt_message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
-        raise RowError("message not an object", f"{where} is {show(item)}; expected an object")
+        raise RowError("message not an object", f"{where} is {clip(item)}; expected an object")
     if "from" not in item and "role" in item:
         detail = f"{where} has 'role', not 'from'; set format='messages' and "
         raise RowError("missing key", detail + "columns={'messages': 'conversations'}")
@@ -189,9 +189,9 @@ def _sharegpt_message(item: Any, where: str) -> Message:
     role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         expected = "expected human, gpt, system, function_call or observation"
-        raise RowError("unknown role", f"{where} has from {show(speaker)}; {expected}")
+        raise RowError("unknown role", f"{where} has from {clip(speaker)}; {expected}")
     if not isinstance(value, str):
-        detail = f"{where} has value {show(value)}; expected a string"
+        detail = f"{where} has value {clip(value)}; expected a string"
         raise RowError("content not a string", detail)
     return parse_message({**others, "role": role, "content": value}, where)
 

@@ -22,7 +22,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 ARRAY_RECORD, _PARQUET = ".array_record", ".parquet"
 
 
-def kind_of(path: str) -> tuple[str, str | None]:
+def suffix_and_compression(path: str) -> tuple[str, str | None]:
     """The suffix that says how a file is read, and its compression.
 
     Raises:
@@ -48,7 +48,7 @@ def rows_of(path: str, open_file: Callable[[], BinaryIO]) -> Iterator[NumberedRo
     Raises:
         DataError: the file as a whole is broken: cut short, corrupt, or not what its suffix says.
     """
-    suffix, compression = kind_of(path)
+    suffix, compression = suffix_and_compression(path)
     row = 0
     try:
         is_stream = suffix != ARRAY_RECORD
@@ -80,7 +80,7 @@ def _complaint(file: io.BufferedReader, suffix: str, compression: str | None) ->
     head = file.peek(magic.HEAD_BYTES)[: magic.HEAD_BYTES]
     if suffix != _PARQUET:
         return magic.complaint(head, suffix, compression)
-    kind = magic.kind_of(head)
+    kind = magic.recognised(head)
     return f"is {kind}, not Parquet as its name says" if kind not in (None, "Parquet") else None
 
 

@@ -24,10 +24,10 @@ from jaxsft.data.read.columns import left_out, unread_of
 from jaxsft.data.read.dialogs import messages_of, template_options
 from jaxsft.data.read.messages import REASONING_KEYS
 from jaxsft.data.read.strict_json import (
+    clip,
     parse_object,
     refuse_characters,
     refuse_values,
-    show,
     too_long,
 )
 from jaxsft.data.read.tool_calls import check_required, parse_tools, required_of
@@ -103,7 +103,8 @@ def _of_preferences(keys: Collection[str]) -> str:
 
 
 def check_columns(form: str, columns: Mapping[str, str]) -> None:
-    """
+    """Returns where the format has every key that `columns` maps.
+
     Raises:
         FormatError: `columns` maps a key that the format doesn't have.
     """
@@ -204,7 +205,7 @@ def _keys(row: Collection[str]) -> str:
     """The first of them, for a message."""
     shown = sorted(row)[:_SHOWN_KEYS]
     more = f" and {len(row) - len(shown)} more" if len(row) > len(shown) else ""
-    return f"[{', '.join(map(show, shown))}]{more}"
+    return f"[{', '.join(map(clip, shown))}]{more}"
 
 
 def _did_you_mean(name: str, known: Collection[str]) -> str:
@@ -214,7 +215,7 @@ def _did_you_mean(name: str, known: Collection[str]) -> str:
 
 def _string(row: dict[str, Any], key: str) -> str:
     if not isinstance(row[key], str):
-        raise RowError("not a string", f"{key} is {show(row[key])}; expected a string")
+        raise RowError("not a string", f"{key} is {clip(row[key])}; expected a string")
     return row[key]
 
 

@@ -39,7 +39,7 @@ def _load(path: str, subset: str | None, split: str, name: str) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # whatever the package, the network or the data set's files raise
-        if refusal := places.refusal(error):  # no place for it here: HF_HOME
+        if refusal := places.user_error(error):  # no place for it here: HF_HOME
             raise refusal from error
         raise DataError(f"{name}: can't be loaded: {str(error).strip()}") from None
 

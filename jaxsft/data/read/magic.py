@@ -40,7 +40,7 @@ _TAR = 257, b"ustar"
 HEAD_BYTES = 512
 
 
-def kind_of(head: bytes) -> str | None:
+def recognised(head: bytes) -> str | None:
     """What a file that begins so is, if it is known and no text in UTF-8."""
     # Longer marks first: UTF-32's begins with UTF-16's.
     for mark, kind in ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32")):
@@ -62,7 +62,7 @@ def complaint(head: bytes, suffix: str, compression: str | None) -> str | None:
     Args:
         compression: that its name promised, and that was taken off.
     """
-    kind = kind_of(head)
+    kind = recognised(head)
     if kind is None:
         return None
     if compression is not None and kind == compression:
@@ -83,7 +83,7 @@ def complaint(head: bytes, suffix: str, compression: str | None) -> str | None:
 
 def not_compressed(head: bytes, compression: str) -> str | None:
     """What is wrong with a file whose name promises a compression; None: nothing."""
-    kind = kind_of(head)
+    kind = recognised(head)
     if kind == compression or not head:
         return None
     found = f"is {kind}" if kind else f"begins with {head[:8]!r}"

@@ -4,9 +4,9 @@ from typing import Any
 
 from jaxsft.data.conversation import ROLES, Message, PartWeights, RowError
 from jaxsft.data.read.content import content_of, refuse_media
-from jaxsft.data.read.strict_json import show
+from jaxsft.data.read.strict_json import clip
 from jaxsft.data.read.tool_calls import tool_calls_of
-from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS, product, weight_of
+from jaxsft.data.read.weights import NUMBER_KEYS, SWITCH_KEYS, multiplied, weight_of
 
 # OpenAI renamed two roles; no template but gpt-oss's knows the new name of system, and that one
 # treats both alike.
@@ -31,7 +31,7 @@ def parse_message(value: Any, where: str = "message") -> Message:
         RowError: naming `where`, the value and what was expected.
     """
     if not isinstance(value, dict):
-        raise RowError("message not an object", f"{where} is {show(value)}; expected an object")
+        raise RowError("message not an object", f"{where} is {clip(value)}; expected an object")
     value = {key: item for key, item in value.items() if item is not None}
     role = _role(value.get("role"), where)
     refuse_media(value, where)
@@ -39,7 +39,7 @@ def parse_message(value: Any, where: str = "message") -> Message:
     content, parts = content_of(value.get("content"), bool(calls), where)
     name = value.get("name")
     if not isinstance(name, str | None):
-        raise RowError("name not a string", f"{where} has name {show(name)}")
+        raise RowError("name not a string", f"{where} has name {clip(name)}")
     fields = {key: item for key, item in value.items() if key not in _KNOWN_KEYS}
     reasoning = _reasoning(value, role, where)
     weight = _weights(value, role, parts, bool(reasoning or calls), where)
@@ -50,7 +50,7 @@ def _role(role: Any, where: str) -> str:
     known = _OTHER_ROLES.get(role, role) if isinstance(role, str) else None
     if known not in ROLES:
         expected = "expected system, user, assistant or tool"
-        raise RowError("unknown role", f"{where} has role {show(role)}; {expected}")
+        raise RowError("unknown role", f"{where} has role {clip(role)}; {expected}")
     return known
 
 
@@ -62,13 +62,13 @@ def _reasoning(message: dict[str, Any], role: str, where: str) -> str | None:
         return None
     key, reasoning = given[0]
     if not isinstance(reasoning, str):
-        raise RowError("reasoning not a string", f"{where} has {key} {show(reasoning)}")
+        raise RowError("reasoning not a string", f"{where} has {key} {clip(reasoning)}")
     if role != "assistant":
-        detail = f"{where} has role {role!r} and {key} {show(reasoning)}; only assistants reason"
+        detail = f"{where} has role {role!r} and {key} {clip(reasoning)}; only assistants reason"
         raise RowError("reasoning of another role", detail)
     for other, value in given[1:]:
         if value != reasoning:
-            detail = f"{where} has {key} {show(reasoning)} and {other} {show(value)}; keep one"
+            detail = f"{where} has {key} {clip(reasoning)} and {other} {clip(value)}; keep one"
             raise RowError("two reasonings", detail)
     return reasoning
 
@@ -92,7 +92,7 @@ def _weights(
     for own in trained:
         if weight == 0:
             raise RowError("two weights", f"{where} has weight 0 and a part of {own:g}; keep one")
-        product({"weight": 1.0 if weight is None else weight, "part": own}, where)
+        multiplied({"weight": 1.0 if weight is None else weight, "part": own}, where)
     if not parts or weight is not None:
         return weight
     return float(has_more or any(own != 0 for _, own in parts))

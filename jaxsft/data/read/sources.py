@@ -28,7 +28,7 @@ def files_of(source: Source) -> list[str]:
         raise DataError(f"{source.path}: {what} are of data sets of the hub, hub://owner/name")
     files = _remote_files(source.path) if _is_remote(source.path) else _local_files(source.path)
     for file in files:
-        if file_rows.kind_of(file)[0] == file_rows.ARRAY_RECORD and _is_remote(file):
+        if file_rows.suffix_and_compression(file)[0] == file_rows.ARRAY_RECORD and _is_remote(file):
             raise DataError(f"{file}: ArrayRecord is read from a local disk only; copy it there")
     return files
 

@@ -75,13 +75,14 @@ def parse(text: str) -> Any:
 
 
 def refuse_characters(value: Any) -> None:
-    """
+    """Returns where every string of the value can be written as UTF-8 text.
+
     Raises:
         RowError: a string of `value` has a NUL or a lone surrogate.
     """
     for string in strings(value):
         if "\0" in string:
-            raise RowError("NUL", f"has a NUL character in {show(string)}")
+            raise RowError("NUL", f"has a NUL character in {clip(string)}")
         if string.isascii():
             continue
         for index, char in enumerate(string):
@@ -92,14 +93,18 @@ def refuse_characters(value: Any) -> None:
 
 
 def refuse_values(value: Any, where: str = "") -> None:
-    """
+    """Returns where the value, and all that is in it, is of JSON's types.
+
+    Args:
+        where: its place in the row, for the message.
+
     Raises:
         RowError: naming a value, from a table with types of its own, that JSON doesn't have.
     """
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                detail = f"{where} has the key {show(key)} of type {type(key).__name__}"
+                detail = f"{where} has the key {clip(key)} of type {type(key).__name__}"
                 raise RowError("not a JSON value", f"{detail}; keys of JSON are strings")
             refuse_values(item, f"{where}.{key}" if where else key)
     elif isinstance(value, list):
@@ -111,7 +116,7 @@ def refuse_values(value: Any, where: str = "") -> None:
     elif isinstance(value, Unreadable):
         raise RowError("not a JSON value", f"{where} can't be read: {value.reason}")
     elif not isinstance(value, str | int | None):
-        detail = f"{where} is {show(value)} of type {type(value).__name__}, which JSON doesn't have"
+        detail = f"{where} is {clip(value)} of type {type(value).__name__}, which JSON doesn't have"
         raise RowError("not a JSON value", f"{detail}: write it as a string or a number")
 
 
@@ -128,7 +133,7 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
-def show(value: Any) -> str:
+def clip(value: Any) -> str:
     """The value in an error message, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -155,7 +160,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise RowError("duplicate key", f"has the key {show(twice)} twice in one object")
+        raise RowError("duplicate key", f"has the key {clip(twice)} twice in one object")
     return result
 
 
@@ -166,7 +171,7 @@ def _constant(name: str) -> None:
 def _float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise RowError("NaN or Infinity", f"has the number {show(digits)}, beyond any float")
+        raise RowError("NaN or Infinity", f"has the number {clip(digits)}, beyond any float")
     return number
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxsft.data.conversation import RowError, Tokenized
-from jaxsft.data.read.strict_json import show
+from jaxsft.data.read.strict_json import clip
 from jaxsft.data.read.weights import LEAST, MOST, WANTED
 
 IGNORED = -100  # the label of a token that is not trained, as in PyTorch's cross-entropy
@@ -101,7 +101,7 @@ def _numbers(row: dict[str, Any], key: str, kinds: str, length: int | None = Non
     if array is not None and not array.size:
         array = array.astype(np.int64)
     if array is None or array.ndim != 1 or array.dtype.kind not in kinds:
-        raise RowError(_KIND, f"{key} is {show(value)}; expected a list of numbers")
+        raise RowError(_KIND, f"{key} is {clip(value)}; expected a list of numbers")
     if length is not None and len(array) != length:
         raise RowError(_KIND, f"{key} has {len(array)} numbers, input_ids has {length}")
     return array

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxsft.data.conversation import RowError
-from jaxsft.data.read.strict_json import parse, show
+from jaxsft.data.read.strict_json import clip, parse
 
 # Where a call may have its arguments: OpenAI's name and those of other libraries.
 ARGUMENTS = (
@@ -17,11 +17,15 @@ _OTHER_CALLS = ("tool_call", "toolCalls", "toolcalls", "function_calls", "calls"
 
 
 def tool_calls_of(message: dict[str, Any], role: str, where: str) -> tuple[dict[str, Any], ...]:
-    """Tool calls whose arguments are objects: JSON text in `arguments` is read (D2)."""
+    """Tool calls whose arguments are objects: JSON text in `arguments` is read.
+
+    Raises:
+        RowError: no list of calls, calls of another role or under another key.
+    """
     value = message.get("tool_calls", [])
     for other in _OTHER_CALLS:
         if message.get(other) and isinstance(message[other], list | dict | str):
-            detail = f"{where} has {other} {show(message[other])}; calls are read from 'tool_calls'"
+            detail = f"{where} has {other} {clip(message[other])}; calls are read from 'tool_calls'"
             raise RowError("bad tool_calls", detail)
     if "function_call" in message:  # OpenAI's older form, of one call
         if value:
@@ -29,7 +33,7 @@ def tool_calls_of(message: dict[str, Any], role: str, where: str) -> tuple[dict[
             raise RowError("bad tool_calls", detail)
         value = [message["function_call"]]
     if not isinstance(value, list):
-        raise RowError("bad tool_calls", f"{where} has tool_calls {show(value)}; expected a list")
+        raise RowError("bad tool_calls", f"{where} has tool_calls {clip(value)}; expected a list")
     if value and role != "assistant":
         detail = f"{where} has role {role!r} and tool_calls; only an assistant calls tools"
         raise RowError("bad tool_calls", detail)
@@ -47,7 +51,7 @@ def tool_call(call: Any, where: str) -> dict[str, Any]:
     """
     function = call.get("function", call) if isinstance(call, dict) else call
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        detail = f"{where} is {show(call)}; expected a function with a name"
+        detail = f"{where} is {clip(call)}; expected a function with a name"
         raise RowError("bad tool_calls", detail)
     arguments = _arguments(call, function, where)
     kept = {key: item for key, item in function.items() if key not in ARGUMENTS}
@@ -74,18 +78,18 @@ def _arguments(call: dict[str, Any], function: dict[str, Any], where: str) -> di
                 continue
             if given and value != next(iter(given.values())):
                 first = next(iter(given))
-                detail = f"{where} has {first} {show(given[first])} and {key} {show(value)}"
+                detail = f"{where} has {first} {clip(given[first])} and {key} {clip(value)}"
                 raise RowError("bad tool_calls", f"{detail}; keep one")
             given.setdefault(key, value)
     if not given:
         unknown = {key for holder in holders for key, item in holder.items() if item is not None}
         if unknown := unknown - _OTHERS - {*ARGUMENTS}:
-            detail = f"{where} has no arguments but {show(sorted(unknown))}; they are read from "
+            detail = f"{where} has no arguments but {clip(sorted(unknown))}; they are read from "
             raise RowError("bad tool_calls", detail + f"{', '.join(ARGUMENTS[:4])} and the like")
         return {}
     key, value = next(iter(given.items()))
     if not isinstance(value, dict):
-        raise RowError("bad tool_calls", f"{where} has {key} {show(value)}; expected an object")
+        raise RowError("bad tool_calls", f"{where} has {key} {clip(value)}; expected an object")
     return value
 
 
@@ -103,7 +107,7 @@ def parse_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
     tools = value if isinstance(value, list) else [None]
     tools = [from_text(tool, "bad tools", f"tools[{i}]") for i, tool in enumerate(tools)]
     if not all(isinstance(tool, dict) for tool in tools):
-        raise RowError("bad tools", f"tools is {show(value)}; expected a list of objects")
+        raise RowError("bad tools", f"tools is {clip(value)}; expected a list of objects")
     return tuple(_tool(tool) for tool in tools)
 
 
@@ -129,7 +133,11 @@ def required_of(tools: tuple[dict[str, Any], ...] | None) -> dict[str, list[Any]
 def check_required(
     calls: tuple[dict[str, Any], ...], required: dict[str, list[Any]], where: str
 ) -> None:
-    """
+    """Returns where every call has arguments that must have some.
+
+    Args:
+        required: names of arguments, by function.
+
     Raises:
         RowError: a call has no arguments at all, of a function that must have some.
     """
@@ -137,7 +145,7 @@ def check_required(
         name = call["function"]["name"]
         if name in required and not call["function"]["arguments"]:
             detail = f"{where} calls {name!r} without arguments, but tools says that it needs "
-            raise RowError("bad tool_calls", detail + show(required[name]))
+            raise RowError("bad tool_calls", detail + clip(required[name]))
 
 
 def from_text(value: Any, kind: str, where: str) -> Any:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from jaxsft.data.conversation import RowError
-from jaxsft.data.read.strict_json import show
+from jaxsft.data.read.strict_json import clip
 
 NUMBER_KEYS, SWITCH_KEYS = ("weight", "loss_weight", "loss_scale"), ("train", "loss")
 # Names that other trainers have for it, with values of their own: never taken for nothing.
@@ -58,25 +58,25 @@ def weight_of(holder: Mapping[str, Any], where: str) -> float | None:
     for key in NUMBER_KEYS:
         if (weight := holder.get(key)) is not None:
             if not is_weight(weight):
-                raise RowError("bad weight", f"{where} has {key} {show(weight)}; {WANTED}")
+                raise RowError("bad weight", f"{where} has {key} {clip(weight)}; {WANTED}")
             weights[key] = float(weight)
     for key in SWITCH_KEYS:
         if (switch := holder.get(key)) is not None:
             if not isinstance(switch, bool):
-                detail = f"{where} has {key} {show(switch)}; expected true or false"
+                detail = f"{where} has {key} {clip(switch)}; expected true or false"
                 raise RowError("bad weight", detail)
             weights[key] = float(switch)
     if len(set(weights.values())) > 1:
         raise RowError("two weights", f"{where} has the weights {weights}; keep one")
     for key, value in holder.items():
         if value is not None and (key in OTHER_KEYS or is_off(key, value)):
-            detail = f"{where} has {key} {show(value)}, which is not read; "
+            detail = f"{where} has {key} {clip(value)}, which is not read; "
             raise RowError("bad weight", detail + "say 'train': false or true, or a 'weight'")
     return next(iter(weights.values()), None)
 
 
-def product(weights: Mapping[str, float], where: str) -> float:
-    """All of them multiplied.
+def multiplied(weights: Mapping[str, float], where: str) -> float:
+    """The product of the weights, by which the loss of a token is multiplied.
 
     Raises:
         RowError: the product is not what float32 can hold.

@@ -15,7 +15,7 @@ _JSON_ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u.{4}|\\.")
 _HTML_ESCAPE = re.compile("&(?:amp|lt|gt|#34|#39);")
 
 
-def to_json(value: Any, **options: Any) -> Traced:
+def traced_json(value: Any, **options: Any) -> Traced:
     """`json.dumps(value, **options)`: the k-th string of the text is the k-th string of value."""
     text = json.dumps(value, **options)
     leaves = _json_strings(value, options.get("sort_keys", False))

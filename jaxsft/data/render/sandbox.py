@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2.filters import do_title
 
-from jaxsft.data.render.escapes import to_html, to_json
+from jaxsft.data.render.escapes import to_html, traced_json
 from jaxsft.data.render.limits import LimitedEnvironment
 from jaxsft.data.render.provenance import (
     ProvenanceError,
@@ -91,7 +91,7 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> Traced:
-    return to_json(
+    return traced_json(
         x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 

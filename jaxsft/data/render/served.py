@@ -25,7 +25,7 @@ class Continued:
     prefill: str  # what of the prompt the rendering lacks
 
 
-def continued(rendering: Rendering, turn: int) -> Continued | None:
+def continued_answer(rendering: Rendering, turn: int) -> Continued | None:
     """The answer of the turn after its prompt; None where more than white space differs."""
     return _respaced(rendering, turn) or _prefilled(rendering, turn)
 

@@ -32,6 +32,8 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingText:
+    """One text to train on, and which of its characters are."""
+
     text: Traced
     spans: tuple[Span, ...]
     controls: tuple[Control, ...]  # in the order of the text
@@ -242,7 +244,7 @@ class ChatTemplate:
 
     def _served_text(self, rendering: Rendering, turn: int) -> TrainingText:
         """The generation prompt and what goes on after it, where the rendering has less of it."""
-        found = served.continued(rendering, turn)
+        found = served.continued_answer(rendering, turn)
         if found is None:
             raise served.otherwise(rendering, turn)
         prompt, answer, tail = found.prompt, found.answer, found.tail

@@ -51,6 +51,7 @@ class View:
 
 
 def whole(rendering: Rendering, turn: int) -> View:
+    """The view of a turn whose renderings are run from the first message on."""
     return View(
         rendering,
         turn,

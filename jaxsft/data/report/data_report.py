@@ -19,6 +19,8 @@ from jaxsft.terminal.redact import redacted_values
 
 @dataclasses.dataclass(frozen=True)
 class DataWarning:
+    """What is wrong with the data, what to do, and rows that show it."""
+
     text: str = ""
     advice: str = ""
     examples: Sequence[str] = ()
@@ -60,6 +62,8 @@ class HeldOutReport(CacheReport):
 
 @dataclasses.dataclass(frozen=True)
 class DataReport:
+    """data_report.json: what is known of a run's data before its first step."""
+
     warnings: Sequence[DataWarning] = ()  # the gravest kinds first
     plan: PlanReport | None = None  # None where only the data is looked at
     train: CacheReport = dataclasses.field(default_factory=CacheReport)
@@ -73,4 +77,5 @@ def write(directory: Path, report: DataReport) -> None:
 
 
 def from_json(value: Mapping[str, Any]) -> DataReport:
+    """The report that `write` wrote, also of another version."""
     return records.from_json(DataReport, value)

@@ -1,8 +1,9 @@
 """What is trained, made visible: tokens with their weights, in a terminal or as JSON lines."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -14,6 +15,7 @@ from jaxsft.data.encode.outcomes import outcome_of
 from jaxsft.data.encode.tokenize import ChatTokenizer, Example
 from jaxsft.data.read.sources import read_source
 from jaxsft.errors import ConfigError
+from jaxsft.files import records
 from jaxsft.terminal.printable import printable
 from jaxsft.terminal.redact import redacted
 
@@ -66,29 +68,43 @@ class InspectedRows:
             left = None if left is None else left - num_rows
 
 
-def json_rows(outcome: Outcome, tokenizer: ChatTokenizer) -> Iterator[dict[str, Any]]:
-    """One object for each example of the row; for a row without one, why."""
+@dataclasses.dataclass(frozen=True)
+class JsonRow:
+    """An example, or a row without one."""
+
+    file: str
+    row: int
+    dropped: str | None = records.where_known()  # why
+    ids: list[int] | None = records.where_known()
+    weights: list[float] | None = records.where_known()  # of each id
+    supervised: list[str] | None = records.where_known()  # texts that are trained
+
+
+def json_rows(outcome: Outcome, tokenizer: ChatTokenizer) -> Iterator[JsonRow]:
+    """One for each example of the row; for a row without one, why."""
     file = redacted(outcome.file)
     if outcome.reason is not None:
-        yield {"file": file, "row": outcome.row, "dropped": why_dropped(outcome)}
+        yield JsonRow(file, outcome.row, dropped=why_dropped(outcome))
     for example in outcome.kept:
-        yield {
-            "file": file,
-            "row": example.row,
-            "ids": example.ids.tolist(),
-            "weights": example.weights.tolist(),
-            "supervised": [tokenizer.decode(example.ids[a:b].tolist()) for a, b in example.spans],
-        }
+        yield JsonRow(
+            file,
+            example.row,
+            ids=example.ids.tolist(),
+            weights=example.weights.tolist(),
+            supervised=[tokenizer.decode(example.ids[a:b].tolist()) for a, b in example.spans],
+        )
 
 
 def why_dropped(outcome: Outcome) -> str:
+    """The sentence that says why a row gives no example; it must give none."""
     return outcome.bad.detail if outcome.bad else outcome.dropped[0].detail
 
 
 def write_jsonl(rows: InspectedRows, tokenizer: ChatTokenizer, output: TextIO) -> None:
+    """Writes `json_rows` of each row, an object a line."""
     for _, outcome in rows:
         for row in json_rows(outcome, tokenizer):
-            output.write(json.dumps(row, ensure_ascii=False) + "\n")
+            output.write(json.dumps(records.to_json(row), ensure_ascii=False) + "\n")
 
 
 def show(rows: InspectedRows, tokenizer: ChatTokenizer, console: Console) -> None:

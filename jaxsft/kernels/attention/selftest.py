@@ -19,9 +19,12 @@ ALLOWED = 2e-2  # relative, by norms: bfloat16 differs from float32 by about 4e-
 _MANY = 13  # segments of a row: cuDNN's arguments hold 16 at least
 MAX_LENGTH = 16384  # of a tested row: the reference of a longer one might not fit the device
 
+Attend = Callable[..., jax.Array]
+Arrays = dict[str, jax.Array]  # q, k, v and sinks, by these names
+
 
 @functools.cache  # a program is built more than once in a run
-def difference(attend: Callable[..., jax.Array], use: Use, device: Any) -> float:
+def difference(attend: Attend, use: Use, device: Any) -> float:
     """The greatest relative difference to the blocked back end in float32, of output and gradients.
 
     Three rows: some segments with padding behind them, one segment, and many short ones; the
@@ -40,7 +43,7 @@ def difference(attend: Callable[..., jax.Array], use: Use, device: Any) -> float
     return float(np.max(found))  # NaN where one is
 
 
-def _example(use: Use) -> tuple[dict[str, jax.Array], jax.Array]:
+def _example(use: Use) -> tuple[Arrays, jax.Array]:
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> jax.Array:
@@ -63,7 +66,9 @@ def _example(use: Use) -> tuple[dict[str, jax.Array], jax.Array]:
     return arrays, jnp.asarray(segments_BS)
 
 
-def _outcome(attend, use: Use, window: int | None, arrays, segments_BS) -> dict[str, Any]:
+def _outcome(
+    attend: Attend, use: Use, window: int | None, arrays: Arrays, segments_BS: jax.Array
+) -> Arrays:
     """The output and the gradient of each array, for the output's gradient d_out."""
     first = use.length - use.query_length
     visibility = Visibility(segments_BS[:, first:], segments_BS, first, window)

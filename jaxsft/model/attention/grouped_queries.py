@@ -74,7 +74,7 @@ class Attention(nnx.Module):
         else:
             assert context.slots is not None
             kv_segments_BS, start = context.slots.segments_BS, context.slots.length
-            cache = write(cache, place.index, start, k_BTKH, v_BTKH)
+            cache = with_tokens(cache, place.index, start, k_BTKH, v_BTKH)
             k_BSKH, v_BSKH = cache.k_LBSKH[place.index], cache.v_LBSKH[place.index]
         s = self.settings
         form = self.form if cache is None else dataclasses.replace(self.form, back_end="xla")
@@ -119,7 +119,7 @@ def _heads(
     return constrain(out_BTNH, "batch", "sequence", heads, "head_dim")
 
 
-def write(
+def with_tokens(
     cache: KeyValueCache, layer: jax.Array, slot: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
 ) -> KeyValueCache:
     """The cache with one layer's new keys and values from a slot on."""

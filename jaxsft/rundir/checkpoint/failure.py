@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator
 from typing import Literal
 
-Kind = Literal["altered", "missing", "unreadable", "refused", "unreachable", "memory"]
+FailureKind = Literal["altered", "missing", "unreadable", "refused", "unreachable", "memory"]
 
 # Any other error of the system says nothing about what is in the file.
-_KIND_OF_NUMBER: dict[int, Kind] = {
+_KIND_OF_NUMBER: dict[int, FailureKind] = {
     errno.EACCES: "refused",
     errno.EPERM: "refused",
     errno.ENOMEM: "memory",
     errno.ENOENT: "missing",
     errno.ENOTDIR: "missing",
 }
-_CODES_OF_STORES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+_CODES_OF_STORES: tuple[tuple[FailureKind, tuple[str, ...]], ...] = (
     ("memory", ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc")),
     ("refused", ("PERMISSION_DENIED", "UNAUTHENTICATED", "Permission denied")),
     (
@@ -30,11 +30,11 @@ _CODES_OF_STORES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("altered", ("DATA_LOSS", "OUT_OF_RANGE", "Error decoding", "INVALID_ARGUMENT: Error reading")),
 )
 # The gravest first: what says more about the place than about the data.
-ORDER: tuple[Kind, ...] = (
+ORDER: tuple[FailureKind, ...] = (
     *("memory", "refused", "unreachable"),
     *("missing", "altered", "unreadable"),
 )
-SAID: dict[Kind, str] = {
+SAID: dict[FailureKind, str] = {
     "memory": "does not fit in memory",
     "refused": "reading is refused",
     "unreachable": "can't be reached",
@@ -53,7 +53,7 @@ class Failure:
     refused, unreachable: the disk or the bucket. memory: this process.
     """
 
-    kind: Kind
+    kind: FailureKind
     cause: str
 
     @property
@@ -64,7 +64,7 @@ class Failure:
 
 def of_error(error: BaseException) -> Failure:
     """What an error of Orbax, TensorStore or the system says; the strongest of its causes."""
-    found: list[tuple[Kind, BaseException]] = [(_kind(one), one) for one in _chain(error)]
+    found: list[tuple[FailureKind, BaseException]] = [(_kind(one), one) for one in _chain(error)]
     kind, cause = min(found, key=lambda pair: ORDER.index(pair[0]))
     return Failure(kind, f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}")
 
@@ -75,7 +75,7 @@ def cause_of(error: BaseException) -> str:
     return cause_of(inner) if inner else f"{type(error).__name__}: {error}"
 
 
-def _kind(error: BaseException) -> Kind:
+def _kind(error: BaseException) -> FailureKind:
     if isinstance(error, MemoryError):
         return "memory"
     if isinstance(error, OSError) and error.errno is not None:

@@ -25,7 +25,7 @@ _READ_BYTES = 2**24
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a directory that Orbax has not renamed yet
 
 
-def opened(directory: Path | epath.Path) -> epath.Path:
+def checkpoint_directory(directory: Path | epath.Path) -> epath.Path:
     """The directory of a run's checkpoints, which need not be there yet.
 
     Raises:

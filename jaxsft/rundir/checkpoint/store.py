@@ -28,6 +28,7 @@ from jaxsft.rundir.checkpoint.notes import (
     parse_notes,
 )
 
+Form = tuple[tuple[int, ...], str]  # shape and dtype of a leaf
 # Between two tries to read: what passes by itself, on a disk of the network, takes seconds.
 RETRY_SECONDS = (0.5, 2.0)
 
@@ -57,7 +58,7 @@ class CheckpointStore:
         keep: int,
         report: Callable[[str], None] = lambda line: None,
     ):
-        self.directory = files.opened(directory)
+        self.directory = files.checkpoint_directory(directory)
         self._keep = keep
         self._report = report
         self._saving: Any = None  # Orbax's response for the save before
@@ -259,7 +260,7 @@ class CheckpointStore:
 
 def _not_saved(where: str, error: Exception) -> UserError:
     """A disk that is full or can't be written is what the user can mend."""
-    found = places.refusal(error, where)
+    found = places.user_error(error, where)
     return found or CheckpointError(f"{where}: can't save: {cause_of(error)}")
 
 
@@ -297,7 +298,7 @@ def _context(alone: bool = False) -> ocp.Context:
 
 
 def _compare(
-    path: epath.Path, saved: dict[str, Any], wanted: dict[str, Any], field: str | None
+    path: epath.Path, saved: dict[str, Form], wanted: dict[str, Form], field: str | None
 ) -> None:
     """Refuses a tree of another form, before anything is read."""
     if field is not None:
@@ -311,7 +312,7 @@ def _compare(
             )
 
 
-def _forms(tree: Tree) -> dict[str, Any]:
+def _forms(tree: Tree) -> dict[str, Form]:
     """Shape and dtype of each leaf by its dotted path."""
     return {
         name: (tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for name, leaf in named(tree).items()

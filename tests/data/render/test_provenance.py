@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxsft.data.render.escapes import to_json
+from jaxsft.data.render.escapes import traced_json
 from jaxsft.data.render.provenance import (
     ProvenanceError,
     Traced,
@@ -107,7 +107,7 @@ def test_replace_keeps_the_rest(text, old):
 )
 def test_json_marks_exactly_the_inside_of_strings(value, ascii_only, indent, sort_keys):
     options = {"ensure_ascii": ascii_only, "indent": indent, "sort_keys": sort_keys}
-    result = to_json(trace(value, 0, "x"), **options)
+    result = traced_json(trace(value, 0, "x"), **options)
     assert result == json.dumps(value, **options)
     inside = [str.__getitem__(result, slice(a, b)) for a, b, *_ in result.runs]
     assert all(json.loads(f'"{part}"') for part in inside)
@@ -153,7 +153,7 @@ def test_the_text_of_a_tuple_with_a_message_is_refused():
 
 def test_json_of_a_string_put_together_keeps_both_origins():
     text = trace('a"', 0, "x") + "|" + trace("é", 1, "y")
-    result = to_json(text, ensure_ascii=True)
+    result = traced_json(text, ensure_ascii=True)
     assert [str(result)[a:b] for a, b, *_ in result.runs] == ["a", '\\"', "\\u00e9"]
     assert [run[2:] for run in result.runs] == [
         ((0, "x", ""), 0, 1),

@@ -1,4 +1,4 @@
-"""The step and the evaluation of a run, from config and model settings: no data, no weights.
+"""A run's step and evaluation over its mesh, from config and model settings: no data, no weights.
 
 Training runs them; the plan compiles the step for devices that aren't there.
 """
@@ -32,7 +32,7 @@ from jaxsft.training.too_large import said_by_compiler
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class MeshProgram:
     """A run's step and evaluation over its mesh, and the shapes and places of what they take."""
 
     settings: settings.DecoderSettings  # with the back ends that were chosen
@@ -71,9 +71,9 @@ def checked_mesh(
     return mesh
 
 
-def build_program(
+def make_program(
     config: Config, base: settings.DecoderSettings, num_steps: int, mesh: Mesh
-) -> Program:
+) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
     Raises:
@@ -96,7 +96,7 @@ def build_program(
         config.optim.gradient_dtype,
     )
     state_placement = over_mesh.state_shardings(recipe, shapes, placement, mesh)
-    return Program(
+    return MeshProgram(
         settings=decoder,
         mesh=mesh,
         recipe=recipe,
@@ -142,7 +142,7 @@ def _device_here(mesh: Mesh) -> Any:
     return next((device for device in jax.local_devices() if device in mesh.devices.flat), None)
 
 
-def abstract_state(program: Program) -> TrainState:
+def abstract_state(program: MeshProgram) -> TrainState:
     """The state's shapes and where each leaf lies."""
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
@@ -151,7 +151,7 @@ def abstract_state(program: Program) -> TrainState:
     )
 
 
-def compile_train_step(program: Program, config: Config) -> Any:
+def compile_train_step(program: MeshProgram, config: Config) -> Any:
     """The training step as jax's executable, for batches of this config; nothing is allocated.
 
     `TrainStep` makes a step of it.
@@ -170,7 +170,7 @@ def compile_train_step(program: Program, config: Config) -> Any:
             raise refusal from None
 
 
-def abstract_batch(program: Program, batch_size: int, sequence_length: int) -> Batch:
+def abstract_batch(program: MeshProgram, batch_size: int, sequence_length: int) -> Batch:
     """The shapes of a batch of packed rows."""
     rows = over_mesh.batch_sharding(program.mesh)
 
