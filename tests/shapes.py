@@ -11,6 +11,7 @@ A lower-case x in a name stands for any dimensions; a name in front of a datacla
 arrays gives the dimensions in front of all of its arrays, as in `routing_L`.
 """
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -131,7 +132,7 @@ class Call:
         for key, value in tree.items():
             if not isinstance(value, ARRAYS):
                 inner = Call(self._function)
-                inner._sizes = chex.Dimensions(**vars(self._sizes))
+                inner._sizes = copy.copy(self._sizes)
                 inner._first = {k: v for k, v in self._first.items() if k not in "LFN"}
                 inner.look(f"{path}.{key}", value)
 
@@ -161,14 +162,12 @@ class Call:
             if letter.isalpha() and letter not in self._first:
                 self._first[letter] = path
                 self._sizes[letter] = (size,)
-        expected = self._sizes[letters.replace("_", "*")]
-        try:
-            chex.assert_shape(array, expected)
-        except AssertionError:  # names neither the array nor the letter
-            sizes = zip(letters, shape, expected, strict=True)
-            letter, size, known = next(one for one in sizes if one[2] not in (None, one[1]))
-            other = f", but {self._first[letter]} has {letter}={known}" if letter.isalpha() else ""
-            raise self._error(path, shape, f"has {letter}={size}{other}") from None
+        expected = self._sizes[letters.replace("_", "*")]  # None for any size
+        for letter, size, known in zip(letters, shape, expected, strict=True):
+            if known not in (size, None):
+                first = self._first.get(letter)  # none of a digit
+                other = f", but {first} has {letter}={known}" if first else ""
+                raise self._error(path, shape, f"has {letter}={size}{other}")
         dtype = DTYPES.get(path.rpartition(".")[2], array.dtype)
         if array.dtype != dtype:
             raise self._error(path, shape, f"has dtype {array.dtype}, not {np.dtype(dtype)}")
