@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import quick_compiling
+from tests import checked_imports, quick_compiling
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = os.environ.get("JAXSFT_TEST_PLATFORM", "cpu")  # "cuda": on a GPU; not tried yet
@@ -53,6 +53,7 @@ OWNS_SESSION_DIR = SESSION_DIR not in os.environ
 if OWNS_SESSION_DIR:
     os.environ[SESSION_DIR] = _make_session_dir()
     os.environ.update(_surroundings(os.environ[SESSION_DIR]))
+checked_imports.install()
 
 
 def pytest_unconfigure() -> None:

@@ -51,8 +51,8 @@ ORDER = {
 }
 # Also what a program needs before it knows that its command line is right.
 NUMPY_ONLY = {"cli", "config", "data", "errors", "files", "terminal"}
-JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
-NOT_FOR_THE_LIBRARY = {"tools", "configs", "launch", "tests", "torch"}
+JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
+NOT_FOR_THE_LIBRARY = {"tools", "configs", "launch", "tests", "torch", "chex"}
 # The one file that may: it compares with torch's results, when the user asks.
 TORCH_FILE = "convert/check_export.py"
 
@@ -201,6 +201,7 @@ def test_a_stranger_finds_few_files_at_the_root():
         ("training/step.py", "import importlib\nimportlib.import_module('jaxsft.train')\n"),
         ("rundir/checkpoint/store.py", "from jaxsft import load_model\n"),
         ("config.py", "import torch\n"),
+        ("model/rope.py", "import chex\n"),
         ("cli/flags.py", "from jaxsft.cli.programs import train\n"),
         ("cli/flags.py", "from jaxsft.run import run\n"),
         ("run.py", "def f():\n    import jaxsft.cli.programs.plan\n"),

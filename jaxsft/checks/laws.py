@@ -190,7 +190,7 @@ def _built(bench: Bench, mesh: Mesh, rows: int, microbatches: int) -> MeshProgra
 
 def _gradients(bench: Bench, rows: BatchFields, mesh: Mesh, microbatches: int) -> Params:
     """The gradient over the weight of the batch, on the host of each process."""
-    built = _built(bench, mesh, len(rows["tokens"]), microbatches)
+    built = _built(bench, mesh, len(rows["tokens_BT"]), microbatches)
 
     def compute(params: Params, batch: Batch) -> Params:
         (sums, _), gradients = step.gradient_sums(built.recipe, params, batch)
@@ -228,12 +228,12 @@ def _difference(expected: Any, actual: Any) -> float:
 
 
 def _hidden_of(bench: Bench) -> Callable[[BatchFields], np.ndarray]:
-    built = _built(bench, bench.mesh, len(bench.rows["tokens"]), 1)
+    built = _built(bench, bench.mesh, len(bench.rows["tokens_BT"]), 1)
 
     @jax.jit
     def compute(params: Params, batch: Batch) -> jax.Array:
         model = nnx.merge(built.recipe.graphdef, params)
-        hidden_BTD = model.hidden(batch.tokens, batch.segments, batch.positions)
+        hidden_BTD = model.hidden(batch.tokens_BT, batch.segments_BT, batch.positions_BT)
         return mesh_lib.constrain(hidden_BTD, None, None, None)
 
     def hidden(rows: BatchFields) -> np.ndarray:
@@ -267,22 +267,22 @@ def _with_attention(bench: Bench, name: str) -> Bench:
 
 def _isolation(bench: Bench, back_end: str) -> float:
     """How far the second conversation of each row moves when the first one changes."""
-    segments = bench.rows["segments"]
+    segments = bench.rows["segments_BT"]
     return _moved(_with_attention(bench, back_end), segments == 1, segments > 1)
 
 
 def _causality(bench: Bench) -> float:
     """How far the first half of each row moves when the second one changes."""
-    shape = bench.rows["tokens"].shape
+    shape = bench.rows["tokens_BT"].shape
     changed = np.broadcast_to(np.arange(shape[1]) >= shape[1] // 2, shape)
     return _moved(bench, changed, ~changed)
 
 
 def _moved(bench: Bench, changed: np.ndarray, watched: np.ndarray) -> float:
-    tokens = bench.rows["tokens"]
+    tokens = bench.rows["tokens_BT"]
     other = np.where(changed, (tokens + 1) % bench.model.num_tokens, tokens)
     before = bench.hidden(bench.rows)
-    after = bench.hidden(bench.rows | {"tokens": other.astype(np.int32)})
+    after = bench.hidden(bench.rows | {"tokens_BT": other.astype(np.int32)})
     assert not np.array_equal(before[changed], after[changed]), "nothing was changed"
     return float(np.abs(before[watched] - after[watched]).max() / np.abs(before).max())
 
@@ -290,7 +290,7 @@ def _moved(bench: Bench, changed: np.ndarray, watched: np.ndarray) -> float:
 def _resumption(bench: Bench, scratch: Path) -> float:
     """Between the parameters with and without a checkpoint in the middle."""
     rows, parts = bench.rows, bench.config.train.microbatches
-    built = _built(bench, bench.mesh, len(rows["tokens"]), parts)
+    built = _built(bench, bench.mesh, len(rows["tokens_BT"]), parts)
     with jax.set_mesh(bench.mesh):
         batch = _batch(rows, bench.mesh)
 

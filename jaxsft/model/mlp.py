@@ -1,4 +1,5 @@
-"""The feed-forward block. D: embed_dim, F: mlp_dim, X: tokens, rows and positions in one."""
+"""The feed-forward block. D: embed_dim, F: mlp_dim, X: tokens, rows and positions in one,
+x: any dimensions."""
 
 import jax
 import jax.numpy as jnp
@@ -36,26 +37,26 @@ class Mlp(nnx.Module):
         x_XD = x_BTD.reshape(-1, x_BTD.shape[-1])
         return self._apply(x_XD, "batch").reshape(x_BTD.shape)
 
-    def _apply(self, x_XD: jax.Array, *token_axes: str) -> jax.Array:
-        """X is one dimension, or rows and positions."""
+    def _apply(self, x_xD: jax.Array, *token_axes: str) -> jax.Array:
+        """x is one dimension, or rows and positions."""
         s = self.settings
-        hidden_XF = _linear(x_XD, self.up_DF, self.up_bias_F if s.mlp_bias else None)
-        hidden_XF = checkpoint_name(hidden_XF, "up")
+        hidden_xF = _linear(x_xD, self.up_DF, self.up_bias_F if s.mlp_bias else None)
+        hidden_xF = checkpoint_name(hidden_xF, "up")
         if s.mlp_gated:
-            gate_XF = _linear(x_XD, self.gate_DF, self.gate_bias_F if s.mlp_bias else None)
-            gate_XF = checkpoint_name(gate_XF, "gate")
-            hidden_XF = activate(gate_XF, s.activation) * hidden_XF
+            gate_xF = _linear(x_xD, self.gate_DF, self.gate_bias_F if s.mlp_bias else None)
+            gate_xF = checkpoint_name(gate_xF, "gate")
+            hidden_xF = activate(gate_xF, s.activation) * hidden_xF
         else:
-            hidden_XF = activate(hidden_XF, s.activation)
-        hidden_XF = constrain(hidden_XF, *token_axes, "mlp")
-        return _linear(hidden_XF, self.down_FD, self.down_bias_D if s.mlp_bias else None)
+            hidden_xF = activate(hidden_xF, s.activation)
+        hidden_xF = constrain(hidden_xF, *token_axes, "mlp")
+        return _linear(hidden_xF, self.down_FD, self.down_bias_D if s.mlp_bias else None)
 
 
-def _linear(x_XD: jax.Array, weight_DF: nnx.Param, bias_F: nnx.Param | None) -> jax.Array:
-    out_XF = parameter.product("...D,DF->...F", x_XD, weight_DF)
+def _linear(x_xD: jax.Array, weight_DF: nnx.Param, bias_F: nnx.Param | None) -> jax.Array:
+    out_xF = parameter.product("...D,DF->...F", x_xD, weight_DF)
     if bias_F is None:
-        return out_XF
-    return out_XF + jnp.broadcast_to(bias_F[...].astype(x_XD.dtype), out_XF.shape)
+        return out_xF
+    return out_xF + jnp.broadcast_to(bias_F[...].astype(x_xD.dtype), out_xF.shape)
 
 
 def activate(x: jax.Array, activation: settings.Activation) -> jax.Array:

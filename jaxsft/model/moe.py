@@ -1,6 +1,7 @@
 """The mixture-of-experts feed-forward block, without capacity: no token is ever dropped.
 
-B: batch row, T: position, D: embed_dim, E: expert, X: experts of a token, F: expert_mlp_dim.
+B: batch row, T: position, D: embed_dim, E: expert, X: experts of a token, F: expert_mlp_dim,
+x: any dimensions.
 """
 
 import dataclasses
@@ -32,14 +33,14 @@ class RouterStats:
         return jax.tree.map(jnp.add, self, other)
 
 
-def load_balancing_loss(stats: RouterStats) -> jax.Array:
+def load_balancing_loss(stats_x: RouterStats) -> jax.Array:
     """num_experts x sum of (share of tokens x mean probability); X where all are used evenly.
 
     One number for each layer where the stats are of layers. Source: arXiv:2101.03961 eq. 4 to 6,
     with all X choices of a token counted.
     """
-    share_E = stats.assignments_E / stats.tokens[..., None]
-    mean_E = stats.probability_E / stats.tokens[..., None]
+    share_E = stats_x.assignments_E / stats_x.tokens[..., None]
+    mean_E = stats_x.probability_E / stats_x.tokens[..., None]
     return share_E.shape[-1] * (share_E * mean_E).sum(axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""Normalisation of activations. D: embed_dim, X: any leading dimensions."""
+"""Normalisation of activations. D: embed_dim."""
 
 import jax
 import jax.numpy as jnp
@@ -22,30 +22,34 @@ class Norm(nnx.Module):
 
 
 def normalise(
-    x_XD: jax.Array,
-    scale_D: jax.Array,
-    bias_D: jax.Array | None,
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array | None,
     s: settings.NormSettings,
     eps: float,
     dims: int,
 ) -> jax.Array:
-    """The last `dims` dimensions normalised together, in the dtype of x."""
+    """The last `dims` dimensions of x normalised together, in its dtype.
+
+    Args:
+        scale, bias: of these dimensions.
+    """
     axes = tuple(range(-dims, 0))
-    wide_XD = x_XD.astype(jnp.float32)
+    wide = x.astype(jnp.float32)
     if s.centered:
-        wide_XD -= jnp.mean(wide_XD, axis=axes, keepdims=True)
-    variance_X1 = jnp.mean(jnp.square(wide_XD), axis=axes, keepdims=True)
-    normed_XD = wide_XD * jax.lax.rsqrt(variance_X1 + eps)
+        wide -= jnp.mean(wide, axis=axes, keepdims=True)
+    variance = jnp.mean(jnp.square(wide), axis=axes, keepdims=True)
+    normed = wide * jax.lax.rsqrt(variance + eps)
     if not s.scale_in_float32:
-        normed_XD = normed_XD.astype(x_XD.dtype)
+        normed = normed.astype(x.dtype)
     if s.scale_plus_one:
-        scale_D = 1 + scale_D.astype(jnp.float32)
-    scale_D = scale_D.astype(normed_XD.dtype)
-    normed_XD *= jnp.expand_dims(scale_D, tuple(range(x_XD.ndim - scale_D.ndim)))
-    if bias_D is not None:
-        bias_D = bias_D.astype(normed_XD.dtype)
-        normed_XD += jnp.expand_dims(bias_D, tuple(range(x_XD.ndim - bias_D.ndim)))
-    return normed_XD.astype(x_XD.dtype)
+        scale = 1 + scale.astype(jnp.float32)
+    scale = scale.astype(normed.dtype)
+    normed *= jnp.expand_dims(scale, tuple(range(x.ndim - scale.ndim)))
+    if bias is not None:
+        bias = bias.astype(normed.dtype)
+        normed += jnp.expand_dims(bias, tuple(range(x.ndim - bias.ndim)))
+    return normed.astype(x.dtype)
 
 
 def unit_scale(

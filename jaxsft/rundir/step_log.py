@@ -117,7 +117,7 @@ class StepLog:
             return {}
         nll, weight = (
             np.sum([np.asarray(getattr(value.sums, name)) for value in values], axis=0).tolist()
-            for name in ("source_nll", "source_weight")
+            for name in ("source_nll_S", "source_weight_S")
         )
         return {
             f"loss/{name}": finite(n / w) if w else None
@@ -132,7 +132,7 @@ class StepLog:
         """
         if self._model.moe is None:
             return {}
-        total = jax.tree.map(lambda *parts: sum(parts), *(value.routing for value in values))
+        total = jax.tree.map(lambda *parts: sum(parts), *(value.routing_L for value in values))
         if not total.tokens.all():
             return {"expert_balance": None}
         even = self._model.moe.experts_per_token

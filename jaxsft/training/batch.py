@@ -8,11 +8,9 @@ import jax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Packed rows; all arrays are [B, T]."""
-
-    tokens: jax.Array  # int32
-    targets: jax.Array  # int32: the next token of the same segment
-    segments: jax.Array  # int32; 0 is padding
-    positions: jax.Array  # int32, from 0 in each segment
-    weights: jax.Array  # float32: loss weight of the target; 0 where there is none
-    sources: jax.Array | None = None  # int32: which source of a mixture the target is from
+    tokens_BT: jax.Array  # int32
+    targets_BT: jax.Array  # int32: the next token of the same segment
+    segments_BT: jax.Array  # int32; 0 is padding
+    positions_BT: jax.Array  # int32, from 0 in each segment
+    weights_BT: jax.Array  # float32: loss weight of the target; 0 where there is none
+    sources_BT: jax.Array | None = None  # int32: which source of a mixture the target is from

@@ -57,8 +57,8 @@ def loss_and_routing(
         layer_slots = slots.get(LAYERS, {})
     model = nnx.merge(graphdef, params)
     hidden_BTD, routing = model.hidden_and_routing(
-        batch.tokens, batch.segments, batch.positions, layer_slots
+        batch.tokens_BT, batch.segments_BT, batch.positions_BT, layer_slots
     )
-    targets = Targets(batch.targets, batch.weights, batch.sources, batch.segments)
+    targets = Targets(batch.targets_BT, batch.weights_BT, batch.sources_BT, batch.segments_BT)
     sums: AllSums = cross_entropy(hidden_BTD, model.head(), targets, form)
     return sums[0], routing

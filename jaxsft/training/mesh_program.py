@@ -177,6 +177,7 @@ def abstract_batch(program: MeshProgram, batch_size: int, sequence_length: int) 
     def array(dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, sequence_length), dtype, sharding=rows)
 
-    whole = {name: array(jnp.int32) for name in ("tokens", "targets", "segments", "positions")}
-    sources: Any = array(jnp.int32) if program.sources else None
-    return Batch(**whole, weights=array(jnp.float32), sources=sources)  # pyright: ignore # shapes
+    names = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
+    int32 = {name: array(jnp.int32) for name in names}
+    weights, sources = array(jnp.float32), array(jnp.int32) if program.sources else None
+    return Batch(**int32, weights_BT=weights, sources_BT=sources)  # pyright: ignore # shapes

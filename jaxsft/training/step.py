@@ -70,7 +70,7 @@ class TrainState:
 @dataclasses.dataclass(frozen=True)
 class StepMetrics:
     sums: Sums
-    routing: RouterStats | None  # by layer; None: no mixture of experts
+    routing_L: RouterStats | None  # None: no mixture of experts
     grad_norm: jax.Array  # before clipping
     learning_rate: jax.Array
     skipped_steps: jax.Array

@@ -74,11 +74,11 @@ def test_the_page_in_the_docs_is_what_the_program_makes():
 def test_random_rows_are_what_their_counts_say():
     config, s = load(str(DEBUG)), open_pretrained(ROOT / "configs/debug_model", weights=False)
     batch, counts = step_batches.random_batch(config, s.settings, 3)
-    assert batch["tokens"].shape == (8, 128) and batch["segments"].max() == 3
-    same = batch["segments"][:, :, None] == batch["segments"][:, None, :]
+    assert batch["tokens_BT"].shape == (8, 128) and batch["segments_BT"].max() == 3
+    same = batch["segments_BT"][:, :, None] == batch["segments_BT"][:, None, :]
     causal = np.tri(128, dtype=bool)
     assert counts.attention_pairs == {None: int((same & causal).sum())}
-    assert counts.tokens == counts.slots == 8 * 128 == (batch["segments"] > 0).sum()
+    assert counts.tokens == counts.slots == 8 * 128 == (batch["segments_BT"] > 0).sum()
 
 
 def test_rates_by_hand():

@@ -25,15 +25,15 @@ def row():
 
 
 def packed_logits(params, row, tokens):
-    return np.asarray(tiny.logits(params, tokens, row["segments"], row["positions"]))
+    return np.asarray(tiny.logits(params, tokens, row["segments_BT"], row["positions_BT"]))
 
 
 def test_changing_one_conversation_leaves_its_neighbours_bit_equal(params, row):
-    before = packed_logits(params, row, row["tokens"])
-    middle = row["segments"] == 2
-    changed = np.where(middle, (row["tokens"] + 17) % tiny.VOCAB, row["tokens"])
+    before = packed_logits(params, row, row["tokens_BT"])
+    middle = row["segments_BT"] == 2
+    changed = np.where(middle, (row["tokens_BT"] + 17) % tiny.VOCAB, row["tokens_BT"])
     after = packed_logits(params, row, changed)
-    others = ~middle & (row["segments"] > 0)
+    others = ~middle & (row["segments_BT"] > 0)
     np.testing.assert_array_equal(after[others], before[others])
     assert not np.array_equal(after[middle], before[middle])
 
@@ -42,27 +42,30 @@ def test_a_conversation_gives_its_neighbours_no_gradient(params, row):
     """The gradient of one conversation's loss by the other tokens' embeddings is exactly 0."""
     table = jnp.asarray(params["embedding_VD"])
     # Each token gets an embedding row of its own, so that gradients can be told apart.
-    separate = {**params, "embedding_VD": table[row["tokens"][0]]}
+    separate = {**params, "embedding_VD": table[row["tokens_BT"][0]]}
     own_tokens = np.arange(LENGTH, dtype=np.int32)[None]
 
     def loss(embedding, segment):
         logits = tiny.logits(
-            {**separate, "embedding_VD": embedding}, own_tokens, row["segments"], row["positions"]
+            {**separate, "embedding_VD": embedding},
+            own_tokens,
+            row["segments_BT"],
+            row["positions_BT"],
         )
         nll = jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]
-        return jnp.sum(jnp.where(row["segments"] == segment, nll, 0))
+        return jnp.sum(jnp.where(row["segments_BT"] == segment, nll, 0))
 
     for segment in (1, 2, 3):
         gradient = jax.grad(loss)(separate["embedding_VD"], segment)
         touched = np.any(np.asarray(gradient) != 0, axis=1)
-        np.testing.assert_array_equal(touched, row["segments"][0] == segment)
+        np.testing.assert_array_equal(touched, row["segments_BT"][0] == segment)
 
 
 def test_packed_logits_equal_the_conversation_alone(params, row):
-    packed = packed_logits(params, row, row["tokens"])
+    packed = packed_logits(params, row, row["tokens_BT"])
     for segment in (1, 2, 3):
-        where = row["segments"] == segment
-        alone = tiny.logits(params, row["tokens"][where][None])
+        where = row["segments_BT"] == segment
+        alone = tiny.logits(params, row["tokens_BT"][where][None])
         np.testing.assert_allclose(packed[where], alone[0], rtol=1e-5, atol=1e-5)
 
 

@@ -36,14 +36,14 @@ def test_each_policy_computes_more_than_the_one_before_and_needs_less(compiled):
 
 def test_saved_projections_leave_attention_alone_to_compute_again(compiled):
     """Of plain attention: queries times keys; the shares times values are kept."""
-    tokens, length = tiny.uneven_batch().tokens.size, tiny.uneven_batch().tokens.shape[1]
+    tokens, length = tiny.uneven_batch().tokens_BT.size, tiny.uneven_batch().tokens_BT.shape[1]
     products = 2 * S.num_layers * tokens * length * S.num_heads * S.head_dim
     assert compiled["save_projections"][0] - compiled["none"][0] == pytest.approx(products)
 
 
 def test_full_computes_all_products_of_a_layer_but_the_last_again(compiled):
     """No gradient needs what the last one, down, gives."""
-    tokens, length = tiny.uneven_batch().tokens.size, tiny.uneven_batch().tokens.shape[1]
+    tokens, length = tiny.uneven_batch().tokens_BT.size, tiny.uneven_batch().tokens_BT.shape[1]
     heads = 2 * S.num_heads + 2 * S.num_kv_heads
     weights = S.embed_dim * (heads * S.head_dim + 2 * S.mlp_dim)
     attention = 2 * length * S.num_heads * S.head_dim

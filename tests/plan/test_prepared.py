@@ -41,7 +41,7 @@ def test_the_prepared_data_give_the_steps_and_the_rows_of_the_run(epochs_of_debu
     built = [plan.batches.build(step) for step in range(steps)]
     tokens = sum(counts.tokens for _, counts in built)
     pairs = sum(counts.attention_pairs[None] for _, counts in built)  # no layer has a window
-    supervised = sum(np.count_nonzero(rows["weights"]) for rows, _ in built)
+    supervised = sum(np.count_nonzero(rows["weights_BT"]) for rows, _ in built)
     # The last batch of an epoch is filled up with padding, which the plan leaves out.
     full = plan.batches.epochs.num_rows * config.data.sequence_length / slots
     expected = found.rows.counts(slots, base.settings)

@@ -50,7 +50,9 @@ def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
 def texts(batch):
     """The conversations of a batch, as tuples of ids."""
     found = []
-    for tokens, segments in zip(np.asarray(batch.tokens), np.asarray(batch.segments), strict=True):
+    for tokens, segments in zip(
+        np.asarray(batch.tokens_BT), np.asarray(batch.segments_BT), strict=True
+    ):
         found += [tuple(tokens[segments == s].tolist()) for s in range(1, segments.max() + 1)]
     return found
 
@@ -65,7 +67,7 @@ def test_every_conversation_once_an_epoch_partial_batch_included(cache):
         for batch, counts in source.stream(first, first + source.epochs.steps_in(1)):
             here = texts(batch)
             assert counts.examples == len(here)
-            assert counts.tokens == sum(map(len, here)) == int((batch.segments > 0).sum())
+            assert counts.tokens == sum(map(len, here)) == int((batch.segments_BT > 0).sum())
             seen = [query + 1 for text in here for query in range(len(text))]
             windowed = sum(min(6, keys) for keys in seen)
             assert counts.attention_pairs == {None: sum(seen), 6: windowed}
@@ -95,20 +97,20 @@ def test_epochs_and_seeds_differ(cache):
 def test_a_mesh_sees_the_same_rows_maybe_in_another_order(cache, sizes):
     one = next(batches(cache, 8).stream(1, 2))[0]
     many = next(batches(cache, 8, sizes).stream(1, 2))[0]
-    assert many.tokens.sharding.num_devices == 8
+    assert many.tokens_BT.sharding.num_devices == 8
     tiny.assert_trees_equal(*(in_one_order(jax.device_get(batch)) for batch in (many, one)))
 
 
 def in_one_order(batch):
-    order = np.lexsort(batch.tokens.T)
+    order = np.lexsort(batch.tokens_BT.T)
     return jax.tree.map(lambda rows_BT: rows_BT[order], batch)
 
 
 def test_the_rows_of_a_batch_are_spread_by_what_they_cost(cache):
     spread = batches(cache, 16, config.Mesh(fsdp=4, tensor=2))
     for batch, counts in spread.stream(0, 2):
-        segments = [np.bincount(row)[1:] for row in np.asarray(batch.segments)]
-        supervised = np.count_nonzero(np.asarray(batch.weights), axis=1)
+        segments = [np.bincount(row)[1:] for row in np.asarray(batch.segments_BT)]
+        supervised = np.count_nonzero(np.asarray(batch.weights_BT), axis=1)
         costs_B = COST.of_rows(LENGTH, segments, supervised.tolist())
         assert counts.cost == pytest.approx(costs_B.sum() / 4)
         assert counts.busiest_cost == pytest.approx(costs_B.reshape(4, 4).sum(axis=1).max())
@@ -126,7 +128,7 @@ def test_the_sources_of_a_mixture_are_known_by_token(cache):
     seen = np.zeros(3, int)
     for batch, _ in source.stream(0, source.epochs.steps_in(1)):
         for row, segments, labels in zip(
-            *map(np.asarray, (batch.tokens, batch.segments, batch.sources)), strict=True
+            *map(np.asarray, (batch.tokens_BT, batch.segments_BT, batch.sources_BT)), strict=True
         ):
             for segment in range(1, segments.max() + 1):
                 of_token = labels[segments == segment]
@@ -138,13 +140,13 @@ def test_the_sources_of_a_mixture_are_known_by_token(cache):
 
 def test_no_target_crosses_a_segment(cache):
     for batch, _ in batches(cache).stream(0, 5):
-        tokens, targets = np.asarray(batch.tokens), np.asarray(batch.targets)
-        segments, weights = np.asarray(batch.segments), np.asarray(batch.weights)
+        tokens, targets = np.asarray(batch.tokens_BT), np.asarray(batch.targets_BT)
+        segments, weights = np.asarray(batch.segments_BT), np.asarray(batch.weights_BT)
         same = segments[:, 1:] == segments[:, :-1]
         assert not weights[:, -1].any() and not weights[:, :-1][~same].any()
         supervised = weights[:, :-1] > 0
         np.testing.assert_array_equal(targets[:, :-1][supervised], tokens[:, 1:][supervised])
-        assert (np.asarray(batch.positions)[:, 1:][~same & (segments[:, 1:] > 0)] == 0).all()
+        assert (np.asarray(batch.positions_BT)[:, 1:][~same & (segments[:, 1:] > 0)] == 0).all()
 
 
 def test_rows_of_a_batch_and_padding(cache):

@@ -53,13 +53,13 @@ def one_device():
 def test_how_the_work_is_divided_changes_nothing(one_device, changes):
     divided = run(**changes)
     tiny.assert_trees_close(divided.metrics.sums, one_device.metrics.sums)
-    tiny.assert_trees_close(divided.metrics.routing, one_device.metrics.routing)
+    tiny.assert_trees_close(divided.metrics.routing_L, one_device.metrics.routing_L)
     tiny.assert_trees_close(divided.grad_sums, one_device.grad_sums)
     tiny.assert_trees_close(divided.state.params, one_device.state.params)
 
 
 def test_every_real_token_is_counted_in_every_layer(one_device):
-    routing = one_device.metrics.routing
+    routing = one_device.metrics.routing_L
     real = ROWS * (LENGTH - PADDING)
     np.testing.assert_array_equal(routing.tokens, [real] * MODEL.num_layers)
     np.testing.assert_array_equal(routing.assignments_E.sum(axis=1), [2 * real] * 2)
@@ -70,9 +70,9 @@ def test_every_real_token_is_counted_in_every_layer(one_device):
 def test_padding_reaches_no_expert(one_device):
     """Whatever its tokens are; in the sums of real tokens and in every gradient."""
     batch = tiny.uneven_batch()
-    batch.tokens[batch.segments == 0] = 7
+    batch.tokens_BT[batch.segments_BT == 0] = 7
     other = tiny.run_steps(batch, model=MODEL)
-    tiny.assert_trees_equal(other.metrics.routing, one_device.metrics.routing)
+    tiny.assert_trees_equal(other.metrics.routing_L, one_device.metrics.routing_L)
     tiny.assert_trees_close(other.grad_sums, one_device.grad_sums)
 
 
@@ -86,7 +86,7 @@ def test_bfloat16_trains(one_device):
     half = run(dtype="bfloat16", remat="full", num_steps=8)
     assert half.state.skipped_steps == 0
     assert half.metrics.sums.nll < 0.8 * one_device.metrics.sums.nll
-    for leaf in jax.tree.leaves((half.state.params, half.metrics.routing)):
+    for leaf in jax.tree.leaves((half.state.params, half.metrics.routing_L)):
         assert leaf.dtype == np.float32
 
 
@@ -120,12 +120,12 @@ def test_expert_balance_is_1_where_use_is_even_and_counts_every_token_once(one_d
     def made(shares_LE, tokens):
         shares_LE = np.array(shares_LE, np.float32)
         routing = dataclasses.replace(
-            one_device.metrics.routing,
+            one_device.metrics.routing_L,
             assignments_E=2 * tokens * shares_LE,
             probability_E=tokens * shares_LE,
             tokens=np.full(2, tokens, np.float32),
         )
-        return dataclasses.replace(one_device.metrics, routing=routing)
+        return dataclasses.replace(one_device.metrics, routing_L=routing)
 
     even, left, right = [1 / 6] * 6, [0.5, 0.5, 0, 0, 0, 0], [0, 0, 0.5, 0.5, 0, 0]
     assert balance(made([even, even], 10)) == pytest.approx(1)

@@ -91,14 +91,14 @@ def test_packing_changes_nothing():
 
 
 def test_denominator_is_the_weight_of_all_targets(one_device):
-    weights = tiny.uneven_batch().weights
+    weights = tiny.uneven_batch().weights_BT
     assert one_device.metrics.sums.weight == weights.sum()
     assert one_device.metrics.sums.supervised_tokens == (weights > 0).sum()
 
 
 def test_empty_microbatch_counts_for_nothing():
     batch = tiny.uneven_batch()
-    batch.weights[::8] = 0  # micro-batch 0 of 8
+    batch.weights_BT[::8] = 0  # micro-batch 0 of 8
     whole = tiny.run_steps(batch)
     assert_same_training(tiny.run_steps(batch, microbatches=8), whole)
     assert np.isfinite(whole.metrics.sums.nll)
@@ -108,7 +108,7 @@ def test_empty_microbatch_counts_for_nothing():
 def test_unusable_step_leaves_the_state_bit_for_bit(spoil):
     batch, params = tiny.uneven_batch(), tiny.host_params()
     if spoil == "no target":
-        batch = dataclasses.replace(batch, weights=np.zeros_like(batch.weights))
+        batch = dataclasses.replace(batch, weights_BT=np.zeros_like(batch.weights_BT))
     else:
         value = np.nan if spoil.startswith("nan") else np.inf
         params["head_DV"] = params["head_DV"].copy()
@@ -175,7 +175,7 @@ def test_step_compiles_once_and_donates():
         current = step.init_state(recipe, jax.device_put(tiny.host_params(), placement.params))
         for seed in range(3):
             batch = dataclasses.replace(
-                tiny.uneven_batch(rows=4), tokens=np.full((4, 32), seed, np.int32)
+                tiny.uneven_batch(rows=4), tokens_BT=np.full((4, 32), seed, np.int32)
             )
             before = current.params["embedding_VD"]
             current, _ = train_step(current, jax.device_put(batch, over_mesh.batch_sharding(over)))

@@ -47,7 +47,7 @@ def main(path):
         batch = {k: torch.as_tensor(v[number % len(v)], device=device) for k, v in arrays.items()}
         number += 1
         started = time.perf_counter()
-        weight = batch["weights"].sum()
+        weight = batch["weights_BT"].sum()
         total = 0.0
         for part in zip(*(v.chunk(job["microbatches"]) for v in batch.values()), strict=True):
             with half:
@@ -61,8 +61,8 @@ def main(path):
         loss = float(total / weight)  # waits for the device
         return {
             "seconds": time.perf_counter() - started,
-            "supervised_tokens": int((batch["weights"] != 0).sum()),
-            "tokens": int((batch["segments"] != 0).sum()),
+            "supervised_tokens": int((batch["weights_BT"] != 0).sum()),
+            "tokens": int((batch["segments_BT"] != 0).sum()),
             "loss": loss,
         }
 
@@ -74,18 +74,18 @@ def main(path):
 
 def nll_sum(model, batch):
     """Weighted negative log-likelihoods, summed; a target lies beside its token."""
-    segments = batch["segments"]
+    segments = batch["segments_BT"]
     causal = torch.ones(segments.shape[1:] * 2, dtype=torch.bool, device=segments.device).tril()
     seen = causal & (segments[:, :, None] == segments[:, None, :])
     bias = torch.zeros(seen.shape, dtype=model.dtype, device=seen.device)
     bias = bias.masked_fill(~seen, torch.finfo(model.dtype).min)[:, None]
     logits = model(
-        input_ids=batch["tokens"], attention_mask=bias, position_ids=batch["positions"]
+        input_ids=batch["tokens_BT"], attention_mask=bias, position_ids=batch["positions_BT"]
     ).logits
     nll = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), batch["targets"].flatten().long(), reduction="none"
+        logits.float().flatten(0, 1), batch["targets_BT"].flatten().long(), reduction="none"
     )
-    return (nll * batch["weights"].flatten()).sum()
+    return (nll * batch["weights_BT"].flatten()).sum()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which examples share a packed row, and the rows as arrays.
 
-R: rows; T: sequence_length; N: examples.
+R: rows of a plan; B: those of a batch; T: sequence_length; N: examples.
 """
 
 import dataclasses
@@ -71,9 +71,9 @@ def build_rows(
     plan: PackPlan,
     rows: Sequence[int],
     sequence_length: int,
-    labels: np.ndarray | None = None,
+    labels_N: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """The rows as int32 tokens, targets, segments, positions and float32 weights, all [R, T].
+    """The rows as int32 tokens_BT, targets_BT, segments_BT, positions_BT and float32 weights_BT.
 
     Two examples, 5 6 7 with weights 0 0 1 and 8 9 with weights 0 1, in a row of 7:
 
@@ -86,7 +86,7 @@ def build_rows(
     Args:
         get_examples: (ids, weights) of each example index.
         rows: indices into the plan; -1 (PADDING_ROW) is a row of padding.
-        labels: int [N], of each example; where given, `sources` has that of each token.
+        labels_N: int, of each example; where given, `sources_BT` has that of each token.
 
     Raises:
         DataError: a row's examples are together longer than sequence_length.
@@ -111,15 +111,15 @@ def build_rows(
     tokens = _joined(ids, behind, pads, np.int32)
     segments, positions = _segments(numbers, lengths)
     batch = {
-        "tokens": tokens,
-        "targets": _next(tokens, last),
-        "segments": segments,
-        "positions": positions,
-        "weights": _next(_joined(weights, behind, pads, np.float32), last),
+        "tokens_BT": tokens,
+        "targets_BT": _next(tokens, last),
+        "segments_BT": segments,
+        "positions_BT": positions,
+        "weights_BT": _next(_joined(weights, behind, pads, np.float32), last),
     }
-    if labels is not None:
-        of_part = np.insert(labels[indices], behind, 0).astype(np.int32)
-        batch["sources"] = np.repeat(of_part, lengths)
+    if labels_N is not None:
+        of_part = np.insert(labels_N[indices], behind, 0).astype(np.int32)
+        batch["sources_BT"] = np.repeat(of_part, lengths)
     return {name: array.reshape(len(rows), sequence_length) for name, array in batch.items()}
 
 

@@ -1,6 +1,6 @@
 """Which blocks of queries and keys hold a pair that attention looks at.
 
-T / S: query / key position, I / J: block of queries / keys.
+T / S: query / key position, I / J: block of queries / keys, x: any dimensions.
 """
 
 import jax
@@ -43,6 +43,6 @@ def _ranges(segments_T: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     return order_IT.min(axis=1), order_IT.max(axis=1)
 
 
-def in_order(segments_T: jax.Array) -> jax.Array:
+def in_order(segments_xT: jax.Array) -> jax.Array:
     """The segments with a number for padding that, like padding, comes behind all others."""
-    return jnp.where(segments_T == 0, jnp.iinfo(segments_T.dtype).max, segments_T)
+    return jnp.where(segments_xT == 0, jnp.iinfo(segments_xT.dtype).max, segments_xT)

@@ -3,7 +3,8 @@
 It is told where each segment starts, so it needs no mask and skips what lies between segments. The
 number of segments in its arguments is fixed; a batch that doesn't fit them is left to `blocked`.
 
-B: batch row, T: position, N: query heads, K: key-value heads, H: head_dim, M: segment of a row.
+B: batch row, T: position, N: query heads, K: key-value heads, H: head_dim, M: segment of a row,
+Z: start of a segment (M + 1).
 """
 
 import jax
@@ -46,10 +47,10 @@ def attend(
     """`kernels.attention.attend` for whole rows in bfloat16, with one window or none."""
     assert form.soft_cap is None and kv.sinks_N is None and len(form.windows) <= 1, "refused before"
     segments_BT = visibility.q_segments_BT
-    lengths_BM, starts_BM, fits = _spans(segments_BT, max_segments(segments_BT.shape[1]))
+    lengths_BM, starts_BZ, fits = _spans(segments_BT, max_segments(segments_BT.shape[1]))
 
     def packed(q_BTNH, k_BTKH, v_BTKH):
-        return _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form)
+        return _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BZ, form)
 
     def by_blocks(q_BTNH, k_BTKH, v_BTKH):
         return blocked.attend(q_BTNH, KeysAndValues(k_BTKH, v_BTKH), visibility, form)
@@ -57,7 +58,7 @@ def attend(
     return jax.lax.cond(fits, packed, by_blocks, q_BTNH, kv.k_BSKH, kv.v_BSKH)
 
 
-def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form: AttentionForm) -> jax.Array:
+def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BZ, form: AttentionForm) -> jax.Array:
     from jax._src.cudnn import fused_attention_stablehlo as cudnn  # moves: the self-test says so
 
     if jax.__version_info__ < (0, 11, 1):
@@ -71,8 +72,8 @@ def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form: AttentionForm) 
         v_BTKH,
         q_seqlen=lengths_BM,
         kv_seqlen=lengths_BM,
-        q_offsets=starts_BM,
-        kv_offsets=starts_BM,
+        q_offsets=starts_BZ,
+        kv_offsets=starts_BZ,
         scale=form.scale,
         mask_type=cudnn.MaskType.PADDING_CAUSAL,
         sliding_window_length=form.windows[0] if form.windows else None,
@@ -82,7 +83,7 @@ def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form: AttentionForm) 
 
 
 def _spans(segments_BT: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Lengths [B, M] and starts [B, M + 1] of segments, -1 where there are no more, and whether all
+    """Lengths [B, M] and starts [B, Z] of segments, -1 where there are no more, and whether all
     of them are in there, each in one piece. Padding counts as a segment, which sees itself.
 
     segments [1 1 1 2 2 0], count 4:   lengths [3 2 1 -1]   starts [0 3 5 -1 -1]
@@ -94,8 +95,8 @@ def _spans(segments_BT: jax.Array, count: int) -> tuple[jax.Array, jax.Array, ja
     def starts_of(begins_T):
         return jnp.nonzero(begins_T, size=count + 1, fill_value=length)[0].astype(jnp.int32)
 
-    starts_BM = jax.vmap(starts_of)(begins_BT)
-    lengths_BM = jnp.diff(starts_BM, axis=1)
-    fits = jnp.all(starts_BM[:, -1] == length) & jnp.all(jnp.diff(order_BT, axis=1) >= 0)
+    starts_BZ = jax.vmap(starts_of)(begins_BT)
+    lengths_BM = jnp.diff(starts_BZ, axis=1)
+    fits = jnp.all(starts_BZ[:, -1] == length) & jnp.all(jnp.diff(order_BT, axis=1) >= 0)
     lengths_BM = jnp.where(lengths_BM > 0, lengths_BM, -1)
-    return lengths_BM, jnp.where(starts_BM < length, starts_BM, -1), fits
+    return lengths_BM, jnp.where(starts_BZ < length, starts_BZ, -1), fits

@@ -1,7 +1,7 @@
 """Groups of rows times their matrices by a loop over tiles of rows, each of one group.
 
 M: rows, R: rows of a tile, E: expert, whose rows are a group, K: contracted dimension,
-F: the other one.
+F: the other one, C: that of the two which a product contracts, O: the one which stays.
 """
 
 from collections.abc import Callable
@@ -58,22 +58,22 @@ def _padded(x_MK, num_experts: int):
     return jnp.pad(x_MK, ((0, size), (0, 0))), size
 
 
-def _tiled_rows(x_MK, w_EKF, sizes_E, contract: int):
+def _tiled_rows(x_MC, w_EKF, sizes_E, contract: int):
     """Rows times their group's matrix, contracted over its dimension `contract`.
 
     A tile may reach into the next groups; their own tiles, which come later, overwrite that.
     """
-    padded_MK, size = _padded(x_MK, sizes_E.size)
+    padded_MC, size = _padded(x_MC, sizes_E.size)
 
-    def body(expert, first_row, _, out_MF):
-        x_RK = jax.lax.dynamic_slice_in_dim(padded_MK, first_row, size)
+    def body(expert, first_row, _, out_MO):
+        x_RC = jax.lax.dynamic_slice_in_dim(padded_MC, first_row, size)
         w_KF = jax.lax.dynamic_index_in_dim(w_EKF, expert, keepdims=False)
-        out_RF = jax.lax.dot_general(x_RK, w_KF, (((1,), (contract - 1,)), ((), ())))
-        return jax.lax.dynamic_update_slice_in_dim(out_MF, out_RF, first_row, axis=0)
+        out_RO = jax.lax.dot_general(x_RC, w_KF, (((1,), (contract - 1,)), ((), ())))
+        return jax.lax.dynamic_update_slice_in_dim(out_MO, out_RO, first_row, axis=0)
 
     width = w_EKF.shape[3 - contract]
-    start = jnp.zeros((padded_MK.shape[0], width), x_MK.dtype)
-    return _each_tile(sizes_E, x_MK.shape[0], body, start)[: x_MK.shape[0]]
+    start = jnp.zeros((padded_MC.shape[0], width), x_MC.dtype)
+    return _each_tile(sizes_E, x_MC.shape[0], body, start)[: x_MC.shape[0]]
 
 
 def tiled_weights(x_MK, d_out_MF, sizes_E, dtype):

@@ -165,7 +165,7 @@ def _with_sources(sums, nll_C, weights_C, sources_C, num_sources):
         return jax.ops.segment_sum(values_C, sources_C, num_sources)
 
     return dataclasses.replace(
-        sums, source_nll=by_source(weights_C * nll_C), source_weight=by_source(weights_C)
+        sums, source_nll_S=by_source(weights_C * nll_C), source_weight_S=by_source(weights_C)
     )
 
 

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """Sums over target tokens, float32 scalars; a mean is one of them over `weight`."""
+    """Sums over target tokens, float32; a mean is one of them over `weight`."""
 
     nll: jax.Array  # weight x negative log-likelihood, nats
     weight: jax.Array
     correct: jax.Array  # weight of the targets that have the greatest logit
     entropy: jax.Array  # weight x entropy of the predicted distribution, nats
     supervised_tokens: jax.Array  # targets of weight > 0
-    source_nll: jax.Array | None = None  # [S]: nll and weight of each source of a mixture
-    source_weight: jax.Array | None = None
+    source_nll_S: jax.Array | None = None  # nll and weight of each source of a mixture
+    source_weight_S: jax.Array | None = None
 
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)

@@ -63,7 +63,7 @@ def _their_logits(model: Any) -> list[Any]:
     batch, found = rows(), {}
     # The shortest first: a dynamic rope there keeps the frequencies of the longest row so far.
     for row, span in sorted(spans(), key=lambda found: found[1].stop - found[1].start):
-        ids = torch.tensor(batch.tokens[row, span][None].astype(np.int64))
+        ids = torch.tensor(batch.tokens_BT[row, span][None].astype(np.int64))
         found[row, span.start] = model(ids).logits[0]
     return [found[row, span.start] for row, span in spans()]
 
@@ -75,9 +75,9 @@ def theirs(model: Any) -> Computed:
 
     batch, total, logits = rows(), 0, _their_logits(model)
     for (row, span), out in zip(spans(), logits, strict=True):
-        targets = torch.tensor(batch.targets[row, span].astype(np.int64))
+        targets = torch.tensor(batch.targets_BT[row, span].astype(np.int64))
         nll = torch.nn.functional.cross_entropy(out, targets, reduction="none")
-        total = total + (nll * torch.tensor(batch.weights[row, span])).sum()
+        total = total + (nll * torch.tensor(batch.weights_BT[row, span])).sum()
     model.zero_grad()
     total.backward()
     # As a saved model has them: renamed, the experts one by one.
@@ -94,7 +94,7 @@ def _gradients(graphdef, params, batch):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(graphdef, params, batch):
-    return nnx.merge(graphdef, params)(batch.tokens, batch.segments, batch.positions)
+    return nnx.merge(graphdef, params)(batch.tokens_BT, batch.segments_BT, batch.positions_BT)
 
 
 def our_logits(model: Any) -> list[np.ndarray]:
@@ -138,8 +138,8 @@ def _decode(graphdef, params, tokens_BT, segments_BT):
 def decoded(model: Any) -> list[np.ndarray]:
     """Logits of the whole row, and of the packed row's first segment behind padding."""
     batch, length = rows(), SEGMENTS[0]
-    tokens_BT, segments_BT = batch.tokens.copy(), np.ones((2, LENGTH), np.int32)
-    tokens_BT[1, LENGTH - length :] = batch.tokens[1, :length]
+    tokens_BT, segments_BT = batch.tokens_BT.copy(), np.ones((2, LENGTH), np.int32)
+    tokens_BT[1, LENGTH - length :] = batch.tokens_BT[1, :length]
     segments_BT[1, : LENGTH - length] = 0
     logits = _decode(*_parts(model), tokens_BT, segments_BT)
     logits_TBV = np.asarray(logits)

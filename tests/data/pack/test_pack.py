@@ -66,15 +66,15 @@ def test_the_picture_of_a_row():
     plan = plan_rows(np.array([3, 2]), 7, 0, 0)
     batch = build_rows(get, plan, [0, -1], 7)
     assert {name: array[0].tolist() for name, array in batch.items()} == {
-        "tokens": [5, 6, 7, 8, 9, 0, 0],
-        "targets": [6, 7, 0, 9, 0, 0, 0],
-        "weights": [0, 1, 0, 1, 0, 0, 0],
-        "segments": [1, 1, 1, 2, 2, 0, 0],
-        "positions": [0, 1, 2, 0, 1, 0, 0],
+        "tokens_BT": [5, 6, 7, 8, 9, 0, 0],
+        "targets_BT": [6, 7, 0, 9, 0, 0, 0],
+        "weights_BT": [0, 1, 0, 1, 0, 0, 0],
+        "segments_BT": [1, 1, 1, 2, 2, 0, 0],
+        "positions_BT": [0, 1, 2, 0, 1, 0, 0],
     }
     assert all(not array[1].any() for array in batch.values())
     dtypes = {name: str(array.dtype) for name, array in batch.items()}
-    assert dtypes == dict.fromkeys(batch, "int32") | {"weights": "float32"}
+    assert dtypes == dict.fromkeys(batch, "int32") | {"weights_BT": "float32"}
 
 
 @given(LENGTHS)
@@ -86,26 +86,26 @@ def test_targets_are_the_next_tokens_of_the_same_example(case):
     ]
     plan = plan_rows(np.array(lengths, int), capacity, 0, 0)
     batch = build_rows(lambda ids: [examples[i] for i in ids], plan, range(plan.num_rows), capacity)
-    trained = batch["weights"] > 0
-    assert (batch["targets"][trained] == batch["tokens"][trained] + 1).all()
-    assert (batch["weights"][trained] == batch["positions"][trained] + 1).all()
-    assert batch["weights"].sum() == sum(n * (n - 1) / 2 for n in lengths)
-    assert (batch["segments"] > 0).sum() == sum(lengths)
-    last = np.diff(batch["segments"], axis=1, append=0) != 0
-    assert not batch["weights"][last].any() and not batch["targets"][last].any()
+    trained = batch["weights_BT"] > 0
+    assert (batch["targets_BT"][trained] == batch["tokens_BT"][trained] + 1).all()
+    assert (batch["weights_BT"][trained] == batch["positions_BT"][trained] + 1).all()
+    assert batch["weights_BT"].sum() == sum(n * (n - 1) / 2 for n in lengths)
+    assert (batch["segments_BT"] > 0).sum() == sum(lengths)
+    last = np.diff(batch["segments_BT"], axis=1, append=0) != 0
+    assert not batch["weights_BT"][last].any() and not batch["targets_BT"][last].any()
 
 
 def test_sources_are_known_by_token_where_labels_are_given():
     batch = build_rows(get, plan_rows(np.array([3, 2]), 7, 0, 0), [-1, 0], 7, np.array([4, 9]))
-    assert batch["sources"].tolist() == [[0] * 7, [4, 4, 4, 9, 9, 0, 0]]
-    assert batch["sources"].dtype == np.int32
+    assert batch["sources_BT"].tolist() == [[0] * 7, [4, 4, 4, 9, 9, 0, 0]]
+    assert batch["sources_BT"].dtype == np.int32
 
 
 def test_unpacked_rows_hold_one_example_each():
     plan = one_per_row(np.array([3, 2]))
     batch = build_rows(get, plan, [1, 0], 4)
-    assert batch["tokens"].tolist() == [[8, 9, 0, 0], [5, 6, 7, 0]]
-    assert batch["segments"].max() == 1
+    assert batch["tokens_BT"].tolist() == [[8, 9, 0, 0], [5, 6, 7, 0]]
+    assert batch["segments_BT"].max() == 1
 
 
 @pytest.mark.parametrize("lengths, match", [([3, 9], "example 1 has 9 tokens"), ([0], "has 0 tok")])

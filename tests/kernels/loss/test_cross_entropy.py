@@ -177,10 +177,10 @@ def test_sums_by_source_are_those_of_each_source_alone(devices):
         actual_grad, sums = grad(hidden, jnp.asarray(sources))
     for source in range(4):
         own = plain(hidden, head, targets, jnp.where(sources == source, weights, 0), 40)
-        np.testing.assert_allclose(sums.source_nll[source], own["nll"], rtol=2e-6, atol=1e-6)
-        np.testing.assert_allclose(sums.source_weight[source], own["weight"], rtol=1e-6)
+        np.testing.assert_allclose(sums.source_nll_S[source], own["nll"], rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(sums.source_weight_S[source], own["weight"], rtol=1e-6)
     alone = summed(hidden, head, targets, weights, 40)
-    assert alone.source_nll is None and alone.source_weight is None
+    assert alone.source_nll_S is None and alone.source_weight_S is None
     expected_grad = jax.grad(lambda h: summed(h, head, targets, weights, 40).nll)(hidden)
     np.testing.assert_allclose(actual_grad, expected_grad, rtol=1e-5, atol=1e-6)
 
