@@ -19,6 +19,8 @@ MOE = moe_settings.MoeSettings(
 )
 # Experts twice in three layers: one run of three stacks.
 MIXED = dataclasses.replace(tiny.SETTINGS, num_layers=6, moe=MOE, dense_layers=(2, 5))
+# Of two stacks, where a gradient is compiled.
+TURNS = dataclasses.replace(MIXED, num_layers=4, dense_layers=(1, 3))
 
 
 def runs(letters: str) -> str:
@@ -63,11 +65,11 @@ def test_a_model_of_like_layers_has_its_parameters_in_one_stack():
 
 def _gradient(over, remat):
     """Loss, routing and gradient, which goes to slots as in the step."""
-    batch, params = tiny.uneven_batch(rows=8), tiny.host_params(MIXED)
-    graphdef, shapes, axes = state.abstract(MIXED, "float32", remat)
+    batch, params = tiny.uneven_batch(rows=8), tiny.host_params(TURNS)
+    graphdef, shapes, axes = state.abstract(TURNS, "float32", remat)
 
     def nll(slots, params):
-        sums, routing = loss_and_routing(graphdef, params, batch, loss_form(MIXED), slots)
+        sums, routing = loss_and_routing(graphdef, params, batch, loss_form(TURNS), slots)
         return sums.nll, routing
 
     with jax.set_mesh(over):

@@ -20,7 +20,7 @@ from jaxsft.plan import estimate, measured_data, memory, text, topology
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.training import mesh_program, over_mesh
 from jaxsft.training.too_large import TooLarge
-from tests import quick_compiling
+from tests import programs, quick_compiling
 from tests.training.test_mesh_fit import EXPERTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,14 +187,17 @@ def test_open_axes_of_boxes_are_those_of_a_run(sizes, expected):
 
 
 def test_the_program_plans_the_debug_run():
-    value = json.loads(plan("--topology=cpu:4", "--config.mesh.tensor=2", "--json"))
+    flags = ("--topology=cpu:4", "--config.mesh.tensor=2", "--json")
+    done = programs.tool("plan", f"--config={ROOT}/configs/debug.py", *flags)
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
     assert value["mesh"] == {"data": 1, "fsdp": 2, "context": 1, "expert": 1, "tensor": 2}
     assert value["num_steps"] == 20 and value["memory"]["fits"]
 
 
 @pytest.mark.parametrize(
     ("shape", "slices", "tensor"),
-    [("2x2", 1, 1), ("2x2", 2, 1), ("4x4", 1, 2)],  # the last splits a side of the slice
+    [("2x2", 2, 1), ("4x4", 1, 2)],  # two slices; and one, of which a side is split
 )
 def test_a_slice_that_is_not_there_is_compiled_for(shape, slices, tensor):
     libtpu = Path(sys.prefix) / "libtpu"
