@@ -46,7 +46,7 @@ RESULTS: dict[str, Any] = {
     "model.mlp.Mlp.__call__": "BTD",
     "model.moe.Moe.__call__": ("BTD", ""),
     "model.norm.Norm.__call__": "BTD",
-    "model.norm.HeadNorm.__call__": "BTNH",
+    "model.attention.head_norm.HeadNorm.__call__": "BTNH",
     "model.rope.rotate": "BTNH",
     "model.rope.rotations": ("YBTR", "YBTR"),
     "model.rope.segment_lengths": "BT",
@@ -80,7 +80,7 @@ ANY_DIMS = {
     "model.norm.normalise": {"x", "scale", "bias"},
     "model.parameter.product": {"x", "weight"},
     "model.vocabulary.changed_rows": {"table"},
-    "model.vocabulary.rows": {"table"},
+    "model.vocabulary.by_token": {"table"},
 }
 WRAPPED: set[str] = set()
 
