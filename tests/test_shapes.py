@@ -216,6 +216,6 @@ def test_every_border_is_looked_at():
     assert shapes.WRAPPED >= {
         *("training.step.train_step", "training.over_mesh.TrainStep.__call__"),
         *("training.loss.loss_sums", "kernels.loss.cross_entropy.cross_entropy"),
-        *("kernels.loss.chunks.sums_and_gradients", "model.attention.grouped_queries.write"),
+        *("kernels.loss.chunks.sums_and_gradients", "model.attention.grouped_queries.with_tokens"),
     }
     assert all(inspect.unwrap(back_end) is not back_end for back_end in BACK_ENDS.values())
