@@ -6,14 +6,13 @@ programs started by a test get the same surroundings.
 
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import checked_imports, quick_compiling
+from tests import checked_imports, programs, quick_compiling
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = os.environ.get("JAXSFT_TEST_PLATFORM", "cpu")  # "cuda": on a GPU; not tried yet
@@ -93,9 +92,6 @@ def assets() -> Path:
 
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
-    """Those of before: a program that was stopped ignores signals from then on."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    """Those of before a test: what it stops here without `programs` ignores them from then on."""
+    with programs.signals_given_back():
+        yield

@@ -45,7 +45,7 @@ def run(
         stack.enter_context(_environment(env))
         stack.enter_context(contextlib.chdir(ROOT))
         stack.enter_context(_flags_of_its_own())
-        stack.enter_context(_signals_given_back())
+        stack.enter_context(signals_given_back())
         code = _exit_code(program)
         stack.close()
         return Done(code, *(file.read_text(encoding="utf-8") for file in said))
@@ -113,7 +113,7 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_given_back() -> Iterator[None]:
+def signals_given_back() -> Iterator[None]:
     """After it signals do what they did before: a program that was stopped ignores them."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}

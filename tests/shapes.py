@@ -69,7 +69,7 @@ SAID_ELSEWHERE: dict[str, Callable[[Mapping[str, Any]], str]] = {
 # All others whose names end in no dimensions have none.
 ANY_DIMS = {
     "data.pack.packing.build_rows": {"order", "row_offsets"},  # of a plan, which is no such array
-    "training.loader.Batches._costs": {"order", "row_offsets"},
+    "training.loader.Batches._costs": {"order", "row_offsets", "rows"},
     "kernels.attention.selftest._relative": {"expected", "actual"},
     "kernels.experts.tiles._each_tile": {"start"},
     "kernels.loss.chunks._product": {"a", "b"},

@@ -70,6 +70,7 @@ def flags(base):
         "train.steps": 60,
         "checkpoint.save_every_steps": 30,
         "eval.every_steps": None,
+        "eval.prompts": 0,  # the answers of one run are enough
     }
     return {f"--config.{name}": value for name, value in given.items()}
 
@@ -82,7 +83,7 @@ def spelt(flags, **changes):
 @pytest.fixture(scope="module")
 def run(flags, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "workdir"
-    return workdir, train(workdir, *spelt(flags))
+    return workdir, train(workdir, *spelt(flags, eval__prompts=2))
 
 
 def tool(name, *arguments):

@@ -18,9 +18,10 @@ import pytest
 from jaxsft.devices import distributed
 from jaxsft.errors import BAD_CONFIG, LOST_PEER, STOPPED, ConfigError
 from tests import quick_compiling
+from tests.programs import ROOT, train
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_DEVICES = 4
+FLAGS = ("--config.eval.prompts=0",)
 
 
 def start(
@@ -52,8 +53,8 @@ def start(
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "jaxsft.train", f"--workdir={workdir}"),
-                *(f"--config={ROOT}/configs/debug.py", "--config.eval.prompts=0", *flags),
-                *((*together, f"--process_id={number}") if count > 1 else ()),
+                *(f"--config={ROOT}/configs/debug.py", *FLAGS, *flags),
+                *(*together, f"--process_id={number}"),
                 *(own if number == count - 1 else ()),
             ],
             env=environment
@@ -84,9 +85,9 @@ def losses(workdir: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
+    """In this process, over its own devices: how many there are changes nothing either."""
     workdir = tmp_path_factory.mktemp("alone")
-    done = finish(start(workdir, 1, "--config.train.steps=4"))
-    assert done[0][0] == 0, done
+    train(workdir, *FLAGS, "--config.train.steps=4")
     return workdir
 
 
@@ -119,7 +120,6 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     assert [code for code, _, _ in done] == [STOPPED] * 2, done
     said = {error.splitlines()[-1] for _, _, error in done}
     assert len(said) == 1 and "which is saved" in said.pop()
-    assert_a_file_that_one_process_cannot_read_ends_both(tmp_path)
 
 
 # Each program of Python runs this file first, where it finds it.
@@ -134,15 +134,18 @@ sys.addaudithook(refuse)
 """
 
 
-def assert_a_file_that_one_process_cannot_read_ends_both(workdir):
-    """The checkpoints that two processes left, of which the second is refused the notes."""
-    site = workdir / "site"
+@pytest.mark.slow  # tests/rundir/test_resume.py shows what processes make of such a failure
+def test_a_checkpoint_that_one_process_cannot_read_ends_both(tmp_path):
+    """Two processes left it; the second is refused the notes."""
+    site, workdir = tmp_path / "site", tmp_path / "workdir"
     site.mkdir()
     (site / "sitecustomize.py").write_text(BLOCKED)
+    flags = ("--config.eval.every_steps=None", "--config.checkpoint.export=false")
+    done = finish(start(workdir, 2, "--config.train.steps=2", *flags))
+    assert [code for code, _, _ in done] == [0, 0], done
     before = {path.name for path in (workdir / "checkpoints").iterdir()}
-    flags = ("--config.train.steps=2000", "--config.eval.every_steps=None")
     blocked = {"PYTHONPATH": f"{ROOT}:{site}"}
-    done = finish(start(workdir, 2, *flags, own_surroundings=blocked))
+    done = finish(start(workdir, 2, "--config.train.steps=9", *flags, own_surroundings=blocked))
     assert [code for code, _, _ in done] == [66] * 2, done
     for _, _, error in done:
         assert "reading is refused: process 1: PermissionError" in error

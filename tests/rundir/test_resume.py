@@ -38,15 +38,20 @@ def quick(monkeypatch):
     )
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """Checkpoints of the steps 3 and 6, opened anew as a restart does."""
-    directory = tmp_path / "checkpoints"
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
     store = CheckpointStore(directory, keep=5)
     for step in (3, 6):
         store.save(step, make_state(step, width=WIDTH), NOTES)
     store.wait()
     return directory
+
+
+@pytest.fixture
+def saved(saved_once, tmp_path):
+    """A test's own checkpoints of the steps 3 and 6, opened anew as a restart does."""
+    return shutil.copytree(saved_once, tmp_path / "checkpoints")
 
 
 @pytest.fixture
