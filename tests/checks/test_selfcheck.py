@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 import tiny
 
 from jaxsft.checks import laws
@@ -18,7 +19,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.attention import attend
 from jaxsft.kernels.attention.form import Visibility
 from jaxsft.training import step
-from tests import quick_compiling
+from tests import programs, quick_compiling
 from tests.training.test_mesh_fit import EXPERTS, config
 
 ONE_DEVICE = f"--xla_force_host_platform_device_count=1 {quick_compiling.XLA_FLAGS}"
@@ -93,6 +94,18 @@ def test_a_fault_of_attention_is_seen(monkeypatch):
     assert any("later ones" in law for law in failed(tiny.SETTINGS, Mesh(fsdp=8), "later ones"))
 
 
+@pytest.mark.parametrize(("difference", "code"), [(0.5, 0), (2.0, 70), (float("nan"), 70)])
+def test_the_program_says_of_each_law_whether_it_holds(monkeypatch, difference, code):
+    """The laws themselves are measured above, and by two processes together below."""
+    checks = [laws.Check("one", 0.5, 1.0), laws.Check("another", difference, 1.0)]
+    monkeypatch.setattr(laws, "measured", lambda config, model, folder: iter(checks))
+    done = programs.tool("selfcheck", f"--config={ROOT}/configs/debug.py", "--num_processes=1")
+    assert done.returncode == code and "configs/debug_model on 8 x cpu" in done.stdout
+    verdicts = [row.split()[-2] for row in done.stdout.splitlines() if " 1e+00 " in row]
+    assert verdicts == ["passed", "FAILED" if code else "passed"]
+
+
+@pytest.mark.slow  # one process measures each law above; test_distributed joins several
 def test_two_processes_measure_together_and_one_speaks(tmp_path):
     """The restart goes through one directory that both see."""
     with socket.socket() as probe:
