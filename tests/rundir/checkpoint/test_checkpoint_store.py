@@ -75,13 +75,21 @@ def test_a_save_that_fails_is_an_error_at_once_or_at_the_next_one(
 
 def test_a_wait_is_for_what_there_is(store, monkeypatch):
     CheckpointStore(store.directory, keep=2).wait()
-    settled = threading.Event()
-    monkeypatch.setattr(retention, "settle", lambda *_: settled.wait(60))
+    begun, end, threads = threading.Event(), threading.Event(), []
+
+    def settle(*_):
+        threads.append(threading.current_thread())
+        begun.set()
+        assert end.wait(60)
+
+    monkeypatch.setattr(retention, "settle", settle)
     store.save(4, make_state(4), {})
     store.wait(settled=False)
-    assert store.steps() == [3, 4] and not settled.is_set()
-    settled.set()
+    assert store.steps() == [3, 4] and begun.wait(60)
+    assert threads[0].is_alive() and threads[0].daemon  # nor does the end of the program wait
+    end.set()
     store.wait()
+    assert not threads[0].is_alive()
 
 
 def test_only_the_first_process_makes_a_number_free(store, monkeypatch):
