@@ -47,14 +47,25 @@ def test_each_process_leaves_word_and_the_first_one_does_the_rest(store):
 
 
 @pytest.mark.parametrize(("mine", "other"), [(FIRST, SECOND), (SECOND, FIRST)])
-def test_nothing_goes_while_another_process_has_said_nothing(store, monkeypatch, mine, other):
-    monkeypatch.setattr(retention, "_MAX_POLLS", 2)
-    monkeypatch.setattr(retention, "_POLL_SECONDS", 0)
-    reports = []
+@pytest.mark.parametrize("comes_after", [590, None])
+def test_another_process_may_take_ten_minutes(store, monkeypatch, mine, other, comes_after):
+    waited, reports = [0.0], []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if comes_after is not None and sum(waited) >= comes_after:
+            marker(store, other).touch()
+
+    monkeypatch.setattr(retention.time, "sleep", sleep)
     settle(store, mine, reports.append)
-    assert store.steps() == [1, 2]
-    assert len(reports) == 1 and "not all processes have read it back" in reports[0]
-    assert marker(store, mine).exists() and not marker(store, other).exists()
+    deletes = mine == FIRST and comes_after is not None
+    assert store.steps() == ([2] if deletes else [1, 2])
+    assert sum(waited) == (comes_after or 600)
+    if comes_after is None:
+        assert len(reports) == 1 and "not all processes have read it back" in reports[0]
+        assert marker(store, mine).exists() and not marker(store, other).exists()
+    else:
+        assert not reports
 
 
 def test_each_leaf_is_read_back_by_one_process(store, monkeypatch):
