@@ -109,6 +109,23 @@ def test_only_the_first_process_makes_a_number_free(store, monkeypatch):
     assert (store.directory / "4").is_dir()
 
 
+def test_a_save_is_of_all_processes_and_a_read_of_one_alone(store, monkeypatch):
+    """A process may have to read again what the others have read."""
+    real, made = stores.ocp.Context, []
+
+    def context():
+        made.append(real())
+        return made[-1]
+
+    monkeypatch.setattr(stores.ocp, "Context", context)
+    store.save(4, make_state(4), {})
+    store.wait()
+    restore(store)
+    saving, reading = (one.multiprocessing for one in made)
+    assert saving.active_processes is None
+    assert reading.active_processes == {0} and reading.primary_host == 0
+
+
 def rewrite(store, change):
     """Changes Orbax's file with our notes; without the list of sizes only the notes say so."""
     step = store.directory / "3"
