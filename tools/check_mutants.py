@@ -39,17 +39,17 @@ _WANTED = 0.9  # share that must be killed
 _FAR = re.compile(r"_(Bit\w+|[LR]Shift|Pow|UAdd|Invert)$")
 
 # The files whose faults would be silent, and the tests that alone must notice.
-_STEP = ("step", "frozen", "divergence", "optim")
-_CHECKPOINTS = ("checkpoint", "lost_checkpoints", "resume")
+_STEP = ("microbatches", "step", "frozen")
+_CHECKPOINTS = ("checkpoint", "test_checkpoint.py", "test_lost_checkpoints.py", "test_resume.py")
 TESTS_OF = {
     "jaxsft/training/step.py": tuple(f"tests/training/test_{name}.py" for name in _STEP),
-    "jaxsft/training/loss.py": ("tests/training/test_step.py", "tests/kernels/loss"),
+    "jaxsft/training/loss.py": ("tests/training/test_step.py", "tests/training/test_frozen.py"),
     "jaxsft/kernels/loss/": ("tests/kernels/loss",),
     "jaxsft/kernels/attention/": ("tests/kernels/attention",),
     "jaxsft/kernels/experts/": ("tests/kernels/experts", "tests/model/test_moe.py"),
     "jaxsft/data/pack/": ("tests/data/pack",),
     "jaxsft/data/encode/": ("tests/data/encode", "tests/data/render/test_served.py"),
-    "jaxsft/rundir/checkpoint/": tuple(f"tests/rundir/test_{name}.py" for name in _CHECKPOINTS),
+    "jaxsft/rundir/checkpoint/": tuple(f"tests/rundir/{name}" for name in _CHECKPOINTS),
 }
 
 

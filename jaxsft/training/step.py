@@ -176,8 +176,8 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals,
     if recipe.microbatches == 1:
         return of_part(batch)  # no zeros to add to, which would be as large as the gradients
     parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
-    first = jax.tree.map(lambda rows: rows[0], parts)
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, first))
+    one = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), parts)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, one))
 
     def add_part(sums: tuple[Totals, Params], part: Batch):
         return jax.tree.map(jnp.add, sums, of_part(part)), None

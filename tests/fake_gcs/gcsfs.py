@@ -13,7 +13,9 @@ class GCSFileSystem(AbstractFileSystem):
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         path = self._strip_protocol(path)
         found = self._ls_from_cache(path)
-        if found is None:
+        # Of a directory that was never listed, fsspec hands out what its parent's listing has: as
+        # in gcsfs, that says nothing of what is in it.
+        if found is None or [(one["name"], one["type"]) for one in found] == [(path, "directory")]:
             found = self.dircache[path] = self._list(path)
         if not found:
             raise FileNotFoundError(path)

@@ -87,9 +87,9 @@ def _digest_on_disk(path: epath.Path, name: str, index: "tensorstore.Context") -
     array = _open(path, name, index)
     total = 0
     chunk: Any = array.chunk_layout.read_chunk.shape or array.shape  # a scalar has none
-    for start, stop in _blocks(array.shape, chunk):
-        part = array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read().result()
-        total += digest.of_part(np.asarray(part), start, array.shape)
+    for block in _blocks(array.shape, chunk):
+        part = np.asarray(array[block].read().result())
+        total += digest.of_part(part, [along.start for along in block], array.shape)
     return total % 2**32
 
 
@@ -104,14 +104,14 @@ def _open(path: epath.Path, name: str, index: "tensorstore.Context") -> "tensors
             "path": f"{name}/",
         },
     }
-    return tensorstore.open(spec, open=True, read=True, context=index).result()
+    return tensorstore.open(spec, read=True, context=index).result()
 
 
-def _blocks(
-    shape: tuple[int, ...], chunk: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Start and stop of each block of a grid over an array; one empty block for a scalar."""
-    ranges = [range(0, size, step or 1) for size, step in zip(shape, chunk, strict=True)]
-    for start in product(*ranges):
-        stop = (min(a + step, size) for a, step, size in zip(start, chunk, shape, strict=True))
-        yield start, tuple(stop)
+def _blocks(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """The blocks of a grid over an array; one without slices for a scalar."""
+    return product(
+        *(
+            [slice(start, min(start + step, size)) for start in range(0, size, step)]
+            for size, step in zip(shape, chunk, strict=True)
+        )
+    )
