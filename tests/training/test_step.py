@@ -38,7 +38,7 @@ def norm(tree):
 
 def test_a_step_is_adamws_of_the_clipped_mean_gradient(one_device):
     """From moments of zero. Source: arXiv:1711.05101, algorithm 2."""
-    start, weight = tiny.host_params(), tiny.uneven_batch().weights.sum()
+    start, weight = tiny.host_params(), tiny.uneven_batch().weights_BT.sum()
     mean = jax.tree.map(lambda grad: grad / weight, one_device.grad_sums)
     length, longest = norm(mean), tiny.OPTIM.max_grad_norm
     assert length > longest  # or nothing would be clipped
@@ -71,8 +71,8 @@ def test_gradients_are_those_of_the_summed_loss_by_the_parameters(one_device):
 def test_a_scale_of_all_weights_changes_nothing(one_device):
     """A batch may weigh less than one token."""
     batch = tiny.uneven_batch()
-    scale = np.float32(2.0 ** -np.ceil(np.log2(batch.weights.sum()) + 3))
-    light = tiny.run_steps(dataclasses.replace(batch, weights=batch.weights * scale))
+    scale = np.float32(2.0 ** -np.ceil(np.log2(batch.weights_BT.sum()) + 3))
+    light = tiny.run_steps(dataclasses.replace(batch, weights_BT=batch.weights_BT * scale))
     assert 0 < light.metrics.sums.weight < 0.2
     tiny.assert_trees_close(light.state.params, one_device.state.params)
     np.testing.assert_allclose(light.metrics.grad_norm, one_device.metrics.grad_norm, rtol=1e-5)

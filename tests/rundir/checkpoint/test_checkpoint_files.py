@@ -37,13 +37,15 @@ def names(directory):
 
 def test_a_directory_need_not_be_there_and_is_named_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert files.opened(Path("later")) == epath.Path(tmp_path / "later")
+    assert files.checkpoint_directory(Path("later")) == epath.Path(tmp_path / "later")
     Path("there").mkdir()
     Path("link").symlink_to("there")
-    assert files.opened(Path("there")).is_dir() and files.opened(Path("link")).is_dir()
+    assert (
+        files.checkpoint_directory(Path("there")).is_dir() and files.opened(Path("link")).is_dir()
+    )
     Path("file").touch()
     with pytest.raises(ConfigError, match=f"{tmp_path}/file: is a file"):
-        files.opened(Path("file"))
+        files.checkpoint_directory(Path("file"))
 
 
 def test_steps_are_directories_named_by_a_number(directory):
@@ -187,7 +189,7 @@ def bucket(tmp_path, monkeypatch):
 
 
 def test_in_a_bucket_a_step_is_set_aside_object_by_object(bucket):
-    assert files.opened(bucket / "x") == bucket / "x"
+    assert files.checkpoint_directory(bucket / "x") == bucket / "x"
     step = committed(bucket / "x" / "20")
     assert files.committed_steps(step.parent) == [20] and files.examine(step) is None
     content = (step / "state" / "d" / "1").read_text()

@@ -15,11 +15,11 @@ from jaxsft.files.places import PlaceError
 from jaxsft.rundir.checkpoint import retention
 from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.digest import digests, named
+from jaxsft.rundir.checkpoint.notes import NOTES_FILE, Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from tests.rundir.test_checkpoint import abstract, make_state
 from tests.rundir.test_resume import Failing
 
-NOTES = "_CHECKPOINT_METADATA"
 RETRY_SECONDS = stores.RETRY_SECONDS  # which no other test waits
 
 
@@ -28,7 +28,7 @@ def saved(tmp_path_factory):
     """Checkpoints with step 3, which tests have a copy of."""
     directory = tmp_path_factory.mktemp("saved") / "checkpoints"
     store = CheckpointStore(directory, keep=2)
-    store.save(3, make_state(), {"a": 1, "identity": {"seed": 1}})
+    store.save(3, make_state(), Notes({"seed": 1}, "2026-01-31"))
     store.wait()
     return directory
 
@@ -74,10 +74,10 @@ def test_a_save_that_fails_is_an_error_at_once_or_at_the_next_one(
         with monkeypatch.context() as patch:
             patch.setattr(stores.ocp, "save_async", save_async)
             with pytest.raises(kind, match=match):
-                store.save(4, make_state(4), {})
-                store.save(5, make_state(5), {})
+                store.save(4, make_state(4), Notes())
+                store.save(5, make_state(5), Notes())
         store.wait()  # said once
-    store.save(6, make_state(6), {})
+    store.save(6, make_state(6), Notes())
     store.wait()
     assert store.steps() == [3, 6]
 
@@ -92,7 +92,7 @@ def test_a_wait_is_for_what_there_is(store, monkeypatch):
         assert end.wait(60)
 
     monkeypatch.setattr(retention, "settle", settle)
-    store.save(4, make_state(4), {})
+    store.save(4, make_state(4), Notes())
     store.wait(settled=False)
     assert store.steps() == [3, 4] and begun.wait(60)
     assert threads[0].is_alive() and threads[0].daemon  # nor does the end of the program wait
@@ -105,7 +105,7 @@ def test_only_the_first_process_makes_a_number_free(store, monkeypatch):
     (store.directory / "4").mkdir()  # left by a save that never came to its end
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(stores.ocp, "save_async", lambda *_, **__: Saving(FULL))
-    store.save(4, make_state(4), {})
+    store.save(4, make_state(4), Notes())
     assert (store.directory / "4").is_dir()
 
 
@@ -118,7 +118,7 @@ def test_a_save_is_of_all_processes_and_a_read_of_one_alone(store, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(stores.ocp, "Context", context)
-    store.save(4, make_state(4), {})
+    store.save(4, make_state(4), Notes())
     store.wait()
     restore(store)
     saving, reading = (one.multiprocessing for one in made)
@@ -130,14 +130,16 @@ def rewrite(store, change):
     """Changes Orbax's file with our notes; without the list of sizes only the notes say so."""
     step = store.directory / "3"
     (step / "jaxsft_files.json").unlink(missing_ok=True)
-    (step / NOTES).write_text(json.dumps(change(json.loads((step / NOTES).read_text()))))
+    (step / NOTES_FILE).write_text(json.dumps(change(json.loads((step / NOTES_FILE).read_text()))))
 
 
 def with_notes(change):
     return lambda all_: all_ | {"custom_metadata": change(all_["custom_metadata"])}
 
 
-@pytest.mark.parametrize("other", [{"a": 2}, *({"identity": {"seed": n}} for n in range(2, 8))])
+@pytest.mark.parametrize(
+    "other", [{"template_date": "2026-02-01"}, *({"identity": {"seed": n}} for n in range(2, 8))]
+)
 def test_notes_that_say_anything_else_are_altered(store, other):
     """Several times, as a checksum may be the greater of both or the smaller."""
     rewrite(store, with_notes(lambda notes: notes | other))
@@ -156,7 +158,7 @@ def test_notes_that_say_anything_else_are_altered(store, other):
 )
 def test_notes_that_say_the_same_are_read(store, change):
     rewrite(store, change)
-    assert store.notes(3)["identity"] == {"seed": 1}
+    assert store.notes(3).identity == {"seed": 1}
 
 
 @pytest.mark.parametrize(
@@ -177,8 +179,8 @@ def test_a_checkpoint_without_our_notes_is_damaged(store, change):
 
 
 def test_notes_that_are_away_are_missing(store):
-    (store.directory / "3" / NOTES).unlink()
-    with pytest.raises(Damaged, match=f"{NOTES} is not there"):
+    (store.directory / "3" / NOTES_FILE).unlink()
+    with pytest.raises(Damaged, match=f"{NOTES_FILE} is not there"):
         store.notes(3)
 
 
@@ -203,7 +205,7 @@ def test_a_disk_that_is_away_for_two_seconds_costs_nothing_and_a_longer_fault_is
     monkeypatch.setattr(stores.time, "sleep", waited.append)
     tiny.assert_trees_equal(restore(store), make_state())
     waited.clear()
-    (store.directory / "3" / NOTES).unlink()
+    (store.directory / "3" / NOTES_FILE).unlink()
     with pytest.raises(Damaged, match="is not there"):
         store.notes(3)
     assert 2 <= sum(waited) <= 3

@@ -10,6 +10,7 @@ import pytest
 from jaxsft.config import Mesh
 from jaxsft.devices import mesh
 from jaxsft.rundir.checkpoint import digest, files, retention
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from tests.rundir.test_checkpoint import make_state
 
@@ -21,13 +22,13 @@ def store(tmp_path):
     """Steps 1 and 2, of which the first is old where one is kept."""
     store = CheckpointStore(tmp_path, keep=5)
     for step in (1, 2):
-        store.save(step, make_state(step), {})
+        store.save(step, make_state(step), Notes())
     store.wait()
     return store
 
 
 def settle(store, process, report=pytest.fail, digests=None):
-    digests = digests or store.notes(2)["digests"]
+    digests = digests or store.notes(2).digests
     retention.settle(store.directory, 2, 1, digests, set(), process, report)
 
 
@@ -72,7 +73,7 @@ def test_each_leaf_is_read_back_by_one_process(store, monkeypatch):
     monkeypatch.setattr(files, "remove", lambda step: None)  # step 1 stays for the next leaf
     for process in (FIRST, SECOND):
         marker(store, process).touch()
-    right = store.notes(2)["digests"]
+    right = store.notes(2).digests
     for name in right:
         reports = []
         for process in (FIRST, SECOND):
@@ -95,7 +96,7 @@ def test_a_leaf_is_read_as_it_was_split(tmp_path, monkeypatch):
     state = dataclasses.replace(make_state(), params={"a": jax.device_put(array, split)})
     store = CheckpointStore(tmp_path, keep=1, report=pytest.fail)
     for step in (1, 2):
-        store.save(step, dataclasses.replace(state, step=jnp.int32(step)), {})
+        store.save(step, dataclasses.replace(state, step=jnp.int32(step)), Notes())
     store.wait()
     assert store.steps() == [2]
     assert sizes.count(array.nbytes // 8) == 8 and array.nbytes not in sizes
@@ -110,10 +111,10 @@ def test_a_deletion_that_fails_is_said_and_made_up_for(store, monkeypatch):
             raise OSError(5, "Input/output error")
 
         patch.setattr(files, "remove", refuse)
-        again.save(3, make_state(3), {})
+        again.save(3, make_state(3), Notes())
         again.wait()
     (said,) = reports
     assert "could not be deleted" in said and "Input/output error" in said
-    again.save(4, make_state(4), {})
+    again.save(4, make_state(4), Notes())
     again.wait()
     assert again.steps() == [4] and len(reports) == 1

@@ -1,0 +1,54 @@
+"""A run goes on as it began: which fields may differ at a later start, and what is said of others."""
+
+import dataclasses
+
+import pytest
+
+from jaxsft.errors import CheckpointError
+from jaxsft.rundir import resume
+from tests.training.test_mesh_fit import config
+
+
+def test_changes_are_named_and_a_longer_run_is_none():
+    before = {"config.train.epochs": 2, "config.train.steps": None, "config.optim.peak_lr": 1e-3}
+    resume.refuse_changes(before, before | {"config.train.epochs": 3})
+    with pytest.raises(
+        CheckpointError, match=r"epochs was 2 .* is 1 now\nepochs and steps may gro"
+    ):
+        resume.refuse_changes(before, before | {"config.train.epochs": 1})
+    with pytest.raises(CheckpointError, match="batch_size was 8 when .* is 16 now"):
+        sizes = ({"config.train.batch_size": size} for size in (8, 16))
+        resume.refuse_changes(*(before | size for size in sizes))
+    with pytest.raises(CheckpointError, match="peak_lr was 0.001 when .* is 0.002 now"):
+        resume.refuse_changes(before, before | {"config.optim.peak_lr": 2e-3})
+
+
+OLD = {"config.model.source": "m", "config.optim.peak_lr": 1e-3}
+
+
+def test_a_field_that_a_checkpoint_does_not_know_had_its_default():
+    added = {"config.model.new_tokens": [], "config.model.pad_vocab_to": 1}
+    resume.refuse_changes(OLD, OLD | added)
+    with pytest.raises(CheckpointError, match="pad_vocab_to was 1 when this run began and is 64"):
+        resume.refuse_changes(OLD, OLD | added | {"config.model.pad_vocab_to": 64})
+    with pytest.raises(CheckpointError, match=r"new_tokens was \[\] when .* is \['<\|a\|>'\]"):
+        resume.refuse_changes(OLD, OLD | {"config.model.new_tokens": ["<|a|>"]})
+
+
+def test_what_a_checkpoint_knows_counts():
+    with pytest.raises(CheckpointError, match="pad_vocab_to was 64 when this run began and is 1"):
+        resume.refuse_changes(
+            OLD | {"config.model.pad_vocab_to": 64}, OLD | {"config.model.pad_vocab_to": 1}
+        )
+
+
+def test_a_checkpoint_keeps_no_secret_and_a_new_one_is_no_change():
+    def of(token):
+        one = config(batch_size=8)
+        source = f"https://me:{token}@host/model"
+        model = dataclasses.replace(one.model, source=source)
+        return resume.identity(dataclasses.replace(one, model=model))
+
+    before, now = of("hf_aaaaaaaaaaaaaaaaaaaaaaaa"), of("hf_bbbbbbbbbbbbbbbbbbbbbbbb")
+    assert before["config.model.source"] == "https://***@host/model"
+    resume.refuse_changes(before, now)
