@@ -205,6 +205,7 @@ def test_rows_that_cannot_be_encoded_say_why(tokenizer):
         tokenizer.encode(conversation("q", "a"), vocab_size=50)
     assert str(top) not in str(raised.value)
     tokenizer.encode(conversation("q", "a"), vocab_size=tokenizer.vocab_size)
+    assert tokenizer.token_text(top) and not tokenizer.token_text(top + 1)
 
 
 def test_two_bos_tokens_are_an_error(tokenizer):
