@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxsft.data.conversation import BadRow
+from jaxsft.data.encode import account
 from jaxsft.data.encode.account import COUNTS, Drop, Outcome, Tally
 from jaxsft.data.encode.tokenize import Example
 
@@ -74,3 +75,11 @@ def test_each_count_has_its_source():
         "truncated_examples": 2,
         "truncated_turns": 7,
     }
+
+
+def test_names_of_columns_are_counted_up_to_a_number_of_them(monkeypatch):
+    monkeypatch.setattr(account, "MAX_UNREAD", 2)
+    tally = Tally()
+    for unread in (("a", "b"), ("c", "a"), ("d",)):
+        tally.add(Outcome("f", 1, kept=(example(5, 1),), unread=unread))
+    assert tally.account().unread_columns == {"a": 2, "b": 1, "other columns": 2}

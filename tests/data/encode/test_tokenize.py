@@ -216,6 +216,12 @@ def test_two_bos_tokens_are_an_error(tokenizer):
         chat.encode(conversation("q", "a"))
 
 
+def test_one_bos_token_alone_is_none_too_many(tmp_path):
+    chat = ChatTokenizer(make_sentencepiece(tmp_path, "LlamaTokenizer"))
+    alone = Tokenized(np.array([chat.bos_id], np.int32), np.zeros(1, np.float32), "f", 1)
+    assert chat.encode(alone)[0].ids.tolist() == [chat.bos_id]
+
+
 def test_a_directory_or_template_that_is_not_there_is_named(tokenizer_dir, tmp_path):
     with pytest.raises(DataError, match="nowhere: no such tokenizer directory"):
         ChatTokenizer(str(tmp_path / "nowhere"))
@@ -223,6 +229,10 @@ def test_a_directory_or_template_that_is_not_there_is_named(tokenizer_dir, tmp_p
         ChatTokenizer(str(tmp_path))
     with pytest.raises(DataError, match="data.template=absent.jinja: can't be read"):
         ChatTokenizer(tokenizer_dir, "absent.jinja")
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"tokenizer_class": "CanineTokenizer"}')
+    with pytest.raises(DataError, match="CanineTokenizer has no tokenizer.json form"):
+        ChatTokenizer(str(tmp_path))
 
 
 def test_a_tokenizer_without_template_encodes_text_only(tmp_path):

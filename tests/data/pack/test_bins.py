@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxsft.data.pack import bins
@@ -44,6 +44,14 @@ def test_never_more_bins_than_the_textbook(case):
     capacity, sizes = case
     loads(bins.minimum_slack, sizes, capacity)
     assert len(loads(bins.pack, sizes, capacity)) <= len(textbook(sizes, capacity))
+
+
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(0, 19))
+@example([1000, 100] + [8] * 60, 19)  # more items than a search goes deep
+@example([1000, 100] + [8] * 30 + [5] * 40, 19)
+def test_items_that_fit_one_bin_share_it(sizes, slack):
+    for way in (bins.minimum_slack, bins.best_fit_decreasing, bins.pack):
+        assert len(loads(way, sizes, sum(sizes) + slack)) == 1
 
 
 def test_lengths_that_the_textbook_fits_badly_fill_their_bins():
