@@ -218,8 +218,13 @@ def test_two_bos_tokens_are_an_error(tokenizer):
 
 def test_one_bos_token_alone_is_none_too_many(tmp_path):
     chat = ChatTokenizer(make_sentencepiece(tmp_path, "LlamaTokenizer"))
-    alone = Tokenized(np.array([chat.bos_id], np.int32), np.zeros(1, np.float32), "f", 1)
-    assert chat.encode(alone)[0].ids.tolist() == [chat.bos_id]
+    one, two = (
+        Tokenized(np.full(n, chat.bos_id, np.int32), np.zeros(n, np.float32), "f", 1)
+        for n in (1, 2)
+    )
+    assert chat.encode(one)[0].ids.tolist() == [chat.bos_id]
+    with pytest.raises(RowError, match="begins with '<s>' twice"):
+        chat.encode(two)
 
 
 def test_a_directory_or_template_that_is_not_there_is_named(tokenizer_dir, tmp_path):

@@ -1,5 +1,7 @@
 """Every item in one bin, none over-full, and never more bins than the textbook needs."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -64,7 +66,19 @@ def test_lengths_that_the_textbook_fits_badly_fill_their_bins():
 
 @pytest.mark.parametrize(
     ("sizes", "capacity"),
-    [([1] * 5000, 8192), ([4000] + [1] * 9000, 8192), ([7] * 3000 + [3] * 3000, 100_003)],
+    [
+        ([1] * 5000, 8192),
+        ([4000] + [1] * 9000, 8192),
+        ([5000] + [3] * 9000, 8192),
+        ([7] * 3000 + [3] * 3000, 100_003),
+    ],
 )
 def test_thousands_of_items_in_one_bin(sizes, capacity):
     assert len(loads(bins.pack, sizes, capacity)) == -(-sum(sizes) // capacity)
+
+
+def test_a_search_for_bins_that_nothing_fills_comes_to_an_end():
+    """Even sizes in an odd capacity: without a bound the search tries millions of ways a bin."""
+    sizes, begin = [*range(100, 180, 2)] * 3, time.perf_counter()
+    assert len(loads(bins.minimum_slack, sizes, 1001)) <= len(textbook(sizes, 1001))
+    assert time.perf_counter() - begin < 10  # 0.1 s alone; the machine may be busy

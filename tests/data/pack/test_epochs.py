@@ -63,6 +63,13 @@ def test_a_step_is_a_function_of_its_number():
             assert steps[step] == [backward.rows(step)[1].tolist(), seen(backward, [step])]
 
 
+def test_the_steps_of_an_epoch_share_one_plan():
+    source = epochs()
+    first, second = source.steps_in(1) - 1, source.steps_in(1)
+    assert source.rows(0)[0] is source.rows(first)[0]
+    assert source.rows(second)[0] is source.rows(second + 1)[0] is not source.rows(first)[0]
+
+
 @pytest.mark.parametrize("wanted", [(50, 30, 10), (20, 60, 5)])
 def test_epochs_at_counts_whole_epochs_exactly(wanted):
     source = epochs(wanted)

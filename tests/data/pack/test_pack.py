@@ -120,4 +120,4 @@ def test_an_example_longer_than_its_plan_says_is_an_error():
     with pytest.raises(
         DataError, match=r"examples \[0\] of one row have 3 tok.* sequence_length=2"
     ):
-        build_rows(get, one_per_row(np.array([2])), [0], 2)
+        build_rows(get, one_per_row(np.array([2])), [-1, 0], 2)
