@@ -46,7 +46,7 @@ _ENCODE = {
     "outcomes": ("encode", "truncate"),
     "prompts": ("prompts", "tokenize", "encode"),
     "spelling": ("spelling", "prompts", "tokenize", "sentencepiece"),
-    "tokenize": ("spelling", "tokenize", "encode", "parts"),
+    "tokenize": ("account", "spelling", "tokenize", "encode", "parts"),
     "tokenizer_files": ("tokenizer_files",),
     "trained_parts": ("parts",),
     "truncate": ("truncate",),

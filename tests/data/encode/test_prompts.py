@@ -1,7 +1,9 @@
 """A text that is cut has the ids of its prompt alone, and goes on as after other text."""
 
+import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers
@@ -60,6 +62,19 @@ def test_a_cut_text_is_its_prompt_and_what_goes_on_after_it(llama, stop):
     assert found == list(itertools.pairwise(stops))
     spelt = [at - sum(len(c.token) - 1 for c in CONTROLS if c.stop <= at) for at in PLACES]
     assert [cut.place(at) for at in PLACES] == spelt
+
+
+def test_a_text_begins_with_the_ids_of_its_prompt_or_does_not(llama):
+    chat, _ = llama
+    encode, whole = chat._spelling.encode, chat._spelling.encode(TEXT, CONTROLS)
+    found = []
+    for stop in PLACES:
+        prompt = encode(TEXT[:stop], [c for c in CONTROLS if c.stop <= stop]).ids.tolist()
+        found.append(Prompts(chat._spelling).begins(whole, TEXT, CONTROLS, stop))
+        assert found[-1] == (whole.ids[: len(prompt)].tolist() == prompt)
+    assert set(found) == {True, False}
+    other = dataclasses.replace(whole, ids=np.where(np.arange(len(whole.ids)) == 2, 9, whole.ids))
+    assert not Prompts(chat._spelling).begins(other, TEXT, CONTROLS, 19)
 
 
 def joining(*guards):

@@ -1,5 +1,8 @@
 """Where control tokens stand in a text, and which characters each token stands for."""
 
+import itertools
+import json
+
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
@@ -61,6 +64,47 @@ def test_the_picture_of_weights():
     ):
         found = _weigh(encoded, [text_range])
         assert (found[0].tolist(), found[1], found[2]) == (weights, spans, boundary)
+
+
+def test_a_token_without_characters_is_no_border():
+    """Where a range starts with it, it is trained; before the range it is context."""
+    places = [(0, 3), (3, 3), (3, 5)]
+    encoded = Encoded(
+        np.arange(3, dtype=np.int32), np.zeros(3, bool), lambda at: at, places.__getitem__, {}
+    )
+    weights, spans, boundary = _weigh(encoded, [(3, 5, 1.0), (2, 3, 1.0)])
+    assert (weights.tolist(), spans, boundary) == ([0, 1, 1], ((1, 3),), 1)
+
+
+def test_words_from_memory_and_the_tokenizer_give_the_same(tmp_path):
+    """Between controls, before and after them, and where some of a text must go the long way."""
+    description = json.loads(backend(make_tokenizer(tmp_path)).to_str())
+    added = [token for token in description["added_tokens"] if token["content"].strip()]
+    tokenizer = Tokenizer.from_str(json.dumps(description | {"added_tokens": added}))
+    quick, slow = Spelling(tokenizer), Spelling(tokenizer)
+    assert quick._words is not None
+    slow._words = None
+    end, think = "<|im_end|>", "<think>"
+    for parts in (
+        ["hello  world\n\n it's", end, "the fox", think, end, " 2 + 2 "],
+        [think, "hello <think> \u4f60", end],
+        [end],
+        ["hello"],
+        [],
+    ):
+        stops = [0, *itertools.accumulate(map(len, parts))]
+        controls = [
+            Control(start, start + len(part), part)
+            for start, part in zip(stops, parts, strict=False)
+            if part in (end, think)
+        ]
+        ours, theirs = (each.encode("".join(parts), controls) for each in (quick, slow))
+        assert ours.ids.tolist() == theirs.ids.tolist()
+        assert ours.is_control.tolist() == theirs.is_control.tolist()
+        assert int(ours.is_control.sum()) == len(controls)
+        tokens = range(len(ours.ids))
+        for one, other in ((ours.start, theirs.start), (ours.stop, theirs.stop)):
+            assert [one(token) for token in tokens] == [other(token) for token in tokens]
 
 
 def test_no_piece_of_a_unigram_vocabulary_is_a_control_token(tmp_path):
