@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+import types
 
 import pytest
 from hypothesis import given
@@ -211,6 +212,18 @@ def test_a_tokenizer_that_does_not_agree_is_found_out():
     tokenizer, other = made(KINDS["gpt2"]), made(KINDS["llama3"])
     description = json.loads(tokenizer.to_str())
     assert words_of(description, lambda text: other.encode(text)) is None
+
+
+def test_ids_that_depend_on_more_than_the_word_are_found_out():
+    """Though every token has its characters."""
+    tokenizer = made(KINDS["gpt2"])
+
+    def encode(text):
+        found = tokenizer.encode(text)
+        ids = [number + len(text) for number in found.ids]
+        return types.SimpleNamespace(ids=ids, offsets=found.offsets)
+
+    assert words_of(json.loads(tokenizer.to_str()), encode) is None
 
 
 def test_real_tokenizers_go_the_fast_way(assets):
