@@ -40,7 +40,21 @@ _FAR = re.compile(r"_(Bit\w+|[LR]Shift|Pow|UAdd|Invert)$")
 
 # The files whose faults would be silent, and the tests that alone must notice.
 _STEP = ("microbatches", "step", "frozen")
-_CHECKPOINTS = ("checkpoint", "test_checkpoint.py", "test_lost_checkpoints.py", "test_resume.py")
+_CHECKPOINTS = (
+    "checkpoint",
+    *(f"test_{t}.py" for t in ("checkpoint", "lost_checkpoints", "resume")),
+)
+_ENCODE = {
+    "account": ("account", "encode", "truncate"),
+    "outcomes": ("encode", "truncate"),
+    "prompts": ("prompts", "tokenize", "encode"),
+    "spelling": ("spelling", "prompts", "tokenize", "sentencepiece"),
+    "tokenize": ("account", "spelling", "tokenize", "encode", "parts"),
+    "tokenizer_files": ("tokenizer_files",),
+    "trained_parts": ("parts",),
+    "truncate": ("truncate",),
+    "word_memory": ("words",),
+}
 TESTS_OF = {
     "jaxsft/training/step.py": tuple(f"tests/training/test_{name}.py" for name in _STEP),
     "jaxsft/training/loss.py": ("tests/training/test_step.py", "tests/training/test_frozen.py"),
@@ -48,7 +62,10 @@ TESTS_OF = {
     "jaxsft/kernels/attention/": ("tests/kernels/attention",),
     "jaxsft/kernels/experts/": ("tests/kernels/experts", "tests/model/test_moe.py"),
     "jaxsft/data/pack/": ("tests/data/pack",),
-    "jaxsft/data/encode/": ("tests/data/encode", "tests/data/render/test_served.py"),
+    **{
+        f"jaxsft/data/encode/{name}.py": tuple(f"tests/data/encode/test_{t}.py" for t in tests)
+        for name, tests in _ENCODE.items()
+    },
     "jaxsft/rundir/checkpoint/": tuple(f"tests/rundir/{name}" for name in _CHECKPOINTS),
 }
 

@@ -1,4 +1,4 @@
-"""A run goes on as it began: which fields may differ at a later start, and what is said of others."""
+"""A run goes on as it began: which fields may differ at a later start, and what of others."""
 
 import dataclasses
 

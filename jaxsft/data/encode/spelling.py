@@ -152,13 +152,13 @@ class Spelling:
 
     def _encode_word(self, word: str) -> Any:
         """Its tokenizers.Encoding, or None if it has ids that are not the tokenizer's own."""
-        encoding = self._variant.encode(word, add_special_tokens=False)
+        encoding = self._variant.encode(word)
         ids = np.array(encoding.ids, np.int32)
         own = (self._real_ids[ids] == ids) & ~self._is_control[ids]
         return encoding if own.all() else None
 
     def _whole(self, spelt: str) -> SpelledIds:
-        encoding = self._variant.encode(spelt, add_special_tokens=False)
+        encoding = self._variant.encode(spelt)
         variant_ids = np.array(encoding.ids, np.int32)
         ids, is_control = self._real_ids[variant_ids], self._is_sentinel[variant_ids]
         forged = self._is_control[ids] & ~is_control
@@ -249,7 +249,8 @@ def _unknown_token(model: dict[str, Any]) -> str | None:
 def _described(
     description: dict[str, Any], sentinels: dict[str, str], unknown: str | None
 ) -> dict[str, Any]:
-    """The tokenizer with each control spelt as its sentinel, as tokenizer.json has it."""
+    """The tokenizer with each control spelt as its sentinel, as tokenizer.json has it; without a
+    post-processor it adds no token to a text."""
     added = description["added_tokens"]
     hidden = {token: char for token, char in sentinels.items() if token != unknown}
     return description | {
@@ -274,7 +275,7 @@ def _variant_of(
     for token, copy in zip(added, described["added_tokens"], strict=True):
         variant_id = variant.token_to_id(copy["content"])
         is_spelt = token["content"] in sentinels
-        found = variant.encode(f"a {copy['content']} a", add_special_tokens=False).ids
+        found = variant.encode(f"a {copy['content']} a").ids
         if variant_id is None or (is_spelt and variant_id not in found):
             raise DataError(f"the added token {token['content']!r} can't be told from text")
         real_ids[variant_id] = token["id"]

@@ -335,7 +335,7 @@ def _weigh(
         first = bisect.bisect_left(tokens, start, key=encoded.start)
         after = bisect.bisect_left(tokens, stop, key=encoded.start)
         last = min(after, bisect.bisect_right(tokens, stop, key=encoded.stop))
-        boundary_tokens += max(0, first - before) + max(0, after - max(first, last))
+        boundary_tokens += max(0, first - before) + after - max(first, last)
         first = max(first, 1)
         if first < last:
             weights[first:last] = weight

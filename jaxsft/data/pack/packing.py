@@ -107,7 +107,7 @@ def build_rows(
             f"more than sequence_length={sequence_length}"
         )
     lengths = np.insert(lengths, behind, pads)
-    last = np.cumsum(lengths)[lengths > 0] - 1
+    last = np.cumsum(lengths) - 1  # that of a part of no length is the one before it
     tokens = _joined(ids, behind, pads, np.int32)
     segments, positions = _segments(numbers, lengths)
     batch = {

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxsft.data.conversation import BadRow
-from jaxsft.data.encode.account import COUNTS, Drop, Outcome, Tally
+from jaxsft.data.encode import account
+from jaxsft.data.encode.account import COUNTS, Account, Drop, Outcome, Tally
 from jaxsft.data.encode.tokenize import Example
 
 
@@ -74,3 +75,19 @@ def test_each_count_has_its_source():
         "truncated_examples": 2,
         "truncated_turns": 7,
     }
+
+
+def test_of_nothing_there_is_nothing_and_a_row_is_counted_by_its_first_reason():
+    tally = Tally()
+    assert tally.account() == Account()
+    tally.add(Outcome("f", 1, dropped=(Drop("long", "it is", 3), Drop("silent", "it is", 2))))
+    assert tally.account().dropped == {"long": 1}
+    assert tally.account().dropped_examples == {"long": 1, "silent": 1}
+
+
+def test_names_of_columns_are_counted_up_to_a_number_of_them(monkeypatch):
+    monkeypatch.setattr(account, "MAX_UNREAD", 2)
+    tally = Tally()
+    for unread in (("a", "b"), ("c", "a"), ("d",)):
+        tally.add(Outcome("f", 1, kept=(example(5, 1),), unread=unread))
+    assert tally.account().unread_columns == {"a": 2, "b": 1, "other columns": 2}

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from jaxsft.config import Data
-from jaxsft.data.conversation import BadRow, Conversation, Message, PlainText, Tokenized
-from jaxsft.data.encode.account import Tally
+from jaxsft.data.conversation import (
+    BadRow,
+    Conversation,
+    LeftOut,
+    Message,
+    PlainText,
+    Tokenized,
+)
+from jaxsft.data.encode.account import Drop, Tally
 from jaxsft.data.encode.outcomes import outcome_of, outcomes_of
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.quality.row_statistics import shard_facts
@@ -35,6 +42,20 @@ def test_a_bad_row_stays_one(tokenizer):
     bad = BadRow("f", 4, "not JSON", "is not JSON")
     result = outcome(tokenizer, bad)
     assert (result.file, result.row, result.bad, result.reason) == ("f", 4, bad, "not JSON")
+
+
+def test_a_row_that_leaves_itself_out_is_dropped_without_tokens(tokenizer):
+    result = outcome(tokenizer, LeftOut("f", 4, "column 'split'"))
+    assert result.dropped == (Drop("left out by column 'split'", "column 'split'", 0),)
+    assert (result.file, result.row, result.kept) == ("f", 4, ())
+
+
+def test_fields_that_the_template_does_not_name_are_unread(tokenizer):
+    """The field "sage" stands within the template's "message", which names no such field."""
+    fields = {"sage": "fine", "assistant": "named"}
+    messages = (Message("user", "q", fields=fields), Message("assistant", "a", fields=fields))
+    record = Conversation(messages, None, "f", 1, unread=("id",))
+    assert outcome(tokenizer, record).unread == ("id", "messages[].sage")
 
 
 def test_control_tokens_that_plain_text_spells_are_counted_and_are_no_text(tokenizer):

@@ -1,10 +1,18 @@
 """Where control tokens stand in a text, and which characters each token stands for."""
 
-import numpy as np
+import itertools
+import json
 
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+
+from jaxsft.data.conversation import RowError
+from jaxsft.data.encode import spelling as spelling_module
 from jaxsft.data.encode.spelling import Encoded, Spelling, _spell
 from jaxsft.data.encode.tokenize import _weigh
 from jaxsft.data.render.template import Control
+from jaxsft.errors import DataError
 from tests.data.chat import make_tokenizer
 from tests.data.made_tokenizers import make_unigram
 
@@ -19,8 +27,6 @@ def test_the_picture_of_spelling():
 
 
 def backend(directory):
-    from tokenizers import Tokenizer
-
     return Tokenizer.from_file(f"{directory}/tokenizer.json")
 
 
@@ -60,6 +66,47 @@ def test_the_picture_of_weights():
         assert (found[0].tolist(), found[1], found[2]) == (weights, spans, boundary)
 
 
+def test_a_token_without_characters_is_no_border():
+    """Where a range starts with it, it is trained; before the range it is context."""
+    places = [(0, 3), (3, 3), (3, 5)]
+    encoded = Encoded(
+        np.arange(3, dtype=np.int32), np.zeros(3, bool), lambda at: at, places.__getitem__, {}
+    )
+    weights, spans, boundary = _weigh(encoded, [(3, 5, 1.0), (2, 3, 1.0)])
+    assert (weights.tolist(), spans, boundary) == ([0, 1, 1], ((1, 3),), 1)
+
+
+def test_words_from_memory_and_the_tokenizer_give_the_same(tmp_path):
+    """Between controls, before and after them, and where some of a text must go the long way."""
+    description = json.loads(backend(make_tokenizer(tmp_path)).to_str())
+    added = [token for token in description["added_tokens"] if token["content"].strip()]
+    tokenizer = Tokenizer.from_str(json.dumps(description | {"added_tokens": added}))
+    quick, slow = Spelling(tokenizer), Spelling(tokenizer)
+    assert quick._words is not None
+    slow._words = None
+    end, think = "<|im_end|>", "<think>"
+    for parts in (
+        ["hello  world\n\n it's", end, "the fox", think, end, " 2 + 2 "],
+        [think, "hello <think> \u4f60", end],
+        [end],
+        ["hello"],
+        [],
+    ):
+        stops = [0, *itertools.accumulate(map(len, parts))]
+        controls = [
+            Control(start, start + len(part), part)
+            for start, part in zip(stops, parts, strict=False)
+            if part in (end, think)
+        ]
+        ours, theirs = (each.encode("".join(parts), controls) for each in (quick, slow))
+        assert ours.ids.tolist() == theirs.ids.tolist()
+        assert ours.is_control.tolist() == theirs.is_control.tolist()
+        assert int(ours.is_control.sum()) == len(controls)
+        tokens = range(len(ours.ids))
+        for one, other in ((ours.start, theirs.start), (ours.stop, theirs.stop)):
+            assert [one(token) for token in tokens] == [other(token) for token in tokens]
+
+
 def test_no_piece_of_a_unigram_vocabulary_is_a_control_token(tmp_path):
     """Its vocabulary lists them as pieces with a score, so any text might be cut into them."""
     spelling = Spelling(backend(make_unigram(tmp_path, "")))
@@ -73,3 +120,60 @@ def test_no_piece_of_a_unigram_vocabulary_is_a_control_token(tmp_path):
     assert not encoded.is_control.any() and not spelling.is_control(encoded.ids).any()
     (one,) = spelling.encode(text, [Control(1, 5, "</s>")]).ids[[1]]
     assert one == spelling.added_ids["</s>"]
+
+
+def numbered(*pieces):
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
+def test_no_merges_make_a_control_token(tmp_path):
+    """Nor do they join one with what follows it."""
+    vocab = numbered("<", "e", ">", "x", "<e", "<e>", "<e>x")
+    tokenizer = Tokenizer(models.BPE(vocab, [("<", "e"), ("<e", ">"), ("<e>", "x")]))
+    tokenizer.add_special_tokens(["<e>"])
+    spelling = Spelling(tokenizer)
+    assert spelling.encode("<e>x", []).ids.tolist() == [4, 2, 3]
+    assert spelling.encode("<e>x", [Control(0, 3, "<e>")]).ids.tolist() == [5, 3]
+
+
+def test_no_word_is_a_control_token_but_any_may_be_unknown():
+    vocab = numbered("[UNK]", "a", "b", "</s>")
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["[UNK]", "</s>"])
+    spelling = Spelling(tokenizer)
+    assert spelling.encode("a </s> b [UNK] z", []).ids.tolist() == [1, 0, 2, 0, 0]
+    ended = spelling.encode("a </s> b", [Control(2, 6, "</s>")])
+    assert ended.ids.tolist() == [1, 3, 2] and ended.is_control.tolist() == [False, True, False]
+    assert spelling.is_control(np.arange(6)).tolist() == [False, False, False, True, False, False]
+
+
+def test_the_control_ids_are_those_of_the_added_tokens(tmp_path):
+    spelling = Spelling(backend(make_tokenizer(tmp_path)))
+    ids = np.arange(max(spelling.added_ids.values()) + 3)
+    expected = sorted(spelling.added_ids[token] for token in spelling.controls)
+    assert np.flatnonzero(spelling.is_control(ids)).tolist() == expected
+    assert "   " in spelling.added_ids and "   " not in spelling.controls
+
+
+def test_a_control_token_that_text_around_it_hides_is_an_error():
+    tokenizer = Tokenizer(models.BPE(numbered("a", "b", " "), []))
+    tokenizer.add_special_tokens([AddedToken("[W]", single_word=True)])
+    spelling = Spelling(tokenizer)
+    assert spelling.encode("a [W] b", [Control(2, 5, "[W]")]).is_control.sum() == 1
+    with pytest.raises(RowError, match=r"not all of .*\[W\]'\)\] became tokens"):
+        spelling.encode("a[W]b", [Control(1, 4, "[W]")])
+
+
+def test_added_tokens_that_cannot_be_told_from_text_are_refused(tmp_path, monkeypatch):
+    tokenizer = Tokenizer(models.WordPiece(numbered("[UNK]", "a"), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()  # takes private-use characters out of text
+    tokenizer.add_tokens([AddedToken("<call>", normalized=True)])
+    with pytest.raises(DataError, match="added token '<call>' can't be told from text"):
+        Spelling(tokenizer)
+    many = backend(make_tokenizer(tmp_path))
+    monkeypatch.setattr(spelling_module, "_NUM_SENTINELS", 7)
+    assert len(Spelling(many).controls) == 7
+    monkeypatch.setattr(spelling_module, "_NUM_SENTINELS", 6)
+    with pytest.raises(DataError, match="7 added tokens; at most 6 can be told apart"):
+        Spelling(many)

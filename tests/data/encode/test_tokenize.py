@@ -205,6 +205,7 @@ def test_rows_that_cannot_be_encoded_say_why(tokenizer):
         tokenizer.encode(conversation("q", "a"), vocab_size=50)
     assert str(top) not in str(raised.value)
     tokenizer.encode(conversation("q", "a"), vocab_size=tokenizer.vocab_size)
+    assert tokenizer.token_text(top) and not tokenizer.token_text(top + 1)
 
 
 def test_two_bos_tokens_are_an_error(tokenizer):
@@ -215,6 +216,17 @@ def test_two_bos_tokens_are_an_error(tokenizer):
         chat.encode(conversation("q", "a"))
 
 
+def test_one_bos_token_alone_is_none_too_many(tmp_path):
+    chat = ChatTokenizer(make_sentencepiece(tmp_path, "LlamaTokenizer"))
+    one, two = (
+        Tokenized(np.full(n, chat.bos_id, np.int32), np.zeros(n, np.float32), "f", 1)
+        for n in (1, 2)
+    )
+    assert chat.encode(one)[0].ids.tolist() == [chat.bos_id]
+    with pytest.raises(RowError, match="begins with '<s>' twice"):
+        chat.encode(two)
+
+
 def test_a_directory_or_template_that_is_not_there_is_named(tokenizer_dir, tmp_path):
     with pytest.raises(DataError, match="nowhere: no such tokenizer directory"):
         ChatTokenizer(str(tmp_path / "nowhere"))
@@ -222,6 +234,10 @@ def test_a_directory_or_template_that_is_not_there_is_named(tokenizer_dir, tmp_p
         ChatTokenizer(str(tmp_path))
     with pytest.raises(DataError, match="data.template=absent.jinja: can't be read"):
         ChatTokenizer(tokenizer_dir, "absent.jinja")
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"tokenizer_class": "CanineTokenizer"}')
+    with pytest.raises(DataError, match="CanineTokenizer has no tokenizer.json form"):
+        ChatTokenizer(str(tmp_path))
 
 
 def test_a_tokenizer_without_template_encodes_text_only(tmp_path):

@@ -182,6 +182,21 @@ def test_each_turn_of_a_rewritten_history_is_shortened_by_itself(rewriting):
     assert shorter.kept[1].ids.tolist() == expected.ids.tolist()
 
 
+def test_a_turn_with_an_example_of_its_own_stays_out_of_the_others(tmp_path):
+    """The prompt ends in a space, which " user" would join: the first and the last turn are cut."""
+    spaced = CHATML.replace("assistant\\n", "assistant ").replace("+ '\\n' +", "+ ' ' +")
+    chat = ChatTokenizer(make_tokenizer(tmp_path, spaced))
+    said = ("q", "user", "q", "1", "q", "user")
+    roles = ("user", "assistant") * 3
+    record = Conversation(tuple(map(Message, roles, said)), None, "f", 1)
+    joint, *own = chat.encode(record)
+    assert (joint.turns, [e.turns for e in own]) == ((3,), [(1,), (5,)])
+    shorter, *_ = fitted(chat, record, len(joint.ids) - 1).kept
+    (expected, _) = chat.encode(dataclasses.replace(record, messages=record.messages[2:]))
+    assert (shorter.turns, shorter.is_split) == ((3,), False)
+    assert shorter.ids.tolist() == expected.ids.tolist()
+
+
 def test_without_a_supervised_turn_nothing_is_shortened(chat):
     record = conversation("UAUA")
     silent = tuple(dataclasses.replace(m, weight=0.0) for m in record.messages)

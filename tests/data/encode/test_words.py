@@ -3,12 +3,23 @@
 import itertools
 import json
 import sys
+import types
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
+from jaxsft.data.encode import word_memory
 from jaxsft.data.encode.word_memory import Words, words_of
 
 TEXT = "It's the cat's 1,234 apples... WE'LL see  what\n\n 'tis (not) worth: 3.14!\r\n\tEND " * 9
@@ -40,8 +51,8 @@ KINDS = {
 }
 
 
-def made(pre_tokenizer, **options):
-    tokenizer = Tokenizer(models.BPE(**options))
+def made(pre_tokenizer, text=TEXT):
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -49,7 +60,7 @@ def made(pre_tokenizer, **options):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer.train_from_iterator([text], trainer)
     return tokenizer
 
 
@@ -112,6 +123,61 @@ def test_memory_is_bounded(monkeypatch):
         assert bool(words._ids) == bool(limit) and max(map(len, words._ids), default=0) < 200
 
 
+def asking(tokenizer, asked):
+    """The words of the tokenizer, which notes the texts that it is asked for."""
+    encode = lambda text: asked.append(text) or tokenizer.encode(text)  # noqa: E731
+    words = words_of(json.loads(tokenizer.to_str()), encode)
+    assert words is not None
+    asked.clear()
+    return words
+
+
+def test_each_word_is_asked_for_once(monkeypatch):
+    """And each short text is cut once, as long as few are remembered."""
+    asked, cut = [], []
+    words = asking(made(KINDS["gpt2"]), asked)
+    split = words._split
+    monkeypatch.setattr(words, "_split", lambda text: cut.append(text) or split(text))
+    monkeypatch.setattr(word_memory, "_MAX_TEXTS", 2)
+    for text in ("qu quu qu", "quu qu", "qu quu qu", "quu qu"):
+        words.encode(text)
+    assert asked == ["qu", " quu", " qu", "quu"]
+    texts = [text for text in cut if text.count("u") > 2]
+    assert texts == ["qu quu qu", "quu qu"]
+    words.encode("quu quu")  # the third text: the first two are forgotten
+    words.encode("quu qu")
+    assert [text for text in cut if text.count("u") > 2][2:] == ["quu quu", "quu qu"]
+    for size, times in ((255, 1), (256, 2)):
+        cut.clear()
+        text = ("qu " * size)[:size]
+        assert words.encode(text) == words.encode(text)
+        assert cut.count(text) == times
+
+
+@pytest.mark.parametrize("form, accents", [("NFC", True), ("NFD", False), ("NFKC", False)])
+def test_accents_go_the_fast_way_where_the_tokenizer_keeps_them(form, accents):
+    said = "caf\u00e9 \u00dc"
+    tokenizer = made(KINDS["gpt2"], 9 * (said + " "))
+    tokenizer.normalizer = getattr(normalizers, form)()
+    words = open_words(tokenizer)
+    assert words is not None
+    for text, expected in (("cafe", True), (said, accents)):
+        found = words.encode(text)
+        assert (found is not None) == expected
+        assert found is None or found[0] == tokenizer.encode(text).ids
+
+
+def test_tokenizers_of_other_kinds_are_left_to_themselves():
+    lowering, whole, words = made(KINDS["gpt2"]), made(KINDS["gpt2"]), Tokenizer(models.WordLevel())
+    lowering.normalizer = normalizers.Lowercase()
+    whole.pre_tokenizer = None
+    words.pre_tokenizer = KINDS["gpt2"]
+    stripping = made(KINDS["gpt2"])
+    stripping.add_tokens([AddedToken("\U00100000", lstrip=True)])
+    for tokenizer in (lowering, whole, words, stripping, made(BYTES)):
+        assert open_words(tokenizer) is None
+
+
 @pytest.mark.parametrize(
     "pre_tokenizer",
     [
@@ -146,6 +212,18 @@ def test_a_tokenizer_that_does_not_agree_is_found_out():
     tokenizer, other = made(KINDS["gpt2"]), made(KINDS["llama3"])
     description = json.loads(tokenizer.to_str())
     assert words_of(description, lambda text: other.encode(text)) is None
+
+
+def test_ids_that_depend_on_more_than_the_word_are_found_out():
+    """Though every token has its characters."""
+    tokenizer = made(KINDS["gpt2"])
+
+    def encode(text):
+        found = tokenizer.encode(text)
+        ids = [number + len(text) for number in found.ids]
+        return types.SimpleNamespace(ids=ids, offsets=found.offsets)
+
+    assert words_of(json.loads(tokenizer.to_str()), encode) is None
 
 
 def test_real_tokenizers_go_the_fast_way(assets):

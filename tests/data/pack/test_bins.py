@@ -1,8 +1,10 @@
 """Every item in one bin, none over-full, and never more bins than the textbook needs."""
 
+import time
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxsft.data.pack import bins
@@ -46,6 +48,15 @@ def test_never_more_bins_than_the_textbook(case):
     assert len(loads(bins.pack, sizes, capacity)) <= len(textbook(sizes, capacity))
 
 
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(0, 19))
+@example([1000, 100] + [8] * 60, 19)  # more items than a search goes deep
+@example([1000, 100] + [8] * 30 + [5] * 40, 19)
+@example([20_000, 2000] + [2] * 4000, 19)  # nor may it go as deep as there are items
+def test_items_that_fit_one_bin_share_it(sizes, slack):
+    for way in (bins.minimum_slack, bins.best_fit_decreasing, bins.pack):
+        assert len(loads(way, sizes, sum(sizes) + slack)) == 1
+
+
 def test_lengths_that_the_textbook_fits_badly_fill_their_bins():
     """About five of these fit: best fit leaves more than two per cent empty."""
     sizes = np.random.default_rng(0).normal(210, 60, 6000).astype(int).clip(60, 500)
@@ -56,7 +67,19 @@ def test_lengths_that_the_textbook_fits_badly_fill_their_bins():
 
 @pytest.mark.parametrize(
     ("sizes", "capacity"),
-    [([1] * 5000, 8192), ([4000] + [1] * 9000, 8192), ([7] * 3000 + [3] * 3000, 100_003)],
+    [
+        ([1] * 5000, 8192),
+        ([4000] + [1] * 9000, 8192),
+        ([5000] + [3] * 9000, 8192),
+        ([7] * 3000 + [3] * 3000, 100_003),
+    ],
 )
 def test_thousands_of_items_in_one_bin(sizes, capacity):
     assert len(loads(bins.pack, sizes, capacity)) == -(-sum(sizes) // capacity)
+
+
+def test_a_search_for_bins_that_nothing_fills_comes_to_an_end():
+    """Even sizes in an odd capacity: without a bound the search tries millions of ways a bin."""
+    sizes, begin = [*range(100, 180, 2)] * 3, time.perf_counter()
+    assert len(loads(bins.minimum_slack, sizes, 1001)) <= len(textbook(sizes, 1001))
+    assert time.perf_counter() - begin < 10  # 0.1 s alone; the machine may be busy

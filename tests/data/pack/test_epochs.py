@@ -1,11 +1,14 @@
 """The steps of a run: every row once an epoch, by step number alone, mixtures included."""
 
+import types
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxsft.data.pack.epochs import Epochs
+from jaxsft.config import Source, Train
+from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
 from jaxsft.data.pack.packing import PADDING_ROW
 
 LENGTHS = np.random.default_rng(0).integers(2, 30, 90)
@@ -60,12 +63,20 @@ def test_a_step_is_a_function_of_its_number():
             assert steps[step] == [backward.rows(step)[1].tolist(), seen(backward, [step])]
 
 
+def test_the_steps_of_an_epoch_share_one_plan():
+    source = epochs()
+    first, second = source.steps_in(1) - 1, source.steps_in(1)
+    assert source.rows(0)[0] is source.rows(first)[0]
+    assert source.rows(second)[0] is source.rows(second + 1)[0] is not source.rows(first)[0]
+
+
 @pytest.mark.parametrize("wanted", [(50, 30, 10), (20, 60, 5)])
 def test_epochs_at_counts_whole_epochs_exactly(wanted):
     source = epochs(wanted)
     for n in range(4):
         assert source.epochs_at(source.steps_in(n)) == n
-    assert 0 < source.epochs_at(1) < source.epochs_at(2) < 1
+        first, steps = source.steps_in(n), source.steps_in(n + 1) - source.steps_in(n)
+        assert source.epochs_at(first + 3) == pytest.approx(n + 3 / steps)
     assert source.epoch_of(source.steps_in(2) - 1) == 1
 
 
@@ -82,3 +93,31 @@ def test_hosts_share_every_row_once_and_a_resume_in_the_middle_goes_on(hosts):
             for row in mine[mine != PADDING_ROW]:
                 counts.update(plan.row(row).tolist())
     assert counts == dict.fromkeys(range(90), 2)
+
+
+@pytest.mark.parametrize("wanted", [(50, 30, 10), (20, 60, 5)])
+def test_sums_of_steps_and_the_fill_are_those_of_the_rows_seen(wanted):
+    source, values = epochs(wanted), np.random.default_rng(1).integers(0, 9, 90)
+    expected = []
+    for step in range(source.steps_in(1)):
+        counts = seen(source, [step])
+        expected.append(sum(values[i] * times for i, times in counts.items()))
+    assert source.sums_of_steps(values).tolist() == expected
+    tokens = sum(LENGTHS[i] for i in source.plan(0).order)
+    assert source.fill == tokens / (source.num_rows * 32)
+
+
+def test_the_epochs_of_a_cache_are_mixed_as_its_sources_say():
+    """The last source gave no example; one that has half a weight gives half of its examples."""
+    sources = [Source(path="a"), Source(path="b", weight=0.5), Source(path="c")]
+    sources += [Source(path="d", count=3), Source(path="e")]
+    lengths, made_of = np.full(90, 8), np.repeat([0, 1, 3], [50, 30, 10])
+    cache: Any = types.SimpleNamespace(lengths=lengths, sources=made_of)
+    mixed = epochs_of(cache, sources, sequence_length=32, batch_size=4, seed=3)
+    assert mixed.wanted == (50, 15, 0, 3, 0) and mixed.num_rows == 17 and mixed.fill == 1.0
+    assert (mixed.steps_in(1), mixed.steps_in(3)) == (5, 15)
+    alone: Any = types.SimpleNamespace(lengths=lengths, sources=0 * made_of)
+    whole = epochs_of(alone, None, sequence_length=32, batch_size=4, seed=3)
+    assert whole.wanted == (90,) and whole.steps_in(1) == 6
+    assert num_steps(Train(batch_size=4, epochs=2), whole) == 12
+    assert num_steps(Train(batch_size=4, steps=7), whole) == 7

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxsft.config import Source
-from jaxsft.data.pack.mixture import members, per_epoch
+from jaxsft.data.pack.mixture import MOST_EXAMPLES, members, per_epoch
 from jaxsft.errors import DataError
 
 
 def test_a_weight_is_a_share_of_the_source_and_a_count_is_itself():
     sources = (Source(path="a"), Source(path="b", weight=2.5), Source(path="c", count=7))
     assert per_epoch(sources, [10, 4, 100]) == [10, 10, 7]
+    assert per_epoch(sources[:2], [0, 0]) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,18 @@ def test_epochs_of_a_part_differ_and_seeds_too():
 def test_more_examples_than_memory_holds_are_refused(options):
     with pytest.raises(DataError, match=r"^a: .* of 5 examples make [149]\d+ in an epoch; at most"):
         per_epoch([Source(path="a", **options)], [5])
+    most = Source(path="a", count=MOST_EXAMPLES)
+    assert per_epoch([most], [5]) == [MOST_EXAMPLES]
+
+
+def test_sources_have_orders_of_their_own_and_may_be_empty():
+    source_of = np.repeat([0, 1], 50)
+    chosen = members(source_of, [20, 20, 0], 0, 3)
+    assert chosen[:20].tolist() != (chosen[20:] - 50).tolist()
+
+
+def test_the_members_are_these_on_every_platform():
+    """Written down from the first run, so that a saved data position keeps its meaning."""
+    source_of = np.repeat([0, 1, 2], [5, 4, 2])
+    found = [members(source_of, [3, 6, 2], 7, epoch).tolist() for epoch in (0, 2)]
+    assert found == [[1, 4, 2, 8, 7, 6, 5, 7, 5, 9, 10], [4, 1, 2, 6, 8, 7, 5, 7, 6, 9, 10]]

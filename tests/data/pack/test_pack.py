@@ -108,7 +108,9 @@ def test_unpacked_rows_hold_one_example_each():
     assert batch["segments_BT"].max() == 1
 
 
-@pytest.mark.parametrize("lengths, match", [([3, 9], "example 1 has 9 tokens"), ([0], "has 0 tok")])
+@pytest.mark.parametrize(
+    "lengths, match", [([3, 9, 10], "example 1 has 9 tokens"), ([0], "has 0 tok")]
+)
 def test_a_length_that_no_row_holds_is_an_error(lengths, match):
     with pytest.raises(DataError, match=match):
         plan_rows(np.array(lengths), 8, 0, 0)
@@ -120,4 +122,4 @@ def test_an_example_longer_than_its_plan_says_is_an_error():
     with pytest.raises(
         DataError, match=r"examples \[0\] of one row have 3 tok.* sequence_length=2"
     ):
-        build_rows(get, one_per_row(np.array([2])), [0], 2)
+        build_rows(get, one_per_row(np.array([2, 2])), [1, 0], 2)

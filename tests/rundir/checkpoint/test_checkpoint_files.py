@@ -41,7 +41,7 @@ def test_a_directory_need_not_be_there_and_is_named_whole(tmp_path, monkeypatch)
     Path("there").mkdir()
     Path("link").symlink_to("there")
     assert (
-        files.checkpoint_directory(Path("there")).is_dir() and files.opened(Path("link")).is_dir()
+        files.checkpoint_directory(Path("there")).is_dir() and files.checkpoint_directory(Path("link")).is_dir()
     )
     Path("file").touch()
     with pytest.raises(ConfigError, match=f"{tmp_path}/file: is a file"):
