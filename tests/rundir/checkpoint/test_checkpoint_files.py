@@ -40,9 +40,8 @@ def test_a_directory_need_not_be_there_and_is_named_whole(tmp_path, monkeypatch)
     assert files.checkpoint_directory(Path("later")) == epath.Path(tmp_path / "later")
     Path("there").mkdir()
     Path("link").symlink_to("there")
-    assert (
-        files.checkpoint_directory(Path("there")).is_dir() and files.checkpoint_directory(Path("link")).is_dir()
-    )
+    assert files.checkpoint_directory(Path("there")).is_dir()
+    assert files.checkpoint_directory(Path("link")).is_dir()
     Path("file").touch()
     with pytest.raises(ConfigError, match=f"{tmp_path}/file: is a file"):
         files.checkpoint_directory(Path("file"))
