@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -196,24 +197,31 @@ def test_the_program_plans_the_debug_run():
 
 
 @pytest.mark.parametrize(
-    ("shape", "slices", "tensor"),
-    [("2x2", 2, 1), ("4x4", 1, 2)],  # two slices; and one, of which a side is split
+    ("name", "slices", "tensor", "devices", "gib"),
+    [
+        ("v5e:2x2", 2, 1, 4, 15.75),  # two slices
+        ("v6e:4x4", 1, 2, 16, 31.25),  # one, of which a side is split
+        # The same with other facts of the hardware.
+        pytest.param("v4:2x2x1", 1, 1, 4, 30.75, marks=pytest.mark.slow),
+        pytest.param("v5p:2x2x1", 1, 1, 4, 95.74, marks=pytest.mark.slow),
+        pytest.param("v7x:2x2x1", 1, 1, 8, 94.75, marks=pytest.mark.slow),
+    ],
 )
-def test_a_slice_that_is_not_there_is_compiled_for(shape, slices, tensor):
+def test_a_slice_that_is_not_there_is_compiled_for(name, slices, tensor, devices, gib):
     libtpu = Path(sys.prefix) / "libtpu"
     if not libtpu.is_dir() and importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs libtpu, in the environment that `make test` makes")
     value = json.loads(
         plan(
-            *(f"--topology=v5e:{shape}", f"--slices={slices}", "--json"),
+            *(f"--topology={name}", f"--slices={slices}", "--json"),
             *("--config.model.remat=full", f"--config.mesh.tensor={tensor}"),
             path=f"{ROOT}:{libtpu}",
         )
     )
-    chips = {"2x2": 4, "4x4": 16}[shape]
-    assert value["mesh"]["data"] == slices and value["mesh"]["fsdp"] * tensor == chips
+    assert value["mesh"]["data"] == slices and value["mesh"]["fsdp"] * tensor == devices
+    chips = math.prod(int(size) for size in name.partition(":")[2].split("x"))
     assert value["num_chips"] == chips * slices and value["memory"]["fits"]
-    assert value["memory"]["limit_bytes"] == int(15.75 * memory.GIB)
+    assert value["memory"]["limit_bytes"] == int(gib * memory.GIB)
     assert 0 < value["mfu"] < 1 and value["step_seconds"]["estimate"] > 0
     axes = {one["axis"] for one in value["collectives"] if one["bytes"] > 1000}
     assert "fsdp" in axes
