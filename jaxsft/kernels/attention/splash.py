@@ -189,6 +189,9 @@ def _next_needed(needed_IJ: jax.Array) -> jax.Array:
     """For each block the column of the first needed one from it on, in row-major order.
 
     The kernel fetches that one, so a skipped block costs no transfer of its own.
+
+        needed  0 1 0 0    next  1 1 2 2
+                0 0 1 0          2 2 2 0
     """
     number = jnp.arange(needed_IJ.size, dtype=jnp.int32)
     behind_all = jnp.int32(needed_IJ.size)

@@ -25,6 +25,13 @@ def test_equals_the_reference_for_any_length(small_blocks, length):
     cases.assert_equals_reference(blocked, cases.packed(length=length))
 
 
+def test_blocks_are_alike_and_as_few_as_can_be():
+    most = attention_blocked._MAX_BLOCK_SIZE
+    for length in (1, most - 1, most, most + 1, 3 * most + 1, 8 * most):
+        size, fewest = attention_blocked._block_size(length), -(-length // most)
+        assert size <= most and 0 <= fewest * size - length < fewest
+
+
 @pytest.mark.parametrize(
     ("static", "window"),
     [
