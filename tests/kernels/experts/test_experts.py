@@ -121,15 +121,17 @@ def test_what_a_back_end_leaves_in_unused_rows_goes_nowhere(monkeypatch):
 
 def test_tiles_are_few_for_large_groups_and_small_for_small_ones():
     assert tiles.tile_rows(100, 64) == 32
-    assert tiles.tile_rows(65536, 128) == 256
+    assert tiles.tile_rows(65536, 128) == 256  # a quarter of an even group is 128 rows
+    assert tiles.tile_rows(65535, 128) == 128  # and here hardly less
     assert tiles.tile_rows(10**6, 8) == 512
 
 
-def test_a_back_end_that_is_not_there_is_refused():
+@pytest.mark.parametrize("name", ["raged", "Ragged"])
+def test_a_back_end_that_is_not_there_is_refused(name):
     with pytest.raises(
-        ConfigError, match="back_end=raged: expected auto, tiled or ragged or dense"
+        ConfigError, match=f"back_end={name}: expected auto, tiled or ragged or dense"
     ):
-        choose.choose("raged", "tpu")
+        choose.choose(name, "tpu")
 
 
 def test_ragged_dot_is_not_chosen_where_it_has_no_kernel():
