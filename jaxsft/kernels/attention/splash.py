@@ -108,9 +108,12 @@ def needed_share(use: Use, segment_length: float) -> float:
     """The share of (query, key) pairs in the blocks that are computed, in rows of like segments.
 
     The mean over the layers' windows, and over the parts of a row that is split over devices.
+
+    Args:
+        segment_length: in tokens, at least 1.
     """
     sizes = _block_sizes(use.query_length, use.length, _head_bytes(use.head_dim, use.dtype))
-    order_S = 1 + np.arange(use.length) // max(1, round(segment_length))
+    order_S = 1 + np.arange(use.length) // round(segment_length)
     shares = [
         blocks.needed(
             jnp.asarray(order_S[first : first + use.query_length]),

@@ -90,7 +90,7 @@ def test_needed_blocks_hold_all_visible_pairs_and_of_packed_rows_no_others(first
         ((), 256, 512, 10),  # the same, half of the queries on each of two devices
         ((), 512, 128, 4),
         ((), 512, 256, 6),
-        ((), 512, 320, 8),  # the second segment begins in the midst of a block
+        ((), 512, 160, 7),  # three begin in the midst of a block
         ((128,), 512, 512, 7),  # the diagonal and the one below it
         ((128, 2**30), 512, 512, 8.5),
     ],

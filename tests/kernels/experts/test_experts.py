@@ -84,6 +84,16 @@ def test_the_kernel_for_tpu_sums_each_groups_products(case, monkeypatch):
     np.testing.assert_allclose(d_w, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_kernel_for_tpu_is_not_interpreted_there():
+    (x, w), sizes = inputs(), jnp.array(SIZES["uneven"], jnp.int32)
+
+    def total(w):
+        return grouped_dot.grouped_dot(x, w, sizes, "ragged").sum()
+
+    program = str(jax.make_jaxpr(jax.grad(total))(w))
+    assert "interpret=False" in program and "interpret=True" not in program
+
+
 @jax.custom_vjp
 def careless(x, w, sizes):
     """A dot that leaves anything in unused rows, as kernels may."""
