@@ -90,7 +90,7 @@ def _supervised_first(weights_BT: jax.Array) -> tuple[int, jax.Array, jax.Array]
     weights_N = weights_BT.ravel()
     chunk = chunk_tokens(weights_N.size)
     num_supervised = jnp.count_nonzero(weights_N)
-    order_N = jnp.argsort(weights_N == 0, stable=True)
+    order_N = jnp.argsort(weights_N == 0)
     order_N = jnp.where(jnp.arange(weights_N.size) < num_supervised, order_N, weights_N.size)
     padding = (0, -weights_N.size % chunk)
     order_N = jnp.pad(order_N, padding, constant_values=weights_N.size)

@@ -160,6 +160,11 @@ def test_long_rows_are_tested_in_part(monkeypatch, here):
     assert set(seen) == {(128, 192)}
 
 
+@pytest.mark.parametrize(("name", "use"), [("splash", TPU), ("cudnn", GPU), ("triton", GPU)])
+def test_a_row_is_not_cut_to_one_that_is_refused(name, use):
+    assert refusal(name, of_length(use, selftest.MAX_LENGTH)) is None
+
+
 def test_windows_caps_and_sinks_are_tested(monkeypatch, here):
     form = AttentionForm(windows=(20,), soft_cap=5.0, sinks=True, scale=0.2)
     full = dataclasses.replace(TPU, form=form, dtype="float32")
