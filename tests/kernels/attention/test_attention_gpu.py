@@ -16,7 +16,9 @@ from tests.kernels.attention import attention_cases as cases
 
 def test_triton_equals_the_reference():
     run = functools.partial(triton.attend, interpret=True)
-    cases.assert_equals_reference(run, cases.packed(length=256), cases.form(scale=0.3))
+    cases.assert_equals_reference(
+        run, cases.packed(length=256, heads=3, kv_heads=1), cases.form(scale=0.3)
+    )
 
 
 @pytest.mark.parametrize(("policy", "forwards"), [("save_context", 1), ("full", 2)])
@@ -87,13 +89,13 @@ def test_cudnn_gets_each_segment_and_what_does_not_fit_is_blocked(
 
 
 @pytest.mark.parametrize(
-    ("version", "kv_heads"), [((0, 11, 0), 4), ((0, 11, 1), 2), ((1, 0, 0), 2)]
+    ("version", "kv_heads"), [((0, 11, 0), 6), ((0, 11, 1), 2), ((1, 0, 0), 2)]
 )
 def test_cudnn_gets_a_key_head_for_each_query_head_where_jax_needs_it(
     monkeypatch, calls, version, kv_heads
 ):
     monkeypatch.setattr(jax, "__version_info__", version)
-    arrays, segments = cases.packed(length=2560).arrays, jnp.ones((2, 2560), jnp.int32)
+    arrays, segments = cases.packed(length=2560, heads=6).arrays, jnp.ones((2, 2560), jnp.int32)
     kv, seen = KeysAndValues(arrays["k"], arrays["v"]), Visibility(segments, segments)
     jax.eval_shape(lambda q: cudnn.attend(q, kv, seen, cases.form()), arrays["q"])
     assert calls == [((2, 2560, kv_heads, 16), (2, 20))]  # a segment for each 128 tokens
