@@ -38,8 +38,8 @@ def attend(
     Returns:
         [B, T, N, H] in the dtype of q; logits and softmax are float32.
     """
-    assert (kv.sinks_N is not None) == form.sinks
-    assert (visibility.window is not None) == bool(form.windows)
+    assert (kv.sinks_N is not None) == form.sinks, "sinks where the form says so"
+    assert (visibility.window is not None) == bool(form.windows), "a window of the form's"
     mesh = jax.sharding.get_abstract_mesh()
     if form.back_end == "xla" or mesh.empty or mesh.size == 1:
         return BACK_ENDS[form.back_end](q_BTNH, kv, visibility, form)

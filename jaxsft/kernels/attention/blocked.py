@@ -190,7 +190,7 @@ def _each_pair(places: _Places, body: Callable[..., Any], start: Any) -> Any:
     """
     num_q_blocks, num_kv_blocks = places.needed_BIJ.shape[1:]
     q_size, kv_size = places.q_segments_XQ.shape[1], places.kv_segments_YC.shape[1]
-    order = jnp.argsort(~places.needed_BIJ.ravel(), stable=True)
+    order = jnp.argsort(~places.needed_BIJ.ravel())
 
     def step(number, value):
         x, j = jnp.divmod(order[number], num_kv_blocks)

@@ -108,9 +108,12 @@ def needed_share(use: Use, segment_length: float) -> float:
     """The share of (query, key) pairs in the blocks that are computed, in rows of like segments.
 
     The mean over the layers' windows, and over the parts of a row that is split over devices.
+
+    Args:
+        segment_length: in tokens, at least 1.
     """
     sizes = _block_sizes(use.query_length, use.length, _head_bytes(use.head_dim, use.dtype))
-    order_S = 1 + np.arange(use.length) // max(1, round(segment_length))
+    order_S = 1 + np.arange(use.length) // round(segment_length)
     shares = [
         blocks.needed(
             jnp.asarray(order_S[first : first + use.query_length]),
@@ -189,6 +192,9 @@ def _next_needed(needed_IJ: jax.Array) -> jax.Array:
     """For each block the column of the first needed one from it on, in row-major order.
 
     The kernel fetches that one, so a skipped block costs no transfer of its own.
+
+        needed  0 1 0 0    next  1 1 2 2
+                0 0 1 0          2 2 2 0
     """
     number = jnp.arange(needed_IJ.size, dtype=jnp.int32)
     behind_all = jnp.int32(needed_IJ.size)

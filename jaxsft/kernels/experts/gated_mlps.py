@@ -146,7 +146,7 @@ def _local(
     num_experts = experts.gate_EDF.shape[0]
     expert_M = chosen_BTX.reshape(-1) - first_expert
     expert_M = jnp.where((expert_M >= 0) & (expert_M < num_experts), expert_M, num_experts)
-    order_M = jnp.argsort(expert_M, stable=True)
+    order_M = jnp.argsort(expert_M)
     numbers_M = jnp.arange(order_M.size, dtype=order_M.dtype)
     back_M = jnp.zeros_like(order_M).at[order_M].set(numbers_M, unique_indices=True)
     expert_M = expert_M[order_M]

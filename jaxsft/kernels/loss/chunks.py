@@ -90,7 +90,7 @@ def _supervised_first(weights_BT: jax.Array) -> tuple[int, jax.Array, jax.Array]
     weights_N = weights_BT.ravel()
     chunk = chunk_tokens(weights_N.size)
     num_supervised = jnp.count_nonzero(weights_N)
-    order_N = jnp.argsort(weights_N == 0, stable=True)
+    order_N = jnp.argsort(weights_N == 0)
     order_N = jnp.where(jnp.arange(weights_N.size) < num_supervised, order_N, weights_N.size)
     padding = (0, -weights_N.size % chunk)
     order_N = jnp.pad(order_N, padding, constant_values=weights_N.size)
@@ -129,9 +129,11 @@ def _first_column(num_columns: int, vocab_axes: tuple[str, ...]) -> jax.Array | 
 
 
 def _label_columns(targets_C, num_columns, vocab_axes):
-    """The column of each target here; behind the last one where another device has it."""
+    """The column of each target here; behind all of them where another device has it."""
     column_C = targets_C - _first_column(num_columns, vocab_axes)
-    return jnp.where((column_C >= 0) & (column_C < num_columns), column_C, num_columns)
+    return jnp.where(
+        column_C >= 0, column_C, num_columns
+    )  # a negative one would count from the end
 
 
 def _chunk_sums(logits_CV, label_C, weights_C, vocab_axes):
@@ -172,11 +174,11 @@ def _with_sources(sums, nll_C, weights_C, sources_C, num_sources):
 def _segment_sums(nll_BT: jax.Array, targets: Targets, num_segments: int) -> SegmentSums:
     """The sums of each row's segments, in the order of positions whatever the chunks were.
 
-    segments [1 1 2 0], weights [0 1 2 0], nll [. 3 4 .], 3 segments:   nll [3 8 0]   weight [1 2 0]
+    segments [1 1 2 0], weights [0 1 2 5], nll [9 3 4 9], 3 segments:   nll [3 8 0]   weight [1 2 0]
     """
     weights_BT, segments_BT = targets.weights_BT, targets.segments_BT
     assert segments_BT is not None
-    column_BT = jnp.where(segments_BT > 0, segments_BT - 1, num_segments)
+    column_BT = segments_BT - 1  # of padding it is -1, which segment_sum drops
     too_many_B1 = jnp.max(segments_BT, axis=1, keepdims=True) > num_segments
 
     def by_segment(values_BT):
@@ -191,4 +193,4 @@ def _segment_sums(nll_BT: jax.Array, targets: Targets, num_segments: int) -> Seg
 def chunk_tokens(num_tokens: int) -> int:
     """Tokens of one chunk: an eighth of the batch, so that skipping pays, from 128 to 1024."""
     eighth = -(-num_tokens // 8)
-    return min(max(128, -(-eighth // 128) * 128), 1024)
+    return min(-(-eighth // 128) * 128, 1024)

@@ -126,6 +126,6 @@ def _used(form: LossForm, targets: Targets) -> Targets:
     """The targets without what the form keeps no sums of."""
     sources_BT = None if form.num_sources is None else targets.sources_BT
     segments_BT = None if form.num_segments is None else targets.segments_BT
-    assert (form.num_sources is None) == (sources_BT is None)
-    assert (form.num_segments is None) == (segments_BT is None)
+    assert form.num_sources is None or sources_BT is not None, "targets without sources"
+    assert form.num_segments is None or segments_BT is not None, "targets without segments"
     return dataclasses.replace(targets, sources_BT=sources_BT, segments_BT=segments_BT)

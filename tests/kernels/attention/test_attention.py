@@ -1,10 +1,13 @@
 """Attention's options against their definitions, query by query in numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft.kernels.attention.attend import attend
+from jaxsft import config
+from jaxsft.devices import mesh
+from jaxsft.kernels.attention.attend import _kv_heads_of, attend, local_heads
 from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
 
 B, T, N, K, H = 2, 12, 4, 2, 8
@@ -62,3 +65,51 @@ def test_a_window_counts_from_the_query_when_decoding():
     out = attended(query, segment, 6, window=2)
     for b, n in np.ndindex(B, N):
         np.testing.assert_allclose(out[b, 0, n], by_hand(b, 6, n, window=2), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("static", "sinks_N", "window", "why"),
+    [
+        ({"sinks": True}, None, None, "sinks"),
+        ({}, SINKS, None, "sinks"),
+        ({"windows": (3,)}, None, None, "window"),
+        ({}, None, 3, "window"),
+    ],
+)
+def test_the_form_and_what_is_given_say_the_same(static, sinks_N, window, why):
+    kv = KeysAndValues(jnp.asarray(KEYS), jnp.asarray(VALUES), sinks_N)
+    visibility = Visibility(jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS), 0, window)
+    with pytest.raises(AssertionError, match=why):
+        attend(jnp.asarray(Q), kv, visibility, AttentionForm(scale=1.0, **static))
+
+
+def test_what_a_mesh_does_not_divide_is_whole_on_each_device():
+    """One row of 11 tokens, with one head, where each is to be split in two."""
+    q, keys, values = (jnp.asarray(array[:1, :11, :1]) for array in (Q, KEYS, VALUES))
+    segments = jnp.asarray(SEGMENTS[:1, :11])
+    form = AttentionForm(scale=H**-0.5, back_end="blocked")
+    with jax.set_mesh(mesh.make_mesh(config.Mesh(fsdp=2, context=2, tensor=2))):
+        kv, visibility = KeysAndValues(keys, values), Visibility(segments, segments)
+        out = jax.device_get(jax.jit(attend, static_argnums=3)(q, kv, visibility, form))
+    for t in range(11):
+        np.testing.assert_allclose(out[0, t, 0], by_hand(0, t, 0), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "parts", "expected"),
+    [
+        (4, 4, 1, (4, 4)),
+        (8, 4, 2, (4, 2)),
+        (8, 2, 4, (2, 1)),
+        (6, 3, 2, (3, 3)),
+        (12, 2, 3, (4, 2)),
+    ],
+)
+def test_a_part_of_the_heads_keeps_the_keys_that_they_use(heads, kv_heads, parts, expected):
+    """Each key-value head for as many query heads: 3 of 6 in groups of 2 use [0 0 1] or [1 2 2]."""
+    assert local_heads(heads, kv_heads, parts) == expected
+    local, local_kv = expected
+    group = heads // kv_heads
+    used = [_kv_heads_of(jnp.int32(part), local, group) for part in range(parts)]
+    every = np.repeat(np.concatenate(used), local // local_kv)
+    np.testing.assert_array_equal(every, np.arange(heads) // group)

@@ -25,6 +25,13 @@ def test_equals_the_reference_for_any_length(small_blocks, length):
     cases.assert_equals_reference(blocked, cases.packed(length=length))
 
 
+def test_blocks_are_alike_and_as_few_as_can_be():
+    most = attention_blocked._MAX_BLOCK_SIZE
+    for length in (1, most - 1, most, most + 1, 3 * most + 1, 8 * most):
+        size, fewest = attention_blocked._block_size(length), -(-length // most)
+        assert size <= most and 0 <= fewest * size - length < fewest
+
+
 @pytest.mark.parametrize(
     ("static", "window"),
     [
@@ -51,7 +58,7 @@ def test_equals_the_reference_in_bfloat16(small_blocks, kv_heads):
 def test_equals_the_reference_over_a_mesh(small_blocks, sizes):
     form = cases.form(back_end="blocked", windows=(20,), sinks=True)
     with jax.set_mesh(mesh.make_mesh(sizes)):
-        cases.assert_equals_reference(attention.attend, cases.packed(length=64), form)
+        cases.assert_equals_reference(attention.attend, cases.packed(length=64, heads=8), form)
 
 
 def test_a_block_that_is_skipped_wrongly_is_seen(small_blocks, monkeypatch):

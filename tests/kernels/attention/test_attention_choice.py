@@ -1,10 +1,10 @@
 """A kernel is taken only where it can do what is asked, and after it has shown that it does."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxsft.errors import ConfigError
@@ -31,6 +31,10 @@ sound = attention_full.attend
 
 def with_form(use, **changes):
     return dataclasses.replace(use, form=dataclasses.replace(FORM, **changes))
+
+
+def of_length(use, length):
+    return dataclasses.replace(use, length=length, query_length=length)
 
 
 @pytest.fixture
@@ -81,6 +85,10 @@ def raises(q, kv, visibility, form):
     raise NotImplementedError("no engine\nand much more")
 
 
+def raises_at_length(q, kv, visibility, form):
+    raise ValueError("x" * 300)
+
+
 @pytest.mark.parametrize(
     ("name", "kernel", "why"),
     [
@@ -90,6 +98,7 @@ def raises(q, kv, visibility, form):
         ("triton", not_a_number, "differs from the reference by nan"),
         ("triton", heads_mixed_up, "differs from the reference by"),
         ("triton", raises, "NotImplementedError: no engine$"),
+        ("triton", raises_at_length, "ValueError: x{200}$"),
     ],
 )
 def test_a_wrong_kernel_is_refused(monkeypatch, here, name, kernel, why):
@@ -123,6 +132,21 @@ def test_the_queries_of_a_split_row_are_tested_in_their_place(monkeypatch, here)
         choose("splash", TPU, here)
 
 
+@pytest.mark.parametrize("length", [128, 1024, 8192])
+def test_the_tested_rows_are_of_three_kinds(length):
+    """Segments with padding behind them, a single one, and many; no block ends where they do."""
+    segments = np.asarray(selftest._example(of_length(GPU, length))[1])
+    begins = [np.flatnonzero(np.diff(row)) + 1 for row in segments]
+    assert [list(row[[0, *begun]]) for row, begun in zip(segments, begins, strict=True)] == [
+        [1, 2, 3, 4, 0],
+        [1],
+        list(range(1, selftest._MANY + 1)),
+    ]
+    assert np.all(begins[0] % 8)
+    sizes = np.diff(begins[2], prepend=0, append=length)
+    assert np.ptp(sizes) <= 1
+
+
 def test_long_rows_are_tested_in_part(monkeypatch, here):
     seen = []
 
@@ -134,6 +158,11 @@ def test_long_rows_are_tested_in_part(monkeypatch, here):
     monkeypatch.setitem(attend.BACK_ENDS, "splash", record)
     choose("splash", TPU, here)
     assert set(seen) == {(128, 192)}
+
+
+@pytest.mark.parametrize(("name", "use"), [("splash", TPU), ("cudnn", GPU), ("triton", GPU)])
+def test_a_row_is_not_cut_to_one_that_is_refused(name, use):
+    assert refusal(name, of_length(use, selftest.MAX_LENGTH)) is None
 
 
 def test_windows_caps_and_sinks_are_tested(monkeypatch, here):
@@ -168,17 +197,23 @@ def test_where_no_device_is_nothing_is_tested_and_the_reason_says_so():
     [
         ("splash", CPU, "runs on TPU only, and this is cpu"),
         ("triton", TPU, "runs on GPU only, and this is tpu"),
-        ("splash", dataclasses.replace(TPU, length=8100), "multiple of 128 .* 128 of 8100"),
+        ("splash", dataclasses.replace(TPU, length=8100), "multiple of 128 .* 128 of 8100$"),
+        ("splash", dataclasses.replace(TPU, query_length=100), "multiple of 128 .* 100 of 256$"),
+        ("splash", dataclasses.replace(TPU, length=200, query_length=200), "keys, not 200$"),
         ("cudnn", dataclasses.replace(GPU, query_length=64), "a row split over devices"),
+        ("triton", dataclasses.replace(GPU, query_length=128), "a row split over devices"),
         ("cudnn", with_form(GPU, sinks=True), "sinks"),
+        ("triton", with_form(GPU, sinks=True), "sinks"),
+        ("cudnn", with_form(GPU, soft_cap=9.0), "soft caps"),
         ("triton", with_form(GPU, soft_cap=9.0), "soft caps"),
         ("triton", with_form(GPU, windows=(8,)), "sliding windows"),
         ("cudnn", with_form(GPU, windows=(8, 9)), "layers of different windows"),
         ("cudnn", dataclasses.replace(GPU, dtype="float32"), "dtype float32"),
         ("triton", dataclasses.replace(GPU, length=200, query_length=200), "rows of 200 tokens"),
-        ("triton", dataclasses.replace(GPU, head_dim=256), "heads of 256, more than 128"),
+        ("triton", dataclasses.replace(GPU, head_dim=129), "heads of 129, more than 128"),
         ("triton", dataclasses.replace(GPU, dtype="float32"), "dtype float32"),
         ("flash", GPU, "expected auto or splash, cudnn, triton, blocked, xla"),
+        ("Xla", GPU, "expected auto or splash"),
     ],
 )
 def test_what_a_back_end_cannot_do_is_an_error(name, use, why):
@@ -188,6 +223,12 @@ def test_what_a_back_end_cannot_do_is_an_error(name, use, why):
 
 def test_plain_back_ends_need_no_test_and_auto_on_cpu_takes_them_by_length():
     assert choose("auto", CPU, None)[0] == choose("blocked", TPU, None)[0] == "blocked"
-    short = functools.partial(dataclasses.replace, CPU, length=128)
-    assert choose("auto", short(), None)[0] == choose("xla", GPU, None)[0] == "xla"
+    lengths = {n: choose("auto", of_length(CPU, n), None)[0] for n in (100, 128, 129)}
+    assert lengths == {100: "xla", 128: "xla", 129: "blocked"}
+    assert choose("xla", GPU, None)[0] == "xla"
+    assert choose("auto", of_length(GPU, 128), None)[0] == "triton"
+
+
+def test_what_a_kernel_can_just_do_is_not_refused():
     assert refusal("cudnn", with_form(GPU, windows=(8,))) is None
+    assert refusal("triton", dataclasses.replace(GPU, head_dim=128)) is None

@@ -84,6 +84,16 @@ def test_the_kernel_for_tpu_sums_each_groups_products(case, monkeypatch):
     np.testing.assert_allclose(d_w, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_kernel_for_tpu_is_not_interpreted_there():
+    (x, w), sizes = inputs(), jnp.array(SIZES["uneven"], jnp.int32)
+
+    def total(w):
+        return grouped_dot.grouped_dot(x, w, sizes, "ragged").sum()
+
+    program = str(jax.make_jaxpr(jax.grad(total))(w))
+    assert "interpret=False" in program and "interpret=True" not in program
+
+
 @jax.custom_vjp
 def careless(x, w, sizes):
     """A dot that leaves anything in unused rows, as kernels may."""
@@ -121,15 +131,17 @@ def test_what_a_back_end_leaves_in_unused_rows_goes_nowhere(monkeypatch):
 
 def test_tiles_are_few_for_large_groups_and_small_for_small_ones():
     assert tiles.tile_rows(100, 64) == 32
-    assert tiles.tile_rows(65536, 128) == 256
+    assert tiles.tile_rows(65536, 128) == 256  # a quarter of an even group is 128 rows
+    assert tiles.tile_rows(65535, 128) == 128  # and here hardly less
     assert tiles.tile_rows(10**6, 8) == 512
 
 
-def test_a_back_end_that_is_not_there_is_refused():
+@pytest.mark.parametrize("name", ["raged", "Ragged"])
+def test_a_back_end_that_is_not_there_is_refused(name):
     with pytest.raises(
-        ConfigError, match="back_end=raged: expected auto, tiled or ragged or dense"
+        ConfigError, match=f"back_end={name}: expected auto, tiled or ragged or dense"
     ):
-        choose.choose("raged", "tpu")
+        choose.choose(name, "tpu")
 
 
 def test_ragged_dot_is_not_chosen_where_it_has_no_kernel():

@@ -42,7 +42,7 @@ def inputs(batch, length, dim, columns, vocab_size, share, seed=0):
     hidden = rng.normal(size=(batch, length, dim)).astype(np.float32)
     head = rng.normal(size=(dim, columns)).astype(np.float32)
     targets = rng.integers(0, vocab_size, (batch, length)).astype(np.int32)
-    weights = np.where(rng.random((batch, length)) < share, 1 + rng.random((batch, length)), 0)
+    weights = np.where(rng.random((batch, length)) < share, 0.5 + rng.random((batch, length)), 0)
     return tuple(map(jnp.asarray, (hidden, head, targets, weights.astype(np.float32))))
 
 
@@ -52,7 +52,7 @@ def inputs(batch, length, dim, columns, vocab_size, share, seed=0):
     [
         (3, 101, 37, 37, 0.4, None),  # nothing divides anything
         (2, 256, 64, 50, 0.9, None),  # padded vocabulary columns, several chunks
-        (2, 256, 64, 50, 0.9, 2.0),
+        (2, 256, 64, 50, 1.0, 2.0),  # the last chunk is full
         (1, 7, 33, 33, 1.0, None),
         (2, 300, 40, 40, 0.0, None),  # no target at all
     ],
@@ -143,10 +143,10 @@ def test_a_gradient_in_bfloat16_is_added_up_in_float32():
 
 
 def test_padded_columns_never_win():
-    hidden, head, targets, weights = inputs(2, 64, 16, 48, 40, 0.5)
-    head = head.at[:, 40:].set(100.0 * jnp.abs(head[:, 40:]))
-    shown = summed(hidden, head, targets, weights, 40)
-    cut = summed(hidden, head[:, :40], targets, weights, 40)
+    hidden, head, targets, weights = inputs(2, 64, 16, 136, 128, 0.5)  # a chunk has 128 rows too
+    head = head.at[:, 128:].set(100.0 * jnp.abs(head[:, 128:]))
+    shown = summed(hidden, head, targets, weights, 128)
+    cut = summed(hidden, head[:, :128], targets, weights, 128)
     assert shown.nll == cut.nll and shown.correct == cut.correct and shown.entropy == cut.entropy
 
 
@@ -185,10 +185,26 @@ def test_sums_by_source_are_those_of_each_source_alone(devices):
     np.testing.assert_allclose(actual_grad, expected_grad, rtol=1e-5, atol=1e-6)
 
 
+def test_a_target_of_negative_weight_counts_but_not_as_supervised():
+    """As a gradient through the weights of segments has them."""
+    hidden, head, targets, weights = inputs(1, 40, 16, 40, 40, 0.5)
+    against = summed(hidden, head, targets, -weights, 40)
+    sums = summed(hidden, head, targets, weights, 40)
+    assert against.nll == -sums.nll and sums.supervised_tokens > 0 == against.supervised_tokens
+
+
+@pytest.mark.parametrize("asked", ["sources", "segments"])
+def test_what_is_asked_for_must_be_given(asked):
+    with pytest.raises(AssertionError, match=f"targets without {asked}"):
+        summed(*inputs(1, 40, 16, 40, 40, 0.5), 40, **{f"num_{asked}": 3})
+
+
 def test_a_chunk_is_an_eighth_of_the_tokens_within_limits():
-    assert chunk_tokens(1) == 128
-    assert chunk_tokens(4096) == 512
-    assert chunk_tokens(100_000) == 1024
+    """In steps of 128, and no larger than it needs to be."""
+    for tokens in (1, *range(1023, 9000, 511), 1024, 1025, 4096, 4097, 8192, 100_000):
+        chunk = chunk_tokens(tokens)
+        assert chunk % 128 == 0 and 8 * (chunk - 128) < tokens
+        assert 8 * chunk >= tokens if chunk < 1024 else chunk == 1024
 
 
 @pytest.mark.parametrize("devices", [1, 2])

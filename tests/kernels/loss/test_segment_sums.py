@@ -67,6 +67,16 @@ def test_a_mesh_changes_nothing(packed, sizes):
     np.testing.assert_allclose(by_segment.weight_BM, alone.weight_BM, rtol=1e-6)
 
 
+def test_a_target_counts_in_its_segment_and_padding_in_none():
+    arrays = ([0, 0, 0, 0], [0.0, 1.0, 2.0, 5.0], [1, 1, 2, 0])
+    targets, weights, segments = (jnp.array([row]) for row in arrays)
+    found = chunks._segment_sums(
+        jnp.array([[9.0, 3.0, 4.0, 9.0]]), Targets(targets, weights, None, segments), 3
+    )
+    np.testing.assert_array_equal(found.nll_BM, [[3, 8, 0]])
+    np.testing.assert_array_equal(found.weight_BM, [[1, 2, 0]])
+
+
 def test_neighbours_in_the_row_change_nothing(packed):
     """Each row's second segment alone in a row, from position 0 on."""
     hidden, head, targets = packed
