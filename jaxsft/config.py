@@ -29,8 +29,12 @@ class Model:
     attention: Literal["auto", "splash", "cudnn", "triton", "blocked", "xla"] = "auto"
     # Parts that the backward pass computes again to save memory: "full" all of a layer;
     # "save_context" all but attention, "save_attention" all but attention and its queries, keys and
-    # values, "save_projections" no product with a weight. docs/memory.md has the costs.
-    remat: Literal["none", "save_projections", "save_attention", "save_context", "full"] = "none"
+    # values, "save_projections" no product with a weight. "auto" takes the fastest of these four
+    # whose compiled step fits the devices. "none" names nothing to keep: XLA then chooses by
+    # itself, keeps more and computes as much again. docs/memory.md has the costs.
+    remat: Literal["auto", "none", "save_projections", "save_attention", "save_context", "full"] = (
+        "auto"
+    )
     unroll_layers: int = 1  # layers in one turn of their loop; more compile longer, may run faster
     # Control tokens that the tokenizer lacks, such as those of a ChatML template; they get the ids
     # after its last one, and rows in the embedding and the head.

@@ -35,7 +35,7 @@ def train(
     out.metrics.resume(first)
     log = StepLog(
         job.program.settings,
-        remat=config.model.remat,
+        remat=job.program.remat,
         every_steps=config.log.every_steps,
         epochs_at=job.batches.epochs.epochs_at,
         sources=job.program.sources,

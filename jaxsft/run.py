@@ -1,6 +1,7 @@
 """A whole run: prepare, restore or load, train, evaluate, save, export, report."""
 
 import contextlib
+import dataclasses
 import time
 
 import jax
@@ -66,7 +67,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         measurer = Measurer(config, job, data, out.samples, console.say)
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
-            train_step = distributed.together(lambda: _compile(config, job, console))
+            job, train_step = _compile(config, job, console)
             saved = resume.resume(out.store, job, notes, console.say)
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
@@ -137,10 +138,9 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     )
 
 
-def _compile(config: Config, job: Job, console: Console) -> TrainStep:
-    """The training step, which must fit the devices' memory."""
+def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep]:
+    """The training step, which must fit the devices' memory; and the job, with its remat policy."""
     limit = memory.limit_here()
-    step, _ = relief.compile_step(
-        job.program, config, limit, lambda line: console.say("step", line)
-    )
-    return TrainStep(step)
+    chosen = relief.compile_step(job.program, config, limit, lambda line: console.say("step", line))
+    console.say("remat", chosen.line)
+    return dataclasses.replace(job, program=chosen.program), TrainStep(chosen.compiled)

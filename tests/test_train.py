@@ -108,7 +108,9 @@ def test_a_run_leaves_what_the_design_promises(run):
     phases = [sample["phase"] for sample in read_lines(workdir / "samples.jsonl")]
     assert phases == ["before", "before", "after", "after"]
     config = json.loads((workdir / "config.json").read_text())
-    assert config["train"]["batch_size"] == 8
+    assert config["train"]["batch_size"] == 8 and config["model"]["remat"] == "auto"
+    said = r"^remat +save_projections \(auto: the fastest that fits\)$"
+    assert len(re.findall(said, done.stdout, re.MULTILINE)) == 1
 
 
 def test_a_token_of_the_environment_stays_there(run):
@@ -160,9 +162,12 @@ def test_a_finished_run_started_again_changes_nothing(run, tmp_path):
 
 
 def test_a_finished_run_can_be_made_longer(run, tmp_path):
+    """With another remat policy, too: it changes no more than rounding."""
     workdir = tmp_path / "workdir"
     shutil.copytree(run[0], workdir)
-    done = train(workdir, "--config.train.steps=22", "--config.eval.prompts=0")
+    flags = ["--config.train.steps=22", "--config.model.remat=full"]
+    done = train(workdir, *flags, "--config.eval.prompts=0")
+    assert re.search(r"^remat +full \(config.model.remat\)$", done.stdout, re.MULTILINE)
     assert "config.train.steps was 20 and is 22" in done.stdout
     assert "from step 20 of 22" in done.stdout
     lines = read_lines(workdir / "metrics.jsonl")

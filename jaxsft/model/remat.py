@@ -5,7 +5,7 @@ belong to a part is said by the kind of attention and by the MLP.
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,17 @@ KEPT: dict[str, tuple[Part, ...] | None] = {
     "save_context": (Part.MIXED,),
     "full": (),
 }
+
+
+def candidates(asked: str) -> Sequence[str]:
+    """The policies that a run may take, the fastest first, of which each needs less memory.
+
+    Args:
+        asked: a policy, which is the only one then, or "auto": all that name what they keep.
+    """
+    if asked != "auto":
+        return (asked,)
+    return tuple(policy for policy, kept in KEPT.items() if kept is not None)
 
 
 def recomputed(policy: str) -> frozenset[Part]:

@@ -1,7 +1,6 @@
 """A run's real training step compiled for named devices: memory, work, communication, time."""
 
 import dataclasses
-import time
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from jaxsft.kernels.experts.tiles import TILES_SCOPE
 from jaxsft.kernels.loss.chunks import chunk_tokens
 from jaxsft.model import settings
 from jaxsft.model.attention.choice import kind_of
-from jaxsft.plan import communication, cost, hlo, memory
+from jaxsft.plan import communication, cost, hlo, memory, remat_choice
 from jaxsft.plan import expert_rows as experts
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.communication import Communication
@@ -50,6 +49,8 @@ class Estimate:
     num_parameters: int
     state_bytes: dict[str, float]  # parameters, optimizer, gradients
     memory: Memory
+    remat: str  # its policy
+    remat_why: str
     flops: float  # that the model needs: no recomputation, no padding
     matmul_flops: float  # that are computed
     bytes_moved: float
@@ -62,21 +63,26 @@ class Estimate:
 
 
 def make(
-    config: Config, base: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+    config: Config,
+    base: settings.DecoderSettings,
+    topology: Topology,
+    rows: BatchLoad,
+    say: remat_choice.Say = lambda line: None,
 ) -> Estimate:
     """Compiles the step that `train` would run there.
 
     Raises:
         ConfigError: model, mesh and batch don't fit each other.
+        TooLarge: the compiler itself finds that it can't fit.
     """
     num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
     config = on_slices(config, topology)
     mesh = mesh_program.checked_mesh(config, base, topology.devices)
     built = mesh_program.make_program(config, base, num_steps, mesh)
     train, length = config.train, config.data.sequence_length
-    started = time.monotonic()
-    compiled = mesh_program.compile_train_step(built, config)
-    compile_seconds = time.monotonic() - started
+    chosen = remat_choice.choose(built, config, memory.limit_of(topology.chip), say)
+    compiled, needed_memory = chosen.measured
+    built = chosen.program
     expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
     tiles = {} if expert_rows is None else {TILES_SCOPE: expert_rows.tiles}
     parsed = hlo.parse(compiled.as_text(), _head_chunks(config, built, rows), tiles)
@@ -100,7 +106,9 @@ def make(
         mesh=dict(built.mesh.shape),
         num_parameters=built.num_parameters,
         state_bytes=memory.state_bytes(built),
-        memory=memory.of(compiled, memory.limit_of(chip)),
+        memory=needed_memory,
+        remat=built.remat,
+        remat_why=chosen.why,
         flops=flops,
         matmul_flops=computed,
         bytes_moved=moved,
@@ -109,7 +117,7 @@ def make(
         mfu=flops / (chip.bf16_flops * seconds.estimate) if chip and seconds else None,
         tokens=tokens,
         expert_rows=expert_rows,
-        compile_seconds=compile_seconds,
+        compile_seconds=chosen.compile_seconds,
     )
 
 

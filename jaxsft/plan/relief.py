@@ -10,13 +10,16 @@ import jax
 import numpy as np
 
 from jaxsft.config import Config
+from jaxsft.devices import distributed
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import settings
-from jaxsft.plan import estimate, memory, sizing
+from jaxsft.model.remat import candidates
+from jaxsft.plan import estimate, memory, remat_choice, sizing
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.estimate import Estimate
-from jaxsft.plan.memory import GIB, Memory
+from jaxsft.plan.memory import GIB
+from jaxsft.plan.remat_choice import Chosen
 from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_fit, mesh_program, optim
 from jaxsft.training.mesh_program import MeshProgram
@@ -71,18 +74,19 @@ def compile_step(
     limit_bytes: int | None,
     say: Callable[[str], None],
     devices: Sequence[Any] | None = None,
-) -> tuple[Any, Memory]:
-    """The compiled step, and what it needs.
+) -> Chosen:
+    """The program whose step fits, and that step; all processes take part.
 
     Args:
         say: is told of what takes long.
         devices: that `built` is for; None: those of this run.
 
     Raises:
-        TooLarge: it does not fit; with what would.
+        TooLarge: it does not fit, with any policy that may be taken; with what would.
     """
     count, started = built.mesh.size, time.monotonic()
     alone = jax.process_count() == 1 and limit_bytes is not None
+    most_saving = _changed(config, {"model.remat": candidates(config.model.remat)[-1]})
 
     def fits() -> Fits | None:
         """Several processes would have to try the same, at the same time."""
@@ -92,32 +96,35 @@ def compile_step(
         took = time.monotonic() - started
         return compiling(built.settings, devices, limit_bytes or 0, took)
 
-    state = sum(memory.state_bytes(built)[name] for name in ("parameters", "optimizer"))
-    if limit_bytes is not None and state > limit_bytes:
+    def refuse_state() -> None:
+        state = sum(memory.state_bytes(built)[name] for name in ("parameters", "optimizer"))
+        if limit_bytes is None or state <= limit_bytes:
+            return
         where = "the device" if count == 1 else f"each of {count} devices"
         raise TooLarge(
             f"the parameters and the optimizer's state alone take {state / GIB:.1f} GiB on {where},"
             f" {(state - limit_bytes) / GIB:.1f} more than the {limit_bytes / GIB:.1f} that a"
             " program may use."
-            f" {of_state(config, built.settings, count, limit_bytes, fits())}"
+            f" {of_state(most_saving, built.settings, count, limit_bytes, fits())}"
         )
-    try:
-        compiled = mesh_program.compile_train_step(built, config)
-        needed = memory.of(compiled, limit_bytes)
-        say(
-            f"compiled in {time.monotonic() - started:.0f} s;"
-            f" needs {needed.needed_bytes / GIB:.2f} GiB on each device"
-        )
-        if needed.fits:
-            return compiled, needed
-        said = memory.too_large(needed)
-    except TooLarge as error:
-        said = str(error)
-    raise TooLarge(f"{said} {of_step(config, dict(built.mesh.shape), fits())}")
+
+    def refuse_step() -> None:
+        if chosen.error is not None:
+            sizes = dict(built.mesh.shape)
+            raise TooLarge(f"{chosen.error} {of_step(most_saving, sizes, fits())}")
+
+    distributed.together(refuse_state)
+    chosen = remat_choice.choose(built, config, limit_bytes, say)
+    distributed.together(refuse_step)
+    return chosen
 
 
 def estimated(
-    config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+    config: Config,
+    model: settings.DecoderSettings,
+    topology: Topology,
+    rows: BatchLoad,
+    say: Callable[[str], None],
 ) -> Estimate:
     """What estimate.make says.
 
@@ -126,7 +133,7 @@ def estimated(
     """
     started = time.monotonic()
     try:
-        return estimate.make(config, model, topology, rows)
+        return estimate.make(config, model, topology, rows, say)
     except TooLarge as error:
         limit = int(memory.limit_of(topology.chip) or 0)
         placed = estimate.on_slices(config, topology)
@@ -150,6 +157,7 @@ def of_estimate(
 def _of_either(
     config: Config, model: settings.DecoderSettings, sizes: dict[str, int], limit: int, fits: Fits
 ) -> str:
+    config = _changed(config, {"model.remat": candidates(config.model.remat)[-1]})
     state = _state_bytes(config, mesh_fit.leaves(model), sizes, gradients=False)
     if state > limit:
         return of_state(config, model, math.prod(sizes.values()), limit, fits)

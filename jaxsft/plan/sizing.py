@@ -5,23 +5,22 @@ The seconds are only good for an order. No compiled step needs fewer bytes than 
 
 import dataclasses
 import math
-import typing
 
 import numpy as np
 
-from jaxsft.config import Config, Model
+from jaxsft.config import Config
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.devices.chips import CHIPS
 from jaxsft.model import settings
 from jaxsft.model.attention.choice import kind_of
+from jaxsft.model.remat import KEPT, candidates
 from jaxsft.plan import efficiencies
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_fit, optim
 from jaxsft.training.flops import recomputed_flops, training_flops
 
-# From the least recomputation to the most, as Model.remat lists them.
-REMATS: tuple[str, ...] = typing.get_args(typing.get_type_hints(Model)["remat"])
+REMATS = tuple(KEPT)  # from the least recomputation to the most
 _GATHERED = ("embed", "expert_embed")  # logical axes whose parts are put together for each layer
 
 
@@ -75,7 +74,7 @@ class Guesser:
         slots = config.train.batch_size * config.data.sequence_length
         counts = self.rows.counts(slots, self.model)
         flops = training_flops(self.model, counts, self.rows.supervised * slots)
-        flops += recomputed_flops(self.model, counts, config.model.remat)
+        flops += recomputed_flops(self.model, counts, candidates(config.model.remat)[0])
         computing = flops / self.topology.num_devices / chip.bf16_flops
         inside, outside = self._sent(config, sizes, here, gathered, tokens)
         link_bandwidth = self.topology.links * chip.link_bandwidth

@@ -37,6 +37,7 @@ def show(estimate: Estimate, topology: Topology, run: PlannedRun, terminal: Cons
         f" {estimate.num_parameters / 1e9:.2f}B parameters;"
         f" compiled in {estimate.compile_seconds:.0f} s"
     )
+    terminal.print(f"remat: {estimate.remat} ({estimate.remat_why})")
     terminal.print(f"rows: {run.where_from}")
     terminal.print(_memory(estimate))
     terminal.print(_work(estimate))

@@ -28,7 +28,7 @@ class StepLog:
     """Collects steps and gives their means; reading the device never holds the next step up.
 
     Args:
-        remat: the policy of config.model.remat, whose recomputation counts in `hfu`.
+        remat: the policy that the step was compiled with, whose recomputation counts in `hfu`.
         every_steps: steps in one line.
         epochs_at: epochs that a number of steps makes.
         sources: names of the sources whose losses are kept apart.

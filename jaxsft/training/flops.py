@@ -28,7 +28,7 @@ def training_flops(
 
 
 def recomputed_flops(s: settings.DecoderSettings, counts: BatchCounts, remat: str) -> float:
-    """Operations of the forward pass that a policy of config.model.remat does once more.
+    """Operations of the forward pass that a remat policy does once more.
 
     With those of `training_flops` they are what HFU counts.
     """

@@ -21,6 +21,7 @@ from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import settings, state
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
+from jaxsft.model.remat import candidates
 from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, optim, over_mesh, step
 from jaxsft.training.batch import Batch
@@ -37,6 +38,7 @@ class MeshProgram:
 
     settings: settings.DecoderSettings  # with the back ends that were chosen
     mesh: Mesh
+    remat: str  # the policy that was taken where the config has "auto"
     recipe: Recipe
     shapes: TrainState
     placement: TrainState  # a NamedSharding for each leaf
@@ -76,13 +78,16 @@ def make_program(
 ) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
+    Of remat "auto" it takes the fastest policy; which one fits, a compilation says.
+
     Raises:
         ConfigError: the schedule does not fit the run.
     """
     model = config.model
     decoder, choices = choose_back_ends(config, base, mesh)
+    remat = candidates(model.remat)[0]
     graphdef, shapes, axes = state.abstract(
-        decoder, model.dtype, model.remat, model.parameter_dtype, model.unroll_layers
+        decoder, model.dtype, remat, model.parameter_dtype, model.unroll_layers
     )
     placement = state.shardings(shapes, axes, mesh)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
@@ -99,6 +104,7 @@ def make_program(
     return MeshProgram(
         settings=decoder,
         mesh=mesh,
+        remat=remat,
         recipe=recipe,
         shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
         placement=state_placement,
@@ -107,6 +113,19 @@ def make_program(
         eval_step=over_mesh.jit_eval_step(graphdef, loss_form(decoder), placement, mesh),
         choices=choices,
     )
+
+
+def with_remat(program: MeshProgram, config: Config, remat: str) -> MeshProgram:
+    """The same program with another remat policy, which only its training step knows of."""
+    if remat == program.remat:
+        return program
+    model = config.model
+    graphdef, _, _ = state.abstract(
+        program.settings, model.dtype, remat, model.parameter_dtype, model.unroll_layers
+    )
+    recipe = dataclasses.replace(program.recipe, graphdef=graphdef)
+    step_of = over_mesh.jit_train_step(recipe, program.placement, program.mesh)
+    return dataclasses.replace(program, remat=remat, recipe=recipe, train_step=step_of)
 
 
 def choose_back_ends(
@@ -151,6 +170,13 @@ def abstract_state(program: MeshProgram) -> TrainState:
     )
 
 
+def lower_train_step(program: MeshProgram, config: Config) -> Any:
+    """The training step as the compiler gets it, for batches of this config."""
+    batch = abstract_batch(program, config.train.batch_size, config.data.sequence_length)
+    with jax.set_mesh(program.mesh):
+        return program.train_step.lower(abstract_state(program), batch)
+
+
 def compile_train_step(program: MeshProgram, config: Config) -> Any:
     """The training step as jax's executable, for batches of this config; nothing is allocated.
 
@@ -159,9 +185,8 @@ def compile_train_step(program: MeshProgram, config: Config) -> Any:
     Raises:
         TooLarge: the compiler itself finds that it can't fit.
     """
-    batch = abstract_batch(program, config.train.batch_size, config.data.sequence_length)
+    lowered = lower_train_step(program, config)
     with jax.set_mesh(program.mesh):
-        lowered = program.train_step.lower(abstract_state(program), batch)
         try:
             return lowered.compile()
         except jax.errors.JaxRuntimeError as error:

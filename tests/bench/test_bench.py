@@ -50,6 +50,8 @@ def test_rates_are_work_over_time(measured):
     assert measured.memory.host_peak_bytes > 1e8
     assert 6 < measured.losses[0] < 6.6  # about ln 512: the real step, on real rows
     assert set(measured.choices) >= {"attention", "loss"}
+    assert measured.choices["remat"] == "save_projections (auto: the fastest that fits)"
+    assert measured.model.remat == "save_projections"
 
 
 def test_the_page_keeps_its_words_and_shows_the_figures(measured):

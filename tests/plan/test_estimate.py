@@ -161,6 +161,7 @@ def test_text_and_json_agree(sharded, eight):
         text.show(sharded, eight, run, terminal)
     shown = terminal.export_text()
     assert "mesh fsdp=4, tensor=2" in shown and "all-gather" in shown
+    assert "remat: none (config.model.remat)" in shown
     value = json.loads(json.dumps(text.as_json(sharded, eight, run)))
     assert value["memory"]["fits"] and value["collectives"][0]["bytes"] > 0
     assert set(value) >= {"flops", "step_seconds", "num_chips", "mfu", "tokens_per_second"}
@@ -194,6 +195,8 @@ def test_the_program_plans_the_debug_run():
     value = json.loads(done.stdout)
     assert value["mesh"] == {"data": 1, "fsdp": 2, "context": 1, "expert": 1, "tensor": 2}
     assert value["num_steps"] == 20 and value["memory"]["fits"]
+    assert value["remat"] == "save_projections"
+    assert value["remat_why"] == "auto: the fastest that fits"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,15 @@ from jaxsft.config import Config, Mesh
 from jaxsft.plan import memory, relief, sizing
 from jaxsft.training import mesh_fit, mesh_program, too_large
 from jaxsft.training.too_large import TooLarge
-from tests.training.test_mesh_fit import config
+from tests.training import test_mesh_fit
 
 ONE = {"data": 1, "fsdp": 1, "context": 1, "expert": 1, "tensor": 1}
 KEPT = dict(zip(sizing.REMATS, (8, 6, 5, 4, 2), strict=True))  # of a token, by its remat
+
+
+def config(*given, **train) -> Config:
+    """With a remat policy, after which others can be proposed."""
+    return relief._changed(test_mesh_fit.config(*given, **train), {"model.remat": "none"})
 
 
 def needed(one: Config, shares: int = 1) -> float:
@@ -136,7 +141,8 @@ def built():
 
 @pytest.fixture(scope="module")
 def compiled(built):
-    return relief.compile_step(built[1], built[0], 2**40, [].append)
+    chosen = relief.compile_step(built[1], built[0], 2**40, [].append)
+    return chosen.compiled, chosen.memory
 
 
 def test_a_step_that_is_too_large_is_refused_with_what_fits(built, compiled, monkeypatch):

@@ -42,6 +42,8 @@ def compiled(monkeypatch):
                 temporaries_bytes=0,
                 limit_bytes=10 * memory.GIB,
             ),
+            remat=config.model.remat,
+            remat_why="a test",
             flops=1.0,
             matmul_flops=float(len(tried)),
             bytes_moved=1.0,

@@ -110,4 +110,4 @@ def test_experts_are_recomputed_as_far_as_a_token_uses_them():
 
 
 def test_every_policy_says_what_it_keeps():
-    assert set(KEPT) == set(typing.get_args(typing.get_type_hints(Model)["remat"]))
+    assert {"auto", *KEPT} == set(typing.get_args(typing.get_type_hints(Model)["remat"]))

@@ -56,7 +56,7 @@ def measurement(
     config: Config, ours: Ours, steps: Sequence[Step], command: str = ""
 ) -> StepMeasurement:
     """All that is known of these steps, without a peer."""
-    found = rates(ours.program.settings, config.model.remat, steps, peak_flops(jax.devices()))
+    found = rates(ours.program.settings, ours.program.remat, steps, peak_flops(jax.devices()))
     return StepMeasurement(
         model=_model(config, ours),
         rows=ours.rows.description,
@@ -70,7 +70,8 @@ def measurement(
             host_peak_bytes=peak_memory.host_bytes(),
         ),
         losses=[steps[0].loss, steps[-1].loss],
-        choices={what: f"{which} ({why})" for what, which, why in ours.program.choices},
+        choices={what: f"{which} ({why})" for what, which, why in ours.program.choices}
+        | {"remat": f"{ours.program.remat} ({ours.remat_why})"},
         machine=machine.describe(),
         command=command,
     )
@@ -84,7 +85,7 @@ def _model(config: Config, ours: Ours) -> MeasuredModel:
         weights=model.weights,
         dtype=model.dtype,
         parameter_dtype=model.parameter_dtype,
-        remat=model.remat,
+        remat=ours.program.remat,
         batch_size=train.batch_size,
         sequence_length=config.data.sequence_length,
         microbatches=train.microbatches,

@@ -10,7 +10,7 @@ from bench.step_batches import BenchBatches
 from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.pack.counts import BatchCounts
-from jaxsft.plan import memory
+from jaxsft.plan import memory, remat_choice
 from jaxsft.training import first_state, mesh_program, step
 from jaxsft.training.over_mesh import TrainStep
 
@@ -41,11 +41,11 @@ class Ours:
             one = dataclasses.replace(config.data, train=config.data.train[:1])
             config = dataclasses.replace(config, data=one)
         mesh = mesh_program.checked_mesh(config, base.settings)
-        self.program = mesh_program.make_program(config, base.settings, 10**6, mesh)
-        started = time.monotonic()
-        self.compiled = mesh_program.compile_train_step(self.program, config)
-        self.compile_seconds = time.monotonic() - started
-        self.memory = memory.of(self.compiled, memory.limit_here())
+        built = mesh_program.make_program(config, base.settings, 10**6, mesh)
+        chosen = remat_choice.choose(built, config, memory.limit_here(), _quiet)
+        self.compiled, self.memory = chosen.measured
+        self.program, self.remat_why = chosen.program, chosen.why
+        self.compile_seconds = chosen.compile_seconds
         if num_segments is None:
             self.rows: BenchBatches = step_batches.of_config(config, base, self.program)
         else:
@@ -74,6 +74,10 @@ class Ours:
             if pending is not None:
                 done.append(_finished(*pending, since))
             return done
+
+
+def _quiet(line: str) -> None:
+    """What takes long is part of the measurement."""
 
 
 def _finished(waited: float, counts: BatchCounts, metrics: step.StepMetrics, since: float) -> Step:

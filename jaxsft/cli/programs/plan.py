@@ -53,7 +53,7 @@ def main(config: Config) -> int:
         else:
             search.show(tried, terminal)
         return 0 if tried else 1
-    made = relief.estimated(config, base.settings, found, run.rows)
+    made = relief.estimated(config, base.settings, found, run.rows, _say)
     if _JSON.value:
         print(json.dumps(text.as_json(made, found, run), indent=2))
     else:
