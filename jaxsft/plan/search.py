@@ -94,11 +94,13 @@ def _candidates(
 ) -> Iterator[Candidate]:
     batch = config.train.batch_size
     guesses = guesser(config, model, topology, rows)
+    # One that names nothing to keep is slower and larger than one that does: only where asked for.
+    remats = REMATS if config.model.remat == REMATS[0] else REMATS[1:]
     for microbatches in (n for n in range(1, batch + 1) if batch % n == 0):
         train = dataclasses.replace(config.train, microbatches=microbatches)
         parted = dataclasses.replace(config, train=train)
         for mesh in fitting(parted, model, topology.num_devices, topology.num_slices):
-            for remat in REMATS:
+            for remat in remats:
                 changed: Any = {"mesh": mesh, "model": _with_remat(config, remat)}
                 one = dataclasses.replace(parted, **changed)
                 yield Candidate(one, guesses.guess(one))

@@ -102,7 +102,7 @@ def test_no_handler_of_exceptions_takes_a_stop():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_stop_that_could_not_be_raised_is_raised_later():
+def test_a_stop_that_could_not_be_raised_is_raised_later(handlers):
     """In a destructor, as in any callback of C, an exception is lost."""
 
     class Callback:

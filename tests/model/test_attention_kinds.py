@@ -92,6 +92,7 @@ def test_another_kind_has_its_own_back_ends(running_sums):
 
 def test_another_kind_has_its_own_size(running_sums):
     run, rows = config_of_a_run(Mesh(fsdp=8)), BatchLoad(tokens=1, supervised=1, segment_length=8)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, remat="none"))
     here = topology.open_topology("cpu:8")
     guessed = sizing.guesser(run, MODEL, here, rows).guess(run)
     tokens = run.data.sequence_length  # a row on each of eight devices
