@@ -81,6 +81,7 @@ def test_tokenizer_equals_the_published_one_on_real_text(smollm2, assets):
     assert (rebuilt / template).read_bytes() == (published / template).read_bytes()
 
 
+@pytest.mark.slow  # families and exports are compared in small; here are published weights
 def test_loss_equals_that_of_transformers_on_the_export(smollm2, tokenizer, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM

@@ -32,6 +32,7 @@ def start(
     disks: list[Path] | None = None,
     surroundings: Mapping[str, str] = MappingProxyType({}),
     own_surroundings: Mapping[str, str] = MappingProxyType({}),
+    program: tuple[str, str] = ("-m", "jaxsft.train"),
 ) -> list:
     """The processes of one run over NUM_DEVICES devices.
 
@@ -52,7 +53,7 @@ def start(
     return [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "jaxsft.train", f"--workdir={workdir}"),
+                *(sys.executable, *program, f"--workdir={workdir}"),
                 *(f"--config={ROOT}/configs/debug.py", *FLAGS, *flags),
                 *(*together, f"--process_id={number}"),
                 *(own if number == count - 1 else ()),
@@ -184,13 +185,17 @@ def test_an_error_of_the_first_process_ends_all_with_its_message(tmp_path):
 
 
 def test_a_process_whose_peers_do_not_come_says_so_and_ends(tmp_path):
-    first, second = start(tmp_path, 2, "--connect_seconds=12")
+    sooner = (
+        "import runpy; from jaxsft.devices import distributed; distributed.SAY_EVERY_SECONDS = 2;"
+        "runpy.run_module('jaxsft.train', run_name='__main__')"
+    )
+    first, second = start(tmp_path, 2, "--connect_seconds=3", program=("-c", sooner))
     second.kill()
     second.communicate()
     (code, _, error), *_ = finish([first])
     assert code == LOST_PEER
-    assert "waiting for the 2 processes of this run" in error and "(10 s of at most 12 s)" in error
-    assert "did not come within 12 s" in error
+    assert "waiting for the 2 processes of this run" in error and "(2 s of at most 3 s)" in error
+    assert "did not come within 3 s" in error
 
 
 @pytest.mark.parametrize(
