@@ -2,8 +2,8 @@
 
 command   python -m jaxsft.train --config=configs/llama3_8b.py --workdir=runs/llama3_8b
 hardware  one TPU v5p-8 slice (4 chips of 95 GB) or 8 GPUs of 80 GB
-memory    24 GB a chip for parameters and AdamW, 23 GB for the rest: what the compiler gives for
-          this step on 4 v5p chips
+memory    24 GB a chip for parameters and AdamW; 23 GB for the rest with remat full, by the compiler
+          for 4 v5p chips, and more with the faster policy that the run finds to fit
 time      not measured yet: this config has been compiled for v5p, not run
 result    depends on your data; report.html shows loss and answers before and after
 
@@ -23,7 +23,7 @@ _TEMPLATE = Path(__file__).parent / "templates" / "llama3.jinja"
 
 def get_config() -> Config:
     return Config(
-        model=Model(source="meta-llama/Llama-3.1-8B", dtype="bfloat16", remat="full"),
+        model=Model(source="meta-llama/Llama-3.1-8B", dtype="bfloat16"),
         data=Data(
             train=(Source(path="data/train.jsonl"),),
             eval=(Source(path="data/heldout.jsonl"),),
