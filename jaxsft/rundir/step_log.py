@@ -64,17 +64,24 @@ class StepLog:
         self._entries.append(_Entry(done, metrics, counts, data_wait_seconds))
 
     def lines(self, flush: bool = False) -> list[StepFigures]:
-        """The lines that are due; the newest step is left for later unless `flush`."""
-        lines = []
-        while len(self._entries) > self._every_steps or (flush and self._entries):
-            lines.append(self._line(self._entries[: self._every_steps]))
-            del self._entries[: self._every_steps]
-        return lines
+        """The lines that are due; the newest step is left for later unless `flush`.
 
-    def _line(self, entries: list[_Entry]) -> StepFigures:
-        values: list[StepMetrics] = jax.device_get([entry.metrics for entry in entries])
+        Of several lines the steps took equally long: when each was over is not seen.
+        """
+        due: list[list[_Entry]] = []
+        while len(self._entries) > self._every_steps or (flush and self._entries):
+            due.append(self._entries[: self._every_steps])
+            del self._entries[: self._every_steps]
+        if not due:
+            return []
+        values = jax.device_get([[entry.metrics for entry in entries] for entries in due])
         now = time.monotonic()
-        seconds, self._since = (now - self._since) / len(entries), now
+        seconds, self._since = (now - self._since) / sum(map(len, due)), now
+        return [self._line(*line, seconds) for line in zip(due, values, strict=True)]
+
+    def _line(
+        self, entries: list[_Entry], values: list[StepMetrics], seconds: float
+    ) -> StepFigures:
         sums = {
             field.name: sum(float(getattr(value.sums, field.name)) for value in values)
             for field in dataclasses.fields(values[0].sums)

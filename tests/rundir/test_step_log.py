@@ -20,8 +20,8 @@ COUNTS = dataclasses.replace(
 SUPERVISED, PEAK = 11, 1e9
 
 
-def line(monkeypatch, remat, peak_flops, saves_until=None):
-    """Of two steps that took four seconds together, after a save perhaps."""
+def lines(monkeypatch, remat, peak_flops, saves_until=None, steps=2):
+    """Of steps, two to a line, that took four seconds together, after a save perhaps."""
     begin = [10.0] if saves_until is None else [10.0, saves_until]
     clock = iter([*begin, begin[-1] + 4])
     monkeypatch.setattr(step_log, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
@@ -38,9 +38,13 @@ def line(monkeypatch, remat, peak_flops, saves_until=None):
     values = {field.name: jnp.float32(1) for field in dataclasses.fields(Sums)}
     sums = Sums(**values | {"supervised_tokens": jnp.float32(SUPERVISED)})
     metrics = StepMetrics(sums, None, jnp.float32(1), jnp.float32(1), jnp.int32(0))
-    for done in (1, 2):
+    for done in range(1, steps + 1):
         log.add(done, metrics, COUNTS, 0.0)
-    (found,) = log.lines(flush=True)
+    return log.lines(flush=True)
+
+
+def line(*given, **more):
+    (found,) = lines(*given, **more)
     return found
 
 
@@ -67,6 +71,14 @@ def test_rates_are_of_all_steps_of_a_line_over_their_time(monkeypatch):
     assert found.supervised_tokens_per_second == 2 * SUPERVISED / 4
     assert found.packing_efficiency == 23 / 32
     assert found.device_imbalance == 1.25
+
+
+def test_lines_that_are_due_together_share_the_time(monkeypatch):
+    """A device may have finished the last step when the line before it is read."""
+    first, last = lines(monkeypatch, "none", None, steps=3)
+    assert (first.step, last.step) == (2, 3)
+    assert first.step_seconds == last.step_seconds == 4 / 3
+    assert last.tokens_per_second == 23 / (4 / 3)
 
 
 def test_a_save_between_two_lines_is_no_time_of_a_step(monkeypatch):
