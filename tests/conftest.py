@@ -62,7 +62,7 @@ def pytest_unconfigure() -> None:
 
 # Files that take minutes. A file runs in one process, so they come first: the short ones that
 # follow keep both processes busy up to the end.
-LONGEST = ("selfcheck", "distributed", "train", "remote", "new_tokens_run", "parameter_dtype") + (
+LONGEST = ("selfcheck", "distributed", "train", "remote") + (
     *("moe_training", "step", "families", "settings", "smollm2", "inspect"),
 )
 

@@ -18,6 +18,10 @@ from tests import programs
 from tests.programs import ROOT, train
 from tests.test_train import assert_same_result
 
+# A whole run and its exports. tests/convert/test_new_tokens.py and tests/model/test_dead_rows.py
+# show each part, tests/test_train.py a run.
+pytestmark = pytest.mark.slow
+
 TURN, OVER = "<|turn|>", "<|over|>"
 TEMPLATE = (
     "<|endoftext|>{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|over|>\n"

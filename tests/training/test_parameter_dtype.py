@@ -63,6 +63,7 @@ def test_a_step_keeps_the_dtype_and_sums_in_float32():
     tiny.assert_trees_close(widened(narrow.state.params), wide.state.params, rtol=2**-7)
 
 
+@pytest.mark.slow  # test_train does so in float32; the dtype of each part is tested above
 def test_a_run_resumes_and_exports_from_any_checkpoint(tmp_path):
     flags = ("--config.model.parameter_dtype=bfloat16", "--config.eval.prompts=0")
     done = train(tmp_path / "whole", *flags)
