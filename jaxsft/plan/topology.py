@@ -108,7 +108,7 @@ class SliceShape:
     def links(self, sizes: Sequence[int], dimensions: int) -> float:
         """The share of the slowest chip's links that lead to others of its slice."""
         used = [0 if n == 1 else 1 + w for n, w in zip(sizes, self.wrap, strict=False)]
-        return sum(used) / (2 * dimensions)
+        return max(sum(used), 1) / (2 * dimensions)  # the devices of one chip are joined as well
 
 
 def _tpu(name: str, tpu: _Tpu, sizes: list[int], num_slices: int) -> Topology:

@@ -46,7 +46,14 @@ def test_a_host_has_a_square_of_four_chips(sizes, host):
 
 @pytest.mark.parametrize(
     ("sizes", "dimensions", "links"),
-    [((2, 2, 1), 3, 2 / 6), ((2, 4, 4), 3, 3 / 6), ((4, 4, 4), 3, 1), ((8, 16), 2, 3 / 4)],
+    [
+        ((1, 1), 2, 1 / 4),
+        ((1, 1, 1), 3, 1 / 6),
+        ((2, 2, 1), 3, 2 / 6),
+        ((2, 4, 4), 3, 3 / 6),
+        ((4, 4, 4), 3, 1),
+        ((8, 16), 2, 3 / 4),
+    ],
 )
 def test_links_count_that_lead_to_another_chip_of_the_slice(sizes, dimensions, links):
     assert topology.SliceShape.of(sizes, dimensions).links(sizes, dimensions) == links
