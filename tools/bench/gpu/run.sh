@@ -90,13 +90,13 @@ fi
 if want attention; then measured 150 attention attention; fi
 if want llama1b; then
   measured 100 llama1b step llama3_2_1b \
-    "$rows:none:16,$rows:save_projections:16,$rows:full:16" 12 profile
+    "$rows:save_projections:16,$rows:full:16+$rows:none:16" 12 profile
 fi
 if want e2e; then
   measured 110 e2e e2e f32,bf16
   measured 45 logits logits
 fi
-if want torch; then measured 80 torch torch "$rows" "${TORCH:-mask+c,causal+c,flex+c}"; fi
+if want torch; then measured 80 torch torch "$rows" "${TORCH:-causal+c,flex+c,mask+c}"; fi
 if want qwen4b; then
   if [ $big ]; then
     measured 90 qwen4b step qwen3_4b 2:save_projections:16,2:full:16 8

@@ -35,8 +35,20 @@ class Try:
 
 
 def measure(model: str, tries: str, num_steps: str = "12", profiled: str = "") -> int:
-    """Measures the first of the tries that fits; the exit code says whether one did."""
+    """Measures the first that fits of each group, `A,B+C`: A or else B, then C.
+
+    The first of them is profiled. The exit code says whether every group had one that fits.
+    """
     compile_cache.use(cache_root(None))
+    failed = 0
+    for group in tries.split("+"):
+        failed |= _measure_first(model, group, num_steps, profiled)
+        profiled = ""
+        gc.collect()
+    return failed
+
+
+def _measure_first(model: str, tries: str, num_steps: str, profiled: str) -> int:
     for one in map(Try.of, tries.split(",")):
         since = time.time()
         name = f"{model} B{one.batch_size} {one.remat} {one.parameter_bytes}B {one.attention}"
