@@ -43,9 +43,14 @@ def _sliced_before_cast(param: jax.Array) -> jax.Array:
     """The parameter, which has no gradient any more.
 
     A slice that is used in bfloat16 alone is cast before the loop by the TPU's compiler, with all
-    others of its stack: a second copy of the parameters. It doesn't look through integers.
+    others of its stack: a second copy of the parameters. It doesn't look through integers. That
+    for GPUs casts while it slices, and would copy first what is to be cast then.
     """
+
+    def as_integers(param: jax.Array) -> jax.Array:
+        bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(param, jnp.uint32))
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
     if param.dtype != jnp.float32:
         return param
-    bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(param, jnp.uint32))
-    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return jax.lax.platform_dependent(param, cuda=lambda param: param, default=as_integers)

@@ -138,6 +138,7 @@ class DecoderSettings:
     attention_soft_cap: float | None = None  # logits become cap * tanh(logits / cap)
     attention_sinks: bool = False  # a learned logit for each head that takes weight from all keys
     attention_back_end: str = "xla"  # one of kernels.attention.BACK_ENDS, but with a cache
+    attention_max_segments: int | None = None  # of a run's rows; None: not known
     mlp_gated: bool = True
     mlp_bias: bool = False
     activation: Activation = Activation.SILU

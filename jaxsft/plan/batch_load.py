@@ -15,6 +15,7 @@ class BatchLoad:
     tokens: float  # share of the slots that are no padding
     supervised: float  # share of the slots with a loss
     segment_length: float  # mean, in tokens
+    max_segments: int | None = None  # of a row; None: not known
 
     def counts(self, slots: int, model: settings.DecoderSettings) -> BatchCounts:
         """Of a batch of so many slots whose segments are all as long as the mean."""

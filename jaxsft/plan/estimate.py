@@ -78,7 +78,7 @@ def make(
     num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
     config = on_slices(config, topology)
     mesh = mesh_program.checked_mesh(config, base, topology.devices)
-    built = mesh_program.make_program(config, base, num_steps, mesh)
+    built = mesh_program.make_program(config, base, num_steps, mesh, rows.max_segments)
     train, length = config.train, config.data.sequence_length
     chosen = remat_choice.choose(built, config, memory.limit_of(topology.chip), say)
     compiled, needed_memory = chosen.measured

@@ -59,7 +59,12 @@ def look(config: Config, base: Pretrained) -> PlannedRun:
     # Segments weighed by their tokens: attention costs pairs, so long ones weigh more.
     mean = float((lengths.astype(np.float64) ** 2).sum() / lengths.sum())
     return PlannedRun(
-        rows=BatchLoad(tokens=epochs.fill, supervised=share * epochs.fill, segment_length=mean),
+        rows=BatchLoad(
+            tokens=epochs.fill,
+            supervised=share * epochs.fill,
+            segment_length=mean,
+            max_segments=epochs.max_segments,
+        ),
         num_steps=num_steps(config.train, epochs),
         where_from=f"the prepared data, {data.train.directory.name}",
     )

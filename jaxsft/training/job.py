@@ -49,10 +49,12 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     train_batches = batches(data.train, train.batch_size, config.data.train, train.microbatches)
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
+    eval_batches = {name: batches(cache, eval_rows) for name, cache in data.eval.items()}
+    most = max(one.epochs.max_segments for one in (train_batches, *eval_batches.values()))
     return Job(
-        program=mesh_program.make_program(config, base.settings, num_steps, mesh),
+        program=mesh_program.make_program(config, base.settings, num_steps, mesh, most),
         batches=train_batches,
-        eval_batches={name: batches(cache, eval_rows) for name, cache in data.eval.items()},
+        eval_batches=eval_batches,
         num_steps=num_steps,
     )
 

@@ -74,17 +74,24 @@ def checked_mesh(
 
 
 def make_program(
-    config: Config, base: settings.DecoderSettings, num_steps: int, mesh: Mesh
+    config: Config,
+    base: settings.DecoderSettings,
+    num_steps: int,
+    mesh: Mesh,
+    max_segments: int | None = None,
 ) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
     Of remat "auto" it takes the fastest policy; which one fits, a compilation says.
 
+    Args:
+        max_segments: of a row that it is given, its padding being one; None: not known.
+
     Raises:
         ConfigError: the schedule does not fit the run.
     """
     model = config.model
-    decoder, choices = choose_back_ends(config, base, mesh)
+    decoder, choices = choose_back_ends(config, base, mesh, max_segments)
     remat = candidates(model.remat)[0]
     graphdef, shapes, axes = state.abstract(
         decoder, model.dtype, remat, model.parameter_dtype, model.unroll_layers
@@ -129,10 +136,13 @@ def with_remat(program: MeshProgram, config: Config, remat: str) -> MeshProgram:
 
 
 def choose_back_ends(
-    config: Config, decoder: settings.DecoderSettings, mesh: Mesh
+    config: Config,
+    decoder: settings.DecoderSettings,
+    mesh: Mesh,
+    max_segments: int | None = None,
 ) -> tuple[settings.DecoderSettings, tuple[tuple[str, str, str], ...]]:
     """The decoder with its back ends for the mesh's devices, which may be others than ours."""
-    run = run_shape(config, mesh)
+    run = run_shape(config, mesh, max_segments)
     decoder, name, reason = kind_of(decoder).with_back_end(
         decoder, config.model.attention, run, _device_here(mesh)
     )
@@ -147,12 +157,13 @@ def choose_back_ends(
     return decoder, tuple(choices)
 
 
-def run_shape(config: Config, mesh: Mesh) -> RunShape:
+def run_shape(config: Config, mesh: Mesh, max_segments: int | None = None) -> RunShape:
     return RunShape(
         platform=mesh.devices.flat[0].platform,
         mesh_sizes=mesh.shape,
         length=config.data.sequence_length,
         dtype=config.model.dtype,
+        max_segments=max_segments,
     )
 
 

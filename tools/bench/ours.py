@@ -41,15 +41,17 @@ class Ours:
             one = dataclasses.replace(config.data, train=config.data.train[:1])
             config = dataclasses.replace(config, data=one)
         mesh = mesh_program.checked_mesh(config, base.settings)
-        built = mesh_program.make_program(config, base.settings, 10**6, mesh)
+        if num_segments is None:
+            self.rows: BenchBatches = step_batches.of_config(config, base, mesh)
+        else:
+            self.rows = step_batches.synthetic(config, base.settings, mesh, num_segments)
+        built = mesh_program.make_program(
+            config, base.settings, 10**6, mesh, self.rows.max_segments
+        )
         chosen = remat_choice.choose(built, config, memory.limit_here(), _quiet)
         self.compiled, self.memory = chosen.measured
         self.program, self.remat_why = chosen.program, chosen.why
         self.compile_seconds = chosen.compile_seconds
-        if num_segments is None:
-            self.rows: BenchBatches = step_batches.of_config(config, base, self.program)
-        else:
-            self.rows = step_batches.synthetic(config, base.settings, self.program, num_segments)
         # The dead rows of a tokenizer stay as they are.
         params = first_state.base_params(config, base, self.program.placement.params)
         self._state = first_state.of_params(self.program, params)

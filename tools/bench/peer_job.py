@@ -82,10 +82,8 @@ def _write_rows(
         batch, _ = step_batches.random_batch(config, base.settings, num_segments)
         batches = [batch]
     else:
-        built = mesh_program.make_program(
-            config, base.settings, 10**6, mesh_program.checked_mesh(config, base.settings)
-        )
-        rows = step_batches.of_config(config, base, built)
+        mesh = mesh_program.checked_mesh(config, base.settings)
+        rows = step_batches.of_config(config, base, mesh)
         batches = [rows.host(number) for number in range(num_steps)]
     path = folder / "rows.npz"
     arrays: Any = {name: np.stack([one[name] for one in batches]) for name in batches[0]}

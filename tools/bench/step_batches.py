@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
@@ -20,7 +21,6 @@ from jaxsft.training import inputs, over_mesh
 from jaxsft.training.batch import Batch
 from jaxsft.training.flops import row_cost
 from jaxsft.training.loader import Batches
-from jaxsft.training.mesh_program import MeshProgram
 
 Host = dict[str, np.ndarray]  # the arrays [B, T] of a Batch by name
 
@@ -32,9 +32,10 @@ class BenchBatches:
     stream: Callable[[], Iterator[tuple[Batch, BatchCounts]]]  # on the devices
     host: Callable[[int], Host]  # of a step
     description: str
+    max_segments: int  # of a row, its padding being one of them
 
 
-def of_config(config: Config, base: Pretrained, program: MeshProgram) -> BenchBatches:
+def of_config(config: Config, base: Pretrained, mesh: Mesh) -> BenchBatches:
     """Packed rows of config.data.train, prepared where they are not."""
     sources = dataclasses.replace(config, data=dataclasses.replace(config.data, eval=()))
     cache = inputs.prepare_data(sources, base, Console(speaks=False)).train
@@ -44,7 +45,7 @@ def of_config(config: Config, base: Pretrained, program: MeshProgram) -> BenchBa
         sequence_length=config.data.sequence_length,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
-        sharding=over_mesh.batch_sharding(program.mesh),
+        sharding=over_mesh.batch_sharding(mesh),
         microbatches=config.train.microbatches,
         cost=row_cost(base.settings),
     )
@@ -53,20 +54,22 @@ def of_config(config: Config, base: Pretrained, program: MeshProgram) -> BenchBa
         stream=lambda: batches.stream(0, 10**9),
         host=lambda number: batches.build(number)[0],
         description=f"{config.data.train[0].path.rpartition('/')[2]}, rows {fill:.1%} full",
+        max_segments=batches.epochs.max_segments,
     )
 
 
 def synthetic(
-    config: Config, s: settings.DecoderSettings, program: MeshProgram, num_segments: int
+    config: Config, s: settings.DecoderSettings, mesh: Mesh, num_segments: int
 ) -> BenchBatches:
     """One full batch of random tokens, again and again: equal segments, all tokens supervised."""
     host, counts = random_batch(config, s, num_segments)
-    sharding = over_mesh.batch_sharding(program.mesh)
+    sharding = over_mesh.batch_sharding(mesh)
     placed = Batch(**jax.device_put(host, sharding))
     return BenchBatches(
         stream=lambda: itertools.repeat((placed, counts)),
         host=lambda number: host,
         description=f"random tokens, {num_segments} segments a row, all supervised",
+        max_segments=max(2, num_segments),
     )
 
 

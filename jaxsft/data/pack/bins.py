@@ -21,6 +21,25 @@ def pack(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
     return min(ways, key=lambda way: way[1])
 
 
+def of_at_most(most: int, bins: np.ndarray, num_bins: int) -> tuple[np.ndarray, int]:
+    """The same bins, of which each holds its first `most` items and new ones hold the others.
+
+    most 2, bins 0 1 0 0 1 0:   0 1 0 2 1 2
+    """
+    counts = np.bincount(bins, minlength=num_bins)
+    if counts.max(initial=0) <= most:
+        return bins, num_bins
+    by_bin = np.argsort(bins, kind="stable")
+    rank = np.empty_like(bins)
+    rank[by_bin] = np.arange(len(bins)) - np.repeat(np.cumsum(counts) - counts, counts)
+    part = rank // most  # 0: stays where it is
+    moved = part > 0
+    _, new = np.unique(np.stack([bins[moved], part[moved]]), axis=1, return_inverse=True)
+    bins = bins.copy()
+    bins[moved] = num_bins + new
+    return bins, int(bins.max()) + 1
+
+
 def minimum_slack(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
     """Fills one bin after another as full as a short search finds, the largest item first.
 

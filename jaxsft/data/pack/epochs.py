@@ -81,6 +81,10 @@ class Epochs:
         self.num_rows = plan.num_rows  # of the first epoch, as is `fill`
         tokens = int(self._lengths[plan.order].sum())
         self.fill = tokens / (plan.num_rows * sequence_length)
+        # A step is compiled for rows of at most so many: the next power of two is the same for
+        # data that are nearly the same.
+        most = int(np.diff(plan.row_offsets).max(initial=1)) + 1
+        self.max_segments = 1 << (most - 1).bit_length()  # of any row, its padding being one
 
     def plan(self, epoch: int) -> packing.PackPlan:
         """Rows of an epoch; their members are indices of examples."""
@@ -88,7 +92,8 @@ class Epochs:
         if newest is None or newest[0] != epoch:
             members = mixture.members(self._source_of, self.wanted, self._seed, epoch)
             lengths = self._lengths[members]
-            plan = packing.plan_rows(lengths, self._sequence_length, self._seed, epoch)
+            most = None if epoch == 0 else self.max_segments - 1
+            plan = packing.plan_rows(lengths, self._sequence_length, self._seed, epoch, most)
             newest = epoch, dataclasses.replace(plan, order=members[plan.order])
             self._newest = newest
         return newest[1]

@@ -36,11 +36,16 @@ class PackPlan:
         return self.order[self.row_offsets[index] : self.row_offsets[index + 1]]
 
 
-def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) -> PackPlan:
+def plan_rows(
+    lengths: np.ndarray, sequence_length: int, seed: int, epoch: int, most: int | None = None
+) -> PackPlan:
     """The packing of all examples at once, its rows in random order.
 
     The number of rows depends on the lengths alone. Which examples of equal length stand where,
     and the order of rows, are functions of (seed, epoch), the same on every platform.
+
+    Args:
+        most: examples of a row; what is above that goes to another row. None: as many as fit.
 
     Raises:
         DataError: a length is not in [1, sequence_length].
@@ -49,6 +54,8 @@ def plan_rows(lengths: np.ndarray, sequence_length: int, seed: int, epoch: int) 
     order = shuffled(len(lengths), seed, epoch, 0)
     order = order[np.argsort(-lengths[order], kind="stable")]
     bin_of, num_bins = bins.pack(lengths[order], sequence_length)
+    if most is not None:
+        bin_of, num_bins = bins.of_at_most(most, bin_of, num_bins)
     row_of_bin = shuffled(num_bins, seed, epoch, 1)
     rows = row_of_bin[bin_of]
     counts = np.bincount(rows, minlength=num_bins)

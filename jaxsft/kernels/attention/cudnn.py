@@ -1,17 +1,22 @@
-"""The back end `cudnn`: packed rows on NVIDIA GPUs, through an entry of jax that is not public.
+"""The back end `cudnn`: packed rows on NVIDIA GPUs of Hopper's generation and later.
 
-It is told where each segment starts, so it needs no mask and skips what lies between segments. The
-number of segments in its arguments is fixed; a batch that doesn't fit them is left to `blocked`.
+It is told where each segment starts, so it needs no mask and skips what lies between segments. For
+how many segments there is room is static, and its workspace grows with that: the run says how
+many its rows have at most, and where they are many another back end is the better one.
 
-B: batch row, T: position, N: query heads, K: key-value heads, H: head_dim, M: segment of a row,
-Z: start of a segment (M + 1).
+B: batch row, T: position, N: query heads, K: key-value heads, H: head_dim, M: segments that a row
+may have, Z: M + 1.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from jaxsft.kernels.attention import blocked
-from jaxsft.kernels.attention.blocks import in_order
+from jaxsft.errors import ConfigError
+from jaxsft.kernels.attention import blocks, cudnn_calls
+from jaxsft.kernels.attention.cudnn_calls import Operands, Results, Spans, Static
 from jaxsft.kernels.attention.form import (
     AttentionForm,
     KeysAndValues,
@@ -20,11 +25,14 @@ from jaxsft.kernels.attention.form import (
     first_limit,
 )
 
-_TOKENS_A_SEGMENT = 128  # on average, in the fullest row that is not left to `blocked`
+_TOKENS_A_SEGMENT = 128  # on average, in the fullest row, where the run doesn't say
+_MOST_SEGMENTS = 32  # for whose backward pass a row takes 32 times the memory of its queries
+_MOST_NUMBERS = 2**31  # of the queries of a device: cuDNN is told where they start as int32
 
 
 def refusal(use: Use) -> str | None:
     """Why a run's attention is not for this back end, or None."""
+    room = _room(use.form, use.length)
     return first_limit(
         [
             ("a row split over devices", use.query_length != use.length),
@@ -32,71 +40,89 @@ def refusal(use: Use) -> str | None:
             ("sinks", use.form.sinks),
             ("layers of different windows", len(use.form.windows) > 1),
             (f"dtype {use.dtype}", use.dtype != "bfloat16"),
+            (f"rows of {room} segments: its workspace grows with them", room > _MOST_SEGMENTS),
         ]
     )
 
 
-def max_segments(length: int) -> int:
-    """Segments that a row of `length` tokens may have here, its padding being one of them."""
-    return max(16, length // _TOKENS_A_SEGMENT)
+def workspace_bytes(rows: int, use: Use) -> int:
+    """What the backward pass takes beside its arguments and results, seen on an H200.
+
+    Source: the workspace that XLA gives cuDNN 9.19: float32 gradients of queries, bfloat16 ones of
+    keys and of values for each query head, and a float32 sum, for each segment a whole row.
+    """
+    slots = rows * _room(use.form, use.length)
+    return slots * use.length * use.num_heads * (8 * use.head_dim + 4)
 
 
 def attend(
     q_BTNH: jax.Array, kv: KeysAndValues, visibility: Visibility, form: AttentionForm
 ) -> jax.Array:
-    """`kernels.attention.attend` for whole rows in bfloat16, with one window or none."""
-    assert form.soft_cap is None and kv.sinks_N is None and len(form.windows) <= 1, "refused before"
-    segments_BT = visibility.q_segments_BT
-    lengths_BM, starts_BZ, fits = _spans(segments_BT, max_segments(segments_BT.shape[1]))
+    """`kernels.attention.attend` for whole rows in bfloat16, with one window or none.
 
-    def packed(q_BTNH, k_BTKH, v_BTKH):
-        return _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BZ, form)
-
-    def by_blocks(q_BTNH, k_BTKH, v_BTKH):
-        return blocked.attend(q_BTNH, KeysAndValues(k_BTKH, v_BTKH), visibility, form)
-
-    return jax.lax.cond(fits, packed, by_blocks, q_BTNH, kv.k_BSKH, kv.v_BSKH)
-
-
-def _packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BZ, form: AttentionForm) -> jax.Array:
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn  # moves: the self-test says so
-
-    if jax.__version_info__ < (0, 11, 1):
-        # Before, offsets of keys were counted in query heads, which gives wrong results (jax
-        # pull request 39521).
-        group = q_BTNH.shape[2] // k_BTKH.shape[2]
-        k_BTKH, v_BTKH = (jnp.repeat(array, group, axis=2) for array in (k_BTKH, v_BTKH))
-    out_BTNH = cudnn.dot_product_attention(
-        q_BTNH,
-        k_BTKH,
-        v_BTKH,
-        q_seqlen=lengths_BM,
-        kv_seqlen=lengths_BM,
-        q_offsets=starts_BZ,
-        kv_offsets=starts_BZ,
-        scale=form.scale,
-        mask_type=cudnn.MaskType.PADDING_CAUSAL,
-        sliding_window_length=form.windows[0] if form.windows else None,
-    )
-    assert isinstance(out_BTNH, jax.Array)  # return_residual would add to it
-    return out_BTNH
-
-
-def _spans(segments_BT: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Lengths [B, M] and starts [B, Z] of segments, -1 where there are no more, and whether all
-    of them are in there, each in one piece. Padding counts as a segment, which sees itself.
-
-    segments [1 1 1 2 2 0], count 4:   lengths [3 2 1 -1]   starts [0 3 5 -1 -1]
+    A batch with more segments than there is room for, or with one in two pieces, gives NaN.
     """
-    length = segments_BT.shape[1]
-    order_BT = in_order(segments_BT)
+    assert form.soft_cap is None and kv.sinks_N is None and len(form.windows) <= 1, "refused before"
+    if q_BTNH.size >= _MOST_NUMBERS:
+        raise ConfigError(
+            f"attention on cudnn: {q_BTNH.shape[0]} rows of a device at once are too many for it;"
+            " raise config.train.microbatches, or set config.model.attention=triton"
+        )
+    segments_BT = visibility.q_segments_BT
+    static = Static(form.scale, form.windows[0] if form.windows else None)
+    room = _room(form, segments_BT.shape[1])
+    return _attend(static, room, q_BTNH, kv.k_BSKH, kv.v_BSKH, segments_BT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(
+    static: Static,
+    room: int,
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    segments_BT: jax.Array,
+) -> jax.Array:
+    return _forward_rule(static, room, q_BTNH, k_BTKH, v_BTKH, segments_BT)[0]
+
+
+def _forward_rule(static, room, q_BTNH, k_BTKH, v_BTKH, segments_BT):
+    spans, fits = spans_of(segments_BT, room)
+    seen_BTKH = jnp.where(fits, v_BTKH, jnp.nan)  # of the arrays the smallest
+    results = cudnn_calls.forward(Operands(q_BTNH, k_BTKH, seen_BTKH, spans), static)
+    results = Results(*(checkpoint_name(one, blocks.RESIDUAL_NAME) for one in results))
+    return results.out_BTNH, (q_BTNH, k_BTKH, v_BTKH, segments_BT, results)
+
+
+def _backward_rule(static, room, residuals, d_out_BTNH):
+    q_BTNH, k_BTKH, v_BTKH, segments_BT, results = residuals
+    operands = Operands(q_BTNH, k_BTKH, v_BTKH, spans_of(segments_BT, room)[0])
+    return *cudnn_calls.backward(operands, results, d_out_BTNH, static), None
+
+
+_attend.defvjp(_forward_rule, _backward_rule)
+
+
+def spans_of(segments_BT: jax.Array, room: int) -> tuple[Spans, jax.Array]:
+    """The spans of B * room segments, and whether those are all there are, each in one piece.
+
+    Rows share the room; padding is a segment, which sees itself.
+
+    segments [1 1 1 2 2 0] [1 2 2 2 2 2], room 3:
+    lengths [3 2 1] [1 5 0]   starts [0 3 5 6] [7 12 12 12]
+    """
+    B, T = segments_BT.shape
+    order_BT = blocks.in_order(segments_BT)
     begins_BT = jnp.diff(order_BT, axis=1, prepend=order_BT[:, :1] - 1) != 0
+    starts = jnp.nonzero(begins_BT.ravel(), size=B * (room + 1), fill_value=B * T)[0]
+    starts = starts.astype(jnp.int32)
+    fits = (starts[B * room] == B * T) & jnp.all(jnp.diff(order_BT, axis=1) >= 0)
+    lengths = jnp.diff(starts[: B * room + 1])
+    return Spans(lengths.reshape(B, room), starts.reshape(B, room + 1)), fits
 
-    def starts_of(begins_T):
-        return jnp.nonzero(begins_T, size=count + 1, fill_value=length)[0].astype(jnp.int32)
 
-    starts_BZ = jax.vmap(starts_of)(begins_BT)
-    lengths_BM = jnp.diff(starts_BZ, axis=1)
-    fits = jnp.all(starts_BZ[:, -1] == length) & jnp.all(jnp.diff(order_BT, axis=1) >= 0)
-    lengths_BM = jnp.where(lengths_BM > 0, lengths_BM, -1)
-    return lengths_BM, jnp.where(starts_BZ < length, starts_BZ, -1), fits
+def _room(form: AttentionForm, length: int) -> int:
+    """Segments that a row may have on average, its padding being one of them."""
+    if form.max_segments is not None:
+        return form.max_segments
+    return min(max(16, length // _TOKENS_A_SEGMENT), _MOST_SEGMENTS)

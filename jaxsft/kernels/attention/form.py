@@ -18,6 +18,7 @@ class AttentionForm:
 
     scale: float  # of query x key
     back_end: str = "xla"  # a name in attend.BACK_ENDS
+    max_segments: int | None = None  # of a row, its padding being one of them; None: not known
     windows: tuple[int, ...] = ()  # that layers have, one without having a wide one; or none
     soft_cap: float | None = None  # logits become soft_cap * tanh(logits / soft_cap)
     sinks: bool = False  # heads have a logit that takes part in the softmax and has no value

@@ -16,7 +16,8 @@ from jaxsft.kernels.attention import blocked
 from jaxsft.kernels.attention.form import KeysAndValues, Use, Visibility
 
 ALLOWED = 2e-2  # relative, by norms: bfloat16 differs from float32 by about 4e-3
-_MANY = 13  # segments of a row: cuDNN's arguments hold 16 at least
+_MANY = 13  # segments of a row
+_ROOM = 8  # segments of a row on average, at least
 MAX_LENGTH = 16384  # of a tested row: the reference of a longer one might not fit the device
 
 Attend = Callable[..., jax.Array]
@@ -31,7 +32,12 @@ def difference(attend: Attend, use: Use, device: Any) -> float:
     queries are a row's last. The output's gradient differs from number to number.
     """
     length = min(use.length, MAX_LENGTH)
-    use = dataclasses.replace(use, length=length, query_length=min(use.query_length, length))
+    form = use.form
+    if form.max_segments is not None:
+        form = dataclasses.replace(form, max_segments=max(_ROOM, form.max_segments))
+    use = dataclasses.replace(
+        use, form=form, length=length, query_length=min(use.query_length, length)
+    )
     arrays, segments_BS = _example(use)
     exact = jax.tree.map(lambda array: array.astype(jnp.float32), arrays)
     found = []

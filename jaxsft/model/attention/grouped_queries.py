@@ -36,6 +36,7 @@ def attention_form(s: settings.DecoderSettings) -> AttentionForm:
     return AttentionForm(
         scale=s.head_dim**-0.5 if s.attention_scale is None else s.attention_scale,
         back_end=s.attention_back_end,
+        max_segments=s.attention_max_segments,
         windows=s.windows,
         soft_cap=s.attention_soft_cap,
         sinks=s.attention_sinks,
@@ -83,7 +84,7 @@ class Attention(nnx.Module):
         visibility = Visibility(context.segments_BT, kv_segments_BS, start, place.window)
         out_BTNH = kernel.attend(q_BTNH, kv, visibility, form)
         out_BTNH = constrain(out_BTNH, "batch", "sequence", "heads", "head_dim")
-        if s.attention_back_end != "splash":  # it names what its own backward pass needs
+        if form.back_end == "xla":  # the others name what their own backward pass needs
             out_BTNH = checkpoint_name(out_BTNH, "context")
         out_BTD = parameter.product("BTNH,NHD->BTD", out_BTNH, self.o_NHD)
         if s.attention_out_bias:
@@ -155,6 +156,8 @@ def _mixing_products(
 def _with_back_end(
     s: settings.DecoderSettings, asked: str, run: RunShape, device: Any
 ) -> tuple[settings.DecoderSettings, str, str]:
+    if run.max_segments is not None:
+        s = dataclasses.replace(s, attention_max_segments=run.max_segments)
     name, reason = choose.choose(asked, _use(s, run), device)
     return dataclasses.replace(s, attention_back_end=name), name, reason
 

@@ -50,6 +50,7 @@ class RunShape:
     mesh_sizes: Mapping[str, int]  # by axis
     length: int  # of a row
     dtype: str  # of what is computed
+    max_segments: int | None = None  # of a row, its padding being one of them; None: not known
 
 
 @dataclasses.dataclass(frozen=True)

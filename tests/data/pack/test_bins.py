@@ -83,3 +83,20 @@ def test_a_search_for_bins_that_nothing_fills_comes_to_an_end():
     sizes, begin = [*range(100, 180, 2)] * 3, time.perf_counter()
     assert len(loads(bins.minimum_slack, sizes, 1001)) <= len(textbook(sizes, 1001))
     assert time.perf_counter() - begin < 10  # 0.1 s alone; the machine may be busy
+
+
+def test_a_bin_keeps_its_first_items_and_new_ones_take_the_others():
+    found, count = bins.of_at_most(2, np.array([0, 1, 0, 0, 1, 0, 0]), 2)
+    assert found.tolist() == [0, 1, 0, 2, 1, 2, 3] and count == 4
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 5))
+def test_no_bin_holds_more_than_the_most_and_items_that_part_were_together(given_bins, most):
+    before = np.array(given_bins, int)
+    after, count = bins.of_at_most(most, before, 6)
+    assert np.bincount(after, minlength=1).max() <= most
+    assert after.max(initial=5) + 1 == count
+    for number in np.unique(after):
+        assert len(set(before[after == number])) == 1
+    kept = after < 6
+    assert (after[kept] == before[kept]).all()

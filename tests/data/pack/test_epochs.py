@@ -9,7 +9,7 @@ import pytest
 
 from jaxsft.config import Source, Train
 from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
-from jaxsft.data.pack.packing import PADDING_ROW
+from jaxsft.data.pack.packing import PADDING_ROW, plan_rows
 
 LENGTHS = np.random.default_rng(0).integers(2, 30, 90)
 SOURCE_OF = np.repeat([0, 1, 2], [50, 30, 10])
@@ -50,6 +50,33 @@ def test_a_mixture_is_exact_in_each_epoch_though_their_steps_differ():
         by_source = [sum(n for i, n in counts.items() if SOURCE_OF[i] == s) for s in range(3)]
         assert by_source == list(wanted)
         assert {counts[i] for i in range(50, 80)} == {2}
+
+
+def most_examples(plan):
+    return int(np.diff(plan.row_offsets).max())
+
+
+def test_no_row_of_any_epoch_has_more_segments_than_the_run_is_told():
+    """Drawn anew each epoch, short ones may gather in a row as they did not in the first."""
+    lengths = np.where(np.arange(60) < 30, 1, 31)
+    source = Epochs(lengths, np.zeros(60, int), (6,), sequence_length=32, batch_size=4, seed=3)
+    room = source.max_segments
+    assert room == 4 and most_examples(source.plan(0)) == 2
+    split = 0
+    for epoch in range(40):
+        plan = source.plan(epoch)
+        assert most_examples(plan) + 1 <= room
+        assert len(np.unique(plan.order)) == 6
+        free = plan_rows(lengths[plan.order], 32, 3, epoch)
+        split += most_examples(free) + 1 > room
+    assert split  # without the limit
+
+
+def test_where_epochs_have_the_same_examples_their_rows_hold_as_many():
+    source = epochs((100, 30, 10))
+    most = [most_examples(source.plan(epoch)) for epoch in range(3)]
+    assert len(set(most)) == 1
+    assert source.max_segments == 1 << most[0].bit_length()
 
 
 def test_a_step_is_a_function_of_its_number():

@@ -189,7 +189,10 @@ def test_where_no_device_is_nothing_is_tested_and_the_reason_says_so():
         "the fastest that works on tpu, not tested: no such device here",
     )
     name, reason = choose("auto", GPU, None)
-    assert name == "triton" and "not cudnn: jax asks the GPU itself" in reason
+    assert (name, reason) == (
+        "cudnn",
+        "the fastest that works on gpu, not tested: no such device here",
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_plain_back_ends_need_no_test_and_auto_on_cpu_takes_them_by_length():
     lengths = {n: choose("auto", of_length(CPU, n), None)[0] for n in (100, 128, 129)}
     assert lengths == {100: "xla", 128: "xla", 129: "blocked"}
     assert choose("xla", GPU, None)[0] == "xla"
-    assert choose("auto", of_length(GPU, 128), None)[0] == "triton"
+    assert choose("auto", of_length(GPU, 128), None)[0] == "cudnn"
 
 
 def test_what_a_kernel_can_just_do_is_not_refused():

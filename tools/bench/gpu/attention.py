@@ -121,7 +121,7 @@ def _times(names: Sequence[str], gpu: bool) -> None:
     ways: dict[str, Call] = {name: calls.packed(name) for name in (*names, "xla")}
     if gpu:
         ways |= {
-            "cudnn_no_cond": calls.cudnn_without_choice,
+            "cudnn_16": calls.packed("cudnn", 16),
             "cudnn_dense_causal": calls.cudnn_dense,
         }
     tiny = results.is_tiny()

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxsft.kernels.attention import attend, choose, cudnn, selftest
+from jaxsft.kernels.attention import attend, choose, selftest
 from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 
 ALLOWED = selftest.ALLOWED
@@ -16,9 +16,13 @@ Call = Callable[..., jax.Array]  # of q_BTNH, k_BTKH, v_BTKH, segments_BT
 Shape = tuple[int, int, int, int]  # T, N, K, H
 
 
-def packed(back_end: str) -> Call:
+def packed(back_end: str, max_segments: int | None = None) -> Call:
+    """A back end's attention; cuDNN has room for so many segments of a row."""
+
     def call(q_BTNH, k_BTKH, v_BTKH, segments_BT):
-        form = AttentionForm(scale=q_BTNH.shape[-1] ** -0.5, back_end=back_end)
+        form = AttentionForm(
+            scale=q_BTNH.shape[-1] ** -0.5, back_end=back_end, max_segments=max_segments
+        )
         visibility = Visibility(segments_BT, segments_BT)
         return attend.attend(q_BTNH, KeysAndValues(k_BTKH, v_BTKH), visibility, form)
 
@@ -46,14 +50,6 @@ def refusal(back_end: str, asked: Use) -> str | None:
 def difference(back_end: str, asked: Use, device: Any) -> float:
     """What the self-test finds at the start of a run."""
     return selftest.difference(attend.BACK_ENDS[back_end], asked, device)
-
-
-def cudnn_without_choice(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:
-    """cuDNN alone, without the branch for rows that have more segments than it was built for."""
-    most = cudnn.max_segments(segments_BT.shape[1])
-    lengths_BM, starts_BM, _ = cudnn._spans(segments_BT, most)
-    form = AttentionForm(scale=q_BTNH.shape[-1] ** -0.5, back_end="cudnn")
-    return cudnn._packed(q_BTNH, k_BTKH, v_BTKH, lengths_BM, starts_BM, form)
 
 
 def cudnn_dense(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:

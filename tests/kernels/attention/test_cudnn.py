@@ -1,0 +1,198 @@
+"""cuDNN's calls on packed rows, as far as can be said without a GPU."""
+
+import json
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as of_jax
+
+from jaxsft.errors import ConfigError
+from jaxsft.kernels.attention import blocks, choose, cudnn, cudnn_calls, full
+from jaxsft.kernels.attention.cudnn_calls import Operands, Results, Spans, Static
+from jaxsft.kernels.attention.form import KeysAndValues, Use, Visibility
+from jaxsft.model import remat
+from tests.kernels.attention import attention_cases as cases
+
+
+def test_spans_say_where_each_segment_starts_in_all_rows():
+    segments = jnp.array([[1, 1, 1, 2, 2, 0], [1, 2, 2, 2, 2, 2]], jnp.int32)
+    spans, fits = cudnn.spans_of(segments, 3)
+    np.testing.assert_array_equal(spans.lengths_BM, [[3, 2, 1], [1, 5, 0]])
+    np.testing.assert_array_equal(spans.starts_BZ.ravel()[:7], [0, 3, 5, 6, 7, 12, 12])
+    np.testing.assert_array_equal(spans.starts_BZ.ravel()[7:], 12)
+    assert fits
+
+
+def test_rows_share_the_room_for_segments():
+    segments = jnp.array([[1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 1]], jnp.int32)
+    assert not cudnn.spans_of(segments, 3)[1]
+    spans, fits = cudnn.spans_of(segments, 4)
+    assert fits
+    np.testing.assert_array_equal(spans.lengths_BM.ravel(), [1, 1, 1, 1, 1, 1, 6, 0])
+
+
+@pytest.mark.parametrize("row", [[1, 2, 3, 4, 5, 0], [1, 1, 2, 1, 1, 1], [0, 0, 1, 1, 2, 2]])
+def test_what_the_spans_cannot_hold_does_not_fit(row):
+    """Too many segments, one in two pieces, padding in front."""
+    assert not cudnn.spans_of(jnp.array([row], jnp.int32), 4)[1]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The room that each call has, with the definition of its arguments in cuDNN's place."""
+    calls = []
+
+    def attend(q, k, v, spans, static):
+        B, T = q.shape[:2]
+        starts, lengths = spans.starts_BZ.ravel()[: spans.lengths_BM.size], spans.lengths_BM.ravel()
+        places, starts = jnp.arange(B * T)[:, None], starts[None]
+        inside = (places >= starts) & (places < starts + lengths[None])
+        segments = jnp.sum(inside * jnp.arange(1, 1 + lengths.size)[None], axis=1).reshape(B, T)
+        form = cases.form(
+            scale=static.scale, windows=() if static.window is None else (static.window,)
+        )
+        visibility = Visibility(segments, segments, window=static.window)
+        return full.attend(q, KeysAndValues(k, v), visibility, form)
+
+    def forward(operands, static):
+        calls.append(operands.spans.lengths_BM.shape)
+        return Results(attend(*operands, static), jnp.ones((1, 1, 1)))
+
+    def backward(operands, results, d_out, static):
+        assert results.statistics_XNT.shape == (1, 1, 1)
+        return jax.vjp(lambda q, k, v: attend(q, k, v, operands.spans, static), *operands[:3])[1](
+            d_out
+        )
+
+    monkeypatch.setattr(cudnn_calls, "forward", forward)
+    monkeypatch.setattr(cudnn_calls, "backward", backward)
+    return calls
+
+
+@pytest.mark.parametrize(("room", "windows"), [(16, (9,)), (None, ()), (4, ())])
+def test_cudnn_gets_each_segment(calls, room, windows):
+    form = cases.form(scale=0.3, windows=windows, max_segments=room)
+    cases.assert_equals_reference(cudnn.attend, cases.packed(length=64), form)
+    assert set(calls) == {(2, room or 16)}
+
+
+def test_a_batch_of_more_segments_than_there_is_room_for_is_no_number(calls):
+    case = cases.packed(length=64)
+    found = cases.outcome(cudnn.attend, case, cases.form(max_segments=2))
+    assert all(np.isnan(np.asarray(array)).any() for array in found.values())
+
+
+def test_the_room_is_that_of_the_rows_or_by_their_length():
+    run = {"form": cases.form(), "length": 4096}
+    assert cudnn.workspace_bytes(1, use(**run)) == 32 * 4096 * 32 * (8 * 128 + 4)
+    assert cudnn.workspace_bytes(1, use(form=cases.form(), length=100)) == 16 * 100 * 32 * 1028
+    few = use(form=cases.form(max_segments=4), length=4096)
+    assert cudnn.workspace_bytes(2, few) == 8 * 4096 * 32 * 1028
+
+
+def use(**changed) -> Use:
+    shape = {"query_length": changed["length"], "num_heads": 32, "num_kv_heads": 8}
+    return Use(platform="gpu", head_dim=128, dtype="bfloat16", **(shape | changed))
+
+
+def test_rows_of_many_segments_are_left_to_another_back_end():
+    asked = use(form=cases.form(max_segments=64), length=4096)
+    assert "rows of 64 segments" in (cudnn.refusal(asked) or "")
+    assert choose.choose("auto", asked, None)[0] == "triton"
+    assert choose.choose("auto", use(form=cases.form(max_segments=32), length=4096), None)[0] == (
+        "cudnn"
+    )
+
+
+def test_rows_too_many_for_its_offsets_are_refused():
+    q = jax.ShapeDtypeStruct((512, 1024, 32, 128), jnp.bfloat16)
+    kv = jax.ShapeDtypeStruct((512, 1024, 8, 128), jnp.bfloat16)
+    segments = jnp.ones((512, 1024), jnp.int32)
+
+    def run(q, k, v):
+        seen = Visibility(segments, segments)
+        return cudnn.attend(q, KeysAndValues(k, v), seen, cases.form())
+
+    with pytest.raises(ConfigError, match="512 rows of a device at once are too many"):
+        jax.eval_shape(run, q, kv, kv)
+
+
+@pytest.mark.parametrize(("policy", "forwards"), [("save_context", 1), ("full", 2)])
+def test_the_forward_pass_runs_once_where_its_results_are_kept(policy, forwards):
+    case = cases.packed(length=128, dtype="bfloat16")
+    kv = KeysAndValues(case.arrays["k"], case.arrays["v"])
+    seen = Visibility(case.segments_BT, case.segments_BT)
+
+    def layer(q):
+        return jnp.sin(cudnn.attend(q, kv, seen, cases.form()))
+
+    kept = remat.remat(layer, policy, {remat.Part.MIXED: (blocks.RESIDUAL_NAME,)})
+    program = str(jax.make_jaxpr(jax.grad(lambda q: kept(q).sum()))(case.arrays["q"]))
+    assert len(re.findall(r"fmhaSoftmax\b", program)) == forwards
+
+
+def test_the_calls_are_those_that_jax_makes(monkeypatch):
+    """Operands, results and XLA's description, of an installed jax."""
+    monkeypatch.setattr(of_jax, "check_is_flash_attention", lambda *args, **named: None)
+    monkeypatch.setattr(of_jax, "check_cudnn_version", lambda: 91000)
+    B, T, N, K, H, M = 2, 256, 4, 2, 64, 4
+    shapes = [(B, T, heads, H) for heads in (N, K, K, N)]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    spans = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((B, M), (B, M + 1))]
+    static = Static(0.3, 9)
+
+    def ours(q, k, v, d_out, lengths, starts):
+        operands = Operands(q, k, v, Spans(lengths, starts))
+        results = cudnn_calls.forward(operands, static)
+        return cudnn_calls.backward(operands, results, d_out, static)
+
+    def theirs(q, k, v, d_out, lengths, starts):
+        def attend(q, k, v):
+            return of_jax.dot_product_attention(
+                q,
+                k,
+                v,
+                q_seqlen=lengths,
+                kv_seqlen=lengths,
+                q_offsets=starts,
+                kv_offsets=starts,
+                scale=static.scale,
+                mask_type=of_jax.MaskType.PADDING_CAUSAL,
+                sliding_window_length=static.window,
+            )
+
+        return jax.vjp(attend, q, k, v)[1](d_out)
+
+    found, expected = (custom_calls(one, arrays + spans) for one in (ours, theirs))
+    assert len(found) == 2
+    assert found == expected
+
+
+def custom_calls(run, args) -> list[dict[str, Any]]:
+    """cuDNN's, in a program for a GPU: types, layouts, and what XLA reads of the description."""
+    lowered = jax.jit(run).trace(*args).lower(lowering_platforms=("cuda",))
+    lines = [line for line in lowered.as_text().splitlines() if "@__cudnn$" in line]
+    return [one_call(line) for line in lines]
+
+
+def one_call(line: str) -> dict[str, Any]:
+    config = re.search(r'backend_config = "(.*?)(?<!\\)"', line)
+    assert config
+    said = json.loads(json.loads('"' + config[1].replace("\\22", '\\"') + '"'))
+    attention = said["cudnn_fmha_backend_config"]
+    attention["intermediate_tensor_shape"] = {
+        name: attention["intermediate_tensor_shape"][name]
+        for name in ("element_type", "dimensions")
+    }
+    patterns = (r"@__cudnn\S*?\(", r"api_version = \d+", r"operand_layouts.*?(?=\} :)")
+    found = [re.search(pattern, line) for pattern in patterns]
+    assert all(found), line
+    return {
+        "config": said,
+        "types": line.rpartition(" : ")[2],
+        "said": [one[0] for one in found if one],
+    }
