@@ -1,12 +1,13 @@
 """Operations of kernels, whose products a compiled program's text doesn't show.
 
-N: query heads, T / S: query / key position, H: head_dim.
+N: query heads, T / S: query / key position, H: head_dim, B: batch row,
+K: key-value heads.
 """
 
 import dataclasses
 import re
 
-from jaxsft.kernels.attention import splash
+from jaxsft.kernels.attention import cudnn_calls, splash
 from jaxsft.plan.hlo import Computation, Instruction
 
 _SAID = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')  # as a TPU kernel itself says
@@ -29,6 +30,9 @@ def kernel_flops(one: Instruction, computation: Computation, skipped: Skipped) -
     if (products := splash.products(one.name)) is not None:
         q_NTH, k_KSH = (computation.instructions[name].arrays[0] for name in one.operands[2:4])
         return 2.0 * products * q_NTH.size * k_KSH.shape[-2] * skipped.needed_pairs
+    if (products := cudnn_calls.products(one.attributes)) is not None:
+        q_BTNH, k_BSKH = (computation.instructions[name].arrays[0] for name in one.operands[:2])
+        return 2.0 * products * q_BTNH.size * k_BSKH.shape[1] * skipped.needed_pairs
     if (said := _SAID.search(one.attributes)) is None:
         return 0.0
     return float(said[1]) * (skipped.used_rows if one.name.startswith(_GROUPED) else 1.0)

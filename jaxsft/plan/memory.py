@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsft.devices.chips import Chip
+from jaxsft.kernels.attention import cudnn_calls
 from jaxsft.training.mesh_program import MeshProgram
 
 GIB = 2**30
@@ -44,20 +45,22 @@ class Memory:
 def of(compiled: Any, limit_bytes: int | None) -> Memory:
     """From `jitted.lower(...).compile()`."""
     found = compiled.memory_analysis()
+    platform = _platform(compiled)
+    workspace = cudnn_calls.workspace_bytes(compiled.as_text()) if platform == "gpu" else 0
     return Memory(
         arguments_bytes=found.argument_size_in_bytes,
         output_bytes=found.output_size_in_bytes,
         donated_bytes=found.alias_size_in_bytes,
-        temporaries_bytes=found.temp_size_in_bytes,
+        temporaries_bytes=found.temp_size_in_bytes + workspace,
         limit_bytes=limit_bytes,
-        peak_bytes=found.peak_memory_in_bytes if _is_for_tpu(compiled) else None,
+        # Elsewhere the compiler gives a peak that leaves arguments or temporaries out.
+        peak_bytes=found.peak_memory_in_bytes if platform == "tpu" else None,
     )
 
 
-def _is_for_tpu(compiled: Any) -> bool:
-    """Elsewhere the compiler gives a peak that leaves arguments or temporaries out."""
+def _platform(compiled: Any) -> str:
     placed = jax.tree.leaves(compiled.input_shardings)[0]
-    return next(iter(placed.device_set)).platform == "tpu"
+    return next(iter(placed.device_set)).platform
 
 
 def limit_here() -> int | None:

@@ -186,6 +186,20 @@ ENTRY %main (m: s32[1,2,4], q: bf16[8,512,16], k: bf16[2,1024,16]) -> bf16[8,512
     assert found == products * 2 * 8 * 512 * 1024 * 16 * 3 / 8
 
 
+@pytest.mark.parametrize(("name", "products"), [("Softmax", 2), ("SoftmaxBackward", 5)])
+def test_attention_on_a_gpu_costs_the_products_of_the_blocks_that_it_needs(name, products):
+    """Two rows of 512, 8 heads of 16; three of eight blocks are needed."""
+    text = """
+ENTRY %main (q: bf16[2,512,8,16], k: bf16[2,512,4,16]) -> bf16[2,512,8,16] {
+  %q = bf16[2,512,8,16]{3,2,1,0} parameter(0)
+  %k = bf16[2,512,4,16]{3,2,1,0} parameter(1)
+  ROOT %c = (bf16[2,8,512,16]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k), TARGET
+}
+""".replace("TARGET", f'custom_call_target="__cudnn$fmha{name}"')
+    found = cost.matmul_flops(hlo.parse(text), Skipped(needed_pairs=3 / 8))
+    assert found == products * 2 * 2 * 8 * 512 * 512 * 16 * 3 / 8
+
+
 STACK, LAYER = 10 * 4 * 8 * F32, 4 * 8 * F32
 
 

@@ -5,6 +5,9 @@ T / S: query / key position, I / J: block of queries / keys, x: any dimensions.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxsft.kernels.attention.form import Use
 
 # The name by which remat policies know the output and the log-sum-exp that the backward pass needs.
 RESIDUAL_NAME = "context"
@@ -35,6 +38,30 @@ def needed(
     if window is not None:
         needed_IJ &= kv_first_J[None] + sizes[1] - 1 > q_first_I[:, None] - window
     return needed_IJ
+
+
+def needed_share(use: Use, segment_length: float, sizes: tuple[int, int]) -> float:
+    """The share of (query, key) pairs in the blocks that are needed, in rows of like segments.
+
+    The mean over the layers' windows, and over the parts of a row that is split over devices.
+
+    Args:
+        segment_length: in tokens, at least 1.
+        sizes: of a block of queries and one of keys, which divide the rows.
+    """
+    order_S = 1 + np.arange(use.length) // round(segment_length)
+    shares = [
+        needed(
+            jnp.asarray(order_S[first : first + use.query_length]),
+            jnp.asarray(order_S),
+            first,
+            window,
+            sizes,
+        ).mean()
+        for first in range(0, use.length, use.query_length)
+        for window in use.form.windows or (None,)
+    ]
+    return float(np.mean(shares))
 
 
 def _ranges(segments_T: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:

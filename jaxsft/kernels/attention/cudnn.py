@@ -45,14 +45,9 @@ def refusal(use: Use) -> str | None:
     )
 
 
-def workspace_bytes(rows: int, use: Use) -> int:
-    """What the backward pass takes beside its arguments and results, seen on an H200.
-
-    Source: the workspace that XLA gives cuDNN 9.19: float32 gradients of queries, bfloat16 ones of
-    keys and of values for each query head, and a float32 sum, for each segment a whole row.
-    """
-    slots = rows * _room(use.form, use.length)
-    return slots * use.length * use.num_heads * (8 * use.head_dim + 4)
+def block_sizes(use: Use) -> tuple[int, int]:
+    """Of queries and keys, about: which tiles cuDNN takes is its own affair."""
+    return (128, 128) if use.length % 128 == 0 else (1, 1)
 
 
 def attend(

@@ -9,6 +9,7 @@ may have on average, Z: M + 1, X: B * M.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,10 @@ _BACKWARD = {
     "bmm2_grad_gemm1": (2, 1, (0, 1), (0, 2)),
     "bmm2_grad_gemm2": (3, 3, (0, 2), (0, 2)),
 }
+_FORWARD_TARGET = "__cudnn$fmhaSoftmax"
+_BACKWARD_TARGET = "__cudnn$fmhaSoftmaxBackward"
+_STATISTICS = re.compile(r"f32\[(\d+,\d+,\d+)\]")
+_GRADIENT = re.compile(r"= \(\w+\[\d+,\d+,\d+,(\d+)\]")
 _ROW_MAJOR_HEADS = (0, 2, 1, 3)  # [B, N, T, H] laid out as [B, T, N, H]
 
 
@@ -65,7 +70,7 @@ def forward(operands: Operands, static: Static) -> Results:
         jax.ShapeDtypeStruct((0,), jnp.uint8),  # XLA makes its workspace of it
     )
     call = jax.ffi.ffi_call(
-        "__cudnn$fmhaSoftmax",
+        _FORWARD_TARGET,
         results,
         output_layouts=(_ROW_MAJOR_HEADS, None, None),
         custom_call_api_version=2,
@@ -86,7 +91,7 @@ def backward(
         return jax.ShapeDtypeStruct((B, heads, T, H), array.dtype)
 
     call = jax.ffi.ffi_call(
-        "__cudnn$fmhaSoftmaxBackward",
+        _BACKWARD_TARGET,
         (of(q_BTNH), of(k_BTKH), of(v_BTKH), jax.ShapeDtypeStruct((0,), jnp.uint8)),
         output_layouts=(*[_ROW_MAJOR_HEADS] * 3, None),
         custom_call_api_version=2,
@@ -103,6 +108,34 @@ def backward(
     )
     dq_BTNH, dk_BTKH, dv_BTKH = (array.transpose(0, 2, 1, 3) for array in gradients)
     return dq_BTNH, dk_BTKH, dv_BTKH
+
+
+def products(attributes: str) -> int | None:
+    """Products of T x S x H of an instruction with these attributes; None: it is none of these."""
+    if _BACKWARD_TARGET in attributes:
+        return 5
+    return 2 if _FORWARD_TARGET in attributes else None
+
+
+def workspace_bytes(program_text: str) -> int:
+    """What XLA makes of the empty workspaces in a program that was compiled without a GPU.
+
+    Of the call that needs most: float32 gradients of queries, bfloat16 ones of keys and of values
+    for each query head, and a float32 sum, for each segment as many as for a row. Source: what
+    XLA took for cuDNN 9.19 on an H200.
+    """
+    found = (_sizes(line) for line in program_text.splitlines() if _BACKWARD_TARGET in line)
+    return max((X * N * T * (8 * H + 4) for X, N, T, H in filter(None, found)), default=0)
+
+
+def _sizes(instruction: str) -> tuple[int, int, int, int] | None:
+    """X, N, T, H of a backward call whose workspace is empty."""
+    if "u8[0]" not in instruction:
+        return None
+    statistics, gradient = _STATISTICS.search(instruction), _GRADIENT.search(instruction)
+    assert statistics and gradient, instruction
+    X, N, T = map(int, statistics[1].split(","))
+    return X, N, T, int(gradient[1])
 
 
 def _statistics(q_BTNH: jax.Array, spans: Spans) -> jax.ShapeDtypeStruct:

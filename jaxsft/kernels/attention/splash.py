@@ -11,7 +11,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 from jax.typing import DTypeLike
@@ -104,28 +103,10 @@ def products(instruction: str) -> int | None:
     return next((n for name, n in _PRODUCTS.items() if instruction.startswith(name)), None)
 
 
-def needed_share(use: Use, segment_length: float) -> float:
-    """The share of (query, key) pairs in the blocks that are computed, in rows of like segments.
-
-    The mean over the layers' windows, and over the parts of a row that is split over devices.
-
-    Args:
-        segment_length: in tokens, at least 1.
-    """
+def block_sizes(use: Use) -> tuple[int, int]:
+    """Of queries and keys, in the forward and the backward pass."""
     sizes = _block_sizes(use.query_length, use.length, _head_bytes(use.head_dim, use.dtype))
-    order_S = 1 + np.arange(use.length) // round(segment_length)
-    shares = [
-        blocks.needed(
-            jnp.asarray(order_S[first : first + use.query_length]),
-            jnp.asarray(order_S),
-            first,
-            window,
-            (sizes.block_q, sizes.block_kv),
-        ).mean()
-        for first in range(0, use.length, use.query_length)
-        for window in use.form.windows or (None,)
-    ]
-    return float(np.mean(shares))
+    return sizes.block_q, sizes.block_kv
 
 
 def _head_bytes(head_dim: int, dtype: DTypeLike) -> int:

@@ -14,12 +14,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.devices.mesh import constrain, parts
 from jaxsft.kernels.attention import attend as kernel
-from jaxsft.kernels.attention import choose, splash
+from jaxsft.kernels.attention import blocks, choose, cudnn, splash
 from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 from jaxsft.model import parameter, rope, settings
 from jaxsft.model.attention.head_norm import HeadNorm
 from jaxsft.model.attention.kinds import AttentionKind, Context, LayerPlace, RunShape
 from jaxsft.model.remat import Part
+
+# Of back ends whose products a compiled program doesn't show.
+_BLOCK_SIZES = {"splash": splash.block_sizes, "cudnn": cudnn.block_sizes}
 
 
 @jax.tree_util.register_dataclass
@@ -163,9 +166,11 @@ def _with_back_end(
 
 
 def _needed_pairs(s: settings.DecoderSettings, run: RunShape, segment_length: float) -> float:
-    if s.attention_back_end != "splash":
-        return 1.0  # the others are XLA's own products, or say nothing
-    return splash.needed_share(_use(s, run), segment_length)
+    sizes_of = _BLOCK_SIZES.get(s.attention_back_end)
+    if sizes_of is None:
+        return 1.0  # XLA's own products
+    use = _use(s, run)
+    return blocks.needed_share(use, segment_length, sizes_of(use))
 
 
 def _use(s: settings.DecoderSettings, run: RunShape) -> Use:

@@ -109,4 +109,4 @@ def test_the_plan_counts_the_blocks_that_are_needed(
         head_dim=16,
         dtype="bfloat16",
     )
-    assert splash.needed_share(use, segment_length) == blocks_of_16 / 16
+    assert blocks.needed_share(use, segment_length, splash.block_sizes(use)) == blocks_of_16 / 16
