@@ -59,6 +59,7 @@ def test_every_part_that_a_cpu_can_take(tmp_path):
     assert [one["name"].split()[0] for one in found["step"]] == (
         ["llama3_2_1b", "qwen3_4b", "qwen3_0_6b"]
     )
+    assert all(one["plan_tflop"] > 0 and one["plan_GB_moved"] > 0 for one in found["step"])
     assert found["profile"] and (tmp_path / "trace.xplane.pb.gz").stat().st_size > 0
     compared = [one for one in found["e2e"] if "bitwise" in one]
     assert [one["run"].partition(" ")[2] for one in compared] == ["resumed at 10"] * 3 + ["again"]

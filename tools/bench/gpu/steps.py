@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench import measured_steps, profile
-from bench.gpu import results
+from bench.gpu import predicted, results
 from bench.ours import Ours
 from jaxsft.cli import config_file
 from jaxsft.config import Config
@@ -99,10 +99,18 @@ def _measure(config: Config, name: str, num_steps: int) -> Ours:
         GiB_compiled=found.memory.compiled_bytes / 2**30,
         GiB_limit=(ours.memory.limit_bytes or 0) / 2**30,
         GiB_peak=(found.memory.device_peak_bytes or 0) / 2**30,
+        **_planned(config, ours),
         total_s=time.time() - since,
         build_s=built,
     )
     return ours
+
+
+def _planned(config: Config, ours: Ours) -> dict[str, float | str]:
+    try:
+        return {**predicted.of_step(config, ours, _NUM_SEGMENTS)}
+    except Exception as error:  # a text that the plan can't read: what was measured stays
+        return {"plan_error": results.said(error)}
 
 
 def _profile(model: str, ours: Ours) -> None:
