@@ -40,16 +40,16 @@ def measure() -> None:
         cells = [_Cell(B, T, way) for B, T in attention_work.sizes() for way in ways]
         cells = [cell for cell in cells if not _is_too_slow(cell)]
         built = [pool.submit(_compiled, cell) for cell in cells]
-        _wait(_self_tests(pool, shapes[:1], tested) + _strong_tests(pool, (*tested, "xla")))
-        _wait(built)  # what compiles would disturb what is timed
+        concurrent.futures.wait(built)  # what compiles would disturb what is timed
         for cell, program in zip(cells, built, strict=True):
             _time(cell, program)
-        more = _self_tests(pool, shapes[1:], tested)
-        more += _self_tests(pool, odd, [name for name in tested if name != "blocked"] or tested)
+        _self_tests(pool, shapes[:1], tested)
+        _strong_tests(pool, (*tested, "xla"))
+        _self_tests(pool, shapes[1:], tested)
+        _self_tests(pool, odd, [name for name in tested if name != "blocked"] or tested)
         if gpu:
-            more += _self_tests(pool, _SHAPES[:1], ["cudnn"], windows=(1024,))
-            more += _self_tests(pool, [(128, 4, 2, 16)], ["triton"], dtype="float32")
-        _wait(more)
+            _self_tests(pool, _SHAPES[:1], ["cudnn"], windows=(1024,))
+            _self_tests(pool, [(128, 4, 2, 16)], ["triton"], dtype="float32")
 
 
 def _chosen(gpu: bool) -> list[str]:
@@ -58,28 +58,24 @@ def _chosen(gpu: bool) -> list[str]:
     return (os.environ.get("ATTENTION") or default).split(",")
 
 
-def _wait(futures: list[Future]) -> None:
-    concurrent.futures.wait(futures)
-
-
 def _self_tests(
     pool: Executor,
     shapes: Sequence[Shape],
     names: Sequence[str],
     dtype: str = "bfloat16",
     windows: tuple[int, ...] = (),
-) -> list[Future]:
-    return [
-        pool.submit(_self_test, name, shape, dtype, windows) for shape in shapes for name in names
-    ]
+) -> None:
+    for shape in shapes:
+        for name in names:
+            pool.submit(_self_test, name, shape, dtype, windows)
 
 
 def _self_test(name: str, shape: Shape, dtype: str, windows: tuple[int, ...]) -> None:
-    device = jax.devices()[0]
-    asked = calls.use(shape, device.platform, dtype, windows)
     line = {"name": name, "shape": shape, "dtype": dtype, "windows": windows}
     since = time.time()
     try:
+        device = jax.devices()[0]
+        asked = calls.use(shape, device.platform, dtype, windows)
         if refused := calls.refusal(name, asked):
             results.put("selftest", **line, refused=refused)
             return
@@ -90,12 +86,13 @@ def _self_test(name: str, shape: Shape, dtype: str, windows: tuple[int, ...]) ->
     results.put("selftest", **line, seconds=time.time() - since)
 
 
-def _strong_tests(pool: Executor, names: Sequence[str]) -> list[Future]:
+def _strong_tests(pool: Executor, names: Sequence[str]) -> None:
     """Rows of different segments, padding, random cotangents; against plain float32."""
     arrays, segments_BT = _strong_example()
     with jax.default_matmul_precision("highest"):
         expected, _ = _twice(calls.packed("xla"), arrays, segments_BT, "float32")
-    return [pool.submit(_strong_test, name, arrays, segments_BT, expected) for name in names]
+    for name in names:
+        pool.submit(_strong_test, name, arrays, segments_BT, expected)
 
 
 def _strong_test(name: str, arrays, segments_BT: jax.Array, expected: list[np.ndarray]) -> None:
