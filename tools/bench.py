@@ -4,7 +4,8 @@ python tools/bench.py --config=F.py [--steps=20 --warmup=3] [--json] [--syntheti
     [--real_weights] [--peer=transformers|trl|tunix --peer_python=PATH] [--profile=DIR]
 
 Weights are random ones of the model's shape unless --real_weights is given. A peer needs a Python
-that has its packages. --profile leaves a trace there and shows the costliest operations.
+that has its packages. --profile leaves a trace there and shows the costliest operations; of a
+GPU first how long it is idle, and how long each kind of work takes.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from jaxsft.training.inputs import open_model
 
 if TYPE_CHECKING:
     from bench.measurement import StepMeasurement
+    from bench.ours import Ours
 
 jaxsft_flags.define_config()
 _PEERS = ["transformers", "trl", "tunix"]
@@ -44,10 +46,11 @@ _TEMPLATE = flags.DEFINE_string(
     "trl, tunix: a chat template that marks what is trained ({% generation %})",
 )
 _PROFILE = flags.DEFINE_string("profile", None, "directory for a trace of three steps")
+_PROFILED_STEPS = 3
 
 
 def main(config: Config) -> None:
-    from bench import measured_steps, measurement, profile, terminal_summary
+    from bench import measured_steps, measurement, terminal_summary
     from bench.ours import Ours
 
     from jaxsft.devices import compile_cache
@@ -64,12 +67,19 @@ def main(config: Config) -> None:
         ours.run(_WARMUP.value)
         found = measured_steps.measurement(config, ours, ours.run(_STEPS.value))
         if _PROFILE.value:
-            file = profile.trace(Path(_PROFILE.value), lambda: ours.run(3))
-            print(profile.table(profile.costliest(file, ours.compiled.as_text())))
+            _show_profile(ours, Path(_PROFILE.value))
     found = dataclasses.replace(found, command=shlex.join(["python", *sys.argv]))
     if _SAVE.value:
         Path(_SAVE.value).write_text(measurement.text(found) + "\n")
     print(measurement.text(found) if _JSON.value else terminal_summary.summary(found))
+
+
+def _show_profile(ours: "Ours", folder: Path) -> None:
+    from bench import profile
+
+    recorded = profile.read(profile.trace(folder, lambda: ours.run(_PROFILED_STEPS)))
+    operations = profile.costliest(recorded, ours.compiled.as_text())
+    print(profile.table(operations, profile.time_of_gpus(recorded, _PROFILED_STEPS)))
 
 
 def _against_peer(config: Config) -> "StepMeasurement":

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.gpu import attention, results, timing
+from bench.gpu import attention_work, results, timing, whole_runs
 
+from jaxsft.files import run_names
 from tests import quick_compiling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def measured(out, *parts):
     """What the program said, and its lines by part."""
     environment = {"TINY": "1", "OUT": str(out), "SCRATCH": str(out / "scratch"), "LIMIT": "1000"}
-    environment |= {"PY": sys.executable, "TORCH": "mask,causal"}
+    environment |= {"PY": sys.executable, "TORCH": "mask,causal", "DET": "bf16det+twice"}
     environment["XLA_FLAGS"] = quick_compiling.XLA_FLAGS
     done = subprocess.run(
         [ROOT / "tools/bench/gpu/run.sh", *parts],
@@ -49,18 +50,19 @@ def test_cheap_parts_leave_lines_and_a_table(tmp_path):
 
 @pytest.mark.slow
 def test_every_part_that_a_cpu_can_take(tmp_path):
-    parts = "cpu attention llama1b e2e torch qwen4b qwen06b pytest det peer".split()
-    said, found = measured(tmp_path, *parts)
-    for part in [*parts, "logits"]:
-        assert part == "cpu" or f"-- {part} (at " in said
+    parts = "cpu attention llama1b e2e torch torch_attention qwen4b qwen06b pytest det peer"
+    said, found = measured(tmp_path, *parts.split())
+    for part in [*parts.split(), "logits"]:
+        assert part == "cpu" or f"-- {part} " in said
     assert all(one["ok"] for one in found["selftest"])
-    assert {one["name"] for one in found["attn"]} == {"blocked", "xla"}
-    assert [one["name"].split()[0] for one in found["step"]] == (
-        ["llama3_2_1b", "qwen3_4b", "qwen3_0_6b"]
-    )
+    assert {one["name"] for one in found["attn"]} == {"blocked", "xla", "torch_sdpa_causal"}
+    shapes = [one["name"].split()[0] for one in found["step"]]
+    assert shapes == ["llama3_2_1b", "llama3_2_1b", "qwen3_4b", "qwen3_0_6b"]
+    assert all(one["plan_tflop"] > 0 and one["plan_GB_moved"] > 0 for one in found["step"])
     assert found["profile"] and (tmp_path / "trace.xplane.pb.gz").stat().st_size > 0
-    resumed = [one for one in found["e2e"] if "resumed" in one["run"]]
-    assert len(resumed) == 3 and all(one["bitwise"] and one["losses_equal"] for one in resumed)
+    compared = [one for one in found["e2e"] if "bitwise" in one]
+    assert [one["run"].partition(" ")[2] for one in compared] == ["resumed at 10"] * 3 + ["again"]
+    assert all(one["bitwise"] and one["losses_equal"] for one in compared)
     assert {one["mode"] for one in found["torch"]} == {"mask", "causal"}
     assert [one["relative"] < 1e-5 for one in found["logits"]] == [True, True]
     assert json.loads((tmp_path / "peer.json").read_text())["peer"]["losses"]
@@ -68,7 +70,46 @@ def test_every_part_that_a_cpu_can_take(tmp_path):
 
 def test_work_of_attention_by_hand():
     """3 pairs, 2 heads of 5: seven products of 2 x 3 x 2 x 5 FLOPs."""
-    assert attention.training_flops(3, 2, 5) == 420
+    assert attention_work.training_flops(3, 2, 5) == 420
+
+
+def test_sizes_of_attention_can_be_chosen(monkeypatch):
+    monkeypatch.setenv("TINY", "0")
+    assert attention_work.sizes() == [(1, 4096), (4, 4096), (1, 8192)]
+    monkeypatch.setenv("ATTENTION_SIZES", "2x512,1x64")
+    assert attention_work.sizes() == [(2, 512), (1, 64)]
+    ids_T = attention_work.segment_ids(8, 3)
+    assert ids_T.tolist() == [1, 1, 1, 2, 2, 2, 3, 3]
+    # 6 + 6 + 3 pairs in each of 2 rows, 32 heads of 128, seven products
+    assert attention_work.tflops(2, ids_T, 1e-9) == 30 * 32 * 128 * 14
+
+
+def test_a_run_that_differs_from_itself_is_told_from_a_fault_of_resuming(tmp_path, monkeypatch):
+    """The third run, from scratch again, logs another loss at step 11; the resumed one doesn't."""
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    taken = []
+
+    def train(workdir, name, begun=False):
+        taken.append(workdir.name)
+        (workdir / run_names.EXPORT).mkdir(parents=True, exist_ok=True)
+        (workdir / run_names.CHECKPOINTS / "20").mkdir(parents=True, exist_ok=True)
+        losses = {10: 3.0, 11: 2.5 if len(taken) == 3 else 2.0, 20: 1.0}
+        lines = [json.dumps({"step": step, "loss": loss}) for step, loss in losses.items()]
+        (workdir / run_names.METRICS).write_text("\n".join(lines))
+        (workdir / run_names.EXPORT / "a.safetensors").write_text(str(losses))
+        return whole_runs.Ended(0, 1.0, [], "")
+
+    monkeypatch.setattr(whole_runs, "_train", train)
+    whole_runs.measure("bf16+twice")
+    assert taken == ["bf16", "bf16_resumed", "bf16_again"]
+    lines = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    kept = ("run", "bitwise", "losses_equal", "first_different")
+    assert [tuple(line.get(name) for name in kept) for line in lines] == [
+        ("bf16", None, None, None),
+        ("bf16 resumed at 10", True, True, None),
+        ("bf16 again", False, False, 11),
+    ]
 
 
 def test_milliseconds_are_of_one_call(monkeypatch):

@@ -33,6 +33,10 @@ def run(part: str, arguments: list[str]) -> int:
             from bench.gpu import torch_steps
 
             torch_steps.measure(*arguments)
+        case "torch_attention":
+            from bench.gpu import torch_attention
+
+            torch_attention.measure()
         case "e2e":
             from bench.gpu import whole_runs
 

@@ -5,7 +5,10 @@
 # LIMIT=525    seconds for all parts together; they come in order of value, each with its own limit
 # WHEELS=DIR   what get_wheels.sh made: is installed into SITE first
 # TINY=1       a dry run on a CPU: the smallest sizes, and LIMIT alone for each part
-# TORCH=MODES  of the part torch; each `+c` in it needs a C++ compiler, or a GPU
+# TORCH=MODES  of the part torch, causal+c,flex+c,mask+c; each `+c` needs a C++ compiler, or a GPU
+# ATTENTION=NAMES  of the part attention, cudnn,triton,cudnn_no_cond,cudnn_dense_causal; blocked, xla
+# ATTENTION_SIZES=1x4096,4x4096,1x8192  of the parts attention and torch_attention
+# DET=KINDS    of the part det, bf16det+twice,f32+twice; also f32det, bf16
 # PY=python3   SITE=DIR   SCRATCH=DIR
 set -u
 T0=$(date +%s)
@@ -87,7 +90,7 @@ if want facts; then measured 60 facts facts; fi
 if want cpu; then # beside the others, on the processor
   (timeout "$([ $tiny ] && left || echo 150)" env JAX_PLATFORMS=cpu "$PY" -m bench.gpu.part e2e cpu >>"$OUT/log.txt" 2>&1 </dev/null &)
 fi
-if want attention; then measured 150 attention attention; fi
+if want attention; then measured 90 attention attention; fi
 if want llama1b; then
   measured 100 llama1b step llama3_2_1b \
     "$rows:save_projections:16,$rows:full:16+$rows:none:16" 12 profile
@@ -96,7 +99,12 @@ if want e2e; then
   measured 110 e2e e2e f32,bf16
   measured 45 logits logits
 fi
-if want torch; then measured 80 torch torch "$rows" "${TORCH:-causal+c,flex+c,mask+c}"; fi
+if want torch; then # a process each: one that compiles for long takes nothing from the next
+  for mode in $(tr , ' ' <<<"${TORCH:-causal+c,flex+c,mask+c}"); do
+    measured 60 "torch $mode" torch "$rows" "$mode"
+  done
+fi
+if want torch_attention; then measured 60 torch_attention torch_attention; fi
 if want qwen4b; then
   if [ $big ]; then
     measured 90 qwen4b step qwen3_4b 2:save_projections:16,2:full:16 8
@@ -120,7 +128,11 @@ if want pytest; then
     "$PY" -m pytest -p no:cacheprovider -rfE "${tests[@]}"
   grep -aE "^(FAILED|ERROR)|passed|failed" "$OUT/log.txt" | tail -30 | cut -c1-230
 fi
-if by_name det; then measured 60 det e2e bf16det; fi
+if by_name det; then
+  for kind in $(tr , ' ' <<<"${DET:-bf16det+twice,f32+twice}"); do
+    measured 110 "det $kind" e2e "$kind"
+  done
+fi
 if by_name peer; then
   work=(--config=configs/bench_gpu.py --peer_compile)
   if [ $tiny ]; then

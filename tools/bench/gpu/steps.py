@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench import measured_steps, profile
-from bench.gpu import results
+from bench.gpu import predicted, results
 from bench.ours import Ours
 from jaxsft.cli import config_file
 from jaxsft.config import Config
@@ -16,7 +16,7 @@ from jaxsft.files.caches import cache_root
 from jaxsft.training import inputs
 
 _KEPT = ("mfu", "hfu", "tokens_per_second", "compile_seconds", "losses", "choices")
-_NUM_SEGMENTS, _NUM_COSTLIEST = 4, 14
+_NUM_SEGMENTS, _NUM_PROFILED, _NUM_COSTLIEST = 4, 2, 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +99,36 @@ def _measure(config: Config, name: str, num_steps: int) -> Ours:
         GiB_compiled=found.memory.compiled_bytes / 2**30,
         GiB_limit=(ours.memory.limit_bytes or 0) / 2**30,
         GiB_peak=(found.memory.device_peak_bytes or 0) / 2**30,
+        **_planned(config, ours),
         total_s=time.time() - since,
         build_s=built,
     )
     return ours
 
 
+def _planned(config: Config, ours: Ours) -> dict[str, float | str]:
+    try:
+        return {**predicted.of_step(config, ours, _NUM_SEGMENTS)}
+    except Exception as error:  # a text that the plan can't read: what was measured stays
+        return {"plan_error": results.said(error)}
+
+
 def _profile(model: str, ours: Ours) -> None:
     """Leaves the trace and the program's text beside the results, and says what costs most."""
     try:
-        trace = profile.trace(results.scratch() / f"trace_{model}", lambda: ours.run(2))
+        work = results.scratch() / f"trace_{model}"
+        trace = profile.trace(work, lambda: ours.run(_NUM_PROFILED))
         text = ours.compiled.as_text()
         zipped = {"trace.xplane.pb.gz": trace.read_bytes(), "trace_hlo.txt.gz": text.encode()}
         for name, content in zipped.items():
             (results.folder() / name).write_bytes(gzip.compress(content))
-        for row in profile.costliest(trace, text, _NUM_COSTLIEST):
+        recorded = profile.read(trace)
+        if of_gpu := profile.time_of_gpus(recorded, _NUM_PROFILED):
+            whole = {name: getattr(of_gpu, name) for name in ("span_ms", "busy_ms", "idle_ms")}
+            results.put("profile_kinds", model=model, kind="whole step", **whole)
+            for kind in of_gpu.kinds:
+                results.put("profile_kinds", model=model, **dataclasses.asdict(kind))
+        for row in profile.costliest(recorded, text, _NUM_COSTLIEST):
             results.put("profile", model=model, **dataclasses.asdict(row))
     except Exception as error:  # the step's own figures are there
         results.put("profile", model=model, error=results.said(error))

@@ -4,7 +4,6 @@ mask: SDPA with a mask of all pairs; causal: SDPA over whole rows; flex: flex at
 segments. `+c` compiles each layer and the loss. B: batch row, T: position.
 """
 
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -21,20 +20,15 @@ _ATTENTION = {"mask": "sdpa", "causal": "sdpa", "flex": "flex_attention"}
 _NUM_SEGMENTS, _NUM_WARMUP = 4, 3
 
 
-def measure(batch_size: str, modes: str) -> None:
+def measure(batch_size: str, mode: str) -> None:
     if _device() == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
-    for mode in modes.split(","):
-        since = time.time()
-        try:
-            line = _measure(int(batch_size), mode)
-        except Exception as error:
-            line = {"error": results.said(error)}
-        results.put("torch", mode=mode, B=int(batch_size), **line, total_s=time.time() - since)
-        gc.collect()
-        if _device() == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+    since = time.time()
+    try:
+        line = _measure(int(batch_size), mode)
+    except Exception as error:
+        line = {"error": results.said(error)}
+    results.put("torch", mode=mode, B=int(batch_size), **line, total_s=time.time() - since)
 
 
 def _device() -> str:

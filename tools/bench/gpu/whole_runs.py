@@ -1,6 +1,7 @@
 """The debug run whole, resumed and exported; and the exported model's logits beside transformers'.
 
-float32, bfloat16, bfloat16 with XLA's deterministic operations, and on the CPU for comparison.
+float32, bfloat16, both with XLA's deterministic operations, and on the CPU for comparison. What a
+resumed run differs in is a fault of resuming only where two whole runs don't: `bf16+twice` shows.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from jaxsft.files import run_names
 
 _ROOT = Path(__file__).resolve().parents[3]
 _BF16 = ("--config.model.dtype=bfloat16",)
+_DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
 _SAID = ("attention", "mesh", "xla")  # topics of the lines that are kept
 _MOST_SECONDS = 300
 # Without preallocation, beside another process on the same GPU.
@@ -35,7 +37,8 @@ class Kind(NamedTuple):
 KINDS = {
     "f32": Kind(),
     "bf16": Kind(_BF16),
-    "bf16det": Kind(_BF16, {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}),
+    "f32det": Kind((), _DETERMINISTIC),
+    "bf16det": Kind(_BF16, _DETERMINISTIC),
     "cpu": Kind((), {"JAX_PLATFORMS": "cpu"}),
 }
 
@@ -48,13 +51,19 @@ class Ended(NamedTuple):
 
 
 def measure(names: str) -> None:
-    """Each named kind: whole, and (but for cpu) again from its checkpoint of step 10."""
-    for name in names.split(","):
+    """Each named kind: whole, and (but for cpu) again from its checkpoint of step 10.
+
+    After `NAME+twice` also whole once more.
+    """
+    for asked in names.split(","):
+        name, _, twice = asked.partition("+")
         try:
             ended = _train(_workdir(name), name)
             results.put("e2e", run=name, **ended._asdict())
             if ended.rc == 0 and name != "cpu":
                 _resume(name)
+            if ended.rc == 0 and twice:
+                _repeat(name)
         except Exception as error:
             results.put("e2e", run=name, error=results.said(error))
     cpu, gpu = _losses(_workdir("cpu")), _losses(_workdir("f32"))
@@ -96,14 +105,25 @@ def _resume(name: str) -> None:
     shutil.copytree(whole, resumed)
     for gone in (f"{run_names.CHECKPOINTS}/20", run_names.EXPORT):
         shutil.rmtree(resumed / gone, ignore_errors=True)
-    ended = _train(resumed, name, begun=True)
-    first, second = _losses(whole), _losses(resumed)
+    _compare(f"{name} resumed at 10", whole, resumed, _train(resumed, name, begun=True))
+
+
+def _repeat(name: str) -> None:
+    again = _workdir(f"{name}_again")
+    _compare(f"{name} again", _workdir(name), again, _train(again, name))
+
+
+def _compare(run: str, expected: Path, found: Path, ended: Ended) -> None:
+    """Whether both runs logged the same losses and exported the same bytes."""
+    first, second = _losses(expected), _losses(found)
+    exports = [_digest(workdir / run_names.EXPORT) for workdir in (expected, found)]
     results.put(
         "e2e",
-        run=f"{name} resumed at 10",
+        run=run,
         **ended._asdict(),
-        bitwise=_digest(whole / run_names.EXPORT) == _digest(resumed / run_names.EXPORT),
-        losses_equal=all(first[step] == second.get(step) for step in first if step > 10),
+        bitwise=exports[0] == exports[1],
+        losses_equal=all(loss == second.get(step) for step, loss in first.items()),
+        first_different=next((step for step in first if first[step] != second.get(step)), None),
         last=(first.get(20), second.get(20)),
     )
 
