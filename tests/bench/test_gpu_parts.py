@@ -49,7 +49,7 @@ def test_cheap_parts_leave_lines_and_a_table(tmp_path):
 
 @pytest.mark.slow
 def test_every_part_that_a_cpu_can_take(tmp_path):
-    parts = "cpu attention llama1b e2e torch qwen4b qwen06b pytest det peer".split()
+    parts = "cpu attention tiles llama1b e2e torch qwen4b qwen06b pytest det peer".split()
     said, found = measured(tmp_path, *parts)
     for part in [*parts, "logits"]:
         assert part == "cpu" or f"-- {part} (at " in said

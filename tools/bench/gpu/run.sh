@@ -120,6 +120,7 @@ if want pytest; then
     "$PY" -m pytest -p no:cacheprovider -rfE "${tests[@]}"
   grep -aE "^(FAILED|ERROR)|passed|failed" "$OUT/log.txt" | tail -30 | cut -c1-230
 fi
+if by_name tiles; then measured 120 tiles tiles; fi
 if by_name det; then measured 60 det e2e bf16det; fi
 if by_name peer; then
   work=(--config=configs/bench_gpu.py --peer_compile)
