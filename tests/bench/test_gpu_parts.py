@@ -50,7 +50,7 @@ def test_cheap_parts_leave_lines_and_a_table(tmp_path):
 
 @pytest.mark.slow
 def test_every_part_that_a_cpu_can_take(tmp_path):
-    parts = "cpu attention llama1b e2e torch torch_attention qwen4b qwen06b pytest det peer"
+    parts = "cpu attention tiles llama1b e2e torch torch_attention qwen4b qwen06b pytest det peer"
     said, found = measured(tmp_path, *parts.split())
     for part in [*parts.split(), "logits"]:
         assert part == "cpu" or f"-- {part} " in said

@@ -209,7 +209,6 @@ def test_where_no_device_is_nothing_is_tested_and_the_reason_says_so():
         ("triton", with_form(GPU, sinks=True), "sinks"),
         ("cudnn", with_form(GPU, soft_cap=9.0), "soft caps"),
         ("triton", with_form(GPU, soft_cap=9.0), "soft caps"),
-        ("triton", with_form(GPU, windows=(8,)), "sliding windows"),
         ("cudnn", with_form(GPU, windows=(8, 9)), "layers of different windows"),
         ("cudnn", dataclasses.replace(GPU, dtype="float32"), "dtype float32"),
         ("triton", dataclasses.replace(GPU, length=200, query_length=200), "rows of 200 tokens"),
@@ -235,3 +234,4 @@ def test_plain_back_ends_need_no_test_and_auto_on_cpu_takes_them_by_length():
 def test_what_a_kernel_can_just_do_is_not_refused():
     assert refusal("cudnn", with_form(GPU, windows=(8,))) is None
     assert refusal("triton", dataclasses.replace(GPU, head_dim=128)) is None
+    assert refusal("triton", with_form(GPU, windows=(8, 9))) is None

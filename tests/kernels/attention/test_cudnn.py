@@ -157,6 +157,12 @@ def test_the_forward_pass_runs_once_where_its_results_are_kept(policy, forwards)
     assert len(re.findall(r"fmhaSoftmax\b", program)) == forwards
 
 
+@pytest.mark.parametrize("static", [{"soft_cap": 3.0}, {"sinks": True}, {"windows": (3, 5)}])
+def test_what_was_refused_does_not_come_to_it(static):
+    with pytest.raises(AssertionError, match="refused before"):
+        cases.outcome(cudnn.attend, cases.packed(length=128), cases.form(**static))
+
+
 def test_the_calls_are_those_that_jax_makes(monkeypatch):
     """Operands, results and XLA's description, of an installed jax."""
     monkeypatch.setattr(of_jax, "check_is_flash_attention", lambda *args, **named: None)

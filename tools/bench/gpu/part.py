@@ -21,6 +21,10 @@ def run(part: str, arguments: list[str]) -> int:
             from bench.gpu import attention
 
             attention.measure()
+        case "tiles":
+            from bench.gpu import triton_tiles
+
+            triton_tiles.measure()
         case "step":
             from bench.gpu import steps
 

@@ -9,6 +9,7 @@
 # ATTENTION=NAMES  of the part attention, cudnn,triton,cudnn_no_cond,cudnn_dense_causal; blocked, xla
 # ATTENTION_SIZES=1x4096,4x4096,1x8192  of the parts attention and torch_attention
 # DET=KINDS    of the part det, bf16det+twice,f32+twice; also f32det, bf16
+# LLAMA1B=TRIES   of the part llama1b, as steps.py reads them
 # PY=python3   SITE=DIR   SCRATCH=DIR
 set -u
 T0=$(date +%s)
@@ -93,7 +94,7 @@ fi
 if want attention; then measured 90 attention attention; fi
 if want llama1b; then
   measured 100 llama1b step llama3_2_1b \
-    "$rows:save_projections:16,$rows:full:16+$rows:none:16" 12 profile
+    "${LLAMA1B:-$rows:save_projections:16,$rows:full:16+$rows:none:16}" 12 profile
 fi
 if want e2e; then
   measured 110 e2e e2e f32,bf16
@@ -128,6 +129,7 @@ if want pytest; then
     "$PY" -m pytest -p no:cacheprovider -rfE "${tests[@]}"
   grep -aE "^(FAILED|ERROR)|passed|failed" "$OUT/log.txt" | tail -30 | cut -c1-230
 fi
+if by_name tiles; then measured 120 tiles tiles; fi
 if by_name det; then
   for kind in $(tr , ' ' <<<"${DET:-bf16det+twice,f32+twice}"); do
     measured 110 "det $kind" e2e "$kind"

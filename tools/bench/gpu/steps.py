@@ -21,12 +21,13 @@ _NUM_SEGMENTS, _NUM_PROFILED, _NUM_COSTLIEST = 4, 2, 20
 
 @dataclasses.dataclass(frozen=True)
 class Try:
-    """A way to take the step, `4:none:16` or `2:full:12:cudnn` on the command line."""
+    """A way to take the step, `4:none:16` or `2:full:12:cudnn:16` on the command line."""
 
     batch_size: int
     remat: str
     parameter_bytes: str  # that each takes with gradient and moments: 16 in float32, or 12
     attention: str = "auto"
+    unroll_layers: str = "1"
 
     @classmethod
     def of(cls, text: str) -> "Try":
@@ -51,7 +52,8 @@ def measure(model: str, tries: str, num_steps: str = "12", profiled: str = "") -
 def _measure_first(model: str, tries: str, num_steps: str, profiled: str) -> int:
     for one in map(Try.of, tries.split(",")):
         since = time.time()
-        name = f"{model} B{one.batch_size} {one.remat} {one.parameter_bytes}B {one.attention}"
+        how = f"{one.remat} {one.parameter_bytes}B {one.attention} unroll {one.unroll_layers}"
+        name = f"{model} B{one.batch_size} {how}"
         try:
             ours = _measure(_config(model, one), name, int(num_steps))
         except Exception as error:  # the next may fit
@@ -73,7 +75,11 @@ def _config(model: str, one: Try) -> Config:
     tiny = results.is_tiny()
     source = root / "debug_model" if tiny else root / "bench_models" / model
     shown = dataclasses.replace(
-        config.model, source=str(source), remat=one.remat, attention=one.attention
+        config.model,
+        source=str(source),
+        remat=one.remat,
+        attention=one.attention,
+        unroll_layers=int(one.unroll_layers),
     )
     return dataclasses.replace(
         config,

@@ -1,0 +1,161 @@
+"""Tilings of the Triton kernels of attention: the times of each, and of the best ones together.
+
+B: batch row, T: position, N: query heads, K: key-value heads, H: head_dim.
+"""
+
+import concurrent.futures
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.gpu import results, timing
+from jaxsft.kernels.attention import triton, triton_calls, triton_tiling, triton_visits
+from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Visibility
+from jaxsft.kernels.attention.triton_kernels import Backward, Inputs, Static
+from jaxsft.kernels.attention.triton_tiling import Tiling, Tilings
+
+_KERNELS = Tilings._fields
+_SEGMENTS = (1, 4, 16)
+_ROUNDS = 20
+# By kernel: block_q, block_k, warps, stages. All fit a Hopper's shared memory; what needs more
+# registers than there are is in, where that is little.
+_GRID = {
+    "forward": [(128, 64, 8, 3), (128, 64, 8, 2), (128, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2)],
+    "keys": [(32, 128, 8, 2), (64, 128, 8, 2), (64, 64, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2)],
+    "queries": [(128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 3)],
+}
+_TINY = Tiling(16, 32, 4, 2)
+
+
+class _Shape(NamedTuple):
+    T: int
+    N: int
+    K: int
+    H: int
+
+
+_SHAPES = (_Shape(4096, 32, 8, 128), _Shape(4096, 32, 8, 64))
+
+
+class _Candidate(NamedTuple):
+    kernel: str
+    tiling: Tiling
+
+
+def measure() -> None:
+    """Each kernel alone; then what a run does, with the table's tilings and with the best."""
+    for shape in [_Shape(64, 4, 2, 16)] if results.is_tiny() else _SHAPES:
+        table = triton_tiling.for_head_dim(shape.H)
+        if results.is_tiny():
+            table = Tilings(_TINY, _TINY, _TINY)
+        candidates = _candidates(table)
+        times = dict(zip(candidates, _in_threads(shape, candidates), strict=True))
+        best = Tilings(*(_fastest(kernel, times) for kernel in _KERNELS))
+        for name, tilings in {"table": table, "best": best}.items():
+            if name == "table" or best != table:
+                _put_whole(shape, name, tilings)
+
+
+def _candidates(table: Tilings) -> list[_Candidate]:
+    """The table's own first."""
+    found = [_Candidate(kernel, tiling) for kernel, tiling in table._asdict().items()]
+    if not results.is_tiny():
+        found += [
+            _Candidate(kernel, Tiling(*each)) for kernel in _KERNELS for each in _GRID[kernel]
+        ]
+    return list(dict.fromkeys(found))
+
+
+def _in_threads(shape: _Shape, candidates: list[_Candidate]) -> list[float]:
+    """The geometric mean of each one's times, infinite for one that failed; all compile at once."""
+    programs = [jax.jit(_alone(shape, candidate)) for candidate in candidates]
+    with concurrent.futures.ThreadPoolExecutor(1 if results.is_tiny() else 8) as pool:
+        first = [pool.submit(_ready, program, *_arrays(shape, 1)) for program in programs]
+        concurrent.futures.wait(first)
+    means = []
+    for candidate, program, future in zip(candidates, programs, first, strict=True):
+        line = {"H": shape.H, "kernel": candidate.kernel, "tiling": tuple(candidate.tiling)}
+        means.append(_timed("tile", line, shape, program, future.exception()))
+    return means
+
+
+def _ready(program: Callable[..., Any], *arrays: Any) -> None:
+    jax.block_until_ready(program(*arrays))
+
+
+def _timed(part: str, line: dict[str, Any], shape: _Shape, program: Any, failed: Any) -> float:
+    """Puts a line with the times by the number of segments, or what went wrong."""
+    if failed is not None:
+        results.put(part, **line, error=results.said(failed))
+        return math.inf
+    ms = []
+    for count in _SEGMENTS:
+        arrays = _arrays(shape, count)
+        ms.append(timing.milliseconds(lambda arrays=arrays: program(*arrays), _ROUNDS))
+    results.put(part, **line, **{f"ms_{n}": each for n, each in zip(_SEGMENTS, ms, strict=True)})
+    return math.prod(ms) ** (1 / len(ms))
+
+
+def _fastest(kernel: str, times: dict[_Candidate, float]) -> Tiling:
+    return min((one for one in times if one.kernel == kernel), key=lambda one: times[one]).tiling
+
+
+def _arrays(shape: _Shape, num_segments: int) -> tuple[Inputs, Backward]:
+    T, N, K, H = shape
+    rng = np.random.default_rng(0)
+    q, d_out = (jnp.asarray(rng.normal(size=(1, T, N, H)), jnp.bfloat16) for _ in range(2))
+    k, v = (jnp.asarray(rng.normal(size=(1, T, K, H)), jnp.bfloat16) for _ in range(2))
+    segments_BT = jnp.asarray(np.arange(T)[None] * num_segments // T + 1, jnp.int32)
+    # Any statistics: what they are takes no time.
+    statistics_BNT = jnp.full((1, N, T), 12.0)
+    inputs = Inputs(q, k, v, segments_BT, jnp.full(1, T, jnp.int32))
+    return inputs, Backward(d_out, statistics_BNT, statistics_BNT)
+
+
+def _alone(shape: _Shape, candidate: _Candidate) -> Callable[[Inputs, Backward], Any]:
+    """One kernel, with what finds its blocks."""
+    kernel, tiling = candidate
+    static = Static(shape.H**-0.5, windowed=False, interpret=results.is_tiny())
+    sizes = (tiling.block_q, tiling.block_k)
+
+    def run(inputs, backward):
+        if kernel == "keys":
+            visits_BJV = triton_visits.of_keys(inputs.segments_BT, None, sizes)
+            return triton_calls.keys_gradient(static, tiling, visits_BJV, inputs, backward)
+        visits_BIV = triton_visits.of_queries(inputs.segments_BT, None, sizes)
+        if kernel == "queries":
+            return triton_calls.queries_gradient(static, tiling, visits_BIV, inputs, backward)
+        return triton_calls.forward(static, tiling, visits_BIV, inputs)
+
+    return run
+
+
+def _put_whole(shape: _Shape, name: str, tilings: Tilings) -> None:
+    """The back end's call, forward alone and with its gradients."""
+    form = AttentionForm(scale=shape.H**-0.5)
+
+    def call(segments_BT, q, k, v):
+        seen = Visibility(segments_BT, segments_BT)
+        kv, tiny = KeysAndValues(k, v), results.is_tiny()
+        return triton.attend(q, kv, seen, form, interpret=tiny, tilings=tilings)
+
+    def forward(inputs, _):
+        return call(inputs.segments_BT, *inputs[:3])
+
+    def both(inputs, backward):
+        _, back = jax.vjp(lambda *qkv: call(inputs.segments_BT, *qkv), *inputs[:3])
+        return back(backward.d_out_BTNH)
+
+    ways = {"forward": forward, "both": both}
+    for way, run in ways.items():
+        program, failed = jax.jit(run), None
+        try:
+            _ready(program, *_arrays(shape, 1))
+        except Exception as error:  # a compiler's
+            failed = error
+        line = {"H": shape.H, "name": name, "way": way, "tilings": [tuple(one) for one in tilings]}
+        _timed("tiles", line, shape, program, failed)
