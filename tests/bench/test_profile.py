@@ -104,6 +104,8 @@ def test_kernels_are_told_by_the_instruction_they_are_of():
         "cudnn::fusion::dot_do_o<true, (Kind)64, f(int)>": "",
         "loop_broadcast_fusion": "jit(run)/zeros",
     }
+    told = Event("MemcpyD2D", 0, 1, "copy.9", "jit(run)/while/body/checkpoint/dynamic_slice")
+    assert gpu_time.origin_of(told, {}) == "while/body/checkpoint/dynamic_slice"
     assert rows["nvjet_sm90_NNT"].seconds == 0.008 and rows["MemcpyD2D"].count == 2
     assert rows["MemcpyD2D"].share == pytest.approx(0.2)  # its overlap with the product included
 

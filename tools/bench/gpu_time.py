@@ -27,6 +27,7 @@ class Event(NamedTuple):
     start: float  # nanoseconds
     duration: float
     hlo_op: str  # the instruction that it is of, or the CUDA graph
+    origin: str = ""  # as the profiler says, which it does of some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,12 @@ def origin_of(event: Event, origins: dict[str, str]) -> str:
     in_graph = event.hlo_op.startswith("command_buffer")
     names = (event.name, _NUMBER.sub(r".\1", event.name)) if in_graph else (event.hlo_op,)
     instruction = "" if in_graph else _NUMBER.sub("", event.hlo_op)
-    return next((origins[name] for name in names if name in origins), instruction)
+    said = end_of_path(event.origin)  # the text knows some copies by other names
+    return next((origins[name] for name in names if name in origins), said or instruction)
+
+
+def end_of_path(origin: str) -> str:
+    return "/".join(origin.split("/")[-4:])
 
 
 def table(found: GpuTime) -> str:

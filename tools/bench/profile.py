@@ -58,8 +58,9 @@ def read(file: Path) -> Recorded:
 
 
 def _event(one: Any) -> Event:
-    hlo_op = next((value for name, value in one.stats if name == "hlo_op"), "")
-    return Event(one.name, one.start_ns, one.duration_ns, str(hlo_op))
+    said = {name: str(value) for name, value in one.stats if name in ("hlo_op", "name")}
+    hlo_op, origin = said.get("hlo_op", ""), said.get("name", "")
+    return Event(one.name, one.start_ns, one.duration_ns, hlo_op, origin)
 
 
 def costliest(recorded: Recorded, program_text: str, most: int = 20) -> list[Operation]:
@@ -117,7 +118,7 @@ def own_seconds(events: Iterable[tuple[str, float, float]]) -> list[tuple[str, f
 def origin_of(program_text: str) -> dict[str, str]:
     """What jax wrote beside each instruction: `jit(train_step)/.../dot_general`."""
     found = re.findall(r'^ *(?:ROOT )?%?([\w.\-]+) = .*op_name="([^"]*)"', program_text, re.M)
-    return {name: "/".join(origin.split("/")[-4:]) for name, origin in found}
+    return {name: gpu_time.end_of_path(origin) for name, origin in found}
 
 
 def table(operations: Sequence[Operation], of_gpus: GpuTime | None = None) -> str:
