@@ -35,7 +35,9 @@ class Model:
     remat: Literal["auto", "none", "save_projections", "save_attention", "save_context", "full"] = (
         "auto"
     )
-    unroll_layers: int = 1  # layers in one turn of their loop; more compile longer, may run faster
+    # Layers in one turn of their loop, which copies what it keeps of them. None: on a single GPU
+    # all of them, as far as that fits; elsewhere one.
+    unroll_layers: int | None = None
     # Control tokens that the tokenizer lacks, such as those of a ChatML template; they get the ids
     # after its last one, and rows in the embedding and the head.
     new_tokens: tuple[str, ...] = ()

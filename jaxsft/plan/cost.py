@@ -51,7 +51,7 @@ def _dots(program: HloProgram, computation: Computation, skipped: Skipped) -> fl
     """Of one computation and the fusions in it."""
     total = 0.0
     for one in computation.instructions.values():
-        if one.op == "fusion":
+        if one.op in hlo.FUSIONS:
             inside = (program.computations[name] for name in one.called)
             total += sum(_dots(program, fused, skipped) for fused in inside)
         elif one.op == "dot":
@@ -144,7 +144,7 @@ def _with_fusions(program: HloProgram) -> Iterator[tuple[str, Computation, float
     for computation, times in program.running():
         yield computation.name, computation, times
         for one in computation.instructions.values():
-            if one.op == "fusion":
+            if one.op in hlo.FUSIONS:
                 for name in one.called:
                     yield name, program.computations[name], times
 

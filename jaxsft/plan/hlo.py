@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+FUSIONS = ("fusion", "fusion-start")  # the latter runs beside others until its fusion-done
 BYTES = {
     **dict.fromkeys(("pred", "s8", "u8", "f8e4m3fn", "f8e5m2", "f8e4m3", "f8e4m3b11fnuz"), 1.0),
     **dict.fromkeys(("s16", "u16", "bf16", "f16"), 2.0),

@@ -9,7 +9,7 @@ from jaxsft.plan.hlo import Computation, HloProgram, Instruction
 _NOT_MOVED = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("while", "conditional", "call", "partition-id", "replica-id", "add-dependency"),
-    *("opt-barrier", "copy-done", "send", "recv", "send-done", "recv-done"),
+    *("opt-barrier", "copy-done", "fusion-done", "send", "recv", "send-done", "recv-done"),
 }
 _SLICES = ("dynamic-slice", "slice", "gather")
 _VIEWS = ("bitcast", "copy", "transpose", "reshape", "convert")  # inside a fusion they move nothing
@@ -30,7 +30,9 @@ def _moved(program: HloProgram, computation: Computation, one: Instruction) -> f
         return 2 * one.bytes
     if one.op == "dynamic-update-slice":
         return 2 * computation.instructions[one.operands[1]].bytes
-    inside = program.computations.get(one.called[0]) if one.op == "fusion" and one.called else None
+    inside = (
+        program.computations.get(one.called[0]) if one.op in hlo.FUSIONS and one.called else None
+    )
     if inside is None:
         return one.bytes + sum(_held(computation, name) for name in one.operands)
     read = sum(

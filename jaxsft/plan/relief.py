@@ -86,7 +86,7 @@ def compile_step(
     """
     count, started = built.mesh.size, time.monotonic()
     alone = jax.process_count() == 1 and limit_bytes is not None
-    most_saving = _changed(config, {"model.remat": candidates(config.model.remat)[-1]})
+    most_saving = _most_saving(config)
 
     def fits() -> Fits | None:
         """Several processes would have to try the same, at the same time."""
@@ -154,10 +154,17 @@ def of_estimate(
     return _of_either(placed, model, made.mesh, limit, fits)
 
 
+def _most_saving(config: Config) -> Config:
+    changes: Change = {"model.remat": candidates(config.model.remat)[-1]}
+    if config.model.unroll_layers is None:
+        changes["model.unroll_layers"] = 1
+    return _changed(config, changes)
+
+
 def _of_either(
     config: Config, model: settings.DecoderSettings, sizes: dict[str, int], limit: int, fits: Fits
 ) -> str:
-    config = _changed(config, {"model.remat": candidates(config.model.remat)[-1]})
+    config = _most_saving(config)
     state = _state_bytes(config, mesh_fit.leaves(model), sizes, gradients=False)
     if state > limit:
         return of_state(config, model, math.prod(sizes.values()), limit, fits)

@@ -1,4 +1,4 @@
-"""The remat policy of a run: the fastest whose compiled step fits, found once and remembered."""
+"""How a run's step runs the layers: the fastest way that fits, found once and remembered."""
 
 import dataclasses
 import functools
@@ -15,7 +15,6 @@ from jaxsft.config import Config
 from jaxsft.devices import distributed
 from jaxsft.files import whole_files
 from jaxsft.files.caches import cache_root
-from jaxsft.model.remat import candidates
 from jaxsft.plan import memory
 from jaxsft.plan.memory import GIB, Memory
 from jaxsft.training import mesh_program
@@ -23,7 +22,7 @@ from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.too_large import TooLarge
 
 Say = Callable[[str], None]
-Refused = dict[str, str]  # policies that don't fit, and what each needs, in words
+Refused = dict[str, str]  # ways that don't fit, and what each needs, in words
 # What makes the program of a lowered text, beside the flags in the environment.
 _COMPILERS = ("jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
@@ -33,7 +32,7 @@ _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 class Chosen:
     """The program whose step fits; where none does, the one that needs the least memory."""
 
-    program: MeshProgram  # says its policy
+    program: MeshProgram  # says its way
     compiled: Any | None  # its step; None: the compiler itself refused it
     memory: Memory | None  # that it needs
     error: TooLarge | None  # why this process can't run it
@@ -42,7 +41,7 @@ class Chosen:
 
     @property
     def line(self) -> str:
-        return f"{self.program.remat} ({self.why})"
+        return f"{self.program.way.words} ({self.why})"
 
     @property
     def measured(self) -> tuple[Any, Memory]:
@@ -73,29 +72,29 @@ class _Attempt:
 
 
 def choose(built: MeshProgram, config: Config, limit_bytes: int | None, say: Say) -> Chosen:
-    """The program with the policy that the config names or, for "auto", with the fastest that fits.
+    """The program with the way that the config names or, where it doesn't, the fastest that fits.
 
-    All processes of a run take part, and get the same policy: it fits on each of them.
+    All processes of a run take part, and get the same way: it fits on each of them.
 
     Args:
-        built: with the first of the policies.
+        built: with the first of the ways.
         limit_bytes: that a program may use of a device; None: not known, and all that the compiler
             takes fits.
     """
-    policies = candidates(config.model.remat)
+    ways = mesh_program.ways(config, built.settings, built.mesh)
     path, refused = Path(), Refused()
-    if len(policies) > 1:
+    if len(ways) > 1:
         path = distributed.together(lambda: _file(built, config, limit_bytes))
-        refused = distributed.of_first(lambda: _read(path, policies))
+        refused = distributed.of_first(lambda: _read(path, [way.words for way in ways]))
     while True:
-        policy = policies[len(refused)]
-        program = mesh_program.with_remat(built, config, policy)
+        way = ways[len(refused)]
+        program = mesh_program.with_way(built, config, way)
         work = functools.partial(_attempt, program, config, limit_bytes, say)
         mine = distributed.together(work)
         words = _refusal_of_any(mine)
-        if words is None or policy == policies[-1]:
+        if words is None or way == ways[-1]:
             break
-        refused |= {policy: words}
+        refused |= {way.words: words}
         distributed.of_first(functools.partial(_write, path, refused, say))
     why = _why(config, limit_bytes, refused, fits=words is None)
     return Chosen(program, mine.compiled, mine.memory, mine.error, why, mine.seconds)
@@ -111,7 +110,7 @@ def _attempt(program: MeshProgram, config: Config, limit_bytes: int | None, say:
     needed = memory.of(compiled, limit_bytes)
     say(
         f"compiled in {seconds:.0f} s; needs {needed.needed_bytes / GIB:.2f} GiB on each device"
-        f" with remat {program.remat}"
+        f" with remat {program.way.words}"
     )
     error = None if needed.fits else TooLarge(memory.too_large(needed))
     return _Attempt(compiled, needed, error, seconds)
@@ -126,7 +125,7 @@ def _refusal_of_any(mine: _Attempt) -> str | None:
 def _why(config: Config, limit_bytes: int | None, refused: Refused, fits: bool) -> str:
     if config.model.remat != "auto":
         return "config.model.remat"
-    others = "".join(f"; {policy} {words}" for policy, words in refused.items())
+    others = "".join(f"; {way} {words}" for way, words in refused.items())
     if not fits:
         return f"auto: the one that needs the least{others}"
     if limit_bytes is None and not refused:
@@ -135,9 +134,9 @@ def _why(config: Config, limit_bytes: int | None, refused: Refused, fits: bool) 
 
 
 def _file(built: MeshProgram, config: Config, limit_bytes: int | None) -> Path:
-    """Where a start writes which policies a step did not fit with, for the next start of the same.
+    """Where a start writes which ways a step did not fit with, for the next start of the same.
 
-    It says nothing of the policy that did fit: that one is compiled, and measured, at every start.
+    It says nothing of the way that did fit: that one is compiled, and measured, at every start.
     """
     facts = [
         mesh_program.lower_train_step(built, config).as_text(),
@@ -150,15 +149,15 @@ def _file(built: MeshProgram, config: Config, limit_bytes: int | None) -> Path:
     return cache_root(None) / "remat" / f"{digest[:32]}.json"
 
 
-def _read(path: Path, policies: Sequence[str]) -> Refused:
-    """The first of the policies, which did not fit; none where nothing that is whole says so."""
+def _read(path: Path, ways: Sequence[str]) -> Refused:
+    """The first of the ways, which did not fit; none where nothing that is whole says so."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(found, dict) or list(found) != list(policies[:-1][: len(found)]):
+    if not isinstance(found, dict) or list(found) != list(ways[:-1][: len(found)]):
         return {}
-    return {policy: str(words) for policy, words in found.items()}
+    return {way: str(words) for way, words in found.items()}
 
 
 def _write(path: Path, refused: Refused, say: Say) -> None:

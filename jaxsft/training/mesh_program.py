@@ -5,7 +5,7 @@ Training runs them; the plan compiles the step for devices that aren't there.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,19 @@ from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
 from jaxsft.training.too_large import said_by_compiler
 
+_MOST_UNROLLED = 48  # layers: more would compile for minutes
+
+
+class Way(NamedTuple):
+    """How a step runs the layers."""
+
+    remat: str  # the policy
+    unroll_layers: int  # in one turn of their loop
+
+    @property
+    def words(self) -> str:
+        return self.remat if self.unroll_layers == 1 else f"{self.remat}, layers unrolled"
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshProgram:
@@ -38,7 +51,7 @@ class MeshProgram:
 
     settings: settings.DecoderSettings  # with the back ends that were chosen
     mesh: Mesh
-    remat: str  # the policy that was taken where the config has "auto"
+    way: Way  # that was taken where the config leaves it open
     recipe: Recipe
     shapes: TrainState
     placement: TrainState  # a NamedSharding for each leaf
@@ -46,6 +59,10 @@ class MeshProgram:
     train_step: TrainStep  # under jit; compile_train_step compiles it ahead
     eval_step: Callable[[Params, Batch], Sums]
     choices: tuple[tuple[str, str, str], ...]  # what, which, why
+
+    @property
+    def remat(self) -> str:
+        return self.way.remat
 
     @property
     def num_parameters(self) -> int:
@@ -82,7 +99,8 @@ def make_program(
 ) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
-    Of remat "auto" it takes the fastest policy; which one fits, a compilation says.
+    Where the config leaves the way of its layers open it takes the fastest; which one fits, a
+    compilation says.
 
     Args:
         max_segments: of a row that it is given, its padding being one; None: not known.
@@ -92,9 +110,9 @@ def make_program(
     """
     model = config.model
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
-    remat = candidates(model.remat)[0]
+    way = ways(config, decoder, mesh)[0]
     graphdef, shapes, axes = state.abstract(
-        decoder, model.dtype, remat, model.parameter_dtype, model.unroll_layers
+        decoder, model.dtype, way.remat, model.parameter_dtype, way.unroll_layers
     )
     placement = state.shardings(shapes, axes, mesh)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
@@ -111,7 +129,7 @@ def make_program(
     return MeshProgram(
         settings=decoder,
         mesh=mesh,
-        remat=remat,
+        way=way,
         recipe=recipe,
         shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
         placement=state_placement,
@@ -122,17 +140,26 @@ def make_program(
     )
 
 
-def with_remat(program: MeshProgram, config: Config, remat: str) -> MeshProgram:
-    """The same program with another remat policy, which only its training step knows of."""
-    if remat == program.remat:
+def ways(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Sequence[Way]:
+    """Those that a run may take, the fastest first, of which each needs less memory."""
+    asked, most = config.model.unroll_layers, 1
+    if mesh.size == 1 and mesh.devices.flat[0].platform == "gpu":
+        most = decoder.num_layers if decoder.num_layers <= _MOST_UNROLLED else 1
+    unrolled = sorted({1, most}, reverse=True) if asked is None else [asked]
+    return [Way(remat, layers) for remat in candidates(config.model.remat) for layers in unrolled]
+
+
+def with_way(program: MeshProgram, config: Config, way: Way) -> MeshProgram:
+    """The same program whose training step runs its layers in another way."""
+    if way == program.way:
         return program
     model = config.model
     graphdef, _, _ = state.abstract(
-        program.settings, model.dtype, remat, model.parameter_dtype, model.unroll_layers
+        program.settings, model.dtype, way.remat, model.parameter_dtype, way.unroll_layers
     )
     recipe = dataclasses.replace(program.recipe, graphdef=graphdef)
     step_of = over_mesh.jit_train_step(recipe, program.placement, program.mesh)
-    return dataclasses.replace(program, remat=remat, recipe=recipe, train_step=step_of)
+    return dataclasses.replace(program, way=way, recipe=recipe, train_step=step_of)
 
 
 def choose_back_ends(

@@ -255,6 +255,26 @@ ENTRY %main (stack: f32[10,4,8], new: f32[1,4,8], at: s32[]) -> (f32[10,4,8], f3
     assert memory_traffic.bytes_moved(hlo.parse(text)) == 3 * LAYER
 
 
+def test_a_fusion_that_runs_beside_others_moves_what_it_would_move_alone():
+    """As XLA writes for a GPU: its operands stand in its result."""
+    text = """
+%slice (p: f32[10,4,8], i: s32[]) -> f32[1,4,8] {
+  %p = f32[10,4,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] constant(0)
+  ROOT %row = f32[1,4,8]{2,1,0} dynamic-slice(%p, %i, %z, %z), dynamic_slice_sizes={1,4,8}
+}
+
+ENTRY %main (s: f32[10,4,8], j: s32[]) -> f32[1,4,8] {
+  %s = f32[10,4,8]{2,1,0} parameter(0)
+  %j = s32[] parameter(1)
+  %begun = ((f32[10,4,8]{2,1,0}, s32[]), f32[1,4,8]{2,1,0}, u32[]) fusion-start(%s, %j), CALLS
+  ROOT %ended = f32[1,4,8]{2,1,0} fusion-done(%begun)
+}
+""".replace("CALLS", "kind=kLoop, calls=%slice")
+    assert memory_traffic.bytes_moved(hlo.parse(text)) == 2 * LAYER
+
+
 def test_what_a_fusion_reads_whole_and_in_slices_is_read_whole():
     text = """
 %mix (p: f32[10,4,8], i: s32[]) -> f32[4,8] {

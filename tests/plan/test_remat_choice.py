@@ -17,6 +17,7 @@ from jaxsft.model.remat import KEPT, candidates
 from jaxsft.plan import memory, relief, remat_choice
 from jaxsft.rundir import resume
 from jaxsft.training import mesh_program
+from jaxsft.training.mesh_program import Way
 from jaxsft.training.too_large import TooLarge
 from tests.training.test_mesh_fit import config
 
@@ -74,7 +75,7 @@ def test_a_program_has_the_products_of_its_policy(built):
     """The more is forgotten, the more of them are formed twice."""
     found = []
     for policy in POLICIES:
-        program = mesh_program.with_remat(built, ASKED, policy)
+        program = mesh_program.with_way(built, ASKED, Way(policy, 1))
         assert program.remat == policy
         found.append(mesh_program.lower_train_step(program, ASKED).as_text().count("dot_general"))
     assert found == sorted(set(found)), found
@@ -198,7 +199,7 @@ def test_where_even_the_last_does_not_fit_the_rest_is_proposed(built, compiled, 
 def test_another_policy_than_before_goes_on_with_the_same_run(built):
     identities = [resume.identity(asked(policy)) for policy in ("auto", "none", "full")]
     assert identities[1:] == identities[:-1]
-    other = mesh_program.with_remat(built, ASKED, "full")
+    other = mesh_program.with_way(built, ASKED, Way("full", 1))
     states = [mesh_program.abstract_state(one).changing for one in (built, other)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
     assert jax.tree.leaves(states[0]) == jax.tree.leaves(states[1])
@@ -208,7 +209,7 @@ def test_the_log_counts_the_work_of_the_policy_that_was_taken(built, monkeypatch
     """Where the config says "auto"; a run of no steps."""
     taken = []
     monkeypatch.setattr(loop, "StepLog", lambda *_, remat, **__: taken.append(remat))
-    program = mesh_program.with_remat(built, ASKED, "save_context")
+    program = mesh_program.with_way(built, ASKED, Way("save_context", 1))
     anything: Any = mock.MagicMock()
     job: Any = mock.MagicMock(program=program, num_steps=0)
     state: Any = types.SimpleNamespace(step=0, skipped_steps=0)

@@ -71,7 +71,7 @@ def measurement(
         ),
         losses=[steps[0].loss, steps[-1].loss],
         choices={what: f"{which} ({why})" for what, which, why in ours.program.choices}
-        | {"remat": f"{ours.program.remat} ({ours.remat_why})"},
+        | {"remat": f"{ours.program.way.words} ({ours.remat_why})"},
         machine=machine.describe(),
         command=command,
     )

@@ -1,5 +1,6 @@
 """Which back end attention runs on: the first that can do what is asked, and does it right."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxsft.errors import ConfigError
@@ -38,13 +39,20 @@ def _first_that_works(use: Use, device: Any) -> tuple[str, str]:
     if use.platform == "cpu" and use.length <= _SHORT_ROW:
         return "xla", f"rows of at most {_SHORT_ROW} tokens"
     reasons = []
-    for name in _CANDIDATES.get(use.platform, ("blocked",)):
+    for name in _candidates(use):
         refused, tested = _verdict(name, use, device)
         if refused is None:
             reasons.append(f"the fastest that works on {use.platform}{tested}")
             return name, "; ".join(reasons)
         reasons.append(f"not {name}: {refused}")
     raise AssertionError("`blocked` is refused nowhere")
+
+
+def _candidates(use: Use) -> Sequence[str]:
+    names = _CANDIDATES.get(use.platform, ("blocked",))
+    if "cudnn" in names and not cudnn.is_fastest(use):
+        return ("triton", *(name for name in names if name != "triton"))
+    return names
 
 
 def _verdict(name: str, use: Use, device: Any) -> tuple[str | None, str]:

@@ -24,7 +24,7 @@ class Tilings(NamedTuple):
 # By the greatest head_dim that they are for.
 _BY_HEAD_DIM = {
     64: Tilings(Tiling(128, 64, 4, 3), Tiling(64, 64, 4, 2), Tiling(64, 64, 4, 3)),
-    128: Tilings(Tiling(128, 64, 8, 3), Tiling(64, 128, 8, 2), Tiling(128, 64, 8, 2)),
+    128: Tilings(Tiling(64, 64, 4, 3), Tiling(64, 64, 4, 2), Tiling(64, 64, 4, 2)),
 }
 MAX_HEAD_DIM = max(_BY_HEAD_DIM)
 # What every block size above divides.

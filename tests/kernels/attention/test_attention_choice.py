@@ -15,7 +15,7 @@ from jaxsft.kernels.attention.form import AttentionForm, Use
 
 FORM = AttentionForm(scale=0.25)
 GPU = Use(
-    form=FORM,
+    form=dataclasses.replace(FORM, max_segments=4),
     platform="gpu",
     length=256,
     query_length=256,

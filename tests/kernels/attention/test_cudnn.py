@@ -86,7 +86,7 @@ def test_a_batch_of_more_segments_than_there_is_room_for_is_no_number(calls):
     assert all(np.isnan(np.asarray(array)).any() for array in found.values())
 
 
-@pytest.mark.parametrize(("length", "room"), [(100, 16), (2048, 16), (2560, 20), (9000, 32)])
+@pytest.mark.parametrize(("length", "room"), [(100, 16), (2048, 16), (2560, 20)])
 def test_where_the_rows_are_not_known_the_room_is_by_their_length(calls, length, room):
     array = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
     seen = Visibility(jnp.ones((1, length), jnp.int32), jnp.ones((1, length), jnp.int32))
@@ -117,17 +117,18 @@ def test_a_plan_adds_the_workspace_that_the_compiler_of_no_gpu_leaves_out():
 
 
 def use(**changed) -> Use:
-    shape = {"query_length": changed["length"], "num_heads": 32, "num_kv_heads": 8}
-    return Use(platform="gpu", head_dim=128, dtype="bfloat16", **(shape | changed))
+    shape = {"query_length": changed["length"], "num_heads": 32, "num_kv_heads": 8, "head_dim": 128}
+    return Use(platform="gpu", dtype="bfloat16", **(shape | changed))
 
 
-def test_rows_of_many_segments_are_left_to_another_back_end():
-    asked = use(form=cases.form(max_segments=64), length=4096)
-    assert "rows of 64 segments" in (cudnn.refusal(asked) or "")
-    assert choose.choose("auto", asked, None)[0] == "triton"
-    assert choose.choose("auto", use(form=cases.form(max_segments=32), length=4096), None)[0] == (
-        "cudnn"
-    )
+@pytest.mark.parametrize(
+    ("max_segments", "head_dim", "name"),
+    [(8, 128, "cudnn"), (9, 128, "triton"), (None, 128, "triton"), (64, 256, "cudnn")],
+)
+def test_rows_of_many_segments_are_left_to_triton_where_that_can(max_segments, head_dim, name):
+    asked = use(form=cases.form(max_segments=max_segments), length=4096, head_dim=head_dim)
+    assert choose.choose("auto", asked, None)[0] == name
+    assert choose.choose("cudnn", asked, None)[0] == "cudnn"
 
 
 def test_rows_too_many_for_its_offsets_are_refused():

@@ -27,7 +27,7 @@ class Try:
     remat: str
     parameter_bytes: str  # that each takes with gradient and moments: 16 in float32, or 12
     attention: str = "auto"
-    unroll_layers: str = "1"
+    unroll_layers: str = ""
 
     @classmethod
     def of(cls, text: str) -> "Try":
@@ -52,7 +52,7 @@ def measure(model: str, tries: str, num_steps: str = "12", profiled: str = "") -
 def _measure_first(model: str, tries: str, num_steps: str, profiled: str) -> int:
     for one in map(Try.of, tries.split(",")):
         since = time.time()
-        how = f"{one.remat} {one.parameter_bytes}B {one.attention} unroll {one.unroll_layers}"
+        how = f"{one.remat} {one.parameter_bytes}B {one.attention} {one.unroll_layers}".rstrip()
         name = f"{model} B{one.batch_size} {how}"
         try:
             ours = _measure(_config(model, one), name, int(num_steps))
@@ -79,7 +79,7 @@ def _config(model: str, one: Try) -> Config:
         source=str(source),
         remat=one.remat,
         attention=one.attention,
-        unroll_layers=int(one.unroll_layers),
+        unroll_layers=int(one.unroll_layers) if one.unroll_layers else None,
     )
     return dataclasses.replace(
         config,
