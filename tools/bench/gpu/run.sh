@@ -108,12 +108,12 @@ fi
 if want torch_attention; then measured 60 torch_attention torch_attention; fi
 if want qwen4b; then
   if [ $big ]; then
-    measured 90 qwen4b step qwen3_4b 2:save_projections:16,2:full:16 8
+    measured 90 qwen4b step qwen3_4b 3:save_projections:16,2:save_projections:16,2:full:16 8
   else
     measured 90 qwen4b step qwen3_4b 1:full:12 8
   fi
 fi
-if want llama8b && [ $big ]; then measured 100 llama8b step llama3_1_8b 2:full:12 6; fi
+if want llama8b && [ $big ]; then measured 100 llama8b step llama3_1_8b 2:save_context:12,2:full:12 6; fi
 if want qwen06b; then
   measured 80 qwen06b step qwen3_0_6b "$rows:none:16" 12
 fi
