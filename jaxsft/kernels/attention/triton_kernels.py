@@ -23,8 +23,10 @@ from jax.experimental import pallas as pl
 
 from jaxsft.kernels.attention.triton_tiling import Tiling
 
-# Finite: a query may meet a block without a key for it, whose sums a later one multiplies by 0.
-_HIDDEN = -1e30
+# Where a query's maximum starts. Finite, so that it can be taken from a hidden logit, which is not:
+# a compiler that rounds a product and a difference in one step would make of the difference of two
+# equal huge products something far from 0.
+_LOWEST = -1e30
 _LOG2_E = math.log2(math.e)
 _dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
 
@@ -73,7 +75,7 @@ def attention_forward(
         logits_QC = _dot(q_QH, inputs.k_BTKH[keys].T)
         if mask:
             seen_QC = _seen(static, tiling, inputs, (i, j), 0)
-            logits_QC = jnp.where(seen_QC, logits_QC, _HIDDEN)
+            logits_QC = jnp.where(seen_QC, logits_QC, -jnp.inf)
         new_Q = jnp.maximum(max_Q, jnp.max(logits_QC, axis=1) * static.scale_2)
         shares_QC = jnp.exp2(logits_QC * static.scale_2 - new_Q[:, None])
         shrink_Q = jnp.exp2(max_Q - new_Q)
@@ -82,7 +84,7 @@ def attention_forward(
         return new_Q, total_Q * shrink_Q + jnp.sum(shares_QC, axis=1), out_QH
 
     zero_Q = jnp.zeros(q_QH.shape[0], jnp.float32)
-    start = (zero_Q + _HIDDEN, zero_Q, jnp.zeros(q_QH.shape, jnp.float32))
+    start = (zero_Q + _LOWEST, zero_Q, jnp.zeros(q_QH.shape, jnp.float32))
     max_Q, total_Q, out_QH = _each_visit(visits, 1, step, start)
     out[...] = (out_QH / total_Q[:, None]).astype(out.dtype)
     lse[...] = max_Q + jnp.log2(total_Q)
