@@ -129,6 +129,23 @@ def test_visits_of_a_packed_row():
     assert of_keys.tolist() == [[[0, 0, 0, 4], [1, 2, 3, 4], [2, 2, 2, 4], [3, 3, 3, 4]]]
 
 
+@pytest.mark.parametrize(("head_dim", "filled"), [(12, 16), (16, 16), (96, 128)])
+def test_heads_are_filled_up_to_what_the_compiler_takes(monkeypatch, head_dim, filled):
+    """A power of two, and no less than a product takes."""
+    forward, shapes = triton_calls.forward, []
+
+    def noted(static, tiling, visits_BIV, inputs):
+        shapes.extend(array.shape[-1] for array in inputs[:3])
+        return forward(static, tiling, visits_BIV, inputs)
+
+    monkeypatch.setattr(triton_calls, "forward", noted)
+    case = cases.packed(length=128, head_dim=head_dim)
+    kv = KeysAndValues(case.arrays["k"], case.arrays["v"])
+    seen = Visibility(case.segments_BT, case.segments_BT)
+    out = jax.eval_shape(lambda q: triton.attend(q, kv, seen, cases.form()), case.arrays["q"])
+    assert shapes == [filled] * 3 and out.shape[-1] == head_dim
+
+
 def test_every_tiling_cuts_every_length_that_is_not_refused():
     for head_dim in (1, 16, 64, 65, 128):
         for tiling in triton_tiling.for_head_dim(head_dim):
