@@ -45,6 +45,23 @@ def test_segments_may_come_in_any_order_and_in_pieces():
     cases.assert_equals_reference(interpreted, in_pieces(cases.packed(length=128)))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"heads": 3, "kv_heads": 1, "head_dim": 128},
+        {"heads": 16, "kv_heads": 4, "head_dim": 64},
+        {"head_dim": 96},
+    ],
+)
+@pytest.mark.parametrize("windows", [(), (200,)])
+def test_compiled_it_equals_the_reference(shape, windows):
+    case = cases.packed(length=1024, dtype="bfloat16", **shape)
+    form = cases.form(scale=0.1, windows=windows)
+    with jax.default_matmul_precision("highest"):
+        cases.assert_equals_reference(triton.attend, case, form, allowed=2e-2)
+
+
 @pytest.mark.parametrize("window", [1, 20])
 def test_a_layer_may_have_a_window(window):
     form = cases.form(windows=(1, 20))
