@@ -20,11 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
 
 from jaxsft.kernels.attention.triton_tiling import Tiling
 
-# Finite: a query may meet a block without a key for it, whose sums a later one multiplies by 0.
-_HIDDEN = -1e30
+# Where a query's maximum starts. Finite, so that it can be taken from a hidden logit, which is not:
+# a compiler that rounds a product and a difference in one step would make of the difference of two
+# equal huge products something far from 0.
+_LOWEST = -1e30
 _LOG2_E = math.log2(math.e)
 _dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
 
@@ -73,16 +76,16 @@ def attention_forward(
         logits_QC = _dot(q_QH, inputs.k_BTKH[keys].T)
         if mask:
             seen_QC = _seen(static, tiling, inputs, (i, j), 0)
-            logits_QC = jnp.where(seen_QC, logits_QC, _HIDDEN)
+            logits_QC = jnp.where(seen_QC, logits_QC, -jnp.inf)
         new_Q = jnp.maximum(max_Q, jnp.max(logits_QC, axis=1) * static.scale_2)
-        shares_QC = jnp.exp2(logits_QC * static.scale_2 - new_Q[:, None])
-        shrink_Q = jnp.exp2(max_Q - new_Q)
+        shares_QC = _exp2(static, logits_QC * static.scale_2 - new_Q[:, None])
+        shrink_Q = _exp2(static, max_Q - new_Q)
         v_CH = inputs.v_BTKH[keys]
         out_QH = out_QH * shrink_Q[:, None] + _dot(shares_QC.astype(v_CH.dtype), v_CH)
         return new_Q, total_Q * shrink_Q + jnp.sum(shares_QC, axis=1), out_QH
 
     zero_Q = jnp.zeros(q_QH.shape[0], jnp.float32)
-    start = (zero_Q + _HIDDEN, zero_Q, jnp.zeros(q_QH.shape, jnp.float32))
+    start = (zero_Q + _LOWEST, zero_Q, jnp.zeros(q_QH.shape, jnp.float32))
     max_Q, total_Q, out_QH = _each_visit(visits, 1, step, start)
     out[...] = (out_QH / total_Q[:, None]).astype(out.dtype)
     lse[...] = max_Q + jnp.log2(total_Q)
@@ -99,7 +102,7 @@ def attention_queries_gradient(
     def step(_, j, mask, d_q_QH):
         keys = pl.ds(j * tiling.block_k, tiling.block_k)
         k_CH = inputs.k_BTKH[keys]
-        shares_QC = jnp.exp2(_dot(q_QH, k_CH.T) * static.scale_2 - lse_Q1)
+        shares_QC = _exp2(static, _dot(q_QH, k_CH.T) * static.scale_2 - lse_Q1)
         if mask:
             seen_QC = _seen(static, tiling, inputs, (i, j), 0)
             shares_QC = jnp.where(seen_QC, shares_QC, 0.0)
@@ -133,7 +136,7 @@ def attention_keys_gradient(
         d_out_QH = backward.d_out_BTNH[queries, head]
         lse_1Q = backward.lse_BNT[head, queries][None]
         mean_1Q = backward.mean_BNT[head, queries][None]
-        shares_CQ = jnp.exp2(_dot(k_CH, q_QH.T) * static.scale_2 - lse_1Q)
+        shares_CQ = _exp2(static, _dot(k_CH, q_QH.T) * static.scale_2 - lse_1Q)
         if mask:
             seen_CQ = _seen(static, tiling, inputs, (i, j), 1)
             shares_CQ = jnp.where(seen_CQ, shares_CQ, 0.0)
@@ -146,6 +149,23 @@ def attention_keys_gradient(
     d_k_CH, d_v_CH = _each_visit(visits, num_heads, step, (zero_CH, zero_CH))
     d_k[...] = (d_k_CH * static.scale).astype(d_k.dtype)
     d_v[...] = d_v_CH.astype(d_v.dtype)
+
+
+def _exp2(static: Static, power_x: jax.Array) -> jax.Array:
+    """2 to such a power in one instruction, 0 where that is below the least normal number.
+
+    `jnp.exp2` becomes four there, for numbers that are lost in any sum with the greatest share, 1.
+    """
+    if static.interpret:
+        return jnp.exp2(power_x)
+    (result_x,) = plgpu.elementwise_inline_asm(
+        "ex2.approx.ftz.f32 $0, $1;",
+        args=[power_x],
+        constraints="=f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(power_x.shape, power_x.dtype)],
+    )
+    return result_x
 
 
 def _last_first(axis: int) -> jax.Array:

@@ -45,6 +45,23 @@ def test_segments_may_come_in_any_order_and_in_pieces():
     cases.assert_equals_reference(interpreted, in_pieces(cases.packed(length=128)))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"heads": 3, "kv_heads": 1, "head_dim": 128},
+        {"heads": 16, "kv_heads": 4, "head_dim": 64},
+        {"head_dim": 96},
+    ],
+)
+@pytest.mark.parametrize("windows", [(), (200,)])
+def test_compiled_it_equals_the_reference(shape, windows):
+    case = cases.packed(length=1024, dtype="bfloat16", **shape)
+    form = cases.form(scale=0.1, windows=windows)
+    with jax.default_matmul_precision("highest"):
+        cases.assert_equals_reference(triton.attend, case, form, allowed=2e-2)
+
+
 @pytest.mark.parametrize("window", [1, 20])
 def test_a_layer_may_have_a_window(window):
     form = cases.form(windows=(1, 20))
@@ -91,7 +108,7 @@ def test_what_was_refused_does_not_come_to_a_kernel(static):
 
 
 @pytest.mark.parametrize("sizes", [(16, 16), (8, 32), (32, 8)])
-@pytest.mark.parametrize("window", [None, 1, 25, 60])
+@pytest.mark.parametrize("window", [None, 1, 25, 31])
 def test_visits_hold_every_visible_pair_and_mask_no_other(sizes, window):
     """By the definition, pair by pair, in rows whose segments are in order and in others."""
     for case in (cases.packed(length=128), in_pieces(cases.packed(length=128))):
@@ -127,6 +144,23 @@ def test_visits_of_a_packed_row():
     of_queries, of_keys = visits(segments, None, (4, 4))
     assert of_queries.tolist() == [[[0, 0, 0, 1], [0, 0, 0, 2], [0, 1, 2, 3], [0, 0, 0, 4]]]
     assert of_keys.tolist() == [[[0, 0, 0, 4], [1, 2, 3, 4], [2, 2, 2, 4], [3, 3, 3, 4]]]
+
+
+@pytest.mark.parametrize(("head_dim", "filled"), [(12, 16), (16, 16), (96, 128)])
+def test_heads_are_filled_up_to_what_the_compiler_takes(monkeypatch, head_dim, filled):
+    """A power of two, and no less than a product takes."""
+    forward, shapes = triton_calls.forward, []
+
+    def noted(static, tiling, visits_BIV, inputs):
+        shapes.extend(array.shape[-1] for array in inputs[:3])
+        return forward(static, tiling, visits_BIV, inputs)
+
+    monkeypatch.setattr(triton_calls, "forward", noted)
+    case = cases.packed(length=128, head_dim=head_dim)
+    kv = KeysAndValues(case.arrays["k"], case.arrays["v"])
+    seen = Visibility(case.segments_BT, case.segments_BT)
+    out = jax.eval_shape(lambda q: triton.attend(q, kv, seen, cases.form()), case.arrays["q"])
+    assert shapes == [filled] * 3 and out.shape[-1] == head_dim
 
 
 def test_every_tiling_cuts_every_length_that_is_not_refused():

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bench.gpu import results, timing
 from jaxsft.kernels.attention import triton, triton_calls, triton_tiling, triton_visits
@@ -45,7 +44,7 @@ class _Shape(NamedTuple):
     H: int
 
 
-_SHAPES = (_Shape(4096, 32, 8, 64), _Shape(4096, 32, 8, 128))
+_SHAPES = (_Shape(4096, 32, 8, 128), _Shape(4096, 32, 8, 64))
 
 
 class _Candidate(NamedTuple):
@@ -60,11 +59,21 @@ def measure() -> None:
         if results.is_tiny():
             table = Tilings(_TINY, _TINY, _TINY)
         candidates = _candidates(table)
-        times = dict(zip(candidates, _in_threads(shape, candidates), strict=True))
+        means = _put_times(
+            "tile", shape, [(one._asdict(), _alone(shape, one)) for one in candidates]
+        )
+        times = dict(zip(candidates, means, strict=True))
         best = Tilings(*(_fastest(kernel, times) for kernel in _KERNELS))
-        for name, tilings in {"table": table, "best": best}.items():
-            if name == "table" or best != table:
-                _put_whole(shape, name, tilings)
+        named = {"table": table} | ({} if best == table else {"best": best})
+        _put_times(
+            "tiles",
+            shape,
+            [
+                ({"name": name, "way": way, "tilings": tilings}, run)
+                for name, tilings in named.items()
+                for way, run in _whole(shape, tilings).items()
+            ],
+        )
 
 
 def _candidates(table: Tilings) -> list[_Candidate]:
@@ -77,16 +86,24 @@ def _candidates(table: Tilings) -> list[_Candidate]:
     return list(dict.fromkeys(found))
 
 
-def _in_threads(shape: _Shape, candidates: list[_Candidate]) -> list[float]:
+def _put_times(
+    part: str, shape: _Shape, named: list[tuple[dict[str, Any], Callable[..., Any]]]
+) -> list[float]:
     """The geometric mean of each one's times, infinite for one that failed; all compile at once."""
-    programs = [jax.jit(_alone(shape, candidate)) for candidate in candidates]
+    programs = [jax.jit(run) for _, run in named]
     with concurrent.futures.ThreadPoolExecutor(1 if results.is_tiny() else 8) as pool:
         first = [pool.submit(_ready, program, *_arrays(shape, 1)) for program in programs]
         concurrent.futures.wait(first)
     means = []
-    for candidate, program, future in zip(candidates, programs, first, strict=True):
-        line = {"H": shape.H, "kernel": candidate.kernel, "tiling": tuple(candidate.tiling)}
-        means.append(_timed("tile", line, shape, program, future.exception()))
+    for (name, _), program, future in zip(named, programs, first, strict=True):
+        line = {"H": shape.H, **name}
+        if (failed := future.exception()) is not None:  # the compiler's
+            results.put(part, **line, error=results.said(failed))
+            means.append(math.inf)
+            continue
+        ms = [_milliseconds(program, shape, count) for count in _SEGMENTS]
+        results.put(part, **line, **{f"ms_{n}": one for n, one in zip(_SEGMENTS, ms, strict=True)})
+        means.append(math.prod(ms) ** (1 / len(ms)))
     return means
 
 
@@ -94,17 +111,9 @@ def _ready(program: Callable[..., Any], *arrays: Any) -> None:
     jax.block_until_ready(program(*arrays))
 
 
-def _timed(part: str, line: dict[str, Any], shape: _Shape, program: Any, failed: Any) -> float:
-    """Puts a line with the times by the number of segments, or what went wrong."""
-    if failed is not None:
-        results.put(part, **line, error=results.said(failed))
-        return math.inf
-    ms = []
-    for count in _SEGMENTS:
-        arrays = _arrays(shape, count)
-        ms.append(timing.milliseconds(lambda arrays=arrays: program(*arrays), _ROUNDS))
-    results.put(part, **line, **{f"ms_{n}": each for n, each in zip(_SEGMENTS, ms, strict=True)})
-    return math.prod(ms) ** (1 / len(ms))
+def _milliseconds(program: Callable[..., Any], shape: _Shape, num_segments: int) -> float:
+    arrays = _arrays(shape, num_segments)
+    return timing.milliseconds(lambda: program(*arrays), _ROUNDS)
 
 
 def _fastest(kernel: str, times: dict[_Candidate, float]) -> Tiling:
@@ -115,11 +124,9 @@ def _fastest(kernel: str, times: dict[_Candidate, float]) -> Tiling:
 def _arrays(shape: _Shape, num_segments: int) -> tuple[Inputs, Backward]:
     T, N, K, H = shape
     keys = jax.random.split(jax.random.key(0), 4)
-    q, d_out, k, v = (
-        jax.random.normal(key, (1, T, heads, H), jnp.bfloat16)
-        for key, heads in zip(keys, (N, N, K, K), strict=True)
-    )
-    segments_BT = jnp.asarray(np.arange(T)[None] * num_segments // T + 1, jnp.int32)
+    shapes = [(1, T, heads, H) for heads in (N, K, K, N)]
+    q, k, v, d_out = map(functools.partial(jax.random.normal, dtype=jnp.bfloat16), keys, shapes)
+    segments_BT = jnp.arange(T, dtype=jnp.int32)[None] * num_segments // T + 1
     # Any statistics: what they are takes no time.
     statistics_BNT = jnp.full((1, N, T), 12.0)
     inputs = Inputs(q, k, v, segments_BT, jnp.full(1, T, jnp.int32))
@@ -144,7 +151,7 @@ def _alone(shape: _Shape, candidate: _Candidate) -> Callable[[Inputs, Backward],
     return run
 
 
-def _put_whole(shape: _Shape, name: str, tilings: Tilings) -> None:
+def _whole(shape: _Shape, tilings: Tilings) -> dict[str, Callable[[Inputs, Backward], Any]]:
     """The back end's call, forward alone and with its gradients."""
     form = AttentionForm(scale=shape.H**-0.5)
 
@@ -160,12 +167,4 @@ def _put_whole(shape: _Shape, name: str, tilings: Tilings) -> None:
         _, back = jax.vjp(lambda *qkv: call(inputs.segments_BT, *qkv), *inputs[:3])
         return back(backward.d_out_BTNH)
 
-    ways = {"forward": forward, "both": both}
-    for way, run in ways.items():
-        program, failed = jax.jit(run), None
-        try:
-            _ready(program, *_arrays(shape, 1))
-        except Exception as error:  # a compiler's
-            failed = error
-        line = {"H": shape.H, "name": name, "way": way, "tilings": [tuple(one) for one in tilings]}
-        _timed("tiles", line, shape, program, failed)
+    return {"forward": forward, "both": both}
