@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsft.config import Source, Train
+from jaxsft.data.pack import packing
 from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
 from jaxsft.data.pack.packing import PADDING_ROW
 
@@ -50,6 +51,22 @@ def test_a_mixture_is_exact_in_each_epoch_though_their_steps_differ():
         by_source = [sum(n for i, n in counts.items() if SOURCE_OF[i] == s) for s in range(3)]
         assert by_source == list(wanted)
         assert {counts[i] for i in range(50, 80)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "plans"), [((50, 30, 10), 1), ((100, 30, 20), 1), ((20, 60, 5), 6)]
+)
+def test_epochs_that_have_the_same_lengths_are_counted_with_one_plan(wanted, plans, monkeypatch):
+    """A plan of many examples takes seconds, and a run asks for all its steps before it starts."""
+    made, plan_rows = [], packing.plan_rows
+    monkeypatch.setattr(
+        packing, "plan_rows", lambda *args: made.append(plan_rows(*args)) or made[-1]
+    )
+    source = epochs(wanted)
+    bounds = [source.steps_in(n) for n in (6, 0, 1, 2, 3, 4, 5, 6)][1:]
+    assert len(made) == plans
+    rows = [source.plan(epoch).num_rows for epoch in range(6)]
+    assert np.diff(bounds).tolist() == [-(-n // 4) for n in rows]
 
 
 def test_a_step_is_a_function_of_its_number():
