@@ -94,6 +94,7 @@ def test_a_token_across_the_start_of_a_span_is_cut(tokenizer):
     assert len(tokenizer._backend.encode(" user").ids) == 1
     (ours,) = chat.encode(conversation("q", "user"))
     assert supervised_text(chat, ours) == ["user<|im_end|>"] and ours.boundary_tokens == 0
+    assert not ours.is_split
     prompt = chat.encode_prompt(conversation("q").messages)
     assert ours.ids[: len(prompt)].tolist() == prompt and ours.spans[0][0] == len(prompt)
     # In the prompt of a second turn nothing is cut: each turn has an example of its own.
