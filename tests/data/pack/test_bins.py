@@ -51,6 +51,7 @@ def test_never_more_bins_than_the_textbook(case):
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(0, 19))
 @example([1000, 100] + [8] * 60, 19)  # more items than a search goes deep
 @example([1000, 100] + [8] * 30 + [5] * 40, 19)
+@example([100, 60] + [8] * 20 + [7] * 8, 19)
 @example([20_000, 2000] + [2] * 4000, 19)  # nor may it go as deep as there are items
 def test_items_that_fit_one_bin_share_it(sizes, slack):
     for way in (bins.minimum_slack, bins.best_fit_decreasing, bins.pack):
