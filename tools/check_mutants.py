@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from cosmic_ray import plugins
@@ -128,9 +129,9 @@ def _mutants(file: str) -> Mapping[Place, Sequence[Mutant]]:
         if _is_far(name) or operator_class.arguments():
             continue
         operator = operator_class()
-        positions = (p for node in ast_nodes(tree) for p in operator.mutation_positions(node))
-        for occurrence, (start, _) in enumerate(positions):
-            if not any(first <= start < last for first, last in declared):
+        nodes = ((node, p) for node in ast_nodes(tree) for p in operator.mutation_positions(node))
+        for occurrence, (node, (start, _)) in enumerate(nodes):
+            if not _is_many(node) and not any(first <= start < last for first, last in declared):
                 found[file, *start].append(Mutant(file, start[0], name, occurrence))
     return found
 
@@ -140,6 +141,12 @@ def _is_far(operator: str) -> bool:
     if "Comparison" in operator:
         return len({word in ("Is", "IsNot") for word in operator.split("_")[1:]}) > 1
     return _FAR.search(operator) is not None
+
+
+def _is_many(node: Any) -> bool:
+    """Whether one more or less changes a number by a hundredth at most: it is a bound, a guess or
+    an infinity, and not a count."""
+    return node.type == "number" and abs(ast.literal_eval(node.value)) >= 100
 
 
 def _declared(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:

@@ -48,6 +48,22 @@ def test_never_more_bins_than_the_textbook(case):
     assert len(loads(bins.pack, sizes, capacity)) <= len(textbook(sizes, capacity))
 
 
+@given(CASES)
+@example((10, [6, 3, 2, 2]))  # what fits first leaves one
+def test_each_bin_is_as_full_as_its_largest_item_allows(case):
+    """Of few items, among which the search leaves out nothing."""
+    capacity, sizes = case[0], sorted(case[1][:7], reverse=True)
+    bin_of, num_bins = bins.minimum_slack(np.array(sizes, int), capacity)
+    for number in range(num_bins):
+        largest, *others = [sizes[i] for i in np.flatnonzero(bin_of >= number)]
+        sums = {0}
+        for size in others:
+            sums |= {total + size for total in sums}
+        fullest = max(total for total in sums if total <= capacity - largest)
+        held = [sizes[i] for i in np.flatnonzero(bin_of == number)]
+        assert held[0] == largest and sum(held) == largest + fullest
+
+
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(0, 19))
 @example([1000, 100] + [8] * 60, 19)  # more items than a search goes deep
 @example([1000, 100] + [8] * 30 + [5] * 40, 19)
