@@ -51,7 +51,7 @@ _ENCODE = {
     "outcomes": ("encode", "truncate"),
     "prompts": ("prompts", "tokenize", "encode"),
     "spelling": ("spelling", "prompts", "tokenize", "sentencepiece"),
-    "tokenize": ("account", "spelling", "tokenize", "encode", "parts"),
+    "tokenize": ("account", "spelling", "tokenize", "encode", "parts", "injection"),
     "tokenizer_files": ("tokenizer_files",),
     "trained_parts": ("parts",),
     "truncate": ("truncate",),
@@ -65,7 +65,9 @@ TESTS_OF = {
     "jaxsft/kernels/experts/": ("tests/kernels/experts", "tests/model/test_moe.py"),
     "jaxsft/data/pack/": ("tests/data/pack",),
     **{
-        f"jaxsft/data/encode/{name}.py": tuple(f"tests/data/encode/test_{t}.py" for t in tests)
+        f"jaxsft/data/encode/{name}.py": tuple(
+            f"tests/data/{'render' if t == 'injection' else 'encode'}/test_{t}.py" for t in tests
+        )
         for name, tests in _ENCODE.items()
     },
     "jaxsft/rundir/checkpoint/": tuple(f"tests/rundir/{name}" for name in _CHECKPOINTS),

@@ -154,6 +154,9 @@ def test_plain_text_has_one_eos_and_the_bos_of_its_tokenizer(tokenizer, tmp_path
     assert (
         ended[0].ids.tolist() == tokenizer.encode(PlainText("hello world", "f", 1))[0].ids.tolist()
     )
+    for token in ("<|pad|>", "<|im_start|>", "<think>"):  # before and after EOS in the vocabulary
+        (ours,) = tokenizer.encode(PlainText(f"hello{token}", "f", 1))
+        assert tokenizer.decode(ours.ids) == f"hello{token}<|im_end|>"
     chat = ChatTokenizer(make_sentencepiece(tmp_path / "bos", "LlamaTokenizer"))
     (ours,) = chat.encode(PlainText("hello world", "f", 1))
     assert ours.ids.tolist().count(chat.bos_id) == 1 and ours.ids[0] == chat.bos_id
