@@ -1,6 +1,7 @@
 """Every item in one bin, none over-full, and never more bins than the textbook needs."""
 
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -93,6 +94,31 @@ def test_lengths_that_the_textbook_fits_badly_fill_their_bins():
 )
 def test_thousands_of_items_in_one_bin(sizes, capacity):
     assert len(loads(bins.pack, sizes, capacity)) == -(-sum(sizes) // capacity)
+
+
+@pytest.fixture
+def tries(monkeypatch):
+    """The search of each try."""
+    found, descend = [], bins._Search._descend
+    monkeypatch.setattr(
+        bins._Search, "_descend", lambda self, *args: found.append(self) or descend(self, *args)
+    )
+    return found
+
+
+def test_a_search_ends_with_its_tries_or_where_all_are_spent(tries, monkeypatch):
+    monkeypatch.setattr(bins, "_NODES", 700)
+    monkeypatch.setattr(bins, "_ALL_NODES", 1000)
+    monkeypatch.setattr(bins, "_FEW_NODES", 20)
+    loads(bins.minimum_slack, [*range(100, 180, 2)] * 3, 1001)  # no sum is odd
+    first, second, *others = Counter(map(id, tries)).values()
+    for made, allowed in ((first, 700), (second, 300), (max(others), 20)):
+        assert allowed <= made <= allowed + bins._DEPTH  # which the last try still leads to
+
+
+def test_a_search_ends_with_a_full_bin(tries):
+    loads(bins.minimum_slack, [55, 25, 20] * 10, 100)
+    assert len(tries) == 2
 
 
 def test_a_search_for_bins_that_nothing_fills_comes_to_an_end():
