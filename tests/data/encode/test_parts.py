@@ -149,6 +149,15 @@ def test_of_a_tools_message_its_content_alone_is_trained(tmp_path):
     assert "NAMESUN" in chat.decode(example.ids)
 
 
+def test_a_part_is_trained_whole_where_the_template_escapes_it(tmp_path):
+    escaping = TEMPLATE.replace("m.content }}", "m.content | tojson }}")
+    chat = ChatTokenizer(make_tokenizer(tmp_path, escaping))
+    said = (("NO", UNTRAINED), ('Y\nE"', {}), ("\nNO\n", UNTRAINED), ('"S', {}))
+    (example,) = chat.encode(talk(in_parts(*said)))
+    found = [chat.decode(example.ids[a:b]) for a, b in example.spans]
+    assert found == ['"', 'Y\\nE\\"', '\\"S"<|im_end|>']
+
+
 def test_a_tools_result_is_trained_where_it_says_so_or_the_row_is_refused(chat):
     result = in_parts(("no", UNTRAINED), ("SUN", {"train": True}), role="tool")
     row = talk(assistant("", None, "here"), result, assistant("Z"))
