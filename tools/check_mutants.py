@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import os
 import random
 import re
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from cosmic_ray import plugins
@@ -49,7 +51,7 @@ _ENCODE = {
     "outcomes": ("encode", "truncate"),
     "prompts": ("prompts", "tokenize", "encode"),
     "spelling": ("spelling", "prompts", "tokenize", "sentencepiece"),
-    "tokenize": ("account", "spelling", "tokenize", "encode", "parts"),
+    "tokenize": ("account", "spelling", "tokenize", "encode", "parts", "injection"),
     "tokenizer_files": ("tokenizer_files",),
     "trained_parts": ("parts",),
     "truncate": ("truncate",),
@@ -63,7 +65,9 @@ TESTS_OF = {
     "jaxsft/kernels/experts/": ("tests/kernels/experts", "tests/model/test_moe.py"),
     "jaxsft/data/pack/": ("tests/data/pack",),
     **{
-        f"jaxsft/data/encode/{name}.py": tuple(f"tests/data/encode/test_{t}.py" for t in tests)
+        f"jaxsft/data/encode/{name}.py": tuple(
+            f"tests/data/{'render' if t == 'injection' else 'encode'}/test_{t}.py" for t in tests
+        )
         for name, tests in _ENCODE.items()
     },
     "jaxsft/rundir/checkpoint/": tuple(f"tests/rundir/{name}" for name in _CHECKPOINTS),
@@ -82,6 +86,9 @@ class Mutant:
         return next(tests for part, tests in TESTS_OF.items() if self.file.startswith(part))
 
 
+Place = tuple[str, int, int]  # file, line, column
+
+
 def main() -> int:
     by_place = {
         place: mutants
@@ -91,9 +98,7 @@ def main() -> int:
     }
     if not by_place:
         raise SystemExit(f"--files={','.join(_FILES.value)}: no such file below {list(TESTS_OF)}")
-    draw = random.Random(_SEED.value)
-    places = draw.sample(sorted(by_place), min(_SAMPLE.value, len(by_place)))
-    drawn = sorted(draw.choice(by_place[place]) for place in places)
+    drawn = _draw(by_place, _SAMPLE.value, _SEED.value)
     print(f"{len(drawn)} of {len(by_place)} places", flush=True)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         survived = sum(_survives(drawn, Path(folder)))
@@ -102,14 +107,22 @@ def main() -> int:
     return int(killed < _WANTED * len(drawn))
 
 
+def _draw(by_place: Mapping[Place, Sequence[Mutant]], sample: int, seed: int) -> Sequence[Mutant]:
+    """At most one mutant of a place, and `sample` of them; none that means what the file means."""
+    draw = random.Random(seed)
+    places = draw.sample(sorted(by_place), len(by_place))
+    mutants = (draw.choice(by_place[place]) for place in places)
+    return sorted(itertools.islice(filter(_differs, mutants), sample))
+
+
 def _files() -> Iterator[str]:
     for part in TESTS_OF:
         found = [ROOT / part] if part.endswith(".py") else sorted((ROOT / part).rglob("*.py"))
         yield from (str(path.relative_to(ROOT)) for path in found)
 
 
-def _mutants(file: str) -> Mapping[tuple[str, int, int], Sequence[Mutant]]:
-    """The mutants of each place of a file that runs: (file, line, column)."""
+def _mutants(file: str) -> Mapping[Place, Sequence[Mutant]]:
+    """The mutants of each place of a file that runs."""
     text = (ROOT / file).read_text(encoding="utf-8")
     declared, tree = _declared(text), get_ast(text)
     found = collections.defaultdict(list)
@@ -118,9 +131,9 @@ def _mutants(file: str) -> Mapping[tuple[str, int, int], Sequence[Mutant]]:
         if _is_far(name) or operator_class.arguments():
             continue
         operator = operator_class()
-        positions = (p for node in ast_nodes(tree) for p in operator.mutation_positions(node))
-        for occurrence, (start, _) in enumerate(positions):
-            if not any(first <= start < last for first, last in declared):
+        nodes = ((node, p) for node in ast_nodes(tree) for p in operator.mutation_positions(node))
+        for occurrence, (node, (start, _)) in enumerate(nodes):
+            if not _is_many(node) and not any(first <= start < last for first, last in declared):
                 found[file, *start].append(Mutant(file, start[0], name, occurrence))
     return found
 
@@ -132,10 +145,18 @@ def _is_far(operator: str) -> bool:
     return _FAR.search(operator) is not None
 
 
+def _is_many(node: Any) -> bool:
+    """Whether one more or less changes a number by a hundredth at most: it is a bound, a guess or
+    an infinity, and not a count."""
+    return node.type == "number" and abs(ast.literal_eval(node.value)) >= 100
+
+
 def _declared(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where annotations and decorators begin and end: nothing computes with them."""
-    nodes: list[ast.expr] = []
+    """Where annotations, decorators and assertions begin and end: no result depends on them."""
+    nodes: list[ast.expr | ast.stmt | ast.keyword] = []
     for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Assert) or (isinstance(node, ast.keyword) and node.arg == "strict"):
+            nodes.append(node)  # of our own mistakes; `strict` is an assertion of zip
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             nodes += node.decorator_list
         if isinstance(node, ast.FunctionDef) and node.returns:
@@ -149,6 +170,32 @@ def _declared(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     ]
 
 
+def _differs(mutant: Mutant) -> bool:
+    """Whether the mutant is a program, and another one than the file."""
+    text = (ROOT / mutant.file).read_text(encoding="utf-8")
+    try:
+        return _meaning(_changed(text, mutant)) != _meaning(text)
+    except SyntaxError:
+        return False
+
+
+def _meaning(text: str) -> str:
+    """The program without its layout and without what its signatures allow at a call."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults += [default for default in node.kw_defaults if default]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
+    return ast.dump(tree)
+
+
+def _changed(text: str, mutant: Mutant) -> str:
+    changed = mutate_code(text, plugins.get_operator(mutant.operator)(), mutant.occurrence)
+    assert changed is not None, mutant
+    return changed
+
+
 def _survives(drawn: Sequence[Mutant], folder: Path) -> Iterator[bool]:
     """Tries one mutant after the other in a copy of the checkout, and says what became of it."""
     copy = _copied(folder)
@@ -157,8 +204,7 @@ def _survives(drawn: Sequence[Mutant], folder: Path) -> Iterator[bool]:
         if mutant.tests not in limits:
             limits[mutant.tests] = 60 + 3 * _seconds_unchanged(copy, mutant.tests)
         path, text = copy / mutant.file, (copy / mutant.file).read_text(encoding="utf-8")
-        changed = mutate_code(text, plugins.get_operator(mutant.operator)(), mutant.occurrence)
-        assert changed is not None, mutant
+        changed = _changed(text, mutant)
         path.write_text(changed, encoding="utf-8")
         survived = _pass(copy, mutant.tests, limits[mutant.tests])
         path.write_text(text, encoding="utf-8")

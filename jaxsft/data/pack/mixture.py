@@ -61,7 +61,7 @@ def members(source_of: np.ndarray, wanted: Sequence[int], seed: int, epoch: int)
             taken.append(np.arange(first, first + size))
             continue
         places = np.arange(epoch * count, (epoch + 1) * count)
-        rounds = np.unique(places // max(size, 1)).tolist()
+        rounds = np.unique(places // size).tolist()
         orders = np.concatenate([shuffled(size, seed, n, _PURPOSE + source) for n in rounds])
         taken.append(first + orders[places - rounds[0] * size])
     return np.concatenate(taken)

@@ -25,7 +25,8 @@ from jaxsft.data.render.provenance import CONVERSION
 # need thousands, not millions.
 MAX_STEPS, STEPS_PER_CHAR = 2_000_000, 10
 MAX_MADE, MADE_PER_CHAR = 100_000_000, 100
-# Mistral's make a new list of the messages so far for each one: of all pairs 8 bytes.
+# Mistral's make a new list of the messages so far for each message. The lists of n messages hold
+# about n * n / 2 items of BYTES_PER_ITEM: a fourth of this.
 MADE_PER_PAIR, MAX_MADE_FOR_PAIRS = 16, 500_000_000
 MAX_TEXT, TEXT_PER_CHAR = 1_000_000, 20
 SECONDS_PER_CHAR = 1e-5  # published templates need a hundredth of it
@@ -33,20 +34,20 @@ MAX_SECONDS = 5.0  # of this thread's processor time: a busy machine refuses not
 CHARS_PER_STEP = 1000
 MAX_BITS = 10_000  # of an integer
 MAX_INDENT = 64
-SMALL = 100  # characters, that are not counted: steps bound their number
-BYTES_PER_ITEM = 8  # of a list, where a character counts as one
+SMALL = 100  # a result of fewer characters isn't counted: steps bound how many there are
+BYTES_PER_ITEM = 8  # what an item of a list counts; a character counts 1
 _STEPS_BETWEEN_CLOCKS = 32
 # No published template calls these; each can make a great deal from little.
 _NO_METHODS = frozenset(
     ("translate", "maketrans", "expandtabs", "encode", "to_bytes", "from_bytes")
 )
 _NO_FILTERS = frozenset(("urlize", "wordwrap", "xmlattr", "pprint", "striptags"))
-# These neither write nor compare what a list holds.
+# These neither write nor compare what a list holds; `join` counts what it writes by itself.
 _TAKES_LISTS = frozenset(
     "attr batch count d default first items join last length list map random reject rejectattr "
     "reverse select selectattr slice".split()
 )
-_NAMED = frozenset(("indent", "replace", "sum", "tojson"))  # whose arguments' names matter
+_NAMED = frozenset(("indent", "replace", "sum", "tojson"))  # `_check_filter` knows their arguments
 # Filters and methods of text that make as much as a number says: any other may be given numbers.
 _GROWS_TO = frozenset("batch center indent ljust rjust round slice wordwrap zfill".split())
 _OF_DICT = frozenset(dir(dict))
@@ -86,10 +87,16 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.concat = self.concat_all
 
     def own_filters(self) -> dict[str, Callable[..., Any]]:
+        """The filters that Jinja's own give way to, by name."""
         return {"join": self._join, "string": self.text, "format": self._format}
 
     def begin(self, num_chars: int, num_messages: int = 0) -> None:
-        """A rendering of `num_chars` characters of conversation starts."""
+        """Sets the bounds and starts the clock for the next rendering.
+
+        Args:
+            num_chars: of the conversation.
+            num_messages: of the conversation; lists of them are allowed for besides.
+        """
         self._given = self._steps = MAX_STEPS + STEPS_PER_CHAR * num_chars
         self._left = MAX_MADE + MADE_PER_CHAR * num_chars
         self._left += min(MADE_PER_PAIR * num_messages**2, MAX_MADE_FOR_PAIRS)
@@ -100,18 +107,29 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     @property
     def num_steps(self) -> int:
-        """Of the rendering, so far."""
+        """Steps of the rendering so far; what is large counts as several."""
         return self._given - self._steps
 
     def turns(self, items: Any, site: int, names: dict[str, Any]) -> Any:
-        """What an outermost loop goes over."""
+        """The items of an outermost loop, which tell the watch, if any, what is asked of them.
+
+        Args:
+            site: number of the loop in the template.
+            names: the template's variables where the loop starts.
+        """
         return self.watch.enter(items, site, names) if self.watch else items
 
     def turns_context(self, items: Any, undefined: Any) -> LoopContext:
+        """What the template knows as `loop` in an outermost loop over `items`."""
         is_watched = isinstance(items, Turns)
         return TurnsContext(items, undefined) if is_watched else LoopContext(items, undefined)
 
     def step(self) -> bool:
+        """True, so that it can stand in a loop's condition; one more step is counted.
+
+        Raises:
+            RunawayError: it was one too many, or the time is over.
+        """
         self._steps -= 1
         if self._steps < self._clock_at:
             self._look_at_clock()
@@ -125,12 +143,18 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             raise RunawayError(f"takes longer than {self._seconds:.1f} seconds")
 
     def reserve(self, size: int, what: str) -> None:
-        """Refuses to make `size` characters in one piece."""
+        """Refuses, before it is made, what has more characters than one text may have or than are
+        left. It isn't counted yet."""
         if size > self._max_text or size > self._left:
             raise LimitError(f"makes too much text ({what}: {size} characters)")
 
     def counted(self, result: Any) -> Any:
-        """The result; what it holds is taken from the budget."""
+        """The result. The characters of a text, the items of a list or tuple, unless they are few,
+        count as made, and as steps.
+
+        Raises:
+            RunawayError: the rendering has then made too much.
+        """
         if isinstance(result, str):
             size = len(result)
         elif isinstance(result, list):
@@ -148,13 +172,13 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return result
 
     def bounded(self, value: Any) -> Any:
-        """The value, if it is small enough to be compared or hashed."""
+        """The value; refused if it is a list, tuple or dict too large to be compared or hashed."""
         if isinstance(value, (list, tuple, dict)):
             self.reserve(self.measure(value), "a list")
         return value
 
     def text(self, value: Any) -> str:
-        """str(value), if that is not too long."""
+        """The value itself if it is text, else str(value), counted, unless it would be too long."""
         if isinstance(value, str):
             return value
         if isinstance(value, Namespace):
@@ -162,11 +186,13 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.reserve(self.measure(value), "a value as text")
         return self.counted(self.text_of(value))
 
+    # What a subclass makes otherwise: text_of, join_pieces, percent_of and format_one.
     def text_of(self, value: Any) -> str:
         return str(value)
 
     def measure(self, value: Any) -> int:
-        """The characters of a value written out, about; counting stops where it is too much."""
+        """The characters of a value written out, about; of one that is longer than a text may be
+        only as many as show it. To count them takes steps."""
         size, rest = 0, [value]
         while rest and size <= self._max_text:
             item = rest.pop()
@@ -183,6 +209,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return size
 
     def concat_all(self, parts: Iterable[str]) -> str:
+        """The parts as one text, counted."""
         pieces = list(parts)
         size = sum(map(len, pieces))
         if size > self._max_text:
@@ -205,6 +232,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return self.counted(super().call_binop(context, operator, left, right))
 
     def percent(self, template: str, values: Any) -> str:
+        """`template % values`, counted."""
         given = values if isinstance(values, tuple) else (values,)
         specs = [match["spec"] for match in CONVERSION.finditer(template)]
         for spec in specs:
@@ -226,6 +254,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return self.join(d, map(self.text, value))
 
     def join(self, separator: str, parts: Iterable[str]) -> str:
+        """`separator.join(parts)`, counted."""
         pieces: list[str] = []
         for part in parts:
             if pieces:
@@ -234,7 +263,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return self.concat_all(pieces)
 
     def _check_width(self, spec: str) -> None:
-        """No number in a format may ask for a text too long."""
+        """Refuses a format whose width or precision is longer than a text may be, or "*"."""
         if "*" in spec:
             raise LimitError(f"uses the format {spec[:20]!r}")
         for number in _NUMBER.findall(spec):
@@ -264,7 +293,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.reserve(len(text) + times * len(new), "replace")
 
     def _check_filter(self, name: str, given: dict[str, Any]) -> None:
-        """Refuses arguments that make one of the filters in _NAMED write too much."""
+        """Refuses arguments, by their names, that make one of the filters in _NAMED write much."""
         if name == "replace":
             self._check_replace(*(self.text(given[key]) for key in ("s", "old", "new")))
         elif name == "sum" and not isinstance(given.get("start", 0), int | float):
@@ -278,7 +307,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
                 raise LimitError(f"calls {name} with {key}={width}")
 
     def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The filter, checked before and counted after."""
+        """The filter, its arguments checked before and its result counted after."""
         bind = inspect.signature(function).bind if name in _NAMED else None
 
         @functools.wraps(function)
@@ -315,7 +344,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return super().getitem(obj, self.bounded(argument))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        # The item itself, where a dict has no method of that name: what the sandbox finds, slowly.
+        # The sandbox would find the same, slowly: a dict's item, unless a method has that name.
         if type(obj) is dict and attribute in obj and attribute not in _OF_DICT:
             return obj[attribute]
         return super().getattr(obj, attribute)
@@ -331,7 +360,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return bounded_format
 
     def format_fields(self, template: str, args: Any, kwargs: Any) -> str:
-        """`template.format(*args, **kwargs)`."""
+        """`template.format(*args, **kwargs)`, counted; no format may stand in another."""
         formatter, position = SandboxedFormatter(self), 0
         parts: list[str] = []
         for literal, field, spec, conversion in formatter.parse(template):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxsft.devices import xla_flags
 from jaxsft.errors import ConfigError
 from jaxsft.kernels.attention import blocks, cudnn_calls
 from jaxsft.kernels.attention.cudnn_calls import Operands, Results, Spans, Static
@@ -46,8 +47,11 @@ def refusal(use: Use) -> str | None:
 
 
 def is_fastest(use: Use) -> bool:
-    """Whether it is the fastest for a run's rows; for those of more segments `triton` is."""
-    return _room(use.form, use.length) <= _FAST_SEGMENTS
+    """Whether it is the fastest for a run's rows; for those of more segments `triton` is.
+
+    Where XLA_FLAGS ask for deterministic operations too: its kernels are so without being told.
+    """
+    return _room(use.form, use.length) <= _FAST_SEGMENTS and not xla_flags.deterministic()
 
 
 def block_sizes(use: Use) -> tuple[int, int]:

@@ -105,7 +105,8 @@ def test_the_options_reach_the_tokenizer(tokenizer):
 def test_overlong(tokenizer, kind):
     record, data = LONG[kind], Data(train=(), sequence_length=1000)
     num_tokens = len(outcome_of(tokenizer, record, data, None).kept[0].ids)
-    assert outcome(tokenizer, record, num_tokens).kept
+    (whole,) = outcome(tokenizer, record, num_tokens, overlong="truncate").kept
+    assert (whole.truncated_tokens, whole.truncated_turns) == (0, 0)
     short = num_tokens - 1
     dropped = outcome(tokenizer, record, short)
     assert dropped.reason == f"overlong: more than sequence_length={short} tokens"

@@ -128,6 +128,36 @@ def test_a_part_keeps_its_weight_where_the_template_strips_the_content(tmp_path)
     assert [chat.decode(example.ids[a:b]) for a, b in example.spans] == ["YES<|im_end|>"]
 
 
+def test_parts_of_a_turn_that_is_not_trained_change_nothing(chat):
+    said = in_parts(("A", {"weight": 0.5}), ("B", {"weight": 2}))
+    spans = []
+    for first in (said, assistant("AB")):
+        row = talk(first, Message("user", "q"), assistant("Z"))
+        assert trained(chat, row, *PARTS, train_on="last_turn") == ["Z<|im_end|>"]
+        (example,) = chat.encode(row, "last_turn", None, PARTS)
+        spans.append((example.spans, example.weights.tolist(), example.boundary_tokens))
+    assert spans[0] == spans[1] and spans[0][2] == 0
+
+
+def test_of_a_tools_message_its_content_alone_is_trained(tmp_path):
+    naming = TEMPLATE.replace("{{ m.content }}", "{{ m.name or '' }}{{ m.content }}")
+    chat = ChatTokenizer(make_tokenizer(tmp_path, naming))
+    result = Message("tool", "SUN", fields={"name": "NAME"})
+    row = talk(assistant("", None, "here"), result, assistant("Z"))
+    assert trained(chat, row, "tool_results") == ["SUN"]
+    (example,) = chat.encode(row)
+    assert "NAMESUN" in chat.decode(example.ids)
+
+
+def test_a_part_is_trained_whole_where_the_template_escapes_it(tmp_path):
+    escaping = TEMPLATE.replace("m.content }}", "m.content | tojson }}")
+    chat = ChatTokenizer(make_tokenizer(tmp_path, escaping))
+    said = (("NO", UNTRAINED), ('Y\nE"', {}), ("\nNO\n", UNTRAINED), ('"S', {}))
+    (example,) = chat.encode(talk(in_parts(*said)))
+    found = [chat.decode(example.ids[a:b]) for a, b in example.spans]
+    assert found == ['"', 'Y\\nE\\"', '\\"S"<|im_end|>']
+
+
 def test_a_tools_result_is_trained_where_it_says_so_or_the_row_is_refused(chat):
     result = in_parts(("no", UNTRAINED), ("SUN", {"train": True}), role="tool")
     row = talk(assistant("", None, "here"), result, assistant("Z"))

@@ -122,6 +122,15 @@ def test_no_piece_of_a_unigram_vocabulary_is_a_control_token(tmp_path):
     assert one == spelling.added_ids["</s>"]
 
 
+def test_a_unigram_vocabulary_may_have_no_unknown_token():
+    pieces = [(piece, -1.0) for piece in ("a", "<", "/", "s", ">", "</s>", " ")]
+    tokenizer = Tokenizer(models.Unigram(pieces))
+    tokenizer.add_special_tokens(["</s>"])
+    spelling = Spelling(tokenizer)
+    assert spelling.encode("a</s>a", []).ids.tolist() == [0, 1, 2, 3, 4, 0]
+    assert spelling.encode("a</s>a", [Control(1, 5, "</s>")]).ids.tolist() == [0, 5, 0]
+
+
 def numbered(*pieces):
     return {piece: number for number, piece in enumerate(pieces)}
 

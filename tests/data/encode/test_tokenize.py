@@ -94,6 +94,7 @@ def test_a_token_across_the_start_of_a_span_is_cut(tokenizer):
     assert len(tokenizer._backend.encode(" user").ids) == 1
     (ours,) = chat.encode(conversation("q", "user"))
     assert supervised_text(chat, ours) == ["user<|im_end|>"] and ours.boundary_tokens == 0
+    assert not ours.is_split
     prompt = chat.encode_prompt(conversation("q").messages)
     assert ours.ids[: len(prompt)].tolist() == prompt and ours.spans[0][0] == len(prompt)
     # In the prompt of a second turn nothing is cut: each turn has an example of its own.
@@ -153,6 +154,9 @@ def test_plain_text_has_one_eos_and_the_bos_of_its_tokenizer(tokenizer, tmp_path
     assert (
         ended[0].ids.tolist() == tokenizer.encode(PlainText("hello world", "f", 1))[0].ids.tolist()
     )
+    for token in ("<|pad|>", "<|im_start|>", "<think>"):  # before and after EOS in the vocabulary
+        (ours,) = tokenizer.encode(PlainText(f"hello{token}", "f", 1))
+        assert tokenizer.decode(ours.ids) == f"hello{token}<|im_end|>"
     chat = ChatTokenizer(make_sentencepiece(tmp_path / "bos", "LlamaTokenizer"))
     (ours,) = chat.encode(PlainText("hello world", "f", 1))
     assert ours.ids.tolist().count(chat.bos_id) == 1 and ours.ids[0] == chat.bos_id

@@ -70,6 +70,15 @@ def test_the_picture(chat):
     assert dropped.dropped == (Drop(reason, f"{reason} ({what}); {whole} with all turns", whole),)
 
 
+@pytest.mark.parametrize(
+    ("spoken", "front"), [("UA", ""), ("SSUA", " and 2 system messages before them")]
+)
+def test_a_last_turn_that_is_too_long_is_named_with_what_must_stay(chat, spoken, front):
+    dropped = fitted(chat, conversation(spoken), 5).dropped
+    first, last = len(spoken) - 2, len(spoken) - 1
+    assert f"(messages[{first}] to messages[{last}]{front});" in dropped[0].detail
+
+
 def test_what_was_left_out_is_counted(chat):
     record = conversation("SUAUATAUA")
     whole, second, _ = lengths(chat, record, (1, 3, 7))

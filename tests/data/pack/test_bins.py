@@ -1,6 +1,7 @@
 """Every item in one bin, none over-full, and never more bins than the textbook needs."""
 
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -48,9 +49,26 @@ def test_never_more_bins_than_the_textbook(case):
     assert len(loads(bins.pack, sizes, capacity)) <= len(textbook(sizes, capacity))
 
 
+@given(CASES)
+@example((10, [6, 3, 2, 2]))  # what fits first leaves one
+def test_each_bin_is_as_full_as_its_largest_item_allows(case):
+    """Of few items, among which the search leaves out nothing."""
+    capacity, sizes = case[0], sorted(case[1][:7], reverse=True)
+    bin_of, num_bins = bins.minimum_slack(np.array(sizes, int), capacity)
+    for number in range(num_bins):
+        largest, *others = [sizes[i] for i in np.flatnonzero(bin_of >= number)]
+        sums = {0}
+        for size in others:
+            sums |= {total + size for total in sums}
+        fullest = max(total for total in sums if total <= capacity - largest)
+        held = [sizes[i] for i in np.flatnonzero(bin_of == number)]
+        assert held[0] == largest and sum(held) == largest + fullest
+
+
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(0, 19))
 @example([1000, 100] + [8] * 60, 19)  # more items than a search goes deep
 @example([1000, 100] + [8] * 30 + [5] * 40, 19)
+@example([100, 60] + [8] * 20 + [7] * 8, 19)
 @example([20_000, 2000] + [2] * 4000, 19)  # nor may it go as deep as there are items
 def test_items_that_fit_one_bin_share_it(sizes, slack):
     for way in (bins.minimum_slack, bins.best_fit_decreasing, bins.pack):
@@ -76,6 +94,31 @@ def test_lengths_that_the_textbook_fits_badly_fill_their_bins():
 )
 def test_thousands_of_items_in_one_bin(sizes, capacity):
     assert len(loads(bins.pack, sizes, capacity)) == -(-sum(sizes) // capacity)
+
+
+@pytest.fixture
+def tries(monkeypatch):
+    """The search of each try."""
+    found, descend = [], bins._Search._descend
+    monkeypatch.setattr(
+        bins._Search, "_descend", lambda self, *args: found.append(self) or descend(self, *args)
+    )
+    return found
+
+
+def test_a_search_ends_with_its_tries_or_where_all_are_spent(tries, monkeypatch):
+    monkeypatch.setattr(bins, "_NODES", 700)
+    monkeypatch.setattr(bins, "_ALL_NODES", 1000)
+    monkeypatch.setattr(bins, "_FEW_NODES", 20)
+    loads(bins.minimum_slack, [*range(100, 180, 2)] * 3, 1001)  # no sum is odd
+    first, second, *others = Counter(map(id, tries)).values()
+    for made, allowed in ((first, 700), (second, 300), (max(others), 20)):
+        assert allowed <= made <= allowed + bins._DEPTH  # which the last try still leads to
+
+
+def test_a_search_ends_with_a_full_bin(tries):
+    loads(bins.minimum_slack, [55, 25, 20] * 10, 100)
+    assert len(tries) == 2
 
 
 def test_a_search_for_bins_that_nothing_fills_comes_to_an_end():

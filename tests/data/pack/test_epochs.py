@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxsft.config import Source, Train
+from jaxsft.data.pack import packing
 from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
-from jaxsft.data.pack.packing import PADDING_ROW, plan_rows
+from jaxsft.data.pack.packing import PADDING_ROW
 
 LENGTHS = np.random.default_rng(0).integers(2, 30, 90)
 SOURCE_OF = np.repeat([0, 1, 2], [50, 30, 10])
@@ -67,7 +68,7 @@ def test_no_row_of_any_epoch_has_more_segments_than_the_run_is_told():
         plan = source.plan(epoch)
         assert most_examples(plan) + 1 <= room
         assert len(np.unique(plan.order)) == 6
-        free = plan_rows(lengths[plan.order], 32, 3, epoch)
+        free = packing.plan_rows(lengths[plan.order], 32, 3, epoch)
         split += most_examples(free) + 1 > room
     assert split  # without the limit
 
@@ -77,6 +78,22 @@ def test_where_epochs_have_the_same_examples_their_rows_hold_as_many():
     most = [most_examples(source.plan(epoch)) for epoch in range(3)]
     assert len(set(most)) == 1
     assert source.max_segments == 1 << most[0].bit_length()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "plans"), [((50, 30, 10), 1), ((100, 30, 20), 1), ((20, 60, 5), 6)]
+)
+def test_epochs_that_have_the_same_lengths_are_counted_with_one_plan(wanted, plans, monkeypatch):
+    """A plan of many examples takes seconds, and a run asks for all its steps before it starts."""
+    made, plan_rows = [], packing.plan_rows
+    monkeypatch.setattr(
+        packing, "plan_rows", lambda *args: made.append(plan_rows(*args)) or made[-1]
+    )
+    source = epochs(wanted)
+    bounds = [source.steps_in(n) for n in (6, 0, 1, 2, 3, 4, 5, 6)][1:]
+    assert len(made) == plans
+    rows = [source.plan(epoch).num_rows for epoch in range(6)]
+    assert np.diff(bounds).tolist() == [-(-n // 4) for n in rows]
 
 
 def test_a_step_is_a_function_of_its_number():

@@ -131,6 +131,28 @@ def test_rows_of_many_segments_are_left_to_triton_where_that_can(max_segments, h
     assert choose.choose("cudnn", asked, None)[0] == "cudnn"
 
 
+def test_deterministic_operations_are_left_to_triton_and_said_to_cudnn(monkeypatch):
+    """XLA ends at the second of two like calls that don't say it themselves."""
+    asked = use(form=cases.form(max_segments=4), length=4096)
+    assert "force_deterministic" not in backward_of(asked)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    assert choose.choose("auto", asked, None)[0] == "triton"
+    assert choose.choose("cudnn", asked, None)[0] == "cudnn"
+    assert backward_of(asked).count("\\22force_deterministic\\22: true") == 1
+
+
+def backward_of(asked: Use) -> str:
+    """The lowered gradient of one row."""
+    array = jax.ShapeDtypeStruct((1, 128, 2, 16), jnp.bfloat16)
+    segments = jnp.ones((1, 128), jnp.int32)
+
+    def run(q):
+        seen = Visibility(segments, segments)
+        return cudnn.attend(q, KeysAndValues(q, q), seen, asked.form).astype(jnp.float32).sum()
+
+    return jax.jit(jax.grad(run)).trace(array).lower(lowering_platforms=("cuda",)).as_text()
+
+
 def test_rows_too_many_for_its_offsets_are_refused():
     q = jax.ShapeDtypeStruct((512, 1024, 32, 128), jnp.bfloat16)
     kv = jax.ShapeDtypeStruct((512, 1024, 8, 128), jnp.bfloat16)

@@ -258,6 +258,15 @@ def test_one_leaf_with_another_digest_is_altered(change):
     )
 
 
+def test_of_many_leaves_that_differ_the_first_is_named():
+    wanted = {name: int(digest) for name, digest in digests(named(make_state())).items()}
+    failure = CheckpointStore.verify(make_state(), dict.fromkeys(wanted, -1))
+    count = len(wanted)
+    assert failure is not None and count > 1
+    first = f"{next(iter(wanted))} differs from what was saved ({count} of {count} leaves do)"
+    assert failure.cause == first
+
+
 def test_what_orbax_logs_of_a_read_that_fails_is_left_out_and_nothing_else(
     store, monkeypatch, caplog
 ):
