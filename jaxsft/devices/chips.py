@@ -14,6 +14,7 @@ class Chip:
     memory_bandwidth: float  # bytes/s
     link_bandwidth: float  # bytes/s that a chip sends to others of its slice or box, all links
     network_bandwidth: float  # bytes/s that a chip sends out of its slice or box
+    runs_in_turn: bool = False  # a kernel after the other, and does not load one's data meanwhile
 
 
 _GB, _GIB, _TERA, _GBIT = 1e9, 2**30, 1e12, 1e9 / 8
@@ -32,7 +33,8 @@ def _tpu(tflops: float, gib: float, memory: float, links: float, network: float 
 
 def _gpu(tflops: float, gb: float, memory: float, links: float, network: float = 400) -> Chip:
     """Of TFLOP/s, GB, GB/s of memory and of links, Gbit/s of the network."""
-    return _tpu(tflops, gb * _GB / _GIB, memory, links, network)
+    chip = _tpu(tflops, gb * _GB / _GIB, memory, links, network)
+    return dataclasses.replace(chip, runs_in_turn=True)
 
 
 # TPUs: cloud.google.com/tpu/docs, its pages of each generation; the links' rate is half of what is

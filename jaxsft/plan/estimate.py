@@ -15,7 +15,7 @@ from jaxsft.plan import communication, cost, hlo, memory, remat_choice
 from jaxsft.plan import expert_rows as experts
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.communication import Communication
-from jaxsft.plan.efficiencies import LINK_SHARE, MATMUL_SHARE, MEMORY_SHARE
+from jaxsft.plan.efficiencies import expected_seconds
 from jaxsft.plan.expert_rows import ExpertRows
 from jaxsft.plan.kernel_flops import Skipped
 from jaxsft.plan.memory import Memory
@@ -143,5 +143,5 @@ def _seconds(
 ) -> Seconds:
     matmuls, moving = computed / chip.bf16_flops, moved / chip.memory_bandwidth
     sending = sum(one.seconds or 0.0 for one in collectives)
-    longest = max(matmuls / MATMUL_SHARE, moving / MEMORY_SHARE, sending / LINK_SHARE)
-    return Seconds(matmuls=matmuls, memory=moving, communication=sending, estimate=longest)
+    expected = expected_seconds(chip, matmuls, moving, sending)
+    return Seconds(matmuls=matmuls, memory=moving, communication=sending, estimate=expected)

@@ -79,7 +79,7 @@ class Guesser:
         inside, outside = self._sent(config, sizes, here, gathered, tokens)
         link_bandwidth = self.topology.links * chip.link_bandwidth
         sending = max(inside / link_bandwidth, outside / chip.network_bandwidth)
-        longest = max(computing / efficiencies.MATMUL_SHARE, sending / efficiencies.LINK_SHARE)
+        longest = efficiencies.expected_seconds(chip, computing, 0.0, sending)
         return longest + 1e-3 * (computing + sending)  # of two that take as long, the lighter one
 
     def _sent(
