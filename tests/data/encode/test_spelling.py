@@ -88,6 +88,7 @@ def test_words_from_memory_and_the_tokenizer_give_the_same(tmp_path):
     for parts in (
         ["hello  world\n\n it's", end, "the fox", think, end, " 2 + 2 "],
         [think, "hello <think> \u4f60", end],
+        ["\u4f60", end, "hello"],
         [end],
         ["hello"],
         [],
@@ -98,7 +99,9 @@ def test_words_from_memory_and_the_tokenizer_give_the_same(tmp_path):
             for start, part in zip(stops, parts, strict=False)
             if part in (end, think)
         ]
-        ours, theirs = (each.encode("".join(parts), controls) for each in (quick, slow))
+        text = "".join(parts)
+        assert (quick._by_words(text, controls) is None) == ("\u4f60" in text)
+        ours, theirs = (each.encode(text, controls) for each in (quick, slow))
         assert ours.ids.tolist() == theirs.ids.tolist()
         assert ours.is_control.tolist() == theirs.is_control.tolist()
         assert int(ours.is_control.sum()) == len(controls)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import json
 
 import numpy as np
 import pytest
@@ -242,6 +243,19 @@ def test_a_directory_or_template_that_is_not_there_is_named(tokenizer_dir, tmp_p
     config.write_text('{"tokenizer_class": "CanineTokenizer"}')
     with pytest.raises(DataError, match="CanineTokenizer has no tokenizer.json form"):
         ChatTokenizer(str(tmp_path))
+
+
+def test_no_code_of_a_tokenizers_directory_is_run(tmp_path):
+    directory, mark = make_tokenizer(tmp_path / "own"), tmp_path / "ran"
+    config = tmp_path / "own" / "tokenizer_config.json"
+    named = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | named))
+    own = "import pathlib\nfrom transformers import PreTrainedTokenizerFast\n"
+    own += f"pathlib.Path({str(mark)!r}).touch()\nclass Own(PreTrainedTokenizerFast): pass\n"
+    (tmp_path / "own" / "own.py").write_text(own)
+    with pytest.raises(ConversionError, match="can't be read: .*custom code"):
+        ChatTokenizer(directory)
+    assert not mark.exists()
 
 
 def test_a_tokenizer_without_template_encodes_text_only(tmp_path):

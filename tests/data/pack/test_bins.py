@@ -43,6 +43,7 @@ def test_best_fit_decreasing_is_the_textbooks(case):
 
 
 @given(CASES)
+@example((280, [100, 60] + [8] * 20 + [7] * 8))  # more than fit are left where a search gives up
 def test_never_more_bins_than_the_textbook(case):
     capacity, sizes = case
     loads(bins.minimum_slack, sizes, capacity)
