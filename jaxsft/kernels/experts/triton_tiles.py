@@ -26,7 +26,8 @@ def of_rows(sizes_E: jax.Array, num_rows: int, height: int) -> jax.Array:
     most = (num_rows + sizes_G.size * (height - 1)) // height
     sweeps = -(-most // SWEEP)
     tile = jnp.arange(sweeps * SWEEP, dtype=jnp.int32)
-    group = jnp.searchsorted(tile_ends_G, tile, side="right").astype(jnp.int32)
+    # Counted at once: a search would be a loop of small programs.
+    group = jnp.sum(tile_ends_G[None] <= tile[:, None], axis=1, dtype=jnp.int32)
     used, group = group <= num_experts, jnp.minimum(group, num_experts)
     within = (tile - tile_ends_G[group] + tiles_G[group]) * height
     end = jnp.where(used, ends_G[group], 0)
