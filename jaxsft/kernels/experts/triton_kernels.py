@@ -9,6 +9,8 @@ of a step.
 """
 
 import functools
+import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,8 @@ from jax.experimental.pallas import triton as plgpu
 from jaxsft.kernels.experts.triton_tiles import SWEEP
 from jaxsft.kernels.experts.triton_tiling import Tiling, fitted
 
+# As a compiled program spells the call of one of these kernels.
+_CALLED = re.compile(r'[ {,]name ?= ?"experts_(rows|weights)"')
 _dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
 
 
@@ -72,6 +76,19 @@ def weights(
         name="experts_weights",
         **_compiled(call),
     )(groups_E2, x_MK, d_out_MF)
+
+
+def flops(attributes: str, shapes: Iterable[tuple[int, ...]]) -> float | None:
+    """Operations of an instruction with such attributes and operands; None: none of these.
+
+    As if all rows were used.
+    """
+    called = _CALLED.search(attributes)
+    if called is None:
+        return None
+    _, (num_rows, num_columns), factor = shapes
+    other = factor[1] if called[1] == "weights" else factor[1] * factor[2] // num_columns
+    return 2.0 * num_rows * num_columns * other
 
 
 def _rows(call: Call, tile: Any, x: Any, w: Any, out: Any):
