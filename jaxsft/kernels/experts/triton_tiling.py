@@ -28,9 +28,15 @@ TABLE = Tilings(
     Tiling(128, 256, 64, 8, 3),
     Tiling(128, 256, 64, 8, 3),
 )
-UNIT = 16  # of a matrix's sides, by which blocks become no smaller than a product of Triton's takes
+UNIT = 16  # of a matrix's sides, so that a step is no smaller than what a product of Triton's takes
+_WIDE = 128  # smaller blocks read their factors too often
 
 
-def fitted(size: int, most: int) -> int:
+def dividing(size: int, most: int) -> int:
     """The greatest power of two that divides `size`, or `most`, which is one."""
     return min(size & -size, most)
+
+
+def block(size: int, most: int) -> int:
+    """A block's side along `size`: it divides that, but where it would be small for it."""
+    return max(dividing(size, most), min(most, _WIDE, 1 << (size - 1).bit_length()))

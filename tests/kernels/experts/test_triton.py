@@ -24,9 +24,11 @@ from jaxsft.kernels.experts.triton_tiling import Tiling, Tilings
 from jaxsft.model import remat
 from tests.kernels.experts import test_experts as cases
 
-# Each kernel has its own sizes, and is fitted to matrices of 32 x 48.
-_SMALL = Tilings(Tiling(16, 32, 16, 4, 2), Tiling(64, 32, 16, 4, 2), Tiling(16, 32, 32, 4, 2))
-K, F = 32, 48
+# Each kernel has its own sizes, so small that there are several sweeps. Blocks as wide as 32 reach
+# over the ends of a matrix of 48 x 80.
+_SMALL = Tilings(Tiling(8, 32, 16, 4, 2), Tiling(64, 32, 16, 4, 2), Tiling(2, 32, 32, 4, 2))
+_OTHER = Tilings(Tiling(64, 16, 8, 4, 2), Tiling(8, 16, 8, 4, 2), Tiling(32, 16, 16, 4, 2))
+K, F = 48, 80
 interpreted = functools.partial(triton.dot, interpret=True, tilings=_SMALL)
 SIZES = cases.SIZES | {"whole tiles": (16, 64, 32, 0, 16, 22)}
 
@@ -37,18 +39,20 @@ def inputs():
     return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-@jax.jit  # once for all sizes, which are data
-def value_and_gradients(x, w, sizes, d_out):
-    out, back = jax.vjp(lambda x, w: interpreted(x, w, sizes), x, w)
+@functools.partial(jax.jit, static_argnums=4)  # once for all sizes, which are data
+def value_and_gradients(x, w, sizes, d_out, tilings):
+    out, back = jax.vjp(lambda x, w: triton.dot(x, w, sizes, True, tilings), x, w)
     return out, *back(d_out)
 
 
-@pytest.mark.parametrize("case", SIZES)
-def test_each_group_is_multiplied_by_its_own_matrix(case):
+@pytest.mark.parametrize(
+    ("case", "tilings"), [*((case, _SMALL) for case in SIZES), ("uneven", _OTHER)]
+)
+def test_each_group_is_multiplied_by_its_own_matrix(case, tilings):
     """Whatever stands in rows of no group."""
     (x, w, d_out), sizes = inputs(), np.array(SIZES[case], np.int32)
     x[sizes.sum() :] = d_out[sizes.sum() :] = np.nan
-    out, d_x, d_w = value_and_gradients(x, w, sizes, d_out)
+    out, d_x, d_w = value_and_gradients(x, w, sizes, d_out, tilings)
     close = dict(rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out, cases.one_by_one(x, w, sizes), **close)
     np.testing.assert_allclose(d_x, cases.one_by_one(d_out, w.transpose(0, 2, 1), sizes), **close)
@@ -188,6 +192,8 @@ def test_compiled_it_is_right():
     assert selftest.difference(triton.dot, use, jax.devices()[0]) < selftest.ALLOWED
 
 
-def test_blocks_divide_the_sides_of_matrices():
-    fitted = [triton_tiling.fitted(size, 256) for size in (14336, 768, 2880, 1408, 48, 16)]
-    assert fitted == [256, 256, 64, 128, 16, 16]
+def test_blocks_divide_the_sides_of_matrices_if_they_are_not_small_then():
+    sides = (14336, 768, 2880, 1408, 96, 48, 16)
+    assert [triton_tiling.block(size, 256) for size in sides] == [256, 256, 128, 128, 128, 64, 16]
+    assert [triton_tiling.block(size, 64) for size in sides] == [64, 64, 64, 64, 64, 64, 16]
+    assert [triton_tiling.dividing(size, 64) for size in sides] == [64, 64, 64, 64, 32, 16, 16]
