@@ -80,7 +80,7 @@ def test_tiles_of_the_docstring():
 
 @pytest.mark.parametrize("policy", ["save_projections", "full"])
 def test_products_run_no_more_often_than_their_results_are_lost(policy):
-    """Gate and up once where they are kept; down never again, whose result no gradient needs."""
+    """Gate and up once where they are kept; down never again, but for gradients of shares."""
     experts, x, chosen, shares = layer()
 
     def run(x, experts):

@@ -65,11 +65,16 @@ def measure(sizes: Sizes) -> None:
         if failed is not None:  # the compiler's
             results.put("expert_tile", **line, error=results.said(failed))
             continue
-        ms = [_milliseconds(program, one) for one in shapes]
+        ms = {_name(one): _milliseconds(program, one) for one in shapes}
         flops = 2 * sizes.rows * sizes.embed_dim * sizes.mlp_dim
-        results.put("expert_tile", **line, ms=ms, tflops=[flops / one / 1e9 for one in ms])
-        best[kernel] = min(best.get(kernel, (math.inf, tiling)), (sum(ms), tiling))
+        tflops = {name: flops / one / 1e9 for name, one in ms.items()}
+        results.put("expert_tile", **line, ms=ms, tflops=tflops)
+        best[kernel] = min(best.get(kernel, (math.inf, tiling)), (sum(ms.values()), tiling))
     results.put("expert_tiles", **{kernel: tiling for kernel, (_, tiling) in best.items()})
+
+
+def _name(arrays: _Arrays) -> str:
+    return "{}x{}".format(*arrays.w_EKF.shape[1:])
 
 
 def _sides(sizes: Sizes) -> list[tuple[int, int]]:
