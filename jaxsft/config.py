@@ -27,6 +27,9 @@ class Model:
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
     # Back end; "auto" takes the fastest that passes its test on the devices, or needs none.
     attention: Literal["auto", "splash", "cudnn", "triton", "blocked", "xla"] = "auto"
+    # Back end of a mixture's experts; "auto": "ragged" on TPU, "tiled" elsewhere. "triton": kernels
+    # for GPUs, tested on the device before they are used; their time is not measured yet.
+    experts: Literal["auto", "tiled", "ragged", "triton", "dense"] = "auto"
     # Parts that the backward pass computes again to save memory: "full" all of a layer;
     # "save_context" all but attention, "save_attention" all but attention and its queries, keys and
     # values, "save_projections" no product with a weight. "auto" takes the fastest of these four

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.devices.mesh import constrain
 from jaxsft.kernels.experts import gated_mlps as kernel
-from jaxsft.kernels.experts.choose import choose
+from jaxsft.kernels.experts.choose import fastest
 from jaxsft.model import moe_settings, parameter
 
 
@@ -97,7 +97,7 @@ class Moe(nnx.Module):
             shares_BTX,
             self._weights(x_BTD.dtype),
             self._activate,
-            choose(self.settings.back_end, jax.default_backend())[0],
+            self._back_end(),
         )
         if self.settings.expert_biases:
             shares_BTE = kernel.spread(chosen_BTX, shares_BTX, self.settings.num_experts)
@@ -137,6 +137,10 @@ class Moe(nnx.Module):
         if self.settings.expert_biases:
             weights += [self.gate_bias_EF, self.up_bias_EF]
         return kernel.Experts(*(parameter.whole(weight, dtype) for weight in weights))
+
+    def _back_end(self) -> str:
+        asked = self.settings.back_end
+        return fastest(jax.default_backend())[0] if asked == "auto" else asked
 
     def _activate(self, gate: jax.Array, up: jax.Array) -> jax.Array:
         clamped = self.settings.clamped_swiglu

@@ -27,7 +27,7 @@ class MoeSettings:
     clamped_swiglu: ClampedSwiGLU | None = None  # None: silu(gate) * up
     expert_biases: bool = False
     router_bias: bool = False
-    back_end: str = "auto"  # of kernels.experts.choose.BACK_ENDS; "auto": for the default device
+    back_end: str = "auto"  # of kernels.experts.choose.BACK_ENDS, by the run; "auto": of ours
     init_stddev: float = 0.02  # of random weights; biases start at 0
 
 

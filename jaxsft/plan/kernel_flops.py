@@ -8,6 +8,7 @@ import dataclasses
 import re
 
 from jaxsft.kernels.attention import cudnn_calls, splash
+from jaxsft.kernels.experts import triton_kernels as experts_kernels
 from jaxsft.plan.hlo import Computation, Instruction
 
 _SAID = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')  # as a TPU kernel itself says
@@ -27,6 +28,9 @@ NOTHING_SKIPPED = Skipped()
 
 def kernel_flops(one: Instruction, computation: Computation, skipped: Skipped) -> float:
     """Of a custom call; 0 for one that says nothing and is not known."""
+    shapes = (computation.instructions[name].arrays[0].shape for name in one.operands)
+    if (of_all_rows := experts_kernels.flops(one.attributes, shapes)) is not None:
+        return of_all_rows * skipped.used_rows
     if (products := splash.products(one.name)) is not None:
         q_NTH, k_KSH = (computation.instructions[name].arrays[0] for name in one.operands[2:4])
         return 2.0 * products * q_NTH.size * k_KSH.shape[-2] * skipped.needed_pairs

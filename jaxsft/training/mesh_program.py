@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from jaxsft.config import Config
 from jaxsft.data.cache.prepare import source_names
 from jaxsft.devices import mesh as mesh_lib
-from jaxsft.errors import MeshError
+from jaxsft.errors import ConfigError, MeshError
 from jaxsft.kernels.experts import choose as choose_experts
+from jaxsft.kernels.experts.form import Use as ExpertsUse
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import settings, state
 from jaxsft.model.attention.choice import kind_of
@@ -177,10 +178,14 @@ def choose_back_ends(
         ("attention", name, reason),
         ("loss", "chunked", "the only back end yet"),
     ]
+    asked = config.model.experts
     if decoder.moe is not None:
-        name, reason = choose_experts.choose(decoder.moe.back_end, run.platform)
+        use = _experts_use(decoder, config.model.dtype, mesh)
+        name, reason = choose_experts.choose(asked, use, _device_here(mesh))
         decoder = dataclasses.replace(decoder, moe=dataclasses.replace(decoder.moe, back_end=name))
         choices.append(("experts", name, reason))
+    elif asked != "auto":
+        raise ConfigError(f"config.model.experts={asked}: the model has no experts; set auto")
     return decoder, tuple(choices)
 
 
@@ -191,6 +196,16 @@ def run_shape(config: Config, mesh: Mesh, max_segments: int | None = None) -> Ru
         length=config.data.sequence_length,
         dtype=config.model.dtype,
         max_segments=max_segments,
+    )
+
+
+def _experts_use(decoder: settings.DecoderSettings, dtype: str, mesh: Mesh) -> ExpertsUse:
+    assert decoder.moe is not None
+    return ExpertsUse(
+        platform=mesh.devices.flat[0].platform,
+        embed_dim=decoder.embed_dim,
+        mlp_dim=decoder.moe.expert_mlp_dim // mesh_lib.parts("mlp", mesh.shape),
+        dtype=dtype,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from bench.gpu import attention_work, results, timing, whole_runs
 
 from jaxsft.files import run_names
+from jaxsft.kernels.experts.triton_tiling import Tilings
 from tests import quick_compiling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,10 +41,12 @@ def measured(out, *parts):
 
 def test_cheap_parts_leave_lines_and_a_table(tmp_path):
     said, found = measured(tmp_path, "facts", "experts")
-    assert set(found) == {"facts", "matmul", "copy", "experts"}
+    assert set(found) == {"facts", "matmul", "copy", "experts", "expert_tile", "expert_tiles"}
     assert found["facts"][0]["versions"]["jax"]
-    assert [one["name"] for one in found["experts"]][:2] == ["dense", "ragged"]
+    assert [one["name"] for one in found["experts"]][:2] == ["dense", "triton"]
     assert all(one["differs_from_dense"] < 2e-2 for one in found["experts"])
+    assert [one["kernel"] for one in found["expert_tile"]] == list(Tilings._fields)
+    assert found["experts"][1]["bitwise_repeatable"] is True
     table = said[said.index("= TABLE =") :]
     assert "experts name=tiled ms=" in table and "versions" not in table
 

@@ -164,6 +164,28 @@ ENTRY %main (a: f32[16,4], b: f32[8,4,6]) -> f32[16,6] {
 
 
 @pytest.mark.parametrize(
+    ("name", "w", "out"),
+    [
+        ("experts_rows", "8,4,6", "16,6"),
+        ("experts_rows", "8,6,4", "16,6"),  # transposed
+        ("experts_weights", "16,6", "8,4,6"),
+    ],
+)
+def test_the_experts_kernels_for_gpus_cost_their_used_rows(name, w, out):
+    text = """
+ENTRY %main (t: s32[2,16,3], a: f32[16,4], b: f32[W]) -> f32[OUT] {
+  %t = s32[2,16,3]{2,1,0} parameter(0)
+  %a = f32[16,4]{1,0} parameter(1)
+  %b = f32[W] parameter(2)
+  ROOT %c = f32[OUT] custom-call(%t, %a, %b), custom_call_target="__gpu$xla.gpu.triton", CONFIG
+}
+""".replace("W]", w + "]").replace("OUT", out)
+    config = f'backend_config={{grid_x = 16 : i32, ir = "ML", name = "{name}", num_stages = 3}}'
+    program = hlo.parse(text.replace("CONFIG", config))
+    assert cost.matmul_flops(program, Skipped(used_rows=0.25)) == 2 * 16 * 4 * 6 / 4
+
+
+@pytest.mark.parametrize(
     ("name", "products"),
     [
         ("splash_mha_fwd_segmented_residuals.2", 2),

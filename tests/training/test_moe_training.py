@@ -12,6 +12,7 @@ import tiny
 from jaxsft import config
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.devices import mesh as mesh_lib
+from jaxsft.errors import ConfigError
 from jaxsft.model import moe_settings
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training import mesh_program
@@ -148,5 +149,11 @@ def test_the_back_end_is_chosen_for_the_devices_of_the_mesh():
         decoder, choices = mesh_program.choose_back_ends(run, MODEL, mesh)
         assert decoder.moe == dataclasses.replace(MOE, back_end=expected)
         assert choices[-1][:2] == ("experts", expected)
+    asked = dataclasses.replace(run, model=dataclasses.replace(run.model, experts="dense"))
+    decoder, choices = mesh_program.choose_back_ends(asked, MODEL, there)
+    assert decoder.moe == dataclasses.replace(MOE, back_end="dense")
+    assert choices[-1] == ("experts", "dense", "asked for by config.model.experts")
+    with pytest.raises(ConfigError, match="config.model.experts=dense: the model has no experts"):
+        mesh_program.choose_back_ends(asked, tiny.SETTINGS, there)
     dense, choices = mesh_program.choose_back_ends(run, tiny.SETTINGS, there)
     assert dense.moe is None and "experts" not in [what for what, _, _ in choices]

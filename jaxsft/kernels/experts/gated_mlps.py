@@ -146,12 +146,13 @@ def _local(
     num_experts = experts.gate_EDF.shape[0]
     expert_M = chosen_BTX.reshape(-1) - first_expert
     expert_M = jnp.where((expert_M >= 0) & (expert_M < num_experts), expert_M, num_experts)
+    # Counted at once: a search in the sorted ones would be a loop of small programs on a GPU.
+    mine_ME = expert_M[:, None] == jnp.arange(num_experts, dtype=expert_M.dtype)[None]
+    sizes_E = jnp.sum(mine_ME, axis=0, dtype=jnp.int32)
     order_M = jnp.argsort(expert_M)
     numbers_M = jnp.arange(order_M.size, dtype=order_M.dtype)
     back_M = jnp.zeros_like(order_M).at[order_M].set(numbers_M, unique_indices=True)
     expert_M = expert_M[order_M]
-    starts = jnp.searchsorted(expert_M, jnp.arange(num_experts + 1))
-    sizes_E = jnp.diff(starts).astype(jnp.int32)
 
     def into(rows_MD, weight_EDF, bias_EF):
         out_MF = grouped_dot(rows_MD, weight_EDF, sizes_E, back_end)

@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxsft.kernels.experts import tiles
+from jaxsft.kernels.experts import tiles, triton
 
 # Rows, K and F of a kernel's tile: what fits into the 16 MiB that a TPU core gives a kernel, with
 # float32 inputs too.
@@ -21,6 +21,8 @@ def grouped_dot(x_MK: jax.Array, w_EKF: jax.Array, sizes_E: jax.Array, back_end:
     Args:
         sizes_E: int32 rows of each group; rows after the last group give 0.
     """
+    if back_end == "triton":
+        return triton.dot(x_MK, w_EKF, sizes_E)  # which leaves out unused rows by itself
     used_M1 = (jnp.arange(x_MK.shape[0]) < jnp.sum(sizes_E))[:, None]
     dot = {"tiled": tiles.tiled_dot, "ragged": _ragged_dot}[back_end]
     # Both ways, so that whatever the back end leaves in unused rows stays out of gradients too.

@@ -7,6 +7,7 @@ import pytest
 
 from jaxsft.errors import ConfigError
 from jaxsft.kernels.experts import choose, grouped_dot, tiles
+from jaxsft.kernels.experts.form import Use
 
 ROWS, WIDTH, COLUMNS = 150, 6, 5
 # Rows of each group: none, fewer than a tile, several tiles; and all rows or not.
@@ -138,13 +139,18 @@ def test_tiles_are_few_for_large_groups_and_small_for_small_ones():
 
 @pytest.mark.parametrize("name", ["raged", "Ragged"])
 def test_a_back_end_that_is_not_there_is_refused(name):
-    with pytest.raises(
-        ConfigError, match=f"back_end={name}: expected auto, tiled or ragged or dense"
-    ):
-        choose.choose(name, "tpu")
+    expected = "expected auto, tiled or ragged or triton or dense"
+    with pytest.raises(ConfigError, match=f"config.model.experts={name}: {expected}"):
+        choose.choose(name, use("tpu"), None)
+
+
+def use(platform):
+    return Use(platform=platform, embed_dim=16, mlp_dim=32, dtype="bfloat16")
 
 
 def test_ragged_dot_is_not_chosen_where_it_has_no_kernel():
-    chosen = {platform: choose.choose("auto", platform)[0] for platform in ("cpu", "gpu", "tpu")}
+    platforms = ("cpu", "gpu", "tpu")
+    chosen = {platform: choose.choose("auto", use(platform), None)[0] for platform in platforms}
     assert chosen == {"cpu": "tiled", "gpu": "tiled", "tpu": "ragged"}
-    assert choose.choose("ragged", "cpu") == ("ragged", "asked for")
+    asked = "asked for by config.model.experts"
+    assert choose.choose("ragged", use("cpu"), None) == ("ragged", asked)
