@@ -53,9 +53,11 @@ def main(config: Config) -> None:
     from bench import measured_steps, measurement, terminal_summary
     from bench.ours import Ours
 
-    from jaxsft.devices import compile_cache
+    from jaxsft.devices import compile_cache, distributed
     from jaxsft.files.caches import cache_root
 
+    if memory_share := distributed.open_devices():
+        print(f"memory  {memory_share}", file=sys.stderr)
     weights = "pretrained" if _REAL.value else "random"
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
     compile_cache.use(cache_root(None))
