@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import types
 
 import pytest
@@ -74,7 +75,7 @@ PLUGINS = ["jax_cuda12_plugin", "jax_cuda13_plugin"]
 
 @pytest.fixture
 def plugins(monkeypatch):
-    """The CUDA plugins that are found, none at first; GPUs to compile for are made up."""
+    """The CUDA plugin that is found, none at first, and what was asked of it last."""
     found: list[str] = []
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -83,7 +84,12 @@ def plugins(monkeypatch):
         lambda name: name in found or None if name in PLUGINS else find(name),
     )
     described = types.SimpleNamespace(devices=[object()])
-    monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: described)
+
+    def get_topology_desc(**how):
+        found[:] = [*found[:1], how["target_config"]]
+        return described
+
+    monkeypatch.setattr(topologies, "get_topology_desc", get_topology_desc)
     for name in ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "XLA_PYTHON_CLIENT_PREALLOCATE"):
         monkeypatch.setenv(name, "to be put back")
         monkeypatch.delenv(name)
@@ -119,6 +125,8 @@ def test_a_program_on_a_gpu_may_use_the_share_that_train_takes(plugins, monkeypa
     plugins.append(PLUGINS[0])
     chip = topology.open_topology("h200:1").chip
     assert chip is not None and 128.4 * 2**30 < chip.memory_bytes < 128.62 * 2**30
+    (size,) = re.findall(r"device_memory_size: (\d+)", plugins[1])
+    assert 0.8 * int(size) == pytest.approx(chip.memory_bytes)  # that XLA makes a schedule for
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".46")
     half = topology.open_topology("h200:1").chip
     assert half is not None and half.memory_bytes * 2 == pytest.approx(chip.memory_bytes)
