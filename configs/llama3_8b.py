@@ -3,8 +3,9 @@
 command   python -m jaxsft.train --config=configs/llama3_8b.py --workdir=runs/llama3_8b
 hardware  one TPU v5p-8 slice (4 chips of 95 GB) or 8 GPUs of 80 GB
 memory    24 GB a chip for parameters and AdamW; 23 GB for the rest with remat full, by the compiler
-          for 4 v5p chips, and more with the faster policy that the run finds to fit
-time      not measured yet: this config has been compiled for v5p, not run
+          for 4 v5p chips, and more with the faster policy that the run finds to fit; 34 GiB of each
+          of 8 H100 with save_projections
+time      not measured yet: this config has been compiled for v5p and H100, not run
 result    depends on your data; report.html shows loss and answers before and after
 
 data/train.jsonl and data/heldout.jsonl are yours, one conversation a line. The model is gated:

@@ -22,7 +22,7 @@ from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
-from jaxsft.training import first_state, inputs, preflight
+from jaxsft.training import first_state, inputs, preflight, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.over_mesh import TrainStep
@@ -44,10 +44,12 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
     termination = Termination()
     with termination.listening(), contextlib.ExitStack() as leaving:
         compiled_programs = compile_cache.use(cache_root(None))
-        distributed.open_devices()
+        memory_share = distributed.open_devices()
         distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
         console = Console(speaks=jax.process_index() == 0)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
+        if memory_share is not None:
+            console.say("memory", memory_share)
         config, out = _open(config, workdir, console)
         leaving.callback(out.metrics.close)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
@@ -68,6 +70,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
             job, train_step = _compile(config, job, console)
+            leaving.enter_context(too_large.explained(job.program.way.set_in(config)))
             saved = resume.resume(out.store, job, notes, console.say)
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.

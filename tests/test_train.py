@@ -15,7 +15,9 @@ from safetensors import safe_open
 
 import jaxsft.run
 from jaxsft.cli import flags
+from jaxsft.devices import distributed
 from jaxsft.rundir.step_log import StepLog
+from jaxsft.training import mesh_program
 from tests.programs import ROOT, tool, train
 
 # What may differ between two equal runs.
@@ -201,6 +203,20 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(tmp_path):
     assert "error.json" in names and "export" not in names
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert read_lines(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 4
+
+
+def test_memory_that_runs_out_ends_a_run_with_what_needs_less(tmp_path, monkeypatch):
+    """Which the policy is not that it has taken by itself; on a GPU, by what is said first."""
+
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory, 9.50GiB.\nmore")
+
+    monkeypatch.setattr(jaxsft.run, "train", exhausted)
+    monkeypatch.setattr(mesh_program, "ways", lambda *_: [mesh_program.Way("full", 1)])
+    monkeypatch.setattr(distributed, "open_devices", lambda: "uses up to 92% of each GPU")
+    done = train(tmp_path, "--config.eval.prompts=0", check=False)
+    assert done.returncode == 64 and "memory, 9.50GiB.; less is needed with" in done.stderr
+    assert "remat" not in done.stderr and "\nmemory     uses up to 92% of each" in done.stdout
 
 
 def test_the_export_loads_in_transformers_with_equal_logits(run):

@@ -9,6 +9,7 @@ GPU first how long it is idle, and how long each kind of work takes.
 """
 
 import dataclasses
+import os
 import shlex
 import sys
 import tempfile
@@ -53,15 +54,19 @@ def main(config: Config) -> None:
     from bench import measured_steps, measurement, terminal_summary
     from bench.ours import Ours
 
-    from jaxsft.devices import compile_cache
+    from jaxsft.devices import compile_cache, distributed
     from jaxsft.files.caches import cache_root
 
     weights = "pretrained" if _REAL.value else "random"
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights))
     compile_cache.use(cache_root(None))
     if _PEER.value:
+        # Both have to find room on one GPU.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         found = _against_peer(config)
     else:
+        if memory_share := distributed.open_devices():
+            print(f"memory  {memory_share}", file=sys.stderr)
         base = open_model(config, lambda topic, line: None, weights=_REAL.value)
         ours = Ours(config, base, _SEGMENTS.value)
         ours.run(_WARMUP.value)

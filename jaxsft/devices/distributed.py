@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsft import errors
 from jaxsft.config import Config
-from jaxsft.devices import peers
+from jaxsft.devices import gpu_memory, peers
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 from jaxsft.files import places
 from jaxsft.terminal import signals
@@ -88,14 +88,15 @@ def connect(
             ) from error
 
 
-def open_devices() -> None:
-    """Makes jax take this machine's devices, which can fail for reasons that a user can mend.
+def open_devices() -> str | None:
+    """Makes jax take this machine's devices; what there is to say of GPUs' memory.
 
     Raises:
         ConfigError: another process holds the TPU.
     """
+    share = gpu_memory.set_share()
     try:
-        jax.devices()
+        devices = jax.devices()
     except RuntimeError as error:
         if held := re.search(r"TPU is already in use by process with pid (\d+)", str(error)):
             raise ConfigError(
@@ -103,6 +104,7 @@ def open_devices() -> None:
                 f" a time. End that one (kill {held[1]}), or wait for it"
             ) from None
         raise
+    return share if devices[0].platform == "gpu" else None
 
 
 def _check(address: str | None, num_processes: int | None, process_id: int | None) -> None:

@@ -7,7 +7,7 @@ K: key-value heads.
 import dataclasses
 import re
 
-from jaxsft.kernels.attention import cudnn_calls, splash
+from jaxsft.kernels.attention import cudnn_calls, splash, triton_calls
 from jaxsft.kernels.experts import triton_kernels as experts_kernels
 from jaxsft.plan.hlo import Computation, Instruction
 
@@ -36,6 +36,9 @@ def kernel_flops(one: Instruction, computation: Computation, skipped: Skipped) -
         return 2.0 * products * q_NTH.size * k_KSH.shape[-2] * skipped.needed_pairs
     if (products := cudnn_calls.products(one.attributes)) is not None:
         q_BTNH, k_BSKH = (computation.instructions[name].arrays[0] for name in one.operands[:2])
+        return 2.0 * products * q_BTNH.size * k_BSKH.shape[1] * skipped.needed_pairs
+    if (products := triton_calls.products(one.attributes)) is not None:
+        q_BTNH, k_BSKH = (computation.instructions[name].arrays[0] for name in one.operands[1:3])
         return 2.0 * products * q_BTNH.size * k_BSKH.shape[1] * skipped.needed_pairs
     if (said := _SAID.search(one.attributes)) is None:
         return 0.0

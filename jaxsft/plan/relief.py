@@ -44,8 +44,12 @@ def compiling(
     devices: Sequence[Any] | None,
     limit_bytes: int,
     compile_seconds: float,
+    max_segments: int | None = None,
 ) -> Fits:
     """Whether a config's step fits, by its compilation.
+
+    Args:
+        max_segments: as mesh_program.make_program has it.
 
     Raises:
         _Enough: by the function returned, after some time.
@@ -59,7 +63,7 @@ def compiling(
         try:
             mesh = mesh_program.checked_mesh(config, model, devices)
             compiled = mesh_program.compile_train_step(
-                mesh_program.make_program(config, model, steps, mesh), config
+                mesh_program.make_program(config, model, steps, mesh, max_segments), config
             )
         except (ConfigError, jax.errors.JaxRuntimeError):
             return False
@@ -94,7 +98,8 @@ def compile_step(
             return None
         say("too large for a device; trying what would fit, which takes some minutes")
         took = time.monotonic() - started
-        return compiling(built.settings, devices, limit_bytes or 0, took)
+        room = built.settings.attention_max_segments
+        return compiling(built.settings, devices, limit_bytes or 0, took, room)
 
     def refuse_state() -> None:
         state = sum(memory.state_bytes(built)[name] for name in ("parameters", "optimizer"))
@@ -139,17 +144,21 @@ def estimated(
         placed = estimate.on_slices(config, topology)
         sizes = mesh_lib.fill(placed.mesh, topology.num_devices)
         took = time.monotonic() - started
-        fits = compiling(model, topology.devices, limit, took)
+        fits = compiling(model, topology.devices, limit, took, rows.max_segments)
         said = _of_either(placed, model, sizes, limit, fits)
         raise TooLarge(f"{error} {said}") from None
 
 
 def of_estimate(
-    config: Config, model: settings.DecoderSettings, topology: Topology, made: Estimate
+    config: Config,
+    model: settings.DecoderSettings,
+    topology: Topology,
+    rows: BatchLoad,
+    made: Estimate,
 ) -> str:
     """What would make a step fit whose estimate says that it doesn't, in words."""
     limit = made.memory.limit_bytes or 0
-    fits = compiling(model, topology.devices, limit, made.compile_seconds)
+    fits = compiling(model, topology.devices, limit, made.compile_seconds, rows.max_segments)
     placed = estimate.on_slices(config, topology)
     return _of_either(placed, model, made.mesh, limit, fits)
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from jaxsft.devices import gpu_memory
 from jaxsft.devices.chips import CHIPS, Chip
 from jaxsft.errors import ConfigError
 
@@ -32,6 +33,7 @@ _TPUS = {
     "v7x": _Tpu("TPU7x", 3, "tpu7x", devices=2),
 }
 _GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
+_CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")  # of jax, one for each CUDA
 _EXAMPLES = "v5p:2x2x2, v6e:8x8, h200:8, h100:8x4 (4 boxes of 8) or cpu:8"
 
 
@@ -121,7 +123,7 @@ def _tpu(name: str, tpu: _Tpu, sizes: list[int], num_slices: int) -> Topology:
 
 
 def _tpu_devices(name: str, tpu: _Tpu, shape: SliceShape, num_slices: int) -> list[Any]:
-    _need("libtpu", name, "plan")
+    _need(["libtpu"], name, "pip install 'jaxsft[plan]'")
     # Else libtpu asks the metadata server of a cloud that is not there.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -143,11 +145,10 @@ def _tpu_devices(name: str, tpu: _Tpu, shape: SliceShape, num_slices: int) -> li
     return list(described.devices)
 
 
-def _need(module: str, topology: str, extra: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise ConfigError(
-            f"--topology={topology}: needs the package {module}; pip install 'jaxsft[{extra}]'"
-        )
+def _need(modules: Sequence[str], topology: str, how: str) -> None:
+    """Refuses a topology where none of the modules is there that compile for it."""
+    if all(importlib.util.find_spec(module) is None for module in modules):
+        raise ConfigError(f"--topology={topology}: needs the package {' or '.join(modules)}; {how}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,6 +163,8 @@ class _Gpu:
     shared_memory_of_block: int
     l2_bytes: int
     clock_ghz: float
+    # That CUDA has for programs, the least that drivers leave: 139.8 were measured on an H200.
+    memory_gib: float
 
 
 _HOPPER = _Gpu(
@@ -173,10 +176,16 @@ _HOPPER = _Gpu(
     shared_memory_of_block=232448,
     l2_bytes=52428800,
     clock_ghz=1.98,
+    memory_gib=79.1,
 )
+# The share of a GPU's memory that XLA keeps a program within where it has no allocator to ask, as a
+# run has; what takes more it computes again. By that, Llama-3.1-8B (2 x 4096, save_context) would
+# need 118.0 GiB of an H200; it needs 125.8, and 126.8 by a plan with the run's limit.
+# Source: XLA's GetSchedulerMemoryLimit.
+_SCHEDULED_SHARE = 0.8
 _GPU_FACTS = {
     "h100": _HOPPER,
-    "h200": dataclasses.replace(_HOPPER, description="NVIDIA H200"),
+    "h200": dataclasses.replace(_HOPPER, description="NVIDIA H200", memory_gib=139.7),
     "a100": _Gpu(
         description="NVIDIA A100",
         capability=(8, 0),
@@ -186,12 +195,19 @@ _GPU_FACTS = {
         shared_memory_of_block=166912,
         l2_bytes=41943040,
         clock_ghz=1.41,
+        memory_gib=79.1,
     ),
 }
 
 
 def _gpu(name: str, kind: str, sizes: list[int], num_slices: int) -> Topology:
-    _need("jax_cuda12_plugin", name, "plan-gpu")
+    _need(
+        _CUDA_PLUGINS,
+        name,
+        "pip install 'jaxsft[plan-gpu]', or 'jaxsft[plan-gpu13]' beside CUDA 13",
+    )
+    # Else jax leaves the plugin out where no driver is.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     if len(sizes) > 2:
         raise ConfigError(f"--topology={name}: expected GPUs, or GPUs x boxes, as in h100:8x4")
     per_box, boxes = sizes[0], sizes[1] if len(sizes) == 2 else 1
@@ -204,8 +220,19 @@ def _gpu(name: str, kind: str, sizes: list[int], num_slices: int) -> Topology:
         )
     except Exception as error:
         first = str(error).strip().splitlines()[0]
+        if isinstance(error, NotImplementedError):
+            first += (
+                "; jax found no CUDA plugin when this process opened its devices: set"
+                " JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 before it starts"
+            )
         raise ConfigError(f"--topology={name}: XLA can't compile for it here: {first}") from None
-    return Topology(name, list(described.devices), CHIPS[_GPUS[kind]], num_slices * boxes)
+    return Topology(name, list(described.devices), gpu_chip(kind), num_slices * boxes)
+
+
+def gpu_chip(kind: str) -> Chip:
+    """A GPU with the memory that a program may use of it, in this environment."""
+    usable = gpu_memory.share() * _GPU_FACTS[kind].memory_gib * 2**30
+    return dataclasses.replace(CHIPS[_GPUS[kind]], memory_bytes=usable)
 
 
 def _target(kind: str) -> str:
@@ -225,7 +252,7 @@ def _target(kind: str) -> str:
         "memory_bandwidth": int(chip.memory_bandwidth),
         "l2_cache_size": gpu.l2_bytes,
         "clock_rate_ghz": gpu.clock_ghz,
-        "device_memory_size": int(chip.memory_bytes),
+        "device_memory_size": int(gpu_chip(kind).memory_bytes / _SCHEDULED_SHARE),
         "shared_memory_per_block_optin": gpu.shared_memory_of_block,
         "registers_per_core_limit": 65536,
         "registers_per_block_limit": 65536,

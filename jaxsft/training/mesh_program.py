@@ -45,6 +45,12 @@ class Way(NamedTuple):
     def words(self) -> str:
         return self.remat if self.unroll_layers == 1 else f"{self.remat}, layers unrolled"
 
+    def set_in(self, config: Config) -> Config:
+        """The config with this way, and none that is left open."""
+        return dataclasses.replace(
+            config, model=dataclasses.replace(config.model, **self._asdict())
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshProgram:

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import measured_steps, measurement, page, step_batches, terminal_summary
-from bench.ours import Step
+from bench.ours import Ours, Step
 
 from jaxsft.cli.config_file import load
 from jaxsft.convert.pretrained import open_pretrained
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.errors import ConfigError
+from jaxsft.plan import memory
 from jaxsft.training.flops import recomputed_flops, training_flops
+from jaxsft.training.too_large import TooLarge
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBUG = ROOT / "configs" / "debug.py"
@@ -120,6 +122,15 @@ def test_what_is_said_is_what_was_measured(measured):
     assert "no MFU: this device's peak is not known" in said and "attention" in said
     known = dataclasses.replace(measured, mfu=0.5, hfu=0.625, peak_flops=1e15)
     assert "MFU 50.0%, HFU 62.5% of 1,000 T" in terminal_summary.summary(known)
+
+
+def test_a_step_that_the_device_can_not_hold_is_refused_in_the_plans_words(monkeypatch):
+    config = load(str(DEBUG))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
+    base = open_pretrained(ROOT / "configs/debug_model", weights=False)
+    monkeypatch.setattr(memory, "limit_here", lambda: 2**20)
+    with pytest.raises(TooLarge, match=r"step needs .* it may use 0\.0\. tools/plan.py --search"):
+        Ours(config, base, num_segments=2)
 
 
 @pytest.mark.parametrize(

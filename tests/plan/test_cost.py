@@ -222,6 +222,33 @@ ENTRY %main (q: bf16[2,512,8,16], k: bf16[2,512,4,16]) -> bf16[2,512,8,16] {
     assert found == products * 2 * 2 * 8 * 512 * 512 * 16 * 3 / 8
 
 
+@pytest.mark.parametrize(
+    ("kernel", "products"),
+    [
+        ("attention_forward", 2),
+        ("attention_keys_gradient", 4),
+        ("attention_queries_gradient", 3),
+        ("another_kernel", 0),
+    ],
+)
+def test_our_attention_on_a_gpu_costs_the_products_of_the_blocks_that_it_needs(kernel, products):
+    """Two rows of 512, 8 heads of 16; three of eight blocks are needed."""
+    text = """
+ENTRY %main (v: s32[2,8,4], q: bf16[2,512,8,16], k: bf16[2,512,4,16]) -> bf16[2,512,8,16] {
+  %v = s32[2,8,4]{2,1,0} parameter(0)
+  %q = bf16[2,512,8,16]{3,2,1,0} parameter(1)
+  %k = bf16[2,512,4,16]{3,2,1,0} parameter(2)
+  ROOT %c = bf16[2,512,8,16]{3,2,1,0} custom-call(%v, %q, %k, /*index=5*/%k), TARGET, CONFIG
+}
+""".replace("TARGET", 'custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="jit(f)/name"}')
+    config = (
+        f'backend_config={{grid_x = 8 : i32, ir = "\\EF(\\22", name = "{kernel}", num_stages = 3}}'
+    )
+    program = hlo.parse(text.replace("CONFIG", config))
+    found = cost.matmul_flops(program, Skipped(needed_pairs=3 / 8))
+    assert found == products * 2 * 2 * 8 * 512 * 512 * 16 * 3 / 8
+
+
 STACK, LAYER = 10 * 4 * 8 * F32, 4 * 8 * F32
 
 

@@ -10,9 +10,10 @@ from bench.step_batches import BenchBatches
 from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.pack.counts import BatchCounts
-from jaxsft.plan import memory, remat_choice
+from jaxsft.plan import memory, relief, remat_choice
 from jaxsft.training import first_state, mesh_program, step
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.too_large import TooLarge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Ours:
 
         Args:
             num_segments: in a row of random tokens; None: the rows of config.data.
+
+        Raises:
+            TooLarge: the devices can't hold the step.
         """
         if num_segments is not None:  # losses by source would need rows that say theirs
             one = dataclasses.replace(config.data, train=config.data.train[:1])
@@ -49,6 +53,8 @@ class Ours:
             config, base.settings, 10**6, mesh, self.rows.max_segments
         )
         chosen = remat_choice.choose(built, config, memory.limit_here(), _quiet)
+        if chosen.error is not None:  # nothing is tried: the device is here to be measured
+            raise TooLarge(f"{chosen.error} {relief.of_step(config, dict(mesh.shape), None)}")
         self.compiled, self.memory = chosen.measured
         self.program, self.remat_why = chosen.program, chosen.why
         self.compile_seconds = chosen.compile_seconds

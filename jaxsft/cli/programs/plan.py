@@ -3,8 +3,8 @@
 python tools/plan.py --config=F.py --topology=v5p:2x2x2 [--slices=N] [--json] [--search]
 
 Topologies: v5p:2x2x2, v5e:4x4, v6e:8x8 (pip install 'jaxsft[plan]'), h200:8, h100:8x4
-(pip install 'jaxsft[plan-gpu]'), cpu:8. Neither weights nor accelerators are needed; prepared data
-are used where they are there.
+(pip install 'jaxsft[plan-gpu]' or, for CUDA 13, 'jaxsft[plan-gpu13]'), cpu:8. Neither weights nor
+accelerators are needed; prepared data are used where they are there.
 """
 
 import json
@@ -32,7 +32,6 @@ def start() -> None:
 
 def main(config: Config) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # of a driver that is not there
     name = jaxsft_flags.given(_TOPOLOGY)
     if name.startswith("cpu:"):
         count = f"--xla_force_host_platform_device_count={name.partition(':')[2]}"
@@ -60,7 +59,7 @@ def main(config: Config) -> int:
         text.show(made, found, run, terminal)
         if not made.memory.fits:
             _say("trying what would fit, which takes some minutes")
-            terminal.print(relief.of_estimate(config, base.settings, found, made))
+            terminal.print(relief.of_estimate(config, base.settings, found, run.rows, made))
     return 0
 
 

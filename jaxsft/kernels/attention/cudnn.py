@@ -28,8 +28,8 @@ from jaxsft.kernels.attention.form import (
 
 _TOKENS_A_SEGMENT = 128  # on average, in the fullest row, where the run doesn't say
 # Measured on an H200, forward and backward of rows of 4,096: with room for 4 segments it takes 0.49
-# ms for them; with room for 16 it takes 0.61 for 4 and 0.44 for 16. `triton` took 0.68 and 0.33, and
-# 0.54 and 0.26 by the times of single kernels with the tilings that it has now.
+# ms for them; with room for 16 it takes 0.61 for 4 and 0.44 for 16. `triton` took 0.68 and 0.33,
+# and 0.54 and 0.26 by the times of single kernels with the tilings that it has now.
 _FAST_SEGMENTS = 8
 _MOST_NUMBERS = 2**31  # of the queries of a device: cuDNN is told where they start as int32
 

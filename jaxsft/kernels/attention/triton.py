@@ -45,6 +45,12 @@ def refusal(use: Use) -> str | None:
     )
 
 
+def block_sizes(use: Use) -> tuple[int, int]:
+    """Of queries and keys, in the kernel that has most of the products; the others' are alike."""
+    tiling = for_head_dim(use.head_dim).keys
+    return tiling.block_q, tiling.block_k
+
+
 class _How(NamedTuple):
     static: Static
     tilings: Tilings

@@ -5,6 +5,7 @@ program, M: N // P, I / J: block of queries / keys, V: a number of a block's vis
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,14 @@ from jaxsft.kernels.attention import triton_kernels as kernels
 from jaxsft.kernels.attention.triton_kernels import Backward, Inputs, Static
 from jaxsft.kernels.attention.triton_tiling import Tiling
 
+# As a compiled program spells the call of a kernel.
+_CALLED = re.compile(r'"__gpu\$xla\.gpu\.triton".*[ {,]name ?= ?"(\w+)"', re.DOTALL)
+# Of a block of queries and one of keys, by kernel.
+_PRODUCTS = {
+    kernels.attention_forward.__name__: 2,
+    kernels.attention_keys_gradient.__name__: 4,
+    kernels.attention_queries_gradient.__name__: 3,
+}
 # Programs that keep a GPU busy: about two for each core of an H100.
 _ENOUGH_PROGRAMS = 256
 
@@ -76,6 +85,15 @@ def keys_gradient(
     if M == K:
         return tuple(parts)
     return tuple(part.reshape(B, T, K, -1, H).sum(axis=3).astype(dtype) for part in parts)
+
+
+def products(attributes: str) -> int | None:
+    """Products of T x S x H of an instruction with these attributes; None: it is none of these.
+
+    Its second operand are the queries [B, T, N, H], the third the keys [B, S, K, H].
+    """
+    called = _CALLED.search(attributes)
+    return _PRODUCTS.get(called[1]) if called else None
 
 
 def _heads_of_program(group: int, num_programs: int) -> int:

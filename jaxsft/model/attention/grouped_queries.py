@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsft.devices.mesh import constrain, parts
 from jaxsft.kernels.attention import attend as kernel
-from jaxsft.kernels.attention import blocks, choose, cudnn, splash
+from jaxsft.kernels.attention import blocks, choose, cudnn, splash, triton
 from jaxsft.kernels.attention.form import AttentionForm, KeysAndValues, Use, Visibility
 from jaxsft.model import parameter, rope, settings
 from jaxsft.model.attention.head_norm import HeadNorm
@@ -22,7 +22,11 @@ from jaxsft.model.attention.kinds import AttentionKind, Context, LayerPlace, Run
 from jaxsft.model.remat import Part
 
 # Of back ends whose products a compiled program doesn't show.
-_BLOCK_SIZES = {"splash": splash.block_sizes, "cudnn": cudnn.block_sizes}
+_BLOCK_SIZES = {
+    "splash": splash.block_sizes,
+    "cudnn": cudnn.block_sizes,
+    "triton": triton.block_sizes,
+}
 
 
 @jax.tree_util.register_dataclass
