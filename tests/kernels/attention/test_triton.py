@@ -178,7 +178,7 @@ def test_every_tiling_cuts_every_length_that_is_not_refused():
 def test_the_plan_counts_the_blocks_that_are_needed(segment_length, blocks_of_64):
     """Of 64 queries and 64 keys, those at and below each segment's diagonal."""
     settings = dataclasses.replace(tiny.SETTINGS, attention_back_end="triton")
-    alone = dict.fromkeys(AXES, 1)
+    alone: dict[str, int] = dict.fromkeys(AXES, 1)
     run = RunShape(platform="gpu", mesh_sizes=alone, length=512, dtype="bfloat16")
     share = GROUPED_QUERIES.needed_pairs(settings, run, segment_length)
     assert share == blocks_of_64 / 64
