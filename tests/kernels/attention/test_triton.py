@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
+from jaxsft.devices.mesh import AXES
 from jaxsft.kernels.attention import blocks, triton, triton_calls, triton_tiling, triton_visits
 from jaxsft.kernels.attention.form import KeysAndValues, Visibility
 from jaxsft.kernels.attention.triton_tiling import Tiling, Tilings
 from jaxsft.model import remat
+from jaxsft.model.attention.grouped_queries import GROUPED_QUERIES
+from jaxsft.model.attention.kinds import RunShape
 from tests.kernels.attention import attention_cases as cases
 
 # Many blocks in short rows; each kernel has its own sizes, and either is the greater one.
@@ -168,3 +172,13 @@ def test_every_tiling_cuts_every_length_that_is_not_refused():
         for tiling in triton_tiling.for_head_dim(head_dim):
             assert triton_tiling.LENGTH_UNIT % tiling.block_q == 0
             assert triton_tiling.LENGTH_UNIT % tiling.block_k == 0
+
+
+@pytest.mark.parametrize(("segment_length", "blocks_of_64"), [(512, 36), (256, 20), (128, 12)])
+def test_the_plan_counts_the_blocks_that_are_needed(segment_length, blocks_of_64):
+    """Of 64 queries and 64 keys, those at and below each segment's diagonal."""
+    settings = dataclasses.replace(tiny.SETTINGS, attention_back_end="triton")
+    alone: dict[str, int] = dict.fromkeys(AXES, 1)
+    run = RunShape(platform="gpu", mesh_sizes=alone, length=512, dtype="bfloat16")
+    share = GROUPED_QUERIES.needed_pairs(settings, run, segment_length)
+    assert share == blocks_of_64 / 64
