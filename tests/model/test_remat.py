@@ -7,25 +7,27 @@ import pytest
 import tiny
 
 from jaxsft.model import remat, state
+from jaxsft.model.settings import QkNorm
 from jaxsft.plan import cost, hlo
 from jaxsft.training.loss import loss_form, loss_sums
 
 S = dataclasses.replace(tiny.SETTINGS, num_layers=8)
 
 
+def measure(s, policy):
+    """The flops of all matrix products, and bytes of temporaries."""
+    batch, params = tiny.uneven_batch(), tiny.host_params(s)
+    graphdef, _, _ = state.abstract(s, "float32", policy)
+    grad = jax.grad(lambda params: loss_sums(graphdef, params, batch, loss_form(s)).nll)
+    made = jax.jit(grad).lower(params).compile()
+    flops = cost.matmul_flops(hlo.parse(made.as_text()))
+    return flops, made.memory_analysis().temp_size_in_bytes
+
+
 @pytest.fixture(scope="module")
 def compiled():
-    """By policy: the flops of all matrix products, and bytes of temporaries."""
-    batch, params = tiny.uneven_batch(), tiny.host_params(S)
-
-    def measure(policy):
-        graphdef, _, _ = state.abstract(S, "float32", policy)
-        grad = jax.grad(lambda params: loss_sums(graphdef, params, batch, loss_form(S)).nll)
-        made = jax.jit(grad).lower(params).compile()
-        flops = cost.matmul_flops(hlo.parse(made.as_text()))
-        return flops, made.memory_analysis().temp_size_in_bytes
-
-    return {policy: measure(policy) for policy in remat.KEPT}
+    """What is measured, by policy."""
+    return {policy: measure(S, policy) for policy in remat.KEPT}
 
 
 def test_each_policy_computes_more_than_the_one_before_and_needs_less(compiled):
@@ -39,6 +41,14 @@ def test_saved_projections_leave_attention_alone_to_compute_again(compiled):
     tokens, length = tiny.uneven_batch().tokens_BT.size, tiny.uneven_batch().tokens_BT.shape[1]
     products = 2 * S.num_layers * tokens * length * S.num_heads * S.head_dim
     assert compiled["save_projections"][0] - compiled["none"][0] == pytest.approx(products)
+
+
+def test_norms_of_heads_make_no_projection_again():
+    s = dataclasses.replace(S, num_layers=2, qk_norm=QkNorm.HEAD)
+    tokens, length = tiny.uneven_batch().tokens_BT.size, tiny.uneven_batch().tokens_BT.shape[1]
+    products = 2 * s.num_layers * tokens * length * s.num_heads * s.head_dim
+    saved, none = (measure(s, policy)[0] for policy in ("save_projections", "none"))
+    assert saved - none == pytest.approx(products)
 
 
 def test_full_computes_all_products_of_a_layer_but_the_last_again(compiled):

@@ -106,12 +106,15 @@ class Attention(nnx.Module):
         q_BTNH = _heads(x_BTD, self.q_DNH, self.q_bias_NH if s.qkv_bias else None, "heads")
         k_BTKH = _heads(x_BTD, self.k_DKH, self.k_bias_KH if s.qkv_bias else None, "kv_heads")
         v_BTKH = _heads(x_BTD, self.v_DKH, self.v_bias_KH if s.qkv_bias else None, "kv_heads")
-        if s.qk_norm is not None:
-            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         index = 0 if place.rope is None else place.rope
         turns = (context.cos_XBTR[index], context.sin_XBTR[index], s.rope.interleaved)
-        q_BTNH = checkpoint_name(rope.rotate(q_BTNH, *turns), "q")
-        k_BTKH = checkpoint_name(rope.rotate(k_BTKH, *turns), "k")
+        if s.qk_norm is None:
+            q_BTNH = checkpoint_name(rope.rotate(q_BTNH, *turns), "q")
+            k_BTKH = checkpoint_name(rope.rotate(k_BTKH, *turns), "k")
+        else:  # the norms' gradients need what the norms are given: turned ones alone won't do
+            q_BTNH, k_BTKH = checkpoint_name(q_BTNH, "q"), checkpoint_name(k_BTKH, "k")
+            q_BTNH = rope.rotate(self.q_norm(q_BTNH), *turns)
+            k_BTKH = rope.rotate(self.k_norm(k_BTKH), *turns)
         return q_BTNH, k_BTKH, checkpoint_name(v_BTKH, "v")
 
 
