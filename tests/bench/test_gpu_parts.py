@@ -43,7 +43,9 @@ def test_cheap_parts_leave_lines_and_a_table(tmp_path):
     assert set(found) == {"facts", "matmul", "copy", "experts"}
     assert found["facts"][0]["versions"]["jax"]
     assert [one["name"] for one in found["experts"]][:2] == ["dense", "ragged"]
-    assert all(one["differs_from_dense"] < 2e-2 for one in found["experts"])
+    measured_ones = [one for one in found["experts"] if "left_out" not in one]
+    assert len(measured_ones) >= 3
+    assert all(one["differs_from_dense"] < 2e-2 for one in measured_ones)
     table = said[said.index("= TABLE =") :]
     assert "experts name=tiled ms=" in table and "versions" not in table
 
