@@ -81,8 +81,10 @@ def _back_ends(config: Config, base: settings.DecoderSettings, mesh: Mesh) -> tu
     for many and for few.
     """
     found = [
-        mesh_program.choose_back_ends(config, base, mesh, segments)[0].attention_back_end
+        which
         for segments in (None, _FEW_SEGMENTS)
+        for what, which, _ in mesh_program.choose_back_ends(config, base, mesh, segments)[1]
+        if what == "attention"
     ]
     return tuple(dict.fromkeys(found))
 
