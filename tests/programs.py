@@ -163,4 +163,4 @@ def _without_ours() -> list[tuple[str, flags.Flag]]:
 def _is_ours(module: str) -> bool:
     file = getattr(sys.modules[module], "__file__", None)
     inside = file is not None and Path(file).is_relative_to(ROOT)
-    return inside and ".venv" not in Path(file).relative_to(ROOT).parts
+    return inside and "site-packages" not in Path(file).relative_to(ROOT).parts

@@ -37,17 +37,25 @@ def _gpu(tflops: float, gb: float, memory: float, links: float, network: float =
     return dataclasses.replace(chip, runs_in_turn=True)
 
 
-# TPUs: cloud.google.com/tpu/docs, its pages of each generation; the links' rate is half of what is
-# called bidirectional there, the memory is what XLA's compiler says that it has. GPUs: NVIDIA's
-# data sheets, products of bfloat16 summed in float32; the links are NVLink, or PCIe where there is
-# none. Networks are those of the usual machine types: 200 Gbit/s for the four chips of a TPU host,
-# 400 for each GPU of a box.
+# TPUs: cloud.google.com/tpu/docs, its pages of each generation. The links' rate is half of what is
+# called bidirectional there, the memory what XLA's compiler says that it has; the network's is that
+# of "TPU7x" for it, v6e and v5p, and of "TPU v5e" for that: 6.4 Tbit/s of a pod's 256 chips.
+#
+# GPUs: products of bfloat16 summed in float32, without sparsity, where a data sheet prints twice as
+# many. NVLink, or PCIe where a box has none, is half of the sheet's rate, which counts both ways.
+# NVIDIA's data sheets "A100 Tensor Core GPU", "H100 Tensor Core GPU" (NVL and SXM), "H100 PCIe"
+# (its product brief), "H200 Tensor Core GPU", "GH200 Grace Hopper Superchip", "HGX B200", "L40S".
+# GeForce: its architectures' white papers, the tables of peak rates: "Ampere GA102" (RTX 3090),
+# "Ada" (RTX 4090), "RTX Blackwell" (RTX 5090).
+#
+# Networks of GPUs are those of the usual machines: 200 Gbit/s for each A100, 400 for the later
+# ones, 10 for a desktop.
 CHIPS = {
     "TPU v4": _tpu(275, 30.75, 1228, 300),
-    "TPU v5e": _tpu(197, 15.75, 819, 200),
+    "TPU v5e": _tpu(197, 15.75, 819, 200, 25),
     "TPU v5p": _tpu(459, 95.74, 2765, 600),
-    "TPU v6e": _tpu(918, 31.25, 1640, 400),
-    "TPU7x": _tpu(2307 / 2, 94.75, 7380 / 2, 600 / 2, 25),  # jax has two devices of a chip
+    "TPU v6e": _tpu(918, 31.25, 1638, 400, 100),
+    "TPU7x": _tpu(2307 / 2, 94.75, 7380 / 2, 600 / 2, 100 / 2),  # jax has two devices of a chip
     "NVIDIA A100": _gpu(312, 80, 2039, 300, 200),
     "NVIDIA A100-SXM4-40GB": _gpu(312, 40, 1555, 300, 200),
     "NVIDIA A100-PCIE-40GB": _gpu(312, 40, 1555, 32, 200),
@@ -55,13 +63,14 @@ CHIPS = {
     "NVIDIA H100": _gpu(989, 80, 3350, 450),
     "NVIDIA H100 PCIe": _gpu(756, 80, 2000, 64),
     "NVIDIA H100 NVL": _gpu(835, 94, 3900, 300),
-    "NVIDIA H200": _gpu(989, 141, 4800, 450),
+    "NVIDIA H200": _gpu(989, 141, 4800, 450),  # one measured: products of 8192^3 at 800 TFLOP/s
     "NVIDIA H200 NVL": _gpu(835, 141, 4800, 450),
     "NVIDIA GH200": _gpu(989, 96, 4000, 450),
-    "NVIDIA B200": _gpu(2250, 180, 8000, 900),
+    "NVIDIA GH200 144G": _gpu(989, 144, 4900, 450),  # jax's name goes on: HBM3e
+    "NVIDIA B200": _gpu(2250, 180, 7700, 900),
     "NVIDIA L40S": _gpu(362, 48, 864, 32),
     "NVIDIA GeForce RTX 3090": _gpu(71, 24, 936, 32, 10),
-    "NVIDIA GeForce RTX 4090": _gpu(165, 24, 1008, 32, 10),
+    "NVIDIA GeForce RTX 4090": _gpu(165.2, 24, 1008, 32, 10),
     "NVIDIA GeForce RTX 5090": _gpu(209.5, 32, 1792, 64, 10),
 }
 # Other names that jax has for them.
@@ -69,9 +78,13 @@ _ALIASES = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that jax calls `device_kind`, or None for one that is not known."""
+    """The chip that jax calls `device_kind`, or None for one that is not known.
+
+    A name may go on behind one of the table's, not a GeForce's: Ti, D, Laptop GPU are other chips.
+    """
     names = {**{name: name for name in CHIPS}, **_ALIASES}
-    fitting = [name for name in names if device_kind.startswith(name)]
+    open_ended = [name for name in names if "GeForce" not in name or name == device_kind]
+    fitting = [name for name in open_ended if device_kind.startswith(name)]
     return CHIPS[names[max(fitting, key=len)]] if fitting else None
 
 

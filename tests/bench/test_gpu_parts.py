@@ -44,7 +44,9 @@ def test_cheap_parts_leave_lines_and_a_table(tmp_path):
     assert set(found) == {"facts", "matmul", "copy", "experts", "expert_tile", "expert_tiles"}
     assert found["facts"][0]["versions"]["jax"]
     assert [one["name"] for one in found["experts"]][:2] == ["dense", "triton"]
-    assert all(one["differs_from_dense"] < 2e-2 for one in found["experts"])
+    measured_ones = [one for one in found["experts"] if "left_out" not in one]
+    assert len(measured_ones) >= 4
+    assert all(one["differs_from_dense"] < 2e-2 for one in measured_ones)
     assert [one["kernel"] for one in found["expert_tile"]] == list(Tilings._fields)
     assert found["experts"][1]["bitwise_repeatable"] is True
     table = said[said.index("= TABLE =") :]

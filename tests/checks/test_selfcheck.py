@@ -1,6 +1,7 @@
 """The self-check passes on sound parts, for dense models and experts, and sees planted faults."""
 
 import dataclasses
+import itertools
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from jaxsft.checks import laws
+from jaxsft.checks import bench, laws
 from jaxsft.config import Mesh
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.attention import attend
@@ -36,10 +37,10 @@ WINDOWED = dataclasses.replace(
 def test_the_model_that_is_checked_has_one_layer_of_each_kind():
     """Two windows; and experts in every third layer: with each window a layer of both kinds."""
     asked = config(Mesh(fsdp=8))
-    assert laws._small(asked, WINDOWED)[1].layer_kinds == WINDOWED.kinds()[:2]
+    assert bench._small(asked, WINDOWED)[1].layer_kinds == WINDOWED.kinds()[:2]
     kinds = WINDOWED.kinds() * 3
     some = dataclasses.replace(WINDOWED, num_layers=6, layer_kinds=kinds, dense_layers=(0, 1, 3, 4))
-    small = laws._small(asked, some)[1]
+    small = bench._small(asked, some)[1]
     found = [(k.window, small.has_experts(i)) for i, k in enumerate(small.kinds())]
     assert found == [(7, False), (None, False), (7, True), (None, True)]
 
@@ -57,19 +58,25 @@ def failed(model, sizes, until):
 
 
 def test_sound_parts_pass_every_law(tmp_path):
-    """Of experts behind windows; the two processes below measure a dense model."""
-    found = list(laws.measured(config(Mesh(fsdp=2, context=2, expert=2)), WINDOWED, tmp_path))
+    """Of experts behind windows; the two processes below measure a dense model.
+
+    Those in the run's dtype are measured on a dense model too, by test_run_dtype.py.
+    """
+    asked = config(Mesh(fsdp=2, context=2, expert=2))
+    found = list(itertools.islice(laws.measured(asked, WINDOWED, tmp_path), 7))
     assert [check.law.split()[2] for check in found if "neighbours" in check.law] == [
         "blocked:",
         "xla:",
     ]
-    assert len(found) == 7 and all(check.passed for check in found), found
+    assert "restart" in found[-1].law and all(check.passed for check in found), found
+    assert found[-1].ran_with == "float32, xla, tiled, save_projections"
+    assert found[3].ran_with == "bfloat16, blocked, tiled, save_projections"
 
 
-def measured_on_one_device(bench, rows, mesh, microbatches, measure=laws._gradients):
+def measured_on_one_device(made, rows, mesh, microbatches, measure=laws._gradients):
     """Of gradients that no mesh and no micro-batches change, those of one device."""
     del mesh, microbatches
-    return measure(bench, rows, mesh_lib.single_device_mesh(), 1)
+    return measure(made, rows, mesh_lib.single_device_mesh(), 1)
 
 
 def test_a_fault_of_attention_is_seen(monkeypatch):
@@ -97,7 +104,7 @@ def test_a_fault_of_attention_is_seen(monkeypatch):
 @pytest.mark.parametrize(("difference", "code"), [(0.5, 0), (2.0, 70), (float("nan"), 70)])
 def test_the_program_says_of_each_law_whether_it_holds(monkeypatch, difference, code):
     """The laws themselves are measured above, and by two processes together below."""
-    checks = [laws.Check("one", 0.5, 1.0), laws.Check("another", difference, 1.0)]
+    checks = [laws.Check("one", "x", 0.5, 1.0), laws.Check("another", "x", difference, 1.0)]
     monkeypatch.setattr(laws, "measured", lambda config, model, folder: iter(checks))
     done = programs.tool("selfcheck", f"--config={ROOT}/configs/debug.py", "--num_processes=1")
     assert done.returncode == code and "configs/debug_model on 8 x cpu" in done.stdout
@@ -122,7 +129,8 @@ def test_two_processes_measure_together_and_one_speaks(tmp_path):
     ]
     said = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert said[0][0].count("passed") == 7 and "on 2 x cpu" in said[0][0]
+    assert said[0][0].count("passed") == 9 and said[0][0].count("remat auto: only") == 1
+    assert "on 2 x cpu" in said[0][0]
     assert "passed" not in said[1][0] and not list(tmp_path.iterdir())
 
 

@@ -18,6 +18,7 @@ from jaxsft.devices.chips import CHIPS, chip_of, peak_flops
         ("NVIDIA H100 PCIe", "NVIDIA H100 PCIe"),
         ("NVIDIA H100 NVL", "NVIDIA H100 NVL"),
         ("NVIDIA GH200 480GB", "NVIDIA GH200"),
+        ("NVIDIA GH200 144G HBM3e", "NVIDIA GH200 144G"),
         ("NVIDIA A100-SXM4-80GB", "NVIDIA A100"),
         ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB"),
         ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"),
@@ -36,8 +37,9 @@ def test_rates_are_in_units_of_one():
     assert (h100.link_bandwidth, h100.network_bandwidth) == (450e9, 50e9)
 
 
-def test_an_unknown_device_has_no_rates():
-    assert chip_of("cpu") is None
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA GeForce RTX 4090 Laptop GPU"])
+def test_an_unknown_device_has_no_rates(kind):
+    assert chip_of(kind) is None
 
 
 @pytest.mark.parametrize(("kind", "peak"), [("NVIDIA H100 80GB HBM3", 4 * 989e12), ("cpu", None)])

@@ -38,16 +38,24 @@ def main(config: Config) -> int:
     )
     distributed.refuse_differences(distributed.facts(config))
     base = inputs.open_model(config, lambda topic, line: None, weights=False)
-    table = Table("law", "difference", "allowed", "")
+    table = Table("law", "with", "difference", "allowed", "")
     failed = 0
     with distributed.scratch(_SCRATCH.value) as folder:
         for check in laws.measured(config, base.settings, folder):
             passed = all(one["passed"] for one in distributed.gather({"passed": check.passed}))
             failed += not passed
             verdict = "passed" if passed else "FAILED"
-            table.add_row(check.law, f"{check.difference:.1e}", f"{check.allowed:.0e}", verdict)
+            table.add_row(
+                check.law,
+                check.ran_with,
+                f"{check.difference:.1e}",
+                f"{check.allowed:.0e}",
+                verdict,
+            )
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
         print(f"{config.model.source} on {len(jax.devices())} x {kind}:")
         Console().print(table)
+        if config.model.remat == "auto":
+            print("remat auto: only its first policy; a run takes the first that fits the devices")
     return errors.INTERNAL if failed else errors.DONE

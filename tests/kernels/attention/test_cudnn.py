@@ -1,7 +1,11 @@
-"""cuDNN's calls on packed rows, as far as can be said without a GPU."""
+"""cuDNN's calls on packed rows, as far as can be said without a GPU; and what they give on one."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -247,3 +251,57 @@ def one_call(line: str) -> dict[str, Any]:
         "types": line.rpartition(" : ")[2],
         "said": [one[0] for one in found if one],
     }
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("windows", [(), (200,)])
+@pytest.mark.parametrize(
+    "shape",
+    [{"heads": 3, "kv_heads": 1, "head_dim": 128}, {"heads": 16, "kv_heads": 4, "head_dim": 64}],
+)
+def test_on_a_gpu_it_equals_the_reference(shape, windows):
+    """With room for all segments and padding of both rows, and for no more."""
+    case = cases.packed(length=1024, dtype="bfloat16", **shape)
+    form = cases.form(scale=0.1, windows=windows, max_segments=4)
+    assert cudnn.spans_of(case.segments_BT, 4)[1] and not cudnn.spans_of(case.segments_BT, 3)[1]
+    with jax.default_matmul_precision("highest"):
+        cases.assert_equals_reference(cudnn.attend, case, form, allowed=2e-2)
+
+
+# XLA ends the process where two calls are alike and don't say themselves that they repeat.
+_TWO_LIKE_LAYERS = """
+import jax, jax.numpy as jnp, numpy as np
+from jaxsft.kernels.attention import cudnn
+from jaxsft.kernels.attention.form import KeysAndValues, Visibility
+from tests.kernels.attention import attention_cases as cases
+
+case = cases.packed(length=1024, heads=4, kv_heads=2, head_dim=64, dtype="bfloat16")
+seen = Visibility(case.segments_BT, case.segments_BT)
+
+def loss(arrays):
+    kv = KeysAndValues(arrays["k"], arrays["v"])
+    out = arrays["q"]
+    for _ in range(2):
+        out = cudnn.attend(out, kv, seen, cases.form(max_segments=4))
+    return jnp.sum(jnp.sin(3 * out.astype(jnp.float32)))
+
+gradient = jax.jit(jax.grad(loss))
+first, again = gradient(case.arrays), gradient(case.arrays)
+assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(first))
+jax.tree.map(np.testing.assert_array_equal, first, again)
+print("the same bits")
+"""
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_like_layers_repeat_their_bits_where_xla_is_asked_for_that():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_LIKE_LAYERS],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (0, "the same bits\n"), done.stderr
