@@ -120,6 +120,7 @@ def test_two_processes_measure_together_and_one_speaks(tmp_path):
         address = f"localhost:{probe.getsockname()[1]}"
     command = [sys.executable, ROOT / "tools" / "selfcheck.py", f"--scratch={tmp_path}"]
     command += [f"--config={ROOT}/configs/debug.py", "--config.data.sequence_length=64"]
+    command += ["--config.model.dtype=bfloat16"]
     command += [f"--coordinator_address={address}", "--num_processes=2"]
     devices = {"XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
     pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
