@@ -85,7 +85,7 @@ def make(
     built = chosen.program
     expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
     tiles = {} if expert_rows is None else {TILES_SCOPE: expert_rows.tiles}
-    parsed = hlo.parse(compiled.as_text(), _head_chunks(config, built, rows), tiles)
+    parsed = hlo.parse(compiled.as_text(), head_chunks(config, built, rows), tiles)
     chip = topology.chip
     slots = train.batch_size * length
     tokens = rows.tokens * slots
@@ -101,7 +101,7 @@ def make(
     )
     computed, moved = cost.matmul_flops(parsed, skipped), bytes_moved(parsed)
     collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))
-    seconds = None if chip is None else _seconds(chip, computed, moved, collectives)
+    seconds = None if chip is None else seconds_of(chip, computed, moved, collectives)
     return Estimate(
         mesh=dict(built.mesh.shape),
         num_parameters=built.num_parameters,
@@ -129,7 +129,7 @@ def on_slices(config: Config, topology: Topology) -> Config:
     return dataclasses.replace(config, mesh=sizes)
 
 
-def _head_chunks(config: Config, built: MeshProgram, rows: BatchLoad) -> float:
+def head_chunks(config: Config, built: MeshProgram, rows: BatchLoad) -> float:
     """How often the loop over supervised tokens runs, whose length the data decide."""
     sizes = built.mesh.shape
     parts = mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes)
@@ -138,7 +138,7 @@ def _head_chunks(config: Config, built: MeshProgram, rows: BatchLoad) -> float:
     return np.ceil(rows.supervised * local / chunk_tokens(local))
 
 
-def _seconds(
+def seconds_of(
     chip: Chip, computed: float, moved: float, collectives: tuple[Communication, ...]
 ) -> Seconds:
     matmuls, moving = computed / chip.bf16_flops, moved / chip.memory_bandwidth

@@ -48,3 +48,27 @@ def test_the_prepared_data_give_the_steps_and_the_rows_of_the_run(epochs_of_debu
     assert expected.tokens * full == pytest.approx(tokens, rel=0.01)
     assert expected.attention_pairs[None] * full == pytest.approx(pairs, rel=0.05)
     assert found.rows.supervised * slots * full == pytest.approx(supervised, rel=0.02)
+
+
+def test_the_step_has_room_for_the_rows_of_every_set(epochs_of_debug):
+    """Training's, or an evaluation's with more segments; the model is told."""
+    config = epochs_of_debug
+    held_out = dataclasses.replace(config.data.train[0], weight=1.0)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval=(held_out,)))
+    base = inputs.open_model(config, lambda topic, line: None, weights=False)
+    made = job.set_up(config, base, inputs.prepare_data(config, base, QUIET))
+    (evaluated,) = made.eval_batches.values()
+    sets = [made.batches.epochs, evaluated.epochs]
+    assert made.program.settings.attention_max_segments == max(one.max_segments for one in sets)
+    original = job.Batches
+
+    def with_many(*args, **named):
+        batches = original(*args, **named)
+        if named["sources"] is None:
+            batches.epochs.max_segments = 64
+        return batches
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "Batches", with_many)
+        made = job.set_up(config, base, inputs.prepare_data(config, base, QUIET))
+    assert made.program.settings.attention_max_segments == 64

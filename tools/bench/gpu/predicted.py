@@ -25,12 +25,12 @@ def of_step(config: Config, ours: Ours, num_segments: int) -> dict[str, float]:
     shape = mesh_program.run_shape(config, program.mesh)
     pairs = kind_of(program.settings).needed_pairs(program.settings, shape, rows.segment_length)
     text = ours.compiled.as_text()
-    parsed = hlo.parse(text, estimate._head_chunks(config, program, rows))
+    parsed = hlo.parse(text, estimate.head_chunks(config, program, rows))
     computed = cost.matmul_flops(parsed, Skipped(needed_pairs=pairs))
     moved = bytes_moved(parsed)
     found = {"plan_tflop": computed / 1e12, "plan_GB_moved": moved / 1e9}
     if chip := chips.chip_of(jax.devices()[0].device_kind):
-        seconds = estimate._seconds(chip, computed, moved, ())
+        seconds = estimate.seconds_of(chip, computed, moved, ())
         found["plan_matmuls_ms"] = seconds.matmuls * 1e3
         found["plan_memory_ms"] = seconds.memory * 1e3
         found["plan_step_ms"] = seconds.estimate * 1e3
