@@ -314,7 +314,7 @@ def _help(program: str, required: tuple[str, ...], about: str) -> str:
         lines += ["", "Config fields, changed with --config.section.field=value:"]
         for section, hint in typing.get_type_hints(Config).items():
             lines += _help_fields(f"--config.{section}", hint)
-        lines += ["", "jaxsft/config.py says what each field means."]
+        lines += ["", "jaxsft/config/ says what each field means."]
     return "\n".join(lines)
 
 

@@ -1,0 +1,31 @@
+"""The typed configuration of a run: every field, its default, its unit and its meaning, once.
+
+A run is a Python file with `def get_config() -> Config`; the command line changes any field:
+`--config.section.field=value`.
+"""
+
+from jaxsft.config.data import Data, Format, Part, Source
+from jaxsft.config.model import Model
+from jaxsft.config.optim import Optim
+from jaxsft.config.rules import validate
+from jaxsft.config.run import Checkpoint, Config, Eval, Log, Mesh, Train
+from jaxsft.config.values import from_dict, is_instance, type_name
+
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "Data",
+    "Eval",
+    "Format",
+    "Log",
+    "Mesh",
+    "Model",
+    "Optim",
+    "Part",
+    "Source",
+    "Train",
+    "from_dict",
+    "is_instance",
+    "type_name",
+    "validate",
+]

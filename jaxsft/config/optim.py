@@ -1,0 +1,25 @@
+"""How parameters change: the optimizer, its learning rate and its precision."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optim:
+    peak_lr: float
+    name: Literal["adamw"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 0
+    final_lr_fraction: float = 0.1  # of peak_lr, reached at the last step
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # not applied to norm scales
+    max_grad_norm: float | None = 1.0  # global norm; None: no clipping
+    max_skipped_steps: int = 3  # in a row, loss or gradients not finite: the run has diverged, 71
+    # As gradients leave the backward pass; those of micro-batches are added in it. Their norm and
+    # the update are computed in float32. bfloat16 saves 2 bytes a parameter.
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    # Dtype in which Adam's mean of gradients is kept. The mean of their squares is always float32:
+    # bfloat16 would lose its changes, which are 1/512 of it and less.
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"

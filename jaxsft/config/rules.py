@@ -1,0 +1,139 @@
+"""What one field of a config alone cannot show."""
+
+import dataclasses
+import datetime
+import math
+
+from jaxsft.config.data import Data
+from jaxsft.config.optim import Optim
+from jaxsft.config.run import Config, Train
+from jaxsft.config.values import check_types
+from jaxsft.errors import ConfigError
+
+
+def validate(config: Config) -> None:
+    """Checks what one field alone cannot show.
+
+    Raises:
+        ConfigError: naming the fields, their values and what would be right.
+    """
+    check_types(config, "config")
+    _check_positive(config)
+    _check_new_tokens(config.model.new_tokens)
+    if config.model.continue_from is not None and not config.model.continue_from.strip():
+        raise ConfigError(
+            f"config.model.continue_from={config.model.continue_from!r}: expected the directory of"
+            " a run, or DIRECTORY:step"
+        )
+    _check_train(config.train)
+    _check_optim(config.optim)
+    _check_data(config.data)
+    if config.eval.prompts < 0:
+        raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
+    if config.eval.prompts and not config.data.eval:
+        raise ConfigError(
+            f"config.eval.prompts={config.eval.prompts}: data.eval is empty, nothing can be asked"
+        )
+
+
+def _check_positive(config: Config) -> None:
+    positive = {
+        "model.pad_vocab_to": config.model.pad_vocab_to,
+        "model.unroll_layers": config.model.unroll_layers,
+        "train.epochs": config.train.epochs,
+        "train.steps": config.train.steps,
+        "train.batch_size": config.train.batch_size,
+        "train.microbatches": config.train.microbatches,
+        "data.sequence_length": config.data.sequence_length,
+        "data.max_bad_rows": config.data.max_bad_rows,
+        "data.workers": config.data.workers,
+        "checkpoint.save_every_steps": config.checkpoint.save_every_steps,
+        "checkpoint.keep": config.checkpoint.keep,
+        "eval.every_steps": config.eval.every_steps,
+        "eval.batch_size": config.eval.batch_size,
+        "eval.max_new_tokens": config.eval.max_new_tokens,
+        "log.every_steps": config.log.every_steps,
+        "optim.peak_lr": config.optim.peak_lr,
+        "optim.eps": config.optim.eps,
+        "optim.max_grad_norm": config.optim.max_grad_norm,
+        "optim.max_skipped_steps": config.optim.max_skipped_steps,
+        **{f"mesh.{axis}": size for axis, size in dataclasses.asdict(config.mesh).items()},
+    }
+    for name, value in positive.items():
+        if value is not None and not 0 < value < math.inf:  # also false for nan
+            raise ConfigError(f"config.{name}={value}: must be finite and greater than 0")
+
+
+def _check_new_tokens(tokens: tuple[str, ...]) -> None:
+    if len(set(tokens)) != len(tokens) or not all(token.strip() for token in tokens):
+        raise ConfigError(
+            f"config.model.new_tokens={tokens}: each must be there once, and be more than space"
+        )
+
+
+def _check_train(train: Train) -> None:
+    if (train.epochs is None) == (train.steps is None):
+        raise ConfigError(
+            f"config.train: epochs={train.epochs} and steps={train.steps};"
+            " set exactly one of them (the other None)"
+        )
+    if train.batch_size % train.microbatches:
+        raise ConfigError(
+            f"config.train.microbatches={train.microbatches}:"
+            f" does not divide train.batch_size={train.batch_size}"
+        )
+
+
+def _check_optim(optim: Optim) -> None:
+    if optim.warmup_steps < 0:
+        raise ConfigError(f"config.optim.warmup_steps={optim.warmup_steps}: must be 0 or more")
+    if not 0 <= optim.weight_decay < math.inf:
+        raise ConfigError(f"config.optim.weight_decay={optim.weight_decay}: must be 0 or more")
+    if not 0 <= optim.final_lr_fraction <= 1:
+        raise ConfigError(
+            f"config.optim.final_lr_fraction={optim.final_lr_fraction}: must lie in [0, 1]"
+        )
+    for name, value in (("b1", optim.b1), ("b2", optim.b2)):
+        if not 0 <= value < 1:
+            raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+
+
+def _check_data(data: Data) -> None:
+    if data.sequence_length < 2:
+        raise ConfigError(
+            f"config.data.sequence_length={data.sequence_length}:"
+            " a target needs a token before it; must be 2 or more"
+        )
+    if data.cache_dir is not None and "://" in data.cache_dir:
+        raise ConfigError(
+            f"config.data.cache_dir={data.cache_dir}: is mapped into memory, which needs a local"
+            " disk or a mount that the hosts share; the path of a Source may be a URL"
+        )
+    if not data.train:
+        raise ConfigError("config.data.train=(): at least one Source is needed")
+    for kind in ("train", "eval"):
+        for index, source in enumerate(getattr(data, kind)):
+            here = f"config.data.{kind}[{index}]"
+            given = {"weight": source.weight, "count": source.count}
+            for name, value in given.items():
+                if value is not None and not 0 < value < math.inf:
+                    raise ConfigError(f"{here}.{name}={value}: must be finite and greater than 0")
+            if None not in given.values():
+                raise ConfigError(
+                    f"{here}: weight={source.weight} and count={source.count}; set one"
+                )
+            if kind == "eval" and (source.weight, source.count) != (None, None):
+                raise ConfigError(f"{here}: weight and count are for training; evaluation sees all")
+    if data.template_date is not None and not _is_date(data.template_date):
+        raise ConfigError(f"config.data.template_date={data.template_date}: expected YYYY-MM-DD")
+    if not data.train_parts or len(set(data.train_parts)) < len(data.train_parts):
+        raise ConfigError(
+            f"config.data.train_parts={data.train_parts}: must name at least one part, each once"
+        )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -1,0 +1,72 @@
+"""The whole config of a run, and its sections that are about the run as such."""
+
+import dataclasses
+from typing import Literal
+
+from jaxsft.config.data import Data
+from jaxsft.config.model import Model
+from jaxsft.config.optim import Optim
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Devices along each mesh axis; None: what the other axes leave.
+
+    With `data` and `fsdp` both None, each slice (or box) has a replica, over its own devices.
+    """
+
+    data: int | None = None  # replicas of the parameters; the only axis that crosses a network well
+    fsdp: int | None = None  # parameters, optimizer state and batch are split
+    context: int = 1  # positions of a row
+    expert: int = 1  # experts of a mixture, and the batch of all that is no expert
+    tensor: int = 1  # heads and MLP columns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    batch_size: int  # packed rows in one optimizer step, over all devices and hosts
+    epochs: int | None = None  # exactly one of epochs and steps
+    steps: int | None = None
+    microbatches: int = 1  # the batch is computed in this many parts
+    seed: int = 0  # of data order and random weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    save_every_steps: int | None = None  # None: only at the end and on a termination signal
+    keep: int = 2  # newest checkpoints kept
+    export: bool = True  # write <workdir>/export when training ends
+    # Dtype of the exported weights; "source": each as in the base.
+    export_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
+    check_export: bool = False  # compare its logits with transformers'; needs torch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eval:
+    # Loss on data.eval; None: before the first and after the last step only.
+    every_steps: int | None = None
+    # Packed rows; None: train.batch_size, or fewer where they hold all rows of the largest set.
+    batch_size: int | None = None
+    # Held-out prompts answered before and after, from the first conversational eval source.
+    prompts: int = 0
+    max_new_tokens: int = 128  # per answer
+    # How an answer is compared with the reference answer.
+    match: Literal["exact", "json"] | None = None
+    instruction: str | None = None  # a system message; the untrained model is also measured with it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Log:
+    every_steps: int = 1  # one line in metrics.jsonl, means over the steps since the last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    model: Model
+    data: Data
+    optim: Optim
+    train: Train
+    mesh: Mesh = Mesh()
+    checkpoint: Checkpoint = Checkpoint()
+    eval: Eval = Eval()
+    log: Log = Log()

@@ -1,0 +1,87 @@
+"""Values of a config: whether they are what their annotations say, and from JSON."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, Literal
+
+from jaxsft.config.run import Config
+from jaxsft.errors import ConfigError
+
+
+def check_types(value: Any, name: str) -> None:
+    """Every field holds what its annotation says; reports the first that doesn't by its name."""
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if not is_instance(item, hints[field.name]):
+            raise ConfigError(
+                f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])},"
+                f" got {type(item).__name__}"
+            )
+        for index, part in enumerate(item if isinstance(item, tuple) else (item,)):
+            if dataclasses.is_dataclass(part):
+                suffix = f"[{index}]" if isinstance(item, tuple) else ""
+                check_types(part, f"{name}.{field.name}{suffix}")
+
+
+def is_instance(value: object, hint: Any) -> bool:
+    """Whether `value` is what the annotation of a field says."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin is types.UnionType or origin is typing.Union:
+        return any(is_instance(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(is_instance(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            is_instance(key, args[0]) and is_instance(item, args[1]) for key, item in value.items()
+        )
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def type_name(hint: object) -> str:
+    """The annotation as a user would write it: `int or None`, `one of 'a', 'b'`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(arg) for arg in args)
+    if origin is types.UnionType or origin is typing.Union:
+        return " or ".join(type_name(arg) for arg in args)
+    if origin is tuple:
+        return f"a tuple of {type_name(args[0])}"
+    if origin is dict:
+        return f"a dict of {type_name(args[0])} to {type_name(args[1])}"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The config that `dataclasses.asdict` turned into `values`, as a run's config.json holds it.
+
+    Raises:
+        ConfigError: a field that is missing, unknown or of another type.
+    """
+    config: Config = _from_value(Config, values, "config")
+    check_types(config, "config")
+    return config
+
+
+def _from_value(hint: Any, value: Any, name: str) -> Any:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name}={value!r}: expected the fields of {hint.__name__}")
+        hints = typing.get_type_hints(hint)
+        unknown = value.keys() - hints.keys()
+        if unknown:
+            raise ConfigError(f"{name}.{min(unknown)}: {hint.__name__} has no such field")
+        try:
+            return hint(**{k: _from_value(hints[k], v, f"{name}.{k}") for k, v in value.items()})
+        except TypeError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_from_value(typing.get_args(hint)[0], item, name) for item in value)
+    return value
