@@ -77,6 +77,8 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             distributed.together(lambda: write_inputs(config, report, workdir.files))
             if saved is not None:
                 frozen = first_state.frozen_params(config, base, job.program, data, console.say)
+                at = int(saved.step)
+                resume.refuse_other_base(out.store, at, resume.frozen_digests(frozen))
                 state = TrainState.of(saved, frozen)
             else:
                 trained = reopen.continued_params(config, job.program, console.say)
@@ -84,6 +86,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
                 workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
                 out.metrics.resume(None)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
+            notes = dataclasses.replace(notes, frozen=resume.frozen_digests(state.frozen))
             state = train(config, job, train_step, state, out, notes, measurer, termination)
             after = measurer.measure(state.params, "after")
             out.metrics.append_last({"step": job.num_steps} | after)

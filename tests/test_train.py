@@ -17,7 +17,7 @@ import jaxsft.run
 from jaxsft.cli import flags
 from jaxsft.devices import distributed
 from jaxsft.rundir.step_log import StepLog
-from jaxsft.training import mesh_program
+from jaxsft.training import mesh_program, parameters
 from tests.programs import ROOT, tool, train
 
 # What may differ between two equal runs.
@@ -212,7 +212,7 @@ def test_memory_that_runs_out_ends_a_run_with_what_needs_less(tmp_path, monkeypa
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory, 9.50GiB.\nmore")
 
     monkeypatch.setattr(jaxsft.run, "train", exhausted)
-    monkeypatch.setattr(mesh_program, "ways", lambda *_: [mesh_program.Way("full", 1)])
+    monkeypatch.setattr(mesh_program, "ways", lambda *_: [parameters.Way("full", 1)])
     monkeypatch.setattr(distributed, "open_devices", lambda: "uses up to 92% of each GPU")
     done = train(tmp_path, "--config.eval.prompts=0", check=False)
     assert done.returncode == 64 and "memory, 9.50GiB.; less is needed with" in done.stderr

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from jaxsft.checks.bench import BatchFields, Bench, make_bench
@@ -24,7 +23,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import settings
 from jaxsft.model.attention.choice import kind_of
-from jaxsft.model.state import Params
+from jaxsft.model.state import Params, model_of
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import first_state, mesh_program, over_mesh, step
@@ -195,7 +194,7 @@ def _hidden_of(bench: Bench) -> Callable[[BatchFields], np.ndarray]:
 
     @jax.jit
     def compute(params: Params, batch: Batch) -> jax.Array:
-        model = nnx.merge(built.recipe.graphdef, params)
+        model = model_of(built.recipe.graphdef, params)
         hidden_BTD = model.hidden(batch.tokens_BT, batch.segments_BT, batch.positions_BT)
         return mesh_lib.constrain(hidden_BTD, None, None, None)
 

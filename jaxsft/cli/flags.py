@@ -18,7 +18,7 @@ from absl import flags
 from jaxsft import config as config_module
 from jaxsft import errors
 from jaxsft.cli import config_file
-from jaxsft.config import Config, type_name, validate
+from jaxsft.config import Config, optional_section, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 from jaxsft.files import places
 from jaxsft.terminal import advice, signals, streams
@@ -189,7 +189,10 @@ def _replace(holder: Any, parts: list[str], text: str, above: str) -> Any:
         if len(parts) == 1:
             new = parse_value(hint, text, here)
         else:
-            new = _replace(_section(getattr(holder, name), here), parts[1:], text, here)
+            held = getattr(holder, name)
+            if held is None and (section := optional_section(hint)) is not None:
+                held = section()  # one field of a section switches it on
+            new = _replace(_section(held, here), parts[1:], text, here)
         return dataclasses.replace(holder, **{name: new})
     if not isinstance(getattr(holder, name), tuple):
         raise ConfigError(f"{here}: {above}.{name} is one value, not a list of them")

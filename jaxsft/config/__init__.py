@@ -5,11 +5,12 @@ A run is a Python file with `def get_config() -> Config`; the command line chang
 """
 
 from jaxsft.config.data import Data, Format, Part, Source
+from jaxsft.config.lora import Lora
 from jaxsft.config.model import Model
 from jaxsft.config.optim import Optim
 from jaxsft.config.rules import validate
 from jaxsft.config.run import Checkpoint, Config, Eval, Log, Mesh, Train
-from jaxsft.config.values import from_dict, is_instance, type_name
+from jaxsft.config.values import from_dict, is_instance, optional_section, type_name
 
 __all__ = [
     "Checkpoint",
@@ -18,6 +19,7 @@ __all__ = [
     "Eval",
     "Format",
     "Log",
+    "Lora",
     "Mesh",
     "Model",
     "Optim",
@@ -26,6 +28,7 @@ __all__ = [
     "Train",
     "from_dict",
     "is_instance",
+    "optional_section",
     "type_name",
     "validate",
 ]

@@ -15,6 +15,8 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     # Dtype in which the parameters are kept; bfloat16 rounds updates below 1/512 of a weight away.
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
+    # Dtype in which parameters that are not trained are kept; "source": each as in its file.
+    frozen_dtype: Literal["source", "float32", "bfloat16"] = "source"
     # Back end; "auto" takes the fastest that passes its test on the devices, or needs none.
     attention: Literal["auto", "splash", "cudnn", "triton", "blocked", "xla"] = "auto"
     # Back end of a mixture's experts; "auto": "ragged" on TPU, "tiled" elsewhere. "triton": kernels

@@ -5,6 +5,7 @@ import datetime
 import math
 
 from jaxsft.config.data import Data
+from jaxsft.config.lora import Lora
 from jaxsft.config.optim import Optim
 from jaxsft.config.run import Config, Train
 from jaxsft.config.values import check_types
@@ -28,6 +29,8 @@ def validate(config: Config) -> None:
     _check_train(config.train)
     _check_optim(config.optim)
     _check_data(config.data)
+    if config.lora is not None:
+        _check_lora(config.lora)
     if config.eval.prompts < 0:
         raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
     if config.eval.prompts and not config.data.eval:
@@ -96,6 +99,20 @@ def _check_optim(optim: Optim) -> None:
     for name, value in (("b1", optim.b1), ("b2", optim.b2)):
         if not 0 <= value < 1:
             raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+
+
+def _check_lora(lora: Lora) -> None:
+    ranks = {"rank": lora.rank} | {f"ranks[{name!r}]": rank for name, rank in lora.ranks.items()}
+    for name, value in ranks.items():
+        if value < 1:
+            raise ConfigError(f"config.lora.{name}={value}: must be 1 or more")
+    if not 0 < lora.alpha < math.inf:
+        raise ConfigError(f"config.lora.alpha={lora.alpha}: must be finite and greater than 0")
+    if lora.targets is not None and not lora.targets:
+        raise ConfigError(
+            "config.lora.targets=(): nothing would get an adapter; None targets all matrices of"
+            " attention, MLP and experts"
+        )
 
 
 def _check_data(data: Data) -> None:

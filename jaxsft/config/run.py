@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxsft.config.data import Data
+from jaxsft.config.lora import Lora
 from jaxsft.config.model import Model
 from jaxsft.config.optim import Optim
 
@@ -66,6 +67,7 @@ class Config:
     data: Data
     optim: Optim
     train: Train
+    lora: Lora | None = None  # None: the model's own weights are trained
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()

@@ -59,6 +59,12 @@ def type_name(hint: object) -> str:
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
+def optional_section(hint: Any) -> Any:
+    """The class of a section that may be None, by the annotation of its field; None: no such."""
+    sections = [arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)]
+    return sections[0] if type(None) in typing.get_args(hint) and sections else None
+
+
 def from_dict(values: dict[str, Any]) -> Config:
     """The config that `dataclasses.asdict` turned into `values`, as a run's config.json holds it.
 
@@ -71,6 +77,8 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def _from_value(hint: Any, value: Any, name: str) -> Any:
+    if value is not None:
+        hint = optional_section(hint) or hint
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{name}={value!r}: expected the fields of {hint.__name__}")

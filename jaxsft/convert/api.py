@@ -39,8 +39,8 @@ def load_model(
         warnings.warn(note, stacklevel=2)
     graphdef, shapes, axes = state.abstract(base.settings, dtype, "none", parameter_dtype)
     placement = state.shardings(shapes, axes, mesh or mesh_lib.single_device_mesh())
-    params = pretrained.read_params(base, placement, parameter_dtype)
-    model: Decoder = nnx.merge(graphdef, params)
+    params = pretrained.read_params(base, placement, shapes)
+    model = state.model_of(graphdef, params)
     model.source = str(source)
     return model
 

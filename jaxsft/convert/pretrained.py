@@ -153,15 +153,19 @@ def _check_tensors(
     return huggingface.check_names(tensors, constants, table, shapes, decoder, where) + told
 
 
-def read_params(base: Pretrained, placement: Params, parameter_dtype: str = "float32") -> Params:
+def read_params(base: Pretrained, placement: Params, shapes: Params | None = None) -> Params:
     """The model's parameters, placed by `state.shardings`.
+
+    Args:
+        shapes: with the dtype of each; None: all float32.
 
     Raises:
         ConversionError: a NaN or infinite value, by its tensor's name.
     """
     if base.tensors is None:
         raise ConversionError(f"{base.path}: was opened without weights")
-    _, shapes, _ = state.abstract(base.settings, "float32", "none", parameter_dtype)
+    if shapes is None:
+        _, shapes, _ = state.abstract(base.settings, "float32", "none")
     return huggingface.read_params(base.tensors, base.table, shapes, placement, str(base.path))
 
 
@@ -196,3 +200,21 @@ def _template_notes(path: Path) -> list[str]:
         f"{path}: chat_template.jinja differs from the template in tokenizer_config.json;"
         " transformers takes the file"
     ]
+
+
+def stored_dtypes(base: Pretrained) -> dict[str, str]:
+    """The dtype of each parameter in the model's files, by its dotted path.
+
+    Of layers that differ the widest. Without weights: what config.json says, else float32.
+    """
+    _, shapes, _ = state.abstract(base.settings, "float32", "none")
+    if base.tensors is None:
+        said = str(base.config.get("dtype") or base.config.get("torch_dtype"))
+        dtype = said if said in huggingface.DTYPES else "float32"
+        return {".".join(path): dtype for path in tensor_table.paths(shapes)}
+    found: dict[str, set[str]] = {}
+    for tensor in tensor_table.tensors(shapes, base.table):
+        dtype = str(base.tensors.dtype(tensor.name))
+        for weight in tensor.weights:
+            found.setdefault(".".join(weight.row.ours), set()).add(dtype)
+    return {path: dtypes.pop() if len(dtypes) == 1 else "float32" for path, dtypes in found.items()}

@@ -32,6 +32,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "routing": (),  # a router's output, one number per expert: each device routes its own tokens
     "vocab": ("tensor",),
     "norm": (),
+    "rank": (),  # of an adapter: a few numbers for each token
     "activation_embed": (),
 }
 # Where a mesh axis does not divide these, each device of it has them whole: few heads of keys and

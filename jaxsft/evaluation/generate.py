@@ -12,8 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jaxsft.devices.mesh import constrain
-from jaxsft.model.state import Params
-from jaxsft.model.transformer import Decoder
+from jaxsft.model.state import Params, model_of
 
 
 def generate(
@@ -65,7 +64,7 @@ def _until_stop(ids: list[int], stop_ids: set[int]) -> list[int]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _decode(graphdef, max_new_tokens, stop_ids, params, tokens_BT, segments_BT):
-    model: Decoder = nnx.merge(graphdef, params)
+    model = model_of(graphdef, params)
     batch, length = tokens_BT.shape
     stops = jnp.asarray(stop_ids or (-1,), jnp.int32)
     cache = model.empty_cache(batch, length + max_new_tokens)

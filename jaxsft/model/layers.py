@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsft.devices.mesh import constrain
-from jaxsft.model import layer_stacks, settings
+from jaxsft.model import adapter, layer_stacks, settings
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import Context, LayerPlace
 from jaxsft.model.gradient_slot import with_slots
@@ -123,7 +123,7 @@ class Scans:
         def step(carry, inputs):
             params, slots, place = inputs
             params = params if slots is None else with_slots(params, slots, in_loop=True)
-            layer = nnx.merge(graphdef, params)
+            layer = nnx.merge(graphdef, adapter.together(params))
             x_BTD, cache, routed = layer(carry[0], context, carry[1], place)
             return (x_BTD, cache), routed
 
@@ -133,7 +133,7 @@ class Scans:
         s = self.settings
         _, state = nnx.split(layer_stacks.part_of(s, self.layers, stack))
         own = None if slots is None else layer_stacks.part_of(s, slots, stack)
-        return nnx.to_pure_dict(state), own, _places(s, stack)
+        return adapter.apart(nnx.to_pure_dict(state)), own, _places(s, stack)
 
 
 def _turn(run: LayerRun, steps: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -133,10 +133,19 @@ class Moe(nnx.Module):
         return chosen_BTX, shares_BTX, _stats(logits_BTE, chosen_BTX, real_BT)
 
     def _weights(self, dtype: jnp.dtype) -> kernel.Experts:
-        weights = [self.gate_EDF, self.up_EDF, self.down_EFD]
-        if self.settings.expert_biases:
-            weights += [self.gate_bias_EF, self.up_bias_EF]
-        return kernel.Experts(*(parameter.whole(weight, dtype) for weight in weights))
+        gate_EDF, gate_change = parameter.of_experts(self.gate_EDF, dtype)
+        up_EDF, up_change = parameter.of_experts(self.up_EDF, dtype)
+        down_EFD, down_change = parameter.of_experts(self.down_EFD, dtype)
+        biases = [self.gate_bias_EF, self.up_bias_EF] if self.settings.expert_biases else []
+        return kernel.Experts(
+            gate_EDF,
+            up_EDF,
+            down_EFD,
+            *(parameter.whole(bias, dtype) for bias in biases),
+            gate_change=gate_change,
+            up_change=up_change,
+            down_change=down_change,
+        )
 
     def _back_end(self) -> str:
         asked = self.settings.back_end

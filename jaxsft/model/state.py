@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.model import settings
+from jaxsft.model.adapter import together
 from jaxsft.model.layer_stacks import LAYERS
 from jaxsft.model.transformer import Decoder
 
@@ -25,17 +26,14 @@ def abstract(
 ) -> tuple[nnx.GraphDef, Params, Params]:
     """The decoder's graph definition, its parameters' shapes, and their logical axes.
 
-    Nothing is allocated. `nnx.merge(graphdef, params)` is the model for any params of this shape.
+    Nothing is allocated. `model_of(graphdef, params)` is the model for any params of this shape.
 
     Args:
         dtype: of the computation.
         parameter_dtype: of the shapes.
     """
 
-    def make() -> Decoder:
-        return Decoder(s, rngs=nnx.Rngs(0), dtype=dtype, remat=remat, unroll_layers=unroll_layers)
-
-    graphdef, state = nnx.split(nnx.eval_shape(make), nnx.Param, ...)[:2]
+    graphdef, state = _declared(s, dtype, remat, unroll_layers)
     axes = {
         path: (("layer",) if path[0] == LAYERS else ()) + variable.get_metadata()["axes"]
         for path, variable in nnx.to_flat_state(state)
@@ -45,6 +43,33 @@ def abstract(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kept), nnx.to_pure_dict(state)
     )
     return graphdef, shapes, nnx.traversals.unflatten_mapping(axes)
+
+
+def num_inputs(s: settings.DecoderSettings) -> dict[tuple[str, ...], int]:
+    """Dimensions that a product with a matrix sums over, by the matrix's path.
+
+    They are the first ones; those of layers and experts are not counted.
+    """
+    _, state = _declared(s, "float32", "none", 1)
+    found = {tuple(map(str, path)): leaf.get_metadata() for path, leaf in nnx.to_flat_state(state)}
+    return {path: metadata["inputs"] for path, metadata in found.items() if "inputs" in metadata}
+
+
+def _declared(
+    s: settings.DecoderSettings, dtype: str, remat: str, unroll_layers: int
+) -> tuple[nnx.GraphDef, Any]:
+    """The decoder with shapes in the place of arrays."""
+
+    def make() -> Decoder:
+        return Decoder(s, rngs=nnx.Rngs(0), dtype=dtype, remat=remat, unroll_layers=unroll_layers)
+
+    graphdef, state, *_ = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
+    return graphdef, state
+
+
+def model_of(graphdef: nnx.GraphDef, params: Params) -> Decoder:
+    """The model with these parameters, and with the adapters that lie beside them."""
+    return nnx.merge(graphdef, together(params))
 
 
 def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
@@ -62,14 +87,20 @@ def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
 
 
 def random_params(
-    s: settings.DecoderSettings, seed: int, placement: Params, parameter_dtype: str = "float32"
+    s: settings.DecoderSettings, seed: int, placement: Params, shapes: Params | None = None
 ) -> Params:
-    """Random parameters, made where they belong; the same on any mesh but for rounding."""
+    """Random parameters, made where they belong; the same on any mesh but for rounding.
+
+    Args:
+        shapes: with the dtype of each; None: all float32.
+    """
 
     def init(key):
         model = Decoder(s, rngs=nnx.Rngs(params=key))
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-        return jax.tree.map(lambda leaf: leaf.astype(parameter_dtype), params)
+        if shapes is None:
+            return params
+        return jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), params, shapes)
 
     return jax.jit(init, out_shardings=placement)(jax.random.key(seed))
 

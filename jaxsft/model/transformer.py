@@ -157,9 +157,7 @@ class Decoder(nnx.Module):
         layer_slots: Any = None,
     ) -> tuple[jax.Array, dict[str, Any], RouterStats | None]:
         s = self.settings
-        # Gathered whole: a lookup in a table split over devices would move every row anyway.
-        table_VD = constrain(parameter.whole(self.embedding_VD, self.dtype), None, None)
-        x_BTD = s.embedding_scale * table_VD[tokens_BT]
+        x_BTD = s.embedding_scale * parameter.rows(self.embedding_VD, tokens_BT, self.dtype)
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
         context = self._context(segments_BT, positions_BT, None if cache is None else cache.slots)
         scans = layers.Scans(s, self.layers, self.remat, self.unroll_layers)

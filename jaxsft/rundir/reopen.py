@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from jaxsft.config import Config, from_dict
+from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.devices import distributed, mesh
 from jaxsft.errors import CheckpointError, ConfigError, known_to_all
 from jaxsft.files import run_names
-from jaxsft.model import state
+from jaxsft.model import adapter_plan, state
 from jaxsft.model.state import Params
+from jaxsft.rundir import resume
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.workdir import Workdir, opened
-from jaxsft.training import inputs
+from jaxsft.training import first_state, inputs, parameters
 from jaxsft.training.inputs import Say
 from jaxsft.training.mesh_program import MeshProgram, abstract_state
 
@@ -42,7 +44,7 @@ def read(workdir: Workdir, step: int | None) -> ReopenedRun:
     store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
     chosen = _chosen_step(store, step)
     base = inputs.open_model(config, lambda topic, text: None)
-    params = _read_params(store, chosen, base, config.model.parameter_dtype)
+    params = _read_params(config, store, chosen, base)
     return ReopenedRun(config, chosen, base, params, store.notes(chosen).trained_on)
 
 
@@ -137,15 +139,24 @@ def _chosen_step(store: CheckpointStore, step: int | None, flag: str = "--step")
     return steps[-1] if step is None else step
 
 
-def _read_params(
-    store: CheckpointStore, step: int, base: Pretrained, parameter_dtype: str
-) -> Params:
-    """The parameters alone: the optimizer's state, twice their size, stays on disk."""
-    _, shapes, axes = state.abstract(base.settings, "float32", "none", parameter_dtype)
-    placement = state.shardings(shapes, axes, mesh.single_device_mesh())
+def _read_params(config: Config, store: CheckpointStore, step: int, base: Pretrained) -> Params:
+    """The parameters alone: the optimizer's state, twice their size, stays on disk.
+
+    What the run doesn't train is read from its base, which must still be the same.
+    """
+    stored = pretrained.stored_dtypes(base)
+    declared = parameters.declare(config, base.settings, stored=stored)
+    placement = state.shardings(declared.shapes, declared.axes, mesh.single_device_mesh())
     wanted = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
-        placement,
+        *(state.split(tree, declared.frozen)[0] for tree in (declared.shapes, placement)),
     )
-    return store.restore_part(step, "params", wanted)
+    trained = store.restore_part(step, "params", wanted)
+    if not declared.frozen:
+        return trained
+    of_model = adapter_plan.without_adapters
+    params = first_state.base_params(config, base, of_model(placement), of_model(declared.shapes))
+    params = first_state.with_adapters(declared.adapters, params, placement, config.train.seed)
+    _, frozen = state.split(params, declared.frozen)
+    resume.refuse_other_base(store, step, resume.frozen_digests(frozen))
+    return state.merged(trained, frozen)

@@ -5,13 +5,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from jaxsft.config import Config, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.files import run_names
+from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
+from jaxsft.rundir.checkpoint.digest import digests, named
 from jaxsft.rundir.checkpoint.failure import Failure
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
@@ -57,10 +61,20 @@ def identity(config: Config) -> dict[str, Any]:
     }
     optim = dataclasses.asdict(config.optim).items()
     values |= {f"config.optim.{name}": value for name, value in optim if name not in _FREE}
+    values["config.lora"] = None if config.lora is None else "set"
+    if config.lora is not None:
+        values |= {f"config.lora.{name}": v for name, v in _plain(config.lora).items()}
+        values["config.model.frozen_dtype"] = config.model.frozen_dtype
     values["config.model.new_tokens"] = list(config.model.new_tokens)
     values["config.data.sequence_length"] = config.data.sequence_length
     values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
     return redacted_values(values)
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """Its fields, lists in the place of tuples: as JSON gives them back."""
+    values = dataclasses.asdict(section).items()
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
 
 
 def refuse_changed(
@@ -111,7 +125,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for field in dataclasses.fields(fields)
     }
     # Once, notes kept secrets.
-    before = defaults | {"config.model.new_tokens": []} | redacted_values(dict(before))
+    before = defaults | {"config.model.new_tokens": [], "config.lora": None} | redacted_values(dict(before))
     longer = {name for name, *_ in _extended(before, now)}
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
@@ -138,6 +152,29 @@ def _extended(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
     """Name, old and new value of a length of the run that grew."""
     pairs = [(name, before.get(name), now.get(name)) for name in _LENGTHS]
     return [(name, a, b) for name, a, b in pairs if a is not None and b is not None and b > a]
+
+
+def frozen_digests(frozen: Params) -> dict[str, int]:
+    """What tells one set of untrained parameters from another; all processes take part."""
+    return {name: int(value) for name, value in jax.device_get(digests(named(frozen))).items()}
+
+
+def refuse_other_base(store: CheckpointStore, step: int, now: Mapping[str, int]) -> None:
+    """Refuses to go on with other untrained parameters than those that the run began with.
+
+    Raises:
+        CheckpointError: naming one that differs.
+    """
+    before = store.notes(step).frozen
+    changed = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
+    if changed:
+        raise known_to_all(
+            CheckpointError(
+                f"config.model.source: {changed[0]} is not what this run was trained on"
+                f" ({len(changed)} of {len(now)} untrained parameters differ). Bring the base's old"
+                " files back, or begin anew with another --workdir"
+            )
+        )
 
 
 def refuse_lost_checkpoints(out: Outputs) -> None:

@@ -13,11 +13,12 @@ from jaxsft.config import Config
 from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.devices import distributed
-from jaxsft.model import dead_rows, state, vocabulary
+from jaxsft.model import adapter_plan, dead_rows, state, vocabulary
 from jaxsft.model.state import Params
 from jaxsft.training import step
 from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
+from jaxsft.training.lora import Adapters
 from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.step import TrainState
 
@@ -58,22 +59,47 @@ def frozen_params(
     return state.split(params, program.recipe.frozen)[1]
 
 
-def base_params(config: Config, base: Pretrained, placement: Params) -> Params:
-    """Pretrained or random parameters, as the config says, where they belong."""
-    kept = config.model.parameter_dtype
+def base_params(
+    config: Config, base: Pretrained, placement: Params, shapes: Params | None = None
+) -> Params:
+    """Pretrained or random parameters of the model, as the config says, where they belong.
+
+    Args:
+        shapes: with the dtype of each; None: all in config.model.parameter_dtype.
+    """
+    if shapes is None:
+        _, shapes, _ = state.abstract(
+            base.settings, "float32", "none", config.model.parameter_dtype
+        )
     if config.model.weights == "random":
-        return state.random_params(base.settings, config.train.seed, placement, kept)
+        return state.random_params(base.settings, config.train.seed, placement, shapes)
     # Each process reads its own part of the files.
-    return distributed.together(lambda: pretrained.read_params(base, placement, kept))
+    return distributed.together(lambda: pretrained.read_params(base, placement, shapes))
+
+
+def with_adapters(
+    adapters: Adapters | None, params: Params, placement: Params, seed: int
+) -> Params:
+    """The model's parameters with adapters, which change nothing yet.
+
+    Args:
+        placement: of both.
+    """
+    if adapters is None:
+        return params
+    return adapter_plan.first_values(adapters.specs, adapters.weights, params, placement, seed)
 
 
 def _own_params(
     config: Config, base: Pretrained, program: MeshProgram, data: PreparedData, say: Say
 ) -> Params:
-    params = base_params(config, base, program.placement.params)
-    if config.model.weights == "random":
-        return params
-    return _without_dead_rows(config, base, params, data, say)
+    of_model = adapter_plan.without_adapters
+    placement, shapes = (of_model(tree.params) for tree in (program.placement, program.shapes))
+    params = base_params(config, base, placement, shapes)
+    if config.model.weights != "random":
+        params = _without_dead_rows(config, base, params, data, say)
+    placement = program.placement.params
+    return with_adapters(program.adapters, params, placement, config.train.seed)
 
 
 def _fresh(program: MeshProgram, trained: Params, frozen: Params) -> TrainState:

@@ -5,6 +5,7 @@ import dataclasses
 from jax.sharding import Mesh
 
 from jaxsft.config import Config, Source
+from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
@@ -52,7 +53,9 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     eval_batches = {name: batches(cache, eval_rows) for name, cache in data.eval.items()}
     most = max(one.epochs.max_segments for one in (train_batches, *eval_batches.values()))
     return Job(
-        program=mesh_program.make_program(config, base.settings, num_steps, mesh, most),
+        program=mesh_program.make_program(
+            config, base.settings, num_steps, mesh, most, pretrained.stored_dtypes(base)
+        ),
         batches=train_batches,
         eval_batches=eval_batches,
         num_steps=num_steps,

@@ -10,7 +10,7 @@ from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.layer_stacks import LAYERS
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.settings import DecoderSettings
-from jaxsft.model.state import Params
+from jaxsft.model.state import Params, model_of
 from jaxsft.training.batch import Batch
 
 
@@ -55,7 +55,7 @@ def loss_and_routing(
         outside = {name: param for name, param in params.items() if name != LAYERS}
         params = params | with_slots(outside, slots)
         layer_slots = slots.get(LAYERS, {})
-    model = nnx.merge(graphdef, params)
+    model = model_of(graphdef, params)
     hidden_BTD, routing = model.hidden_and_routing(
         batch.tokens_BT, batch.segments_BT, batch.positions_BT, layer_slots
     )

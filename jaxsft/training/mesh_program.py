@@ -5,7 +5,7 @@ Training runs them; the plan compiles the step for devices that aren't there.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,12 @@ from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
 from jaxsft.model.remat import candidates
 from jaxsft.model.state import Params
-from jaxsft.training import mesh_fit, optim, over_mesh, step
+from jaxsft.training import mesh_fit, optim, over_mesh, parameters, step
 from jaxsft.training.batch import Batch
+from jaxsft.training.lora import Adapters
 from jaxsft.training.loss import loss_form
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.parameters import StoredDtypes, Way
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
 from jaxsft.training.too_large import said_by_compiler
@@ -35,21 +37,8 @@ from jaxsft.training.too_large import said_by_compiler
 _MOST_UNROLLED = 48  # layers: more would compile for minutes
 
 
-class Way(NamedTuple):
-    """How a step runs the layers."""
-
-    remat: str  # the policy
-    unroll_layers: int  # in one turn of their loop
-
-    @property
-    def words(self) -> str:
-        return self.remat if self.unroll_layers == 1 else f"{self.remat}, layers unrolled"
-
-    def set_in(self, config: Config) -> Config:
-        """The config with this way, and none that is left open."""
-        return dataclasses.replace(
-            config, model=dataclasses.replace(config.model, **self._asdict())
-        )
+def _count(params: Params) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +55,8 @@ class MeshProgram:
     train_step: TrainStep  # under jit; compile_train_step compiles it ahead
     eval_step: Callable[[Params, Batch], Sums]
     choices: tuple[tuple[str, str, str], ...]  # what, which, why
+    adapters: Adapters | None = None  # None: the model's own weights are trained
+    stored: StoredDtypes | None = None  # as make_program got them
 
     @property
     def remat(self) -> str:
@@ -73,7 +64,12 @@ class MeshProgram:
 
     @property
     def num_parameters(self) -> int:
-        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
+        """Of the model, adapters among them."""
+        return _count(self.shapes.params)
+
+    @property
+    def num_trained(self) -> int:
+        return _count(self.shapes.trained)
 
 
 def checked_mesh(
@@ -103,6 +99,7 @@ def make_program(
     num_steps: int,
     mesh: Mesh,
     max_segments: int | None = None,
+    stored: StoredDtypes | None = None,
 ) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
@@ -111,39 +108,40 @@ def make_program(
 
     Args:
         max_segments: of a row that it is given, its padding being one; None: not known.
+        stored: the dtype of each parameter in the model's files; None: float32.
 
     Raises:
-        ConfigError: the schedule does not fit the run.
+        ConfigError: the schedule does not fit the run, or config.lora the model.
     """
-    model = config.model
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
     way = ways(config, decoder, mesh)[0]
-    graphdef, shapes, axes = state.abstract(
-        decoder, model.dtype, way.remat, model.parameter_dtype, way.unroll_layers
-    )
-    placement = state.shardings(shapes, axes, mesh)
+    declared = parameters.declare(config, decoder, way, stored)
+    placement = state.shardings(declared.shapes, declared.axes, mesh)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
     recipe = Recipe(
-        graphdef,
+        declared.graphdef,
         optim.make_optimizer(config.optim),
         make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
         loss_form(decoder, len(sources) or None),
         config.optim.gradient_dtype,
+        declared.frozen,
     )
-    state_placement = over_mesh.state_shardings(recipe, shapes, placement, mesh)
+    state_placement = over_mesh.state_shardings(recipe, declared.shapes, placement, mesh)
     return MeshProgram(
         settings=decoder,
         mesh=mesh,
         way=way,
         recipe=recipe,
-        shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), shapes),
+        shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), declared.shapes),
         placement=state_placement,
         sources=tuple(sources),
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
-        eval_step=over_mesh.jit_eval_step(graphdef, loss_form(decoder), placement, mesh),
+        eval_step=over_mesh.jit_eval_step(declared.graphdef, loss_form(decoder), placement, mesh),
         choices=choices,
+        adapters=declared.adapters,
+        stored=stored,
     )
 
 

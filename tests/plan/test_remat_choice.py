@@ -17,7 +17,7 @@ from jaxsft.model.remat import KEPT, candidates
 from jaxsft.plan import memory, relief, remat_choice
 from jaxsft.rundir import resume
 from jaxsft.training import mesh_program
-from jaxsft.training.mesh_program import Way
+from jaxsft.training.parameters import Way
 from jaxsft.training.too_large import TooLarge
 from tests.training.test_mesh_fit import config
 

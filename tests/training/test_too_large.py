@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from jaxsft.training import too_large
-from jaxsft.training.mesh_program import Way
+from jaxsft.training.parameters import Way
 from tests.training.test_mesh_fit import config
 
 Said = jax.errors.JaxRuntimeError

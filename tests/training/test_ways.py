@@ -12,7 +12,7 @@ import tiny
 from jaxsft.model import gradient_slot
 from jaxsft.model.remat import candidates
 from jaxsft.training import mesh_program
-from jaxsft.training.mesh_program import Way
+from jaxsft.training.parameters import Way
 from tests.training.test_mesh_fit import config
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,24 @@ GatedActivation = Callable[[jax.Array, jax.Array], jax.Array]  # of gate and up,
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class LowRank:
+    """A change of each expert's matrix: A B, beside the matrix. R: rank."""
+
+    a_xR: jax.Array  # [E, inputs, R]
+    b_x: jax.Array  # [E, R, outputs]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Experts:
     gate_EDF: jax.Array
     up_EDF: jax.Array
     down_EFD: jax.Array
     gate_bias_EF: jax.Array | None = None  # both or none
     up_bias_EF: jax.Array | None = None
+    gate_change: LowRank | None = None
+    up_change: LowRank | None = None
+    down_change: LowRank | None = None
 
 
 def top_k(logits_BTE: jax.Array, num_chosen: int) -> tuple[jax.Array, jax.Array]:
@@ -102,9 +115,21 @@ def spread(chosen_BTX: jax.Array, shares_BTX: jax.Array, num_experts: int) -> ja
 
 def _expert_specs(experts: Experts) -> Experts:
     """Where each of the experts' arrays lies on the mesh."""
-    bias = None if experts.gate_bias_EF is None else spec("expert", "mlp")
-    into, out = spec("expert", None, "mlp"), spec("expert", "mlp", None)
-    return Experts(into, into, out, bias, bias)  # pyright: ignore  # specs in the arrays' places
+    into, out, bias = (
+        spec("expert", None, "mlp"),
+        spec("expert", "mlp", None),
+        spec("expert", "mlp"),
+    )
+    whole = spec("expert", None, None)
+    into_change, out_change = LowRank(whole, into), LowRank(out, whole)  # pyright: ignore  # specs
+    specs: dict[str, Any] = {
+        **{"gate_EDF": into, "up_EDF": into, "down_EFD": out},
+        **{"gate_bias_EF": bias, "up_bias_EF": bias},
+        **{"gate_change": into_change, "up_change": into_change, "down_change": out_change},
+    }
+    there: dict[str, Any] = vars(experts)
+    kept: dict[str, Any] = {name: None if there[name] is None else specs[name] for name in specs}
+    return Experts(**kept)
 
 
 def _token_spec(mesh, shape: tuple[int, ...], without: tuple[str, ...] = ()) -> PartitionSpec:
@@ -120,14 +145,21 @@ def _token_spec(mesh, shape: tuple[int, ...], without: tuple[str, ...] = ()) -> 
 def _dense(x_BTD, chosen_BTX, shares_BTX, experts: Experts, activate: GatedActivation) -> jax.Array:
     """`mix` by its definition: every expert on every token."""
 
-    def into(weight_EDF, bias_EF):
+    def into(weight_EDF, change, bias_EF):
         out_BTEF = jnp.einsum("BTD,EDF->BTEF", x_BTD, weight_EDF)
+        if change is not None:
+            low_BTER = jnp.einsum("BTD,EDR->BTER", x_BTD, change.a_xR)
+            out_BTEF += jnp.einsum("BTER,ERF->BTEF", low_BTER, change.b_x)
         return out_BTEF if bias_EF is None else out_BTEF + bias_EF[None, None]
 
-    gate_BTEF = checkpoint_name(into(experts.gate_EDF, experts.gate_bias_EF), "gate")
-    up_BTEF = checkpoint_name(into(experts.up_EDF, experts.up_bias_EF), "up")
+    gate_BTEF = into(experts.gate_EDF, experts.gate_change, experts.gate_bias_EF)
+    up_BTEF = into(experts.up_EDF, experts.up_change, experts.up_bias_EF)
+    gate_BTEF, up_BTEF = checkpoint_name(gate_BTEF, "gate"), checkpoint_name(up_BTEF, "up")
     hidden_BTEF = activate(gate_BTEF, up_BTEF)
     out_BTED = jnp.einsum("BTEF,EFD->BTED", hidden_BTEF, experts.down_EFD)
+    if (change := experts.down_change) is not None:
+        low_BTER = jnp.einsum("BTEF,EFR->BTER", hidden_BTEF, change.a_xR)
+        out_BTED += jnp.einsum("BTER,ERD->BTED", low_BTER, change.b_x)
     shares_BTE = spread(chosen_BTX, shares_BTX, experts.gate_EDF.shape[0])
     return jnp.einsum("BTED,BTE->BTD", out_BTED.astype(jnp.float32), shares_BTE)
 
@@ -154,8 +186,15 @@ def _local(
     back_M = jnp.zeros_like(order_M).at[order_M].set(numbers_M, unique_indices=True)
     expert_M = expert_M[order_M]
 
-    def into(rows_MD, weight_EDF, bias_EF):
-        out_MF = grouped_dot(rows_MD, weight_EDF, sizes_E, back_end)
+    def product(rows_MK, weight_EKF, change):
+        out_MF = grouped_dot(rows_MK, weight_EKF, sizes_E, back_end)
+        if change is None:
+            return out_MF
+        low_MR = grouped_dot(rows_MK, change.a_xR, sizes_E, back_end)
+        return out_MF + grouped_dot(low_MR, change.b_x, sizes_E, back_end)
+
+    def into(rows_MD, weight_EDF, change, bias_EF):
+        out_MF = product(rows_MD, weight_EDF, change)
         if bias_EF is None:
             return out_MF
         # A product, because the sum that a gather's gradient makes has no fixed order on GPU.
@@ -163,10 +202,10 @@ def _local(
 
     x_NXD = jnp.broadcast_to(x_BTD[:, :, None], (batch, length, num_chosen, x_BTD.shape[-1]))
     rows_MD = _permute(x_NXD.reshape(order_M.size, -1), order_M, back_M)
-    gate_MF = checkpoint_name(into(rows_MD, experts.gate_EDF, experts.gate_bias_EF), "gate")
-    up_MF = checkpoint_name(into(rows_MD, experts.up_EDF, experts.up_bias_EF), "up")
-    hidden_MF = activate(gate_MF, up_MF)
-    out_MD = grouped_dot(hidden_MF, experts.down_EFD, sizes_E, back_end)
+    gate_MF = into(rows_MD, experts.gate_EDF, experts.gate_change, experts.gate_bias_EF)
+    up_MF = into(rows_MD, experts.up_EDF, experts.up_change, experts.up_bias_EF)
+    gate_MF, up_MF = checkpoint_name(gate_MF, "gate"), checkpoint_name(up_MF, "up")
+    out_MD = product(activate(gate_MF, up_MF), experts.down_EFD, experts.down_change)
     out_BTXD = _permute(out_MD, back_M, order_M).reshape(batch, length, num_chosen, -1)
     return jnp.einsum("BTXD,BTX->BTD", out_BTXD.astype(jnp.float32), shares_BTX)
 

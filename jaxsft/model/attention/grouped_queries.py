@@ -57,7 +57,9 @@ class Attention(nnx.Module):
         self.q_DNH = parameter.matrix(rngs, std, (D, N, H), ("embed", "heads", "head_dim"))
         self.k_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.v_DKH = parameter.matrix(rngs, std, (D, K, H), ("embed", "kv_heads", "head_dim"))
-        self.o_NHD = parameter.matrix(rngs, std, (N, H, D), ("heads", "head_dim", "embed"))
+        self.o_NHD = parameter.matrix(
+            rngs, std, (N, H, D), ("heads", "head_dim", "embed"), inputs=2
+        )
         if s.qkv_bias:
             self.q_bias_NH = parameter.bias((N, H), ("heads", "head_dim"))
             self.k_bias_KH = parameter.bias((K, H), ("kv_heads", "head_dim"))
@@ -121,7 +123,7 @@ class Attention(nnx.Module):
 def _heads(
     x_BTD: jax.Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None, heads: str
 ) -> jax.Array:
-    D, *shape_NH = weight_DNH.shape
+    D, *shape_NH = weight_DNH.get_value().shape
     # With heads apart the TPU's compiler turns the whole stack of layers round before their loop.
     out_BTX = parameter.product("BTD,DX->BTX", x_BTD, weight_DNH, seen_as=(D, -1))
     out_BTNH = out_BTX.reshape(*x_BTD.shape[:2], *shape_NH)

@@ -29,6 +29,8 @@ class Notes:
     template_date: str | None = None  # None: written before templates were told one
     trained_on: TrainedOn = records.keyed("data", TrainedOn())
     digests: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by a leaf's dotted path
+    # Of the parameters that are not trained, which no checkpoint holds.
+    frozen: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def notes_json(notes: Notes) -> dict[str, Any]:

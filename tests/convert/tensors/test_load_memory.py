@@ -31,9 +31,9 @@ def most_held(do: Callable[[], object]) -> int:
 
 
 def loader(base, parameter_dtype) -> Callable[[], state.Params]:
-    _, shapes, axes = state.abstract(base.settings, "float32", "none")
+    _, shapes, axes = state.abstract(base.settings, "float32", "none", parameter_dtype)
     placement = state.shardings(shapes, axes, mesh.single_device_mesh())
-    return lambda: pretrained.read_params(base, placement, parameter_dtype)
+    return lambda: pretrained.read_params(base, placement, shapes)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -1,0 +1,25 @@
+"""Adapters of low rank that are trained in place of the model's own weights."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+    rank: int = 16
+    alpha: float = 32.0  # an adapter's change is multiplied by alpha / rank
+    # What gets an adapter: attention, mlp, experts, router, head, embedding, or patterns of
+    # parameters such as "q_*" or "layers.attention.*". None: all matrices of attention, MLP and
+    # experts.
+    targets: tuple[str, ...] | None = None
+    # Another rank for these names or patterns; of several that match, the first one.
+    ranks: dict[str, int] = dataclasses.field(default_factory=dict)
+    # An expert's rank is divided by the experts that a token uses, as its share of tokens is.
+    divide_expert_rank: bool = False
+    rslora: bool = False  # multiplied by alpha / sqrt(rank) instead (arXiv:2312.03732)
+    dora: bool = False  # learns each output's magnitude apart (arXiv:2402.09353); costs time
+    # Parameters that are trained whole beside the adapters, by name or pattern, such as
+    # ("embedding", "head", "norms"); PEFT's modules_to_save.
+    train_whole: tuple[str, ...] = ()
+    # What the factors begin with; "default": A at random, B zero, as PEFT does.
+    init: Literal["default"] = "default"

@@ -1,0 +1,166 @@
+"""Which weights of a model get an adapter, of which rank: shapes, places and first values."""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxsft.model import adapter, settings, state
+from jaxsft.model.state import Params
+from jaxsft.model.vocabulary import EMBEDDING
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterSpec:
+    rank: int
+    scale: tuple[float, ...]  # of the change; one number, or one for each layer of a stack
+    dora: bool = False
+
+
+AdapterSpecs = Mapping[str, AdapterSpec]  # by the weight's dotted path
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptable:
+    """A weight that may have an adapter; the dimensions of a product, apart."""
+
+    stack: tuple[int, ...]  # layers, experts
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str, ...]  # logical ones, of all of them
+
+    @property
+    def has_experts(self) -> bool:
+        return "expert" in self.axes
+
+    @property
+    def num_layers(self) -> tuple[int, ...]:
+        """Those of a stack; () of a weight that is in no layer."""
+        return self.stack[: self.axes.count("layer")]
+
+    def adapter(self, spec: AdapterSpec) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Shape and logical axes of each part of an adapter of this weight."""
+        first, last = len(self.stack), len(self.stack) + len(self.inputs)
+        stack, into, out = self.axes[:first], self.axes[first:last], self.axes[last:]
+        layers = self.num_layers
+        parts = {
+            adapter.A: ((*self.stack, *self.inputs, spec.rank), (*stack, *into, "rank")),
+            adapter.B: ((*self.stack, spec.rank, *self.outputs), (*stack, "rank", *out)),
+            adapter.SCALE: (layers, stack[: len(layers)]),
+        }
+        if spec.dora:
+            parts[adapter.MAGNITUDE] = ((*self.stack, *self.outputs), (*stack, *out))
+        return parts
+
+
+def adaptable(s: settings.DecoderSettings, shapes: Params, axes: Params) -> dict[str, Adaptable]:
+    """The matrices of a model, by their paths."""
+    num_inputs, found = state.num_inputs(s), {}
+    flat_axes = nnx.traversals.flatten_mapping(axes)
+    for path, leaf in nnx.traversals.flatten_mapping(shapes).items():
+        own, sizes = tuple(flat_axes[path]), tuple(leaf.shape)
+        first = sum(axis in ("layer", "expert") for axis in own)
+        last = first + num_inputs.get(path, len(sizes))
+        if last < len(sizes):
+            found[".".join(path)] = Adaptable(
+                sizes[:first], sizes[first:last], sizes[last:], axes=own
+            )
+    return found
+
+
+def declared(
+    specs: AdapterSpecs, weights: Mapping[str, Adaptable], shapes: Params, axes: Params
+) -> tuple[Params, Params]:
+    """The model's shapes and logical axes with those of the adapters beside them."""
+    flat_shapes = nnx.traversals.flatten_mapping(shapes)
+    flat_axes = nnx.traversals.flatten_mapping(axes)
+    for path, spec in specs.items():
+        for part, (shape, logical) in weights[path].adapter(spec).items():
+            where = (*_adapter_path(path), part)
+            flat_shapes[where] = jax.ShapeDtypeStruct(shape, jnp.float32)
+            flat_axes[where] = logical
+    return (
+        nnx.traversals.unflatten_mapping(flat_shapes),
+        nnx.traversals.unflatten_mapping(flat_axes),
+    )
+
+
+def constants(specs: AdapterSpecs) -> frozenset[str]:
+    """The paths of what belongs to adapters and is never trained."""
+    return frozenset(".".join((*_adapter_path(path), adapter.SCALE)) for path in specs)
+
+
+def first_values(
+    specs: AdapterSpecs,
+    weights: Mapping[str, Adaptable],
+    params: Params,
+    placement: Params,
+    seed: int,
+) -> Params:
+    """The parameters with adapters that change nothing yet, made where they belong.
+
+    A is uniform within 1 / sqrt(inputs) and B zero; of an embedding A is zero and B normal, so that
+    rows alone that were looked up move. As PEFT has it; the same on any mesh.
+
+    Args:
+        params: of the model alone.
+        placement: of all that `declared` has.
+    """
+    flat = nnx.traversals.flatten_mapping(params)
+    places = nnx.traversals.flatten_mapping(placement)
+    wanted = {
+        path: {part: places[*_adapter_path(path), part] for part in weights[path].adapter(spec)}
+        for path, spec in specs.items()
+    }
+
+    def make(bases: Params) -> dict[str, dict[str, jax.Array]]:
+        return {
+            path: _first(path, spec, weights[path], bases.get(path), jax.random.key(seed))
+            for path, spec in specs.items()
+        }
+
+    bases = {path: flat[tuple(path.split("."))] for path, spec in specs.items() if spec.dora}
+    for path, parts in jax.jit(make, out_shardings=wanted)(bases).items():
+        flat |= {(*_adapter_path(path), part): leaf for part, leaf in parts.items()}
+    return nnx.traversals.unflatten_mapping(flat)
+
+
+def _first(
+    path: str, spec: AdapterSpec, weight: Adaptable, base_x: jax.Array | None, key: jax.Array
+) -> dict[str, jax.Array]:
+    shapes = {part: shape for part, (shape, _) in weight.adapter(spec).items()}
+    key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+    a, b = jnp.zeros(shapes[adapter.A]), jnp.zeros(shapes[adapter.B])
+    if path == EMBEDDING:
+        b = jax.random.normal(key, b.shape)
+    else:
+        bound = math.prod(weight.inputs) ** -0.5
+        a = jax.random.uniform(key, a.shape, minval=-bound, maxval=bound)
+    scale = jnp.asarray(spec.scale, jnp.float32)
+    scale = jnp.broadcast_to(scale if weight.num_layers else scale[0], shapes[adapter.SCALE])
+    found: dict[str, Any] = {adapter.A: a, adapter.B: b, adapter.SCALE: scale}
+    if base_x is not None:
+        norms = adapter.norms
+        for _ in weight.stack:
+            norms = jax.vmap(norms, in_axes=(0, None))
+        found[adapter.MAGNITUDE] = norms(base_x, len(weight.inputs))
+    return found
+
+
+def without_adapters(tree: Params) -> Params:
+    """The part of a tree of parameters that is the model's own."""
+    return {
+        name: without_adapters(value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if not name.endswith(adapter.SUFFIX)
+    }
+
+
+def _adapter_path(path: str) -> tuple[str, ...]:
+    *above, name = path.split(".")
+    return (*above, name + adapter.SUFFIX)

@@ -1,0 +1,112 @@
+"""All parameters of a run: the model's and its adapters', which of them train, in which dtypes."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxsft.config import Config
+from jaxsft.errors import ConfigError
+from jaxsft.model import settings, state
+from jaxsft.model.adapter_plan import without_adapters
+from jaxsft.model.state import Params
+from jaxsft.model.vocabulary import EMBEDDING, HEAD
+from jaxsft.training import lora
+from jaxsft.training.lora import Adapters
+
+StoredDtypes = dict[str, str]  # names of dtypes by the parameters' dotted paths
+
+
+class Way(NamedTuple):
+    """How a step runs the layers."""
+
+    remat: str  # the policy
+    unroll_layers: int  # in one turn of their loop
+
+    @property
+    def words(self) -> str:
+        return self.remat if self.unroll_layers == 1 else f"{self.remat}, layers unrolled"
+
+    def set_in(self, config: Config) -> Config:
+        """The config with this way, and none that is left open."""
+        return dataclasses.replace(
+            config, model=dataclasses.replace(config.model, **self._asdict())
+        )
+
+
+_PLAIN = Way("none", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """Nothing is allocated."""
+
+    graphdef: nnx.GraphDef
+    shapes: Params  # each in the dtype in which it is kept
+    axes: Params  # logical ones
+    frozen: frozenset[str]  # what is not trained, by dotted paths
+    adapters: Adapters | None
+
+
+def declare(
+    config: Config,
+    decoder: settings.DecoderSettings,
+    way: Way = _PLAIN,
+    stored: StoredDtypes | None = None,
+) -> Declared:
+    """The parameters of a run.
+
+    Args:
+        stored: the dtype of each in the model's files; None: float32.
+
+    Raises:
+        ConfigError: config.lora doesn't fit the model, or rows of new tokens would not be trained.
+    """
+    model = config.model
+    graphdef, shapes, axes = state.abstract(
+        decoder, model.dtype, way.remat, model.parameter_dtype, way.unroll_layers
+    )
+    if config.lora is None:
+        return Declared(graphdef, shapes, axes, frozenset(), None)
+    adapters = lora.declare(config.lora, decoder, shapes, axes)
+    _refuse_lost_rows(config, decoder, adapters.frozen)
+    kept = _as_kept(adapters.shapes, adapters.frozen, model.frozen_dtype, stored or {})
+    return Declared(graphdef, kept, adapters.axes, adapters.frozen, adapters)
+
+
+def _refuse_lost_rows(
+    config: Config, decoder: settings.DecoderSettings, frozen: frozenset[str]
+) -> None:
+    """Refuses rows that the run makes but would neither train nor save."""
+    tables = [EMBEDDING] if decoder.tied_embeddings else [EMBEDDING, HEAD]
+    names = ["embedding", "head"][: len(tables)]
+    made = {
+        "new_tokens": bool(config.model.new_tokens),
+        "dead_rows": config.model.dead_rows == "repair",
+    }
+    for field, makes in made.items():
+        if makes and frozen.intersection(tables):
+            raise ConfigError(
+                f"config.model.{field}={getattr(config.model, field)!r}: makes rows of embedding"
+                " and head, which an adapter alone does not train or save; set"
+                f" config.lora.train_whole={names}"
+            )
+
+
+def _as_kept(
+    shapes: Params, frozen: frozenset[str], frozen_dtype: str, stored: StoredDtypes
+) -> Params:
+    """The shapes with the dtypes of the model's frozen weights; adapters are float32."""
+
+    def kept(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = ".".join(path)
+        if path not in own or name not in frozen:
+            return leaf
+        dtype = stored.get(name, "float32") if frozen_dtype == "source" else frozen_dtype
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+
+    flat = nnx.traversals.flatten_mapping(shapes)
+    own = nnx.traversals.flatten_mapping(without_adapters(shapes))
+    return nnx.traversals.unflatten_mapping({path: kept(path, leaf) for path, leaf in flat.items()})

@@ -1,0 +1,97 @@
+"""Adapters: they change nothing at first, and then what their merged weights would change."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import test_layer_stacks
+import test_moe
+import test_settings
+import tiny
+
+from jaxsft.config import Lora
+from jaxsft.devices import mesh
+from jaxsft.model import adapter, adapter_plan, state
+from jaxsft.training import lora
+
+EVERY = ("embedding", "attention", "mlp", "router", "head")
+MIXTURE = dataclasses.replace(
+    test_layer_stacks.TURNS, moe=dataclasses.replace(test_moe.ALL, num_experts=4)
+)
+MODELS = {
+    "plain": tiny.SETTINGS,
+    "tied": dataclasses.replace(tiny.SETTINGS, tied_embeddings=True),
+    "everything": test_settings.EVERYTHING,
+    "mixture": MIXTURE,
+}
+
+
+def names_in(model):
+    names = EVERY if model.moe is None else (*EVERY, "experts")
+    drop = {"router"} if model.moe is None else set()
+    drop |= {"head"} if model.tied_embeddings else set()
+    return tuple(name for name in names if name not in drop)
+
+
+def adapted(model, asked):
+    """Parameters with adapters at their first values, and what was declared."""
+    _, shapes, axes = state.abstract(model, "float32", "none")
+    asked = dataclasses.replace(asked, targets=asked.targets or names_in(model))
+    made = lora.declare(asked, model, shapes, axes)
+    over = mesh.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1])
+    placement = state.shardings(made.shapes, made.axes, over)
+    params = jax.tree.map(jax.numpy.asarray, tiny.host_params(model))
+    return adapter_plan.first_values(made.specs, made.weights, params, placement, seed=0), made
+
+
+def disturbed(params):
+    """Every part of an adapter random, but for its scale."""
+    rng = np.random.default_rng(0)
+
+    def change(path, leaf):
+        if not any(str(key.key).endswith(adapter.SUFFIX) for key in path):
+            return leaf
+        if path[-1].key == adapter.SCALE:
+            return leaf
+        return leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32)
+
+    return jax.tree.map_with_path(change, params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def logits(model, dtype, params, tokens):
+    graphdef, _, _ = state.abstract(model, dtype, "none")
+    return state.model_of(graphdef, params)(tokens)
+
+
+def tokens():
+    return np.random.default_rng(1).integers(0, tiny.VOCAB, (2, 12)).astype(np.int32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_at_first_the_model_is_its_base_to_the_last_bit(name, dtype):
+    model = MODELS[name]
+    params, _ = adapted(model, Lora(rank=3))
+    base = jax.tree.map(jax.numpy.asarray, tiny.host_params(model))
+    changed, plain = (logits(model, dtype, p, tokens()) for p in (params, base))
+    np.testing.assert_array_equal(changed, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        *((name, Lora(rank=3, alpha=6.0)) for name in MODELS),
+        ("everything", Lora(rank=3, rslora=True, dora=True, targets=("attention", "mlp"))),
+    ],
+)
+def test_adapters_beside_their_weights_equal_merged_ones(name, asked):
+    model = MODELS[name]
+    params = disturbed(adapted(model, asked)[0])
+    beside = logits(model, "float32", params, tokens())
+    merged = logits(model, "float32", adapter.merged(params), tokens())
+    base = logits(model, "float32", adapter_plan.without_adapters(params), tokens())
+    np.testing.assert_allclose(beside, merged, rtol=1e-5, atol=1e-5)
+    assert np.abs(beside - base).max() > 0.1
