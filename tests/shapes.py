@@ -79,7 +79,7 @@ ANY_DIMS = {
     "model.mlp.activate": {"x"},
     "model.moe.Moe._activate": {"gate", "up"},
     "model.norm.normalise": {"x", "scale", "bias"},
-    "model.parameter._adapted_product": {"x"},
+    "model.parameter._adapted_product": {"x", "weight", "a", "b", "magnitude"},
     "model.parameter.product": {"x", "weight"},
     "model.vocabulary.changed_rows": {"table"},
     "model.vocabulary.by_token": {"table"},

@@ -125,7 +125,11 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for field in dataclasses.fields(fields)
     }
     # Once, notes kept secrets.
-    before = defaults | {"config.model.new_tokens": [], "config.lora": None} | redacted_values(dict(before))
+    before = (
+        defaults
+        | {"config.model.new_tokens": [], "config.lora": None}
+        | redacted_values(dict(before))
+    )
     longer = {name for name, *_ in _extended(before, now)}
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"

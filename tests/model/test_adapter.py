@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import adapted
 import jax
 import numpy as np
 import pytest
@@ -12,9 +13,7 @@ import test_settings
 import tiny
 
 from jaxsft.config import Lora
-from jaxsft.devices import mesh
 from jaxsft.model import adapter, adapter_plan, state
-from jaxsft.training import lora
 
 EVERY = ("embedding", "attention", "mlp", "router", "head")
 MIXTURE = dataclasses.replace(
@@ -35,29 +34,14 @@ def names_in(model):
     return tuple(name for name in names if name not in drop)
 
 
-def adapted(model, asked):
-    """Parameters with adapters at their first values, and what was declared."""
-    _, shapes, axes = state.abstract(model, "float32", "none")
+def start(model, asked):
     asked = dataclasses.replace(asked, targets=asked.targets or names_in(model))
-    made = lora.declare(asked, model, shapes, axes)
-    over = mesh.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1])
-    placement = state.shardings(made.shapes, made.axes, over)
-    params = jax.tree.map(jax.numpy.asarray, tiny.host_params(model))
-    return adapter_plan.first_values(made.specs, made.weights, params, placement, seed=0), made
+    return adapted.with_adapters(model, asked, tiny.host_params(model))
 
 
-def disturbed(params):
-    """Every part of an adapter random, but for its scale."""
-    rng = np.random.default_rng(0)
-
-    def change(path, leaf):
-        if not any(str(key.key).endswith(adapter.SUFFIX) for key in path):
-            return leaf
-        if path[-1].key == adapter.SCALE:
-            return leaf
-        return leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32)
-
-    return jax.tree.map_with_path(change, params)
+def disturbed(model, asked):
+    params, made = start(model, asked)
+    return adapted.disturbed(params, made.frozen)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -74,7 +58,7 @@ def tokens():
 @pytest.mark.parametrize("name", MODELS)
 def test_at_first_the_model_is_its_base_to_the_last_bit(name, dtype):
     model = MODELS[name]
-    params, _ = adapted(model, Lora(rank=3))
+    params, _ = start(model, Lora(rank=3))
     base = jax.tree.map(jax.numpy.asarray, tiny.host_params(model))
     changed, plain = (logits(model, dtype, p, tokens()) for p in (params, base))
     np.testing.assert_array_equal(changed, plain)
@@ -89,7 +73,7 @@ def test_at_first_the_model_is_its_base_to_the_last_bit(name, dtype):
 )
 def test_adapters_beside_their_weights_equal_merged_ones(name, asked):
     model = MODELS[name]
-    params = disturbed(adapted(model, asked)[0])
+    params = disturbed(model, asked)
     beside = logits(model, "float32", params, tokens())
     merged = logits(model, "float32", adapter.merged(params), tokens())
     base = logits(model, "float32", adapter_plan.without_adapters(params), tokens())

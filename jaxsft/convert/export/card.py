@@ -30,15 +30,24 @@ class Card:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def render(card: Card, base: str, license_lines: Mapping[str, str], template: str | None) -> str:
+def render(
+    card: Card,
+    base: str,
+    license_lines: Mapping[str, str],
+    template: str | None,
+    library: str = "transformers",
+) -> str:
     """The card as Markdown with a YAML header.
 
     Args:
+        library: that loads the directory.
         base: the model that was trained, as the user named it.
         license_lines: the base's own `license...` fields of its YAML header.
         template: the chat template in the export.
     """
-    return "\n".join([*_header(base, license_lines), "", *_body(card, base, template)]) + "\n"
+    return (
+        "\n".join([*_header(base, license_lines, library), "", *_body(card, base, template)]) + "\n"
+    )
 
 
 def redact(text: str) -> str:
@@ -63,11 +72,11 @@ def license_fields(readme: str) -> dict[str, str]:
     return dict(re.findall(r"^(license(?:_name|_link)?):[ \t]*(\S.*?)\s*$", header[1], re.M))
 
 
-def _header(base: str, license_lines: Mapping[str, str]) -> list[str]:
+def _header(base: str, license_lines: Mapping[str, str], library: str) -> list[str]:
     lines = [f"{name}: {value}" for name, value in license_lines.items()]
     return [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: text-generation",
         f"base_model: {json.dumps(redact(base), ensure_ascii=False)}",
         *lines,

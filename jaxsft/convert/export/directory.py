@@ -98,7 +98,7 @@ def export(
     if first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    dtypes = _dtypes(params, base, dtype)
+    dtypes = dtypes_of(params, base, dtype)
     in_file = str if base.naming is None else base.naming.in_file
     written = huggingface.write_params(
         params, base.table, partial, dtypes, max_shard_bytes, base.others, in_file
@@ -106,7 +106,7 @@ def export(
     left_out, without_code = list[str](), list[str]()
     if first:
         left_out = _copy_files(base, tokenizer, partial)
-        used = _write_template(partial, template)
+        used = write_template(partial, template)
         without_code = written_config.drop_code(partial)
         without_code += ["config.json"] * written_config.names_code(base.config)
         main = main_dtype(params, base) if dtype == "source" else dtype
@@ -116,7 +116,7 @@ def export(
         safetensors_write.write_json(partial / MARKER, {"tensors": written.digests})
         _verify(partial, base, written.digests)
         check_tokenizer.check_token_ids(tokenizer or _tokenizer_of(base), partial)
-        _publish(partial, directory)
+        publish(partial, directory)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {directory.name}")
     files = sorted(path.name for path in directory.iterdir()) if first else []
@@ -125,7 +125,8 @@ def export(
     )
 
 
-def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dtype]:
+def dtypes_of(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dtype]:
+    """Of each tensor of the base, by its name; "source": that of its file."""
     names = [tensor.name for tensor in tensor_table.tensors(params, base.table)]
     if dtype != "source":
         return {name: huggingface.DTYPES[dtype] for name in names}
@@ -138,7 +139,7 @@ def _dtypes(params: Params, base: Pretrained, dtype: str) -> Mapping[str, np.dty
 
 def main_dtype(params: Params, base: Pretrained) -> str:
     """The dtype that most of the model's bytes have in its source."""
-    dtypes = _dtypes(params, base, "source")
+    dtypes = dtypes_of(params, base, "source")
     total: Counter[str] = Counter()
     for tensor in tensor_table.tensors(params, base.table):
         dtype = dtypes[tensor.name]
@@ -189,11 +190,21 @@ def _copy_files(base: Pretrained, tokenizer: Path | None, partial: Path) -> list
     return left_out
 
 
+def copy_tokenizer(base: Pretrained, tokenizer: Path | None, partial: Path) -> None:
+    """Copies the files of a tokenizer byte for byte.
+
+    Args:
+        tokenizer: its directory; None: the base's own.
+    """
+    for path in source.tokenizer_files(tokenizer or _tokenizer_of(base)):
+        shutil.copyfile(path, partial / path.name)
+
+
 def _tokenizer_of(base: Pretrained) -> Path:
     return source.tokenizer_directory(base.path) if source.is_gguf(base.path) else base.path
 
 
-def _write_template(partial: Path, template: str | None) -> str | None:
+def write_template(partial: Path, template: str | None) -> str | None:
     """Makes `template` the only default one, and returns the one that the export has.
 
     tokenizer_config.json is rewritten only where it holds another template.
@@ -271,7 +282,8 @@ def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:
     assert decoder == expected, f"{where}: {decoder} instead of {expected}"
 
 
-def _publish(partial: Path, directory: Path) -> None:
+def publish(partial: Path, directory: Path) -> None:
+    """Gives what is complete its name, in the place of an earlier export."""
     replaced = directory.with_name(f".{directory.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if directory.exists():

@@ -1,5 +1,6 @@
 """A Hugging Face config.json <-> the decoder's settings."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxsft.convert.families import multimodal, quantised
@@ -89,6 +90,18 @@ def family_of(config: dict[str, Any], where: str) -> Family:
         raise ConversionError(f"{where}: model_type={name!r} is not supported; {known} are")
     _check_class(config, FAMILIES[name].hf_class, where)
     return FAMILIES[name]
+
+
+def module_names(config: dict[str, Any], where: str) -> Callable[[str], str]:
+    """What transformers calls in memory what the family's table calls a tensor."""
+    changes = family_of(config, where).module_names
+
+    def in_memory(name: str) -> str:
+        for theirs, module in changes:
+            name = name.replace(theirs, module)
+        return name
+
+    return in_memory
 
 
 def _check_class(config: dict[str, Any], expected: str, where: str) -> None:

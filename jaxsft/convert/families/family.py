@@ -21,6 +21,8 @@ class Family:
     gguf: Architecture | None = None  # None: llama.cpp's files of it are neither read nor written
     # Values of transformers for sizes that the text_config of a multimodal model leaves out.
     text_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # What a file calls otherwise than transformers calls its modules: (in the file, the module).
+    module_names: tuple[tuple[str, str], ...] = ()
     mxfp4: bool = False  # weights that are published in mxfp4 can be read
 
 

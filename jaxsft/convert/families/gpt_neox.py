@@ -70,6 +70,7 @@ FAMILY = Family(
     hf_class="GPTNeoXForCausalLM",
     read=read,
     table=TABLE,
+    module_names=(("embed_out.", "lm_head."),),
     defaults=defaults(
         2048,
         hidden_act="gelu",

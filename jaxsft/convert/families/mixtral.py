@@ -31,6 +31,7 @@ FAMILY = Family(
     hf_class="MixtralForCausalLM",
     read=read,
     table=tuple(_as_mixtral(row) for row in QWEN_MOE),  # sorted by the usual names
+    module_names=(("block_sparse_moe", "mlp"),),
     defaults=defaults(
         131072,
         num_key_value_heads=8,

@@ -38,16 +38,18 @@ def write(
     tensors: Sequence[Planned],
     produce: Callable[[str], np.ndarray],
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    single: str = SINGLE,
 ) -> dict[str, str]:
     """Writes the tensors and returns the sha256 of each one's bytes.
 
     Each file gets its name when it is complete, the index last.
 
     Args:
+        single: the name of the file where one is enough.
         produce: the tensor of that name, in the planned dtype and shape; asked for once each.
     """
     shards = plan_shards(tensors, max_shard_bytes)
-    names = file_names(len(shards))
+    names = file_names(len(shards), single)
     digests: dict[str, str] = {}
     for name, shard in zip(names, shards, strict=True):
         digests |= _write_file(directory / name, shard, produce)
@@ -84,9 +86,9 @@ def _num_bytes(tensors: Sequence[Planned]) -> int:
     return sum(tensor.num_bytes for tensor in tensors)
 
 
-def file_names(count: int) -> list[str]:
+def file_names(count: int, single: str = SINGLE) -> list[str]:
     if count == 1:
-        return [SINGLE]
+        return [single]
     return [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
 
 

@@ -1,0 +1,75 @@
+"""An exported adapter, loaded by peft itself on transformers' model, computes what was trained."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import adapted
+import jax
+import numpy as np
+import pytest
+
+from jaxsft.config import Lora
+from jaxsft.convert import pretrained
+from jaxsft.convert.export.adapter_directory import export_adapter
+from jaxsft.devices.mesh import single_device_mesh
+from jaxsft.model import adapter_plan, state
+from jaxsft.training import lora
+from tests.convert.families import family_cases
+from tests.convert.families.family_cases import CASES, Case
+
+FIRST = {case.family: case for case in reversed(CASES)}
+TOKENS = np.random.default_rng(0).integers(0, 60, (2, 11)).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    base: pretrained.Pretrained
+    params: state.Params
+    adapters: lora.Adapters
+
+    def logits(self, params):
+        graphdef, _, _ = state.abstract(self.base.settings, "float32", "none")
+        return np.asarray(jax.jit(lambda p: state.model_of(graphdef, p)(TOKENS))(params))
+
+
+def trained(directory: Path, asked: Lora) -> Trained:
+    """A base with adapters, and what is trained whole, that were moved at random."""
+    base = pretrained.open_pretrained(directory)
+    _, shapes, axes = state.abstract(base.settings, "float32", "none")
+    params = pretrained.read_params(base, state.shardings(shapes, axes, single_device_mesh()))
+    params, made = adapted.with_adapters(base.settings, asked, params)
+    return Trained(base, adapted.disturbed(params, made.frozen), made)
+
+
+def by_peft(directory: Path) -> np.ndarray:
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    config = json.loads((directory / "adapter_config.json").read_text())
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            config["base_model_name_or_path"], dtype=torch.float32, attn_implementation="eager"
+        )
+        model = PeftModel.from_pretrained(base, directory)
+        return model(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
+
+
+PLAIN = Lora(rank=3, alpha=6.0)
+ASKED = {
+    "plain": PLAIN,
+}
+
+
+@pytest.mark.parametrize("case", FIRST.values(), ids=str)
+def test_peft_computes_what_was_trained(case: Case, tmp_path: Path):
+    family_cases.save(case, tmp_path / "base")
+    ours = trained(tmp_path / "base", PLAIN)
+    export_adapter(ours.params, ours.base, tmp_path / "adapter", ours.adapters.specs, ())
+    expected = ours.logits(ours.params)
+    base = ours.logits(adapter_plan.without_adapters(ours.params))
+    assert np.abs(expected - base).max() > 0.1
+    np.testing.assert_allclose(by_peft(tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-4)
