@@ -25,7 +25,7 @@ def disturbed(params, frozen):
     flat = nnx.traversals.flatten_mapping(params)
     for path, leaf in flat.items():
         if ".".join(path) not in frozen:
-            size = 0.05 if path[-2].endswith(adapter.SUFFIX) else 0.2
+            size = 0.05 if any(key.endswith(adapter.SUFFIX) for key in path) else 0.2
             change = size * rng.normal(size=leaf.shape).astype(np.float32)
             flat[path] = leaf + change.astype(leaf.dtype)
     return nnx.traversals.unflatten_mapping(flat)

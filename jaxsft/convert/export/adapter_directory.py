@@ -23,7 +23,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface, safetensors_read, safetensors_write
 from jaxsft.errors import ConversionError
 from jaxsft.files import whole_files
-from jaxsft.model import adapter, state
+from jaxsft.model import adapter, state, vocabulary
 from jaxsft.model.adapter_plan import AdapterSpecs, without_adapters
 from jaxsft.model.state import Params
 
@@ -206,6 +206,12 @@ def _saved(params: Params, base: Pretrained, made: AdapterLayout) -> dict[str, n
         if tensor.name in made.saved:
             array, _ = huggingface.to_theirs(own, tensor, dtypes[tensor.name])
             found[_PREFIX + in_memory(tensor.name)] = array
+    if base.settings.tied_embeddings:  # PEFT looks for both names of what it ties
+        embedding, head = (
+            _PREFIX + in_memory(tensor_table.tensor_name(base.table, leaf))
+            for leaf in (vocabulary.EMBEDDING, vocabulary.HEAD)
+        )
+        found |= {head: found[embedding]} if embedding in found else {}
     return found
 
 

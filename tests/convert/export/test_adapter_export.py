@@ -9,6 +9,7 @@ import adapted
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxsft.config import Lora
 from jaxsft.convert import pretrained
@@ -26,6 +27,7 @@ TOKENS = np.random.default_rng(0).integers(0, 60, (2, 11)).astype(np.int32)
 @dataclasses.dataclass(frozen=True)
 class Trained:
     base: pretrained.Pretrained
+    base_params: state.Params
     params: state.Params
     adapters: lora.Adapters
 
@@ -38,9 +40,13 @@ def trained(directory: Path, asked: Lora) -> Trained:
     """A base with adapters, and what is trained whole, that were moved at random."""
     base = pretrained.open_pretrained(directory)
     _, shapes, axes = state.abstract(base.settings, "float32", "none")
-    params = pretrained.read_params(base, state.shardings(shapes, axes, single_device_mesh()))
-    params, made = adapted.with_adapters(base.settings, asked, params)
-    return Trained(base, adapted.disturbed(params, made.frozen), made)
+    own = pretrained.read_params(base, state.shardings(shapes, axes, single_device_mesh()))
+    params, made = adapted.with_adapters(base.settings, asked, own)
+    return Trained(base, own, adapted.disturbed(params, made.frozen), made)
+
+
+def own_names(params) -> set[str]:
+    return {".".join(path) for path in nnx.traversals.flatten_mapping(params)}
 
 
 def by_peft(directory: Path) -> np.ndarray:
@@ -59,17 +65,49 @@ def by_peft(directory: Path) -> np.ndarray:
 
 
 PLAIN = Lora(rank=3, alpha=6.0)
-ASKED = {
-    "plain": PLAIN,
+EVERY = ("attention", "mlp", "embedding", "head")
+# What a family's own default is not: by the number of a case in CASES of one family.
+VARIANTS = {
+    "dora, rslora, ranks": ("llama", Lora(rank=4, rslora=True, dora=True, ranks={"mlp": 2})),
+    "dora in fused matrices": ("phi3", Lora(rank=4, dora=True)),
+    "dora by head": ("gpt_neox", Lora(rank=4, dora=True)),
+    "some of a fused matrix": ("phi3", Lora(rank=4, targets=("q_*", "up_*"))),
+    "ends": ("olmo2", Lora(rank=4, targets=EVERY)),
+    "tied ends": ("llama", Lora(rank=4, targets=("attention", "embedding"))),
+    "tied ends whole": ("llama", Lora(rank=4, train_whole=("embedding", "norms"))),
+    "scaled embedding": ("gemma2", Lora(rank=4, targets=("attention", "embedding"))),
+    "whole ends and norms": ("olmo2", Lora(train_whole=("embedding", "head", "norms"))),
+    "experts of other ranks": ("mixtral", Lora(rank=8, divide_expert_rank=True)),
+    "some experts' matrices": ("qwen3_moe", Lora(targets=("router", "down_E*"))),
+    "router and gates": ("qwen2_moe", Lora(targets=("router", "gate_*"), rslora=True)),
+    "oss": ("gpt_oss", Lora(targets=("attention", "experts", "router"), ranks={"experts": 2})),
 }
+
+
+def check(case: Case, asked: Lora, tmp_path: Path) -> None:
+    family_cases.save(case, tmp_path / "base")
+    ours = trained(tmp_path / "base", asked)
+    own = own_names(adapter_plan.without_adapters(ours.params))
+    export_adapter(
+        ours.params,
+        ours.base,
+        tmp_path / "adapter",
+        ours.adapters.specs,
+        own - ours.adapters.frozen,
+        rslora=asked.rslora,
+    )
+    expected = ours.logits(ours.params)
+    base = ours.logits(ours.base_params)
+    assert np.abs(expected - base).max() > 0.1
+    np.testing.assert_allclose(by_peft(tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", FIRST.values(), ids=str)
 def test_peft_computes_what_was_trained(case: Case, tmp_path: Path):
-    family_cases.save(case, tmp_path / "base")
-    ours = trained(tmp_path / "base", PLAIN)
-    export_adapter(ours.params, ours.base, tmp_path / "adapter", ours.adapters.specs, ())
-    expected = ours.logits(ours.params)
-    base = ours.logits(adapter_plan.without_adapters(ours.params))
-    assert np.abs(expected - base).max() > 0.1
-    np.testing.assert_allclose(by_peft(tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-4)
+    check(case, PLAIN, tmp_path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_peft_computes_it_whatever_was_asked_for(variant: str, tmp_path: Path):
+    family, asked = VARIANTS[variant]
+    check(FIRST[family], asked, tmp_path)
