@@ -65,7 +65,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         report = _report_data(config, job, data, console)
         _announce(config, job, first_state.precision_notes(config, base), console)
         size = job.program.num_parameters
-        distributed.first_then_others(lambda: finished_run.check_end(config, size, workdir))
+        distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
         measurer = Measurer(config, job, data, out.samples, console.say)
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.

@@ -31,6 +31,11 @@ def validate(config: Config) -> None:
     _check_data(config.data)
     if config.lora is not None:
         _check_lora(config.lora)
+    elif config.checkpoint.merge:
+        raise ConfigError(
+            "config.checkpoint.merge=True: there is no adapter to merge; set config.lora, or leave"
+            " it out"
+        )
     if config.eval.prompts < 0:
         raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
     if config.eval.prompts and not config.data.eval:

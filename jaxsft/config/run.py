@@ -36,7 +36,9 @@ class Train:
 class Checkpoint:
     save_every_steps: int | None = None  # None: only at the end and on a termination signal
     keep: int = 2  # newest checkpoints kept
-    export: bool = True  # write <workdir>/export when training ends
+    # Write <workdir>/export when training ends: a model, or after config.lora an adapter for PEFT.
+    export: bool = True
+    merge: bool = False  # after config.lora: write the whole model to <workdir>/export_merged too
     # Dtype of the exported weights; "source": each as in the base.
     export_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
     check_export: bool = False  # compare its logits with transformers'; needs torch

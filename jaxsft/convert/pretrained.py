@@ -56,7 +56,10 @@ def open_pretrained(name: str | Path, *, weights: bool = True) -> Pretrained:
     notes = [*told, *opened.notes, *source.adapter_notes(name, path)]
     if tensors is not None:
         if (adapter_directory := source.adapter_directory(name)) is not None:
-            tensors = merge.Merged(tensors, adapter_directory, table, decoder.tied_embeddings)
+            _, shapes, _ = state.abstract(decoder, "float32", "none")
+            in_memory = config_json.module_names(config, opened.where)
+            tied = decoder.tied_embeddings
+            tensors = merge.Merged(tensors, adapter_directory, table, shapes, in_memory, tied)
             notes += tensors.notes
             if tensors.untied:
                 decoder = dataclasses.replace(decoder, tied_embeddings=False)

@@ -9,3 +9,4 @@ REPORT = "report.html"
 ERROR = "error.json"  # of a run that failed
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
+EXPORT_MERGED = "export_merged"  # the whole model of a run that trained an adapter

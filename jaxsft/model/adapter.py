@@ -95,25 +95,50 @@ def together(params: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+class MergedStack:
+    """A stack of changed weights, each computed when it is asked for; seen as an array."""
+
+    def __init__(self, held: Adapted):
+        self._held = held
+        self.shape, self.dtype, self.ndim = held.shape, jnp.dtype("float32"), len(held.shape)
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> jax.Array:
+        """The weight of a layer, or of an expert of a layer, float32."""
+        index = index if isinstance(index, tuple) else (index,)
+        held = self._held
+        parts = {
+            field.name: getattr(held, field.name)[index]
+            for field in dataclasses.fields(held)
+            if field.name != SCALE and getattr(held, field.name) is not None
+        }
+        return _whole_stack(Adapted(scale=held.scale[index[: held.scale.ndim]], **parts))
+
+
 def merged(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with each adapter's change in its weight, float32, and no adapters.
 
-    Weights without an adapter stay as they are, in their dtype.
+    Weights without an adapter stay as they are, in their dtype; stacks that have one are
+    `MergedStack`.
     """
 
     def plain(tree: dict[str, Any]) -> dict[str, Any]:
         return {
-            name: plain(value) if isinstance(value, dict) else _whole_stack(value)
+            name: plain(value) if isinstance(value, dict) else _seen_whole(value)
             for name, value in tree.items()
         }
 
     return plain(together(params))
 
 
-def _whole_stack(held: Any) -> jax.Array:
-    """The weights of all layers and experts of a stack, changed."""
+def _seen_whole(held: Any) -> Any:
     if not isinstance(held, Adapted):
         return held
+    return MergedStack(held) if held.scale.ndim else _whole_stack(held)
+
+
+@jax.jit
+def _whole_stack(held: Adapted) -> jax.Array:
+    """The weights of all layers and experts of a stack, changed."""
     num_stacked = held.a.ndim + held.b.ndim - held.weight.ndim - 2
     stack = held.a.shape[:num_stacked]
     scale = held.scale.reshape(*held.scale.shape, *(1 for _ in stack[held.scale.ndim :]))

@@ -81,7 +81,7 @@ def declared(
     flat_axes = nnx.traversals.flatten_mapping(axes)
     for path, spec in specs.items():
         for part, (shape, logical) in weights[path].adapter(spec).items():
-            where = (*_adapter_path(path), part)
+            where = (*adapter_path(path), part)
             flat_shapes[where] = jax.ShapeDtypeStruct(shape, jnp.float32)
             flat_axes[where] = logical
     return (
@@ -92,7 +92,7 @@ def declared(
 
 def constants(specs: AdapterSpecs) -> frozenset[str]:
     """The paths of what belongs to adapters and is never trained."""
-    return frozenset(".".join((*_adapter_path(path), adapter.SCALE)) for path in specs)
+    return frozenset(".".join((*adapter_path(path), adapter.SCALE)) for path in specs)
 
 
 def first_values(
@@ -114,7 +114,7 @@ def first_values(
     flat = nnx.traversals.flatten_mapping(params)
     places = nnx.traversals.flatten_mapping(placement)
     wanted = {
-        path: {part: places[*_adapter_path(path), part] for part in weights[path].adapter(spec)}
+        path: {part: places[*adapter_path(path), part] for part in weights[path].adapter(spec)}
         for path, spec in specs.items()
     }
 
@@ -126,7 +126,7 @@ def first_values(
 
     bases = {path: flat[tuple(path.split("."))] for path, spec in specs.items() if spec.dora}
     for path, parts in jax.jit(make, out_shardings=wanted)(bases).items():
-        flat |= {(*_adapter_path(path), part): leaf for part, leaf in parts.items()}
+        flat |= {(*adapter_path(path), part): leaf for part, leaf in parts.items()}
     return nnx.traversals.unflatten_mapping(flat)
 
 
@@ -161,6 +161,7 @@ def without_adapters(tree: Params) -> Params:
     }
 
 
-def _adapter_path(path: str) -> tuple[str, ...]:
+def adapter_path(path: str) -> tuple[str, ...]:
+    """Where the parts of a weight's adapter are."""
     *above, name = path.split(".")
     return (*above, name + adapter.SUFFIX)

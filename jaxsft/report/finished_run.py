@@ -8,6 +8,7 @@ from jax.experimental import multihost_utils
 
 from jaxsft.config import Config
 from jaxsft.convert import check_export
+from jaxsft.convert.export.card import Card
 from jaxsft.convert.export.directory import MARKER, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
@@ -42,17 +43,11 @@ def finish(
     lines = out.metrics.history.read()
     before = comparison.figures_at(lines, 0)
     after = comparison.figures_at(lines, job.num_steps)
+    about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
     if config.checkpoint.export:
-        trained_on = data.train.manifest.trained_on
-        about = run_export.model_card(config, trained_on, before, after, command)
-        first = jax.process_index() == 0
-        with buckets.staged(out.workdir.shown(run_names.EXPORT), MARKER, writes=first) as directory:
-            exported = run_export.export_params(config, base, trained_on, params, directory, about)
-            for note in exported.notes:
-                out.console.say("export", f"note: {note}")
-            if first and config.checkpoint.check_export:
-                difference = check_export.compare_logits(directory)
-                out.console.say("export", run_export.said_difference(difference))
+        _export(config, base, data, params, out, about, run_names.EXPORT)
+    if config.checkpoint.merge:
+        _export(config, base, data, params, out, about, run_names.EXPORT_MERGED)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
     if jax.process_index() != 0:
@@ -82,16 +77,45 @@ def finish(
     last_lines.show(summary, out.workdir, out.console)
 
 
-def check_end(config: Config, num_parameters: int, workdir: Workdir) -> None:
+def _export(
+    config: Config,
+    base: Pretrained,
+    data: PreparedData,
+    params: Params,
+    out: Outputs,
+    about: Card,
+    name: str,
+) -> None:
+    """Writes one of the run's exports, checked as the config asks for."""
+    trained_on, merge = data.train.manifest.trained_on, name == run_names.EXPORT_MERGED
+    first = jax.process_index() == 0
+    with buckets.staged(out.workdir.shown(name), MARKER, writes=first) as directory:
+        exported = run_export.export_params(
+            config, base, trained_on, params, directory, about, merge=merge
+        )
+        for note in exported.notes:
+            out.console.say("export", f"note: {note}")
+        if first and config.checkpoint.check_export:
+            difference = check_export.compare_logits(directory)
+            out.console.say("export", run_export.said_difference(difference))
+
+
+def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Workdir) -> None:
     """Refuses before the first step what `finish` would refuse after the last.
 
     Raises:
-        UserError: the export's place is taken, or its check can't be made.
+        UserError: an export's place is taken, its check can't be made, or an adapter has no name.
     """
+    wanted = {
+        run_names.EXPORT: config.checkpoint.export,
+        run_names.EXPORT_MERGED: config.checkpoint.merge,
+    }
+    for name in (name for name, writes in wanted.items() if writes):
+        if not buckets.is_remote(target := workdir.shown(name)):
+            refuse_foreign(Path(target))
     if not config.checkpoint.export:
         return
-    if not buckets.is_remote(target := workdir.shown(run_names.EXPORT)):
-        refuse_foreign(Path(target))
+    run_export.refuse_what_has_no_name(config, base)
     if config.checkpoint.check_export:
         check_export.refuse_if_not_possible("config.checkpoint.check_export=True", num_parameters)
 

@@ -5,14 +5,21 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
+from flax import nnx
+
 import jaxsft
 from jaxsft.config import Config
+from jaxsft.convert.export import peft_config
+from jaxsft.convert.export.adapter_directory import export_adapter
 from jaxsft.convert.export.card import Card, Metric
 from jaxsft.convert.export.directory import ExportDtype, Exported, export
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.files import places
+from jaxsft.model import adapter, state
+from jaxsft.model.adapter_plan import AdapterSpecs, without_adapters
 from jaxsft.model.state import Params
+from jaxsft.training import parameters
 from jaxsft.training.inputs import tokenizer_directory
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
@@ -26,15 +33,31 @@ def export_params(
     directory: Path,
     about: Card,
     dtype: ExportDtype | None = None,
+    merge: bool = False,
 ) -> Exported:
-    """The parameters as a Hugging Face directory.
+    """The trained parameters as a Hugging Face directory, or adapters as one of PEFT.
 
     Args:
-        dtype: of the weights; None: config.checkpoint.export_dtype.
+        params: of the model, adapters beside their weights.
+        dtype: of the weights of a model; None: config.checkpoint.export_dtype.
+        merge: adapters go into their weights, and the whole model is written.
     """
     with places.using(f"the export to {directory}", directory):
+        if config.lora is not None and not merge:
+            specs, whole = adapted(config, base)
+            return export_adapter(
+                params,
+                base,
+                directory,
+                specs,
+                whole,
+                rslora=config.lora.rslora,
+                template=trained_on.template,
+                about=about,
+                tokenizer=tokenizer_directory(config),
+            )
         return export(
-            params,
+            adapter.merged(params),
             base,
             directory,
             dtype=dtype or config.checkpoint.export_dtype,
@@ -43,6 +66,27 @@ def export_params(
             about=about,
             tokenizer=tokenizer_directory(config),
         )
+
+
+def adapted(config: Config, base: Pretrained) -> tuple[AdapterSpecs, frozenset[str]]:
+    """The adapters of a run, and the paths of what it trains whole beside them."""
+    declared = parameters.declare(config, base.settings)
+    assert declared.adapters is not None
+    own = nnx.traversals.flatten_mapping(without_adapters(declared.shapes))
+    whole = frozenset(map(".".join, own)) - declared.frozen
+    return declared.adapters.specs, whole
+
+
+def refuse_what_has_no_name(config: Config, base: Pretrained) -> None:
+    """Refuses before the first step what PEFT could not be given after the last.
+
+    Raises:
+        ConversionError: by the field of config.lora.
+    """
+    if config.lora is not None:
+        specs, whole = adapted(config, base)
+        _, shapes, _ = state.abstract(base.settings, "float32", "none")
+        peft_config.layout(base, shapes, specs, whole)
 
 
 def model_card(

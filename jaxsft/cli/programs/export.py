@@ -16,6 +16,7 @@ from jaxsft.convert import check_export
 from jaxsft.convert.export import gguf_file
 from jaxsft.convert.export.directory import MARKER, ExportDtype
 from jaxsft.files import buckets, places, run_names
+from jaxsft.model import adapter
 from jaxsft.report import comparison, run_export
 from jaxsft.rundir import reopen
 from jaxsft.rundir.reopen import ReopenedRun
@@ -36,6 +37,9 @@ _DTYPE = flags.DEFINE_enum(
     "of the weights in a directory; as in config.checkpoint.export_dtype when not set",
 )
 _CHECK = flags.DEFINE_bool("check", False, "compare logits with transformers'; needs torch")
+_MERGE = flags.DEFINE_bool(
+    "merge", False, "of a run that trained an adapter: the whole model, not the adapter alone"
+)
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to export; the newest when not set")
 
 
@@ -73,6 +77,7 @@ def _write_directory(workdir: Workdir, model: ReopenedRun, output: Path) -> tupl
         output,
         about,
         cast(ExportDtype | None, _DTYPE.value),
+        merge=_MERGE.value,
     )
     if _CHECK.value:
         print(run_export.said_difference(check_export.compare_logits(output)))
@@ -89,7 +94,7 @@ def _command() -> str:
 def _write_gguf(workdir: Workdir, model: ReopenedRun, output: Path) -> tuple[str, ...]:
     del workdir
     return gguf_file.export_gguf(
-        model.params,
+        adapter.merged(model.params),
         model.base,
         output,
         dtype=cast(gguf_file.Dtype, _GGUF_DTYPE.value),

@@ -16,11 +16,9 @@ from jaxsft.files import untrusted
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "task_type": ("CAUSAL_LM", None),
-    "use_dora": (False, None),
     "lora_bias": (False, None),
     "layer_replication": (None,),
     "trainable_token_indices": (None,),
-    "target_parameters": (None, []),
     "alora_invocation_tokens": (None,),
     "use_qalora": (False, None),
     "use_bdlora": (False, None),
@@ -36,6 +34,7 @@ _KNOWN = {
     *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "auto_mapping"),
     *("inference_mode", "megatron_config", "megatron_core", "loftq_config", "eva_config"),
     *("corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying", "peft_version"),
+    *("use_dora", "target_parameters"),
     *("velora_config", "runtime_config"),  # the first changes the backward pass only
 }
 # These ways to begin change the base too, which the files of the base don't know.
@@ -48,15 +47,22 @@ _FIRST_NUMBER = r".*?\.[^.]*\.(\d+)\."  # of the layer, not of an expert in it
 class AdapterConfig:
     """The rules of one adapter, asked about names of modules."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, in_memory: Callable[[str], str] = str):
         """
+        Args:
+            in_memory: what transformers calls in memory what a file of the base calls a tensor.
+                The methods below take a file's names of modules.
+
         Raises:
             ConversionError: a field that is ill-typed, or changes more than LoRA does.
         """
         self._directory, self.where = directory, str(directory / source.ADAPTER)
         self._values = untrusted.read_json(directory / source.ADAPTER)
+        self._in_memory = in_memory
         self._refuse_unsupported()
         self.target_modules = self._names("target_modules")
+        named = self._names("target_parameters") or ()
+        self.target_parameters = (named,) if isinstance(named, str) else named
         self._excluded = self._names("exclude_modules")
         self._layers = self._indices()
         self._layer_patterns = self._names("layers_pattern") or ()
@@ -75,18 +81,33 @@ class AdapterConfig:
         if isinstance(self.target_modules, str):
             if self.target_modules.lower() == _ALL_LINEAR:
                 return module in linear
-            return self._matches("target_modules", self.target_modules, module)
+            return self._matches("target_modules", self.target_modules, self._named(module))
         return any(self.names(target, module) for target in self.target_modules)
+
+    def targets_parameter(self, key: str) -> bool:
+        """Whether a parameter, by its name with that of its module, gets factors."""
+        return any(self.is_named(name, key) for name in self.target_parameters)
+
+    @staticmethod
+    def is_named(name: str, key: str) -> bool:
+        """Whether one entry of target_parameters means the parameter."""
+        return key == name or key.endswith(f".{name}")
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether each module's outputs have magnitudes of their own, as in DoRA."""
+        return bool(self._values.get("use_dora"))
 
     def names(self, target: str, module: str) -> bool:
         """Whether one entry of target_modules means the module, exclude_modules aside."""
+        module = self._named(module)
         if module == target:
             return True
         return module.endswith(f".{target}") and self._in_chosen_layer(module)
 
     def kept(self, module: str) -> bool:
         """Whether modules_to_save has the whole module in the adapter."""
-        return any(module.endswith(name) for name in self.modules_to_save)
+        return any(self._named(module).endswith(name) for name in self.modules_to_save)
 
     @property
     def ties_kept(self) -> bool:
@@ -104,12 +125,16 @@ class AdapterConfig:
         return any(map(_is_tied_name, self.target_modules))
 
     def rank(self, module: str) -> int:
-        return self._first_match("rank_pattern", self._ranks, module, self._values["r"])
+        return self._first_match(
+            "rank_pattern", self._ranks, self._named(module), self._values["r"]
+        )
 
     def scale(self, module: str) -> float:
         """What B A is multiplied by; arXiv:2312.03732 for rank-stabilised LoRA."""
         rank = self.rank(module)
-        alpha = self._first_match("alpha_pattern", self._alphas, module, self._values["lora_alpha"])
+        alpha = self._first_match(
+            "alpha_pattern", self._alphas, self._named(module), self._values["lora_alpha"]
+        )
         return alpha / rank**0.5 if self._values.get("use_rslora") else alpha / rank
 
     def unknown(self) -> list[str]:
@@ -124,7 +149,12 @@ class AdapterConfig:
     def _ensures_tying(self) -> bool:
         return bool(self._values.get("ensure_weight_tying"))
 
+    def _named(self, module: str) -> str:
+        """A module of a file as transformers names it."""
+        return self._in_memory(f"{module}.").removesuffix(".")
+
     def _is_excluded(self, module: str) -> bool:
+        module = self._named(module)
         # A module that is kept whole has no factors beside it.
         if any(
             self._matches("modules_to_save", rf"(.*\.)?{name}(\..*)?", module)

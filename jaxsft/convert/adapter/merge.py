@@ -4,12 +4,14 @@ W + scale * B A in float32, for each adapted matrix W [out, in]; A: [rank, in], 
 Source: arXiv:2106.09685 section 4.1.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from jaxsft.convert.adapter import tensor_roles, tying
+from jaxsft.convert.adapter import peft_names, tensor_roles, tying
 from jaxsft.convert.adapter.config import AdapterConfig
+from jaxsft.convert.adapter.parameters import AdaptedParameters
 from jaxsft.convert.adapter.tensor_roles import Made
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.tensors import huggingface
@@ -27,19 +29,27 @@ class Merged:
     """
 
     def __init__(
-        self, base: huggingface.Tensors, directory: Path, table: tensor_table.Table, tied: bool
+        self,
+        base: huggingface.Tensors,
+        directory: Path,
+        table: tensor_table.Table,
+        shapes: tensor_table.Tree,
+        in_memory: peft_names.InMemory,
+        tied: bool,
     ):
         """Reads headers and the configuration only.
 
         Args:
             table: of the base's family.
+            shapes: of the base's parameters.
+            in_memory: what transformers calls in memory what the table calls a tensor.
             tied: whether the base's config.json says that its head is its embedding.
 
         Raises:
             ConversionError: an adapter of another kind, or one that doesn't fit the base.
         """
         self._base, self._where = base, str(directory)
-        self._config = AdapterConfig(directory)
+        self._config = AdapterConfig(directory, in_memory)
         _refuse_pickle(directory)
         self._tensors = Directory(directory, WEIGHTS)
         self._head, self._embedding = (
@@ -49,6 +59,8 @@ class Merged:
         self._names = [name for name in base.names() if not tied or name != self._head]
         if len(self._names) < len(base.names()):
             copied = [huggingface.check_tied(base, self._head, self._embedding, self._where)]
+        self._in_memory = in_memory
+        self._parameters = AdaptedParameters(self._config, self._tensors, table, shapes, in_memory)
         parts = self._parts()
         targeted = self._targeted(parts)
         self._made, idle = tensor_roles.place(parts, self._config, targeted, self._where)
@@ -86,12 +98,17 @@ class Merged:
             weight = self._tensors.read(made.weight)
         else:
             weight = self._base.read(self._in_base(name))
-        if made.a is None or made.b is None:
+        change = self._parameters.change(name)
+        if made.a is not None and made.b is not None:
+            change = self._product(made.a, made.b)
+            change *= np.float32(self._config.scale(_module(name)))
+        if change is None:
             return weight
-        merged = self._product(made.a, made.b)  # in place from here: no third array of this size
-        merged *= np.float32(self._config.scale(_module(name)))
-        merged += weight
-        return merged
+        change += weight  # in place: no third array of this size
+        if made.m is not None:
+            norms = np.linalg.norm(change, axis=1)
+            change *= (self._finite(made.m) / norms)[:, None]
+        return change
 
     def _in_base(self, name: str) -> str:
         return self._embedding if self._tied and name == self._head else name
@@ -107,9 +124,14 @@ class Merged:
         return array
 
     def _parts(self) -> list[tensor_roles.AdapterTensor]:
-        parts = [tensor_roles.parse(name) for name in self._tensors.names()]
+        others = [name for name in self._tensors.names() if name not in self._parameters.names]
         there = {*self._names, self._head} if self._tied else set(self._names)
-        for part in parts:
+        in_file = {self._in_memory(name): name for name in there}
+        parts = []
+        for part in map(tensor_roles.parse, others):
+            if part.target not in there and part.target in in_file:
+                part = dataclasses.replace(part, target=in_file[part.target])
+            parts.append(part)
             if part.target not in there:
                 raise ConversionError(
                     f"{self._where}: {part.name} has no {part.target} in the base to go to"
@@ -146,7 +168,8 @@ class Merged:
 
     def _count(self) -> tuple[int, int]:
         made = self._made.values()
-        return sum(m.a is not None for m in made), sum(m.weight is not None for m in made)
+        merged = sum(m.a is not None for m in made) + len(self._parameters.targets)
+        return merged, sum(m.weight is not None for m in made)
 
     def _check_shapes(self) -> None:
         for target, made in self._made.items():
@@ -176,7 +199,7 @@ class Merged:
         """A line for each name without effect; one that should have tensors must have some."""
         wanted, modules, told = self._config.target_modules, self._modules(), []
         adapted = {_module(target) for target, made in self._made.items() if made.a is not None}
-        if not adapted:
+        if not adapted and not self._parameters.targets:
             where = f"in {WEIGHTS}" if targeted else "in the base"
             raise self._config.refuse("target_modules", f"match nothing {where}")
         for name in wanted if isinstance(wanted, tuple) else ():

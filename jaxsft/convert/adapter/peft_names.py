@@ -84,7 +84,7 @@ def targets(table: Table, shapes: Tree, paths: Iterable[str], in_memory: InMemor
     found: dict[str, list[tuple[Tensor, Weight]]] = {}
     for tensor in tensor_table.tensors(shapes, table):
         for weight in tensor.weights:
-            found.setdefault(_key(tensor.name, in_memory), []).append((tensor, weight))
+            found.setdefault(key_of(tensor.name, in_memory), []).append((tensor, weight))
     return [
         _target(key, weights)
         for key, weights in found.items()
@@ -92,7 +92,8 @@ def targets(table: Table, shapes: Tree, paths: Iterable[str], in_memory: InMemor
     ]
 
 
-def _key(name: str, in_memory: InMemory) -> str:
+def key_of(name: str, in_memory: InMemory) -> str:
+    """What PEFT calls the module or parameter that holds a tensor of a file."""
     if match := _EXPERT.fullmatch(name):
         return in_memory(f"{match[1]}.{_FUSED_EXPERTS[match[2]]}")
     return in_memory(name)

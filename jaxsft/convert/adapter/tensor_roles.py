@@ -10,6 +10,7 @@ from jaxsft.errors import ConversionError
 
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B)\.weight|(.+)\.(lora_embedding_[AB])")
+_MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")
 _WHOLE = re.compile(r"\.modules_to_save(\.default)?\.")
 _WRAPPED, _ORIGINAL = ".base_layer.", ".original_module."
 
@@ -23,6 +24,7 @@ class Made:
     original: str | None = None  # and this one what it was copied from
     a: str | None = None
     b: str | None = None
+    m: str | None = None  # the magnitudes of its outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class AdapterTensor:
 
     name: str
     target: str  # the base's tensor
-    factor: str | None  # A, B or None
+    factor: str | None  # A, B, M (a magnitude) or None
     whole: bool
     original: bool
     wrapped: bool  # of a module that has factors
@@ -49,6 +51,8 @@ def parse(name: str) -> AdapterTensor:
     factor = None
     if match := _FACTOR.fullmatch(path):
         path, factor = (match[1] or match[3]) + ".weight", (match[2] or match[4])[-1]
+    elif match := _MAGNITUDE.fullmatch(path):
+        path, factor = match[1] + ".weight", "M"
     return AdapterTensor(name, path, factor, whole, original, wrapped)
 
 
@@ -84,4 +88,7 @@ def place(
         if (found.a is None) != (found.b is None):
             there = ["B" if found.a is None else "A"]
             raise ConversionError(f"{where}: {target} has factor {there} only")
+        if found.a is not None and (found.m is not None) != config.has_magnitudes:
+            there = "no" if found.m is None else "a"
+            raise config.refuse("use_dora", f"is said, but {target} has {there} magnitude")
     return made, idle

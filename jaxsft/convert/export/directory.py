@@ -44,11 +44,12 @@ class Exported:
     left_out: tuple[str, ...]  # files of the base that are not in the export
     without_code: tuple[str, ...]  # files that named code, which is in no export
     num_zeroed: int  # values that were too small for the dtype of the export and are 0 there
+    told: tuple[str, ...] = ()  # what else was found
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is not as in the base or as trained: show them."""
-        notes = []
+        notes = list(self.told)
         if self.left_out:
             names = ", ".join(self.left_out)
             notes.append(f"of the base's files these are not in the export: {names}")

@@ -160,7 +160,8 @@ def test_the_base_is_found_and_said(save_adapter, save_tokenizer, tmp_path, monk
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"use_dora": True}, "use_dora=True is not supported; False is"),
+        ({"use_dora": True}, "use_dora=True is said, but model.layers.*weight has no magnitude"),
+        ({"target_parameters": ["mlp.w"]}, r"target_parameters=\['mlp.w'\].*no experts or router"),
         ({"peft_type": "IA3"}, "peft_type='IA3'"),
         ({"lora_bias": True}, "lora_bias=True is not supported"),
         ({"revision": "v2"}, "revision='v2' is not supported"),

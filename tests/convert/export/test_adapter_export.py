@@ -10,11 +10,15 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
+import jaxsft
 from jaxsft.config import Lora
 from jaxsft.convert import pretrained
+from jaxsft.convert.export import adapter_check
 from jaxsft.convert.export.adapter_directory import export_adapter
 from jaxsft.devices.mesh import single_device_mesh
+from jaxsft.errors import ConversionError
 from jaxsft.model import adapter_plan, state
 from jaxsft.training import lora
 from tests.convert.families import family_cases
@@ -100,6 +104,10 @@ def check(case: Case, asked: Lora, tmp_path: Path) -> None:
     base = ours.logits(ours.base_params)
     assert np.abs(expected - base).max() > 0.1
     np.testing.assert_allclose(by_peft(tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = jaxsft.load_model(tmp_path / "adapter")
+    np.testing.assert_allclose(loaded(TOKENS), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", FIRST.values(), ids=str)
@@ -111,3 +119,38 @@ def test_peft_computes_what_was_trained(case: Case, tmp_path: Path):
 def test_peft_computes_it_whatever_was_asked_for(variant: str, tmp_path: Path):
     family, asked = VARIANTS[variant]
     check(FIRST[family], asked, tmp_path)
+
+
+def test_a_tensor_of_another_name_fails_the_check(tmp_path: Path):
+    family_cases.save(FIRST["llama"], tmp_path / "base")
+    ours = trained(tmp_path / "base", PLAIN)
+    written = tmp_path / "adapter"
+    export_adapter(ours.params, ours.base, written, ours.adapters.specs, ())
+    tensors = load_file(written / "adapter_model.safetensors")
+    name = next(name for name in tensors if "q_proj.lora_B" in name)
+    tensors[name.replace("q_proj", "q_project")] = tensors.pop(name)
+    save_file(tensors, written / "adapter_model.safetensors")
+    with pytest.raises(ConversionError, match=r"layers.0.self_attn.q_proj.weight, but .* has no"):
+        adapter_check.compare(ours.params, ours.base, written)
+
+
+def test_an_adapter_without_effect_is_no_export(tmp_path: Path):
+    family_cases.save(FIRST["llama"], tmp_path / "base")
+    ours = trained(tmp_path / "base", PLAIN)
+    idle, _ = adapted.with_adapters(ours.base.settings, PLAIN, ours.base_params)
+    with pytest.raises(ConversionError, match="adapter changes no logit of its base"):
+        export_adapter(idle, ours.base, tmp_path / "adapter", ours.adapters.specs, ())
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_changed_adapter_fails_the_check(tmp_path: Path):
+    family_cases.save(FIRST["llama"], tmp_path / "base")
+    ours = trained(tmp_path / "base", PLAIN)
+    written = tmp_path / "adapter"
+    export_adapter(ours.params, ours.base, written, ours.adapters.specs, ())
+    tensors = load_file(written / "adapter_model.safetensors")
+    name = next(name for name in tensors if "q_proj.lora_B" in name)
+    tensors[name] = -tensors[name]
+    save_file(tensors, written / "adapter_model.safetensors")
+    with pytest.raises(ConversionError, match="its logits differ by .* from those that were train"):
+        adapter_check.compare(ours.params, ours.base, written)
