@@ -16,6 +16,7 @@ from jaxsft.rundir.step_figures import line_of
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
+from jaxsft.training.movement import Movement
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.step import TrainState
 
@@ -41,6 +42,7 @@ def train(
         sources=job.program.sources,
         peak_flops=peak_flops(jax.devices()),
     )
+    movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
     batches = job.batches.stream(first, total)
     with termination.deferred(), out.console.steps(first, total):
@@ -50,6 +52,8 @@ def train(
             waited = time.monotonic() - waiting
             state, metrics = train_step(state, batch)
             log.add(done, metrics, counts, waited)
+            for line in movement.after(done, metrics.skipped_steps, state.trained):
+                out.console.say("lora", line)
 
             stop = termination.agreed()
             diverged = divergence.add(done, metrics.skipped_steps)
