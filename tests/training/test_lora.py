@@ -1,0 +1,165 @@
+"""A step with adapters: what it trains, computes and holds; the same run on every mesh."""
+
+import dataclasses
+import functools
+
+import adapted
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxsft import config
+from jaxsft.config import Lora
+from jaxsft.devices import mesh
+from jaxsft.model.moe_settings import MoeSettings
+from jaxsft.plan import cost, hlo
+from jaxsft.rundir.checkpoint.digest import named
+from jaxsft.training import mesh_program, over_mesh, step
+
+MIXTURE = dataclasses.replace(
+    tiny.SETTINGS,
+    moe=MoeSettings(
+        num_experts=4,
+        experts_per_token=2,
+        expert_mlp_dim=24,
+        normalised_shares=True,
+        init_stddev=0.1,
+    ),
+)
+ROWS, LENGTH, RANK = 8, 32, 4
+# The eps that people train with: its sign-like first update is what a mesh could turn round.
+OPTIM = config.Optim(peak_lr=1e-3, schedule="constant", weight_decay=0.1, warmup_steps=0)
+
+
+def asked(sizes=tiny.ONE_DEVICE, **changes):
+    return config.Config(
+        model=config.Model(source="x", dtype="float32", remat="none", unroll_layers=1),
+        data=config.Data(train=(config.Source(path="x"),), sequence_length=LENGTH),
+        optim=OPTIM,
+        train=config.Train(batch_size=ROWS, steps=20),
+        mesh=sizes,
+        lora=Lora(rank=RANK),
+        **changes,
+    )
+
+
+def begun(program, model, devices=None):
+    """The state before step 0, the same bits on every mesh."""
+    params, _ = adapted.with_adapters(model, Lora(rank=RANK), tiny.host_params(model))
+    host = jax.tree.map(np.asarray, params)
+    with jax.set_mesh(program.mesh):
+        return step.init_state(program.recipe, jax.device_put(host, program.placement.params))
+
+
+def program_of(sizes, model, devices):
+    one = asked(sizes)
+    over = mesh.make_mesh(sizes, devices)
+    return mesh_program.make_program(one, model, 20, over)
+
+
+@functools.cache
+def trained(sizes, order, model, wrong=False):
+    """Trained parameters after 20 steps over a mesh of these devices, and as they began."""
+    devices = [jax.devices()[i] for i in order]
+    program = program_of(sizes, model, devices)
+    current = begun(program, model)
+    first = jax.device_get(current.trained)
+    rows = tiny.uneven_batch(ROWS, LENGTH)
+    if wrong:  # as if one of eight devices' gradients were left out
+        rows = dataclasses.replace(rows, weights_BT=rows.weights_BT.copy())
+        rows.weights_BT[-1] = 0
+    with jax.set_mesh(program.mesh):
+        batch = jax.device_put(rows, over_mesh.batch_sharding(program.mesh))
+        for _ in range(20):
+            current, _ = program.train_step(current, batch)
+    return jax.device_get(current.trained), first
+
+
+def distance(some, others, first):
+    """Norm of the difference, by that of what training changed."""
+
+    def norm(a, b):
+        squares = jax.tree.map(lambda x, y: np.sum(np.square(np.float64(x) - y)), a, b)
+        return sum(jax.tree.leaves(squares)) ** 0.5
+
+    return norm(some, others) / norm(others, first)
+
+
+ONE = (tiny.ONE_DEVICE, (0,))
+EIGHT = tuple(range(8))
+MESHES = [
+    (config.Mesh(data=8), EIGHT),
+    (config.Mesh(fsdp=8), EIGHT),
+    (config.Mesh(fsdp=8), (3, 1, 4, 0, 5, 7, 2, 6)),
+    (config.Mesh(data=2, fsdp=4), (7, 6, 5, 4, 3, 2, 1, 0)),
+    (config.Mesh(fsdp=4, tensor=2), EIGHT),
+    (config.Mesh(fsdp=4, tensor=2), (1, 0, 3, 2, 5, 4, 7, 6)),
+    (config.Mesh(fsdp=4, context=2), EIGHT),
+]
+
+
+@pytest.mark.parametrize("over", MESHES, ids=str)
+def test_twenty_steps_are_the_same_on_every_mesh(over):
+    expected, first = trained(*ONE, tiny.SETTINGS)
+    assert distance(trained(*over, tiny.SETTINGS)[0], expected, first) < 1e-5
+
+
+@pytest.mark.parametrize("sizes", [config.Mesh(fsdp=2, expert=4), config.Mesh(fsdp=4, tensor=2)])
+def test_experts_adapters_are_the_same_on_every_mesh(sizes):
+    expected, first = trained(*ONE, MIXTURE)
+    assert distance(trained(sizes, EIGHT, MIXTURE)[0], expected, first) < 1e-5
+
+
+def test_a_gradient_left_out_is_far_from_the_bound():
+    expected, first = trained(*ONE, tiny.SETTINGS)
+    assert distance(trained(*ONE, tiny.SETTINGS, wrong=True)[0], expected, first) > 1e-3
+
+
+@functools.cache
+def compiled(with_lora, model=tiny.SETTINGS):
+    one = asked() if with_lora else dataclasses.replace(asked(), lora=None)
+    over = mesh.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1])
+    program = mesh_program.make_program(one, model, 20, over)
+    return program, mesh_program.compile_train_step(program, one)
+
+
+def test_the_compiled_step_forms_no_product_for_a_frozen_weight():
+    """Beside adapters it computes what the whole model's step does, but for the weights' own."""
+    s, tokens = tiny.SETTINGS, ROWS * LENGTH
+    flops = [cost.matmul_flops(hlo.parse(compiled(on)[1].as_text())) for on in (True, False)]
+    program = compiled(True)[0]
+    weights = program.adapters.weights
+    sides = [
+        (np.prod(weights[path].inputs), np.prod(weights[path].outputs))
+        for path in program.adapters.specs
+    ]
+    products = sum(2 * tokens * int(a) * int(b) for a, b in sides) * s.num_layers
+    adapters = sum(6 * tokens * RANK * int(a + b) for a, b in sides) * s.num_layers
+    head = 2 * 128 * s.embed_dim * s.vocab_size  # of the one chunk that the parser counts
+    assert flops[1] - flops[0] == products + head - adapters
+
+
+def test_only_adapters_have_a_gradient_a_moment_and_a_place_in_checkpoints():
+    program, _ = compiled(True)
+    trained_names = set(named(program.shapes.trained))
+    assert all("_lora." in name and not name.endswith(".scale") for name in trained_names)
+    adam = program.shapes.opt_state[0]
+    assert set(named(adam.mu)) == set(named(adam.nu)) == trained_names
+    assert set(named(program.shapes.changing.params)) == trained_names
+
+
+def test_frozen_weights_are_kept_as_the_files_have_them():
+    one, over = asked(), mesh.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1])
+    stored = {"embedding_VD": "float16", "layers.mlp.up_DF": "bfloat16"}
+    kept = mesh_program.make_program(one, tiny.SETTINGS, 20, over, stored=stored).shapes
+    assert kept.frozen["embedding_VD"].dtype == "float16"
+    assert kept.frozen["layers"]["mlp"]["up_DF"].dtype == "bfloat16"
+    assert kept.frozen["layers"]["mlp"]["down_FD"].dtype == "float32"
+    as_bfloat16 = dataclasses.replace(one.model, frozen_dtype="bfloat16")
+    one = dataclasses.replace(one, model=as_bfloat16)
+    kept = mesh_program.make_program(one, tiny.SETTINGS, 20, over, stored=stored).shapes
+    dtypes = {name: str(leaf.dtype) for name, leaf in named(kept.params).items()}
+    assert set(dtypes.values()) == {"bfloat16", "float32"}
+    assert {dtypes[name] for name in dtypes if "_lora" in name} == {"float32"}
+    assert {dtypes[name] for name in dtypes if "_lora" not in name} == {"bfloat16"}
