@@ -79,11 +79,12 @@ ANY_DIMS = {
     "model.mlp.activate": {"x"},
     "model.moe.Moe._activate": {"gate", "up"},
     "model.norm.normalise": {"x", "scale", "bias"},
-    "model.parameter._adapted_product": {"x", "weight", "a", "b", "magnitude"},
+    "model.parameter._adapted_product": {"x"},
     "model.parameter.product": {"x", "weight"},
     "model.vocabulary.changed_rows": {"table"},
     "model.vocabulary.by_token": {"table"},
 }
+ANY_TYPES = {"Adapted"}  # it stands in the place of a weight of any dimensions
 WRAPPED: set[str] = set()
 
 _SUFFIX = re.compile(r"_(x?[A-Z1-9]*[A-Z][A-Z1-9]*x?|x)$")
@@ -119,6 +120,8 @@ class Call:
                 self.check(path, front + (letters_of(name) or ""), value)
         elif isinstance(value, Mapping):
             self._look_in_tree(path, value)
+        elif type(value).__name__ in ANY_TYPES:
+            return
         elif dataclasses.is_dataclass(value) and _holds_arrays(type(value)):
             front += letters_of(name) or ""
             for field in dataclasses.fields(value):

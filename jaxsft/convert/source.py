@@ -153,6 +153,8 @@ def adapter_directory(source: str | Path) -> Path | None:
     path = Path(source).expanduser()
     if not path.exists() and is_hub_id(str(source)) and not Path(path.parts[0]).exists():
         path = _download(str(source))
+    if not (path / ADAPTER).is_file() and (path / run_names.EXPORT / ADAPTER).is_file():
+        path = path / run_names.EXPORT  # of a run that trained an adapter
     if not (path / ADAPTER).is_file():
         return None
     files = [file for pattern in MODEL_WEIGHTS for file in sorted(path.glob(pattern))]
@@ -208,8 +210,8 @@ def _resolve_base(adapter: Path, weights: bool) -> Path:
 
 
 def _resolve_directory(path: Path, weights: bool) -> Path:
-    if adapter_directory(path) is not None:
-        return _resolve_base(path, weights)
+    if (adapter := adapter_directory(path)) is not None:
+        return _resolve_base(adapter, weights)
     if not (path / "config.json").is_file():
         ggufs = sorted(p.name for p in path.glob("*.gguf"))
         hint = f"; did you mean the file {ggufs[0]} in it?" if ggufs else ""

@@ -55,6 +55,7 @@ def finish(
     summary = Summary(
         model=config.model.source,
         parameters=job.program.num_parameters,
+        trained_parameters=None if config.lora is None else job.program.num_trained,
         device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         mesh=describe(job.program.mesh),
         steps=job.num_steps,
@@ -66,6 +67,9 @@ def finish(
         data={"train": data.train.report}
         | {name: cache.report for name, cache in data.eval.items()},
         export=out.workdir.shown(run_names.EXPORT) if config.checkpoint.export else None,
+        export_merged=(
+            out.workdir.shown(run_names.EXPORT_MERGED) if config.checkpoint.merge else None
+        ),
         command=command,
         versions=run_export.versions(),
         choices=job.program.choices,
@@ -95,6 +99,12 @@ def _export(
         )
         for note in exported.notes:
             out.console.say("export", f"note: {note}")
+        if config.lora is not None and not merge and config.model.weights == "random":
+            out.console.say(
+                "export",
+                "note: the base's weights are random, so no files hold what this adapter was"
+                " trained on; config.checkpoint.merge=True writes the whole model",
+            )
         if first and config.checkpoint.check_export:
             difference = check_export.compare_logits(directory)
             out.console.say("export", run_export.said_difference(difference))

@@ -21,8 +21,12 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
     console.say("done", f"{summary.steps} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most")
     console.say("report", workdir.shown(run_names.REPORT))
     console.say("metrics", where_figures_are(workdir))
-    if summary.export:
+    if summary.export and summary.trained_parameters is not None:
+        console.say("adapter", f"{summary.export} (on {summary.model}: PEFT, vLLM)")
+    elif summary.export:
         console.say("model", f"{summary.export} (Hugging Face format: transformers, vLLM)")
+    if summary.export_merged:
+        console.say("model", f"{summary.export_merged} (Hugging Face format: transformers, vLLM)")
     console.say(
         "next",
         f"open {run_names.REPORT}; see the tokens as trained:"

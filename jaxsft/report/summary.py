@@ -18,6 +18,7 @@ class Summary:
 
     model: str | None = None  # as the user named it
     parameters: int | None = None
+    trained_parameters: int | None = None  # of adapters; None: the model's own weights
     device: str | None = None
     mesh: str | None = None
     steps: int | None = None
@@ -28,6 +29,7 @@ class Summary:
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)
     data: Mapping[str, CacheReport] = dataclasses.field(default_factory=dict)
     export: str | None = None
+    export_merged: str | None = None
     command: str | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     choices: Sequence[tuple[str, str, str]] = ()  # what, which back end, why
@@ -36,7 +38,14 @@ class Summary:
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
         return dataclasses.replace(
-            self, steps=None, epochs=None, wall_seconds=None, before={}, after={}, export=None
+            self,
+            steps=None,
+            epochs=None,
+            wall_seconds=None,
+            before={},
+            after={},
+            export=None,
+            export_merged=None,
         )
 
 

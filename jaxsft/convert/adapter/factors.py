@@ -82,9 +82,17 @@ def read(
         whole = peft_names.from_peft(target, tensors, config.scale(module))
         for part in target.parts:
             found.setdefault(part.path, {})[part.layer] = peft_names.of_part(part, whole)
-    if lost := sorted(name for name in there if ".lora_" in name):
-        raise ConversionError(f"{directory}: {lost[0]} belongs to no module that it adapts")
+    if lost := sorted(name for name in there if not _is_kept(config, name)):
+        raise ConversionError(
+            f"{directory}: {lost[0]} belongs to no module that it adapts or saves"
+        )
     return {path: _stack(layers) for path, layers in found.items()}, there
+
+
+def _is_kept(config: AdapterConfig, name: str) -> bool:
+    """Whether a tensor is of a module that is saved whole; of a tied head, of the embedding."""
+    module = name.removeprefix(PREFIX).rpartition(".")[0]
+    return config.kept(module) or config.ties_kept and module.endswith("lm_head")
 
 
 def _chosen(config: AdapterConfig, every: Sequence[Target]) -> list[Target]:

@@ -139,13 +139,12 @@ def _factors(params: Params, target: Target) -> dict[str, Factors]:
 def _saved(
     params: Params, base: Pretrained, made: peft_config.AdapterLayout
 ) -> dict[str, np.ndarray]:
-    """Parameters that were trained whole, in the dtype of the base."""
+    """Parameters that were trained whole; float32, since the base's dtype would round them."""
     own, found = without_adapters(params), {}
-    dtypes = directory.dtypes_of(own, base, "source")
     in_memory = config_json.module_names(base.config, str(base.path))
     for tensor in tensor_table.tensors(own, base.table):
         if tensor.name in made.saved:
-            array, _ = huggingface.to_theirs(own, tensor, dtypes[tensor.name])
+            array, _ = huggingface.to_theirs(own, tensor, np.dtype("float32"))
             found[_PREFIX + in_memory(tensor.name)] = array
     if base.settings.tied_embeddings:  # PEFT looks for both names of what it ties
         embedding, head = (

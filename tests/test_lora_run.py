@@ -1,0 +1,141 @@
+"""Adapters through the whole program: trained, stopped, gone on with, exported, merged, loaded."""
+
+import json
+import shutil
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxsft
+from jaxsft.convert import pretrained
+from jaxsft.convert.export.directory import export
+from jaxsft.model import state
+from tests.programs import ROOT, tool, train
+
+TOKENS = np.arange(24, dtype=np.int32)[None]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The debug model with weights on disk, in bfloat16."""
+    directory = tmp_path_factory.mktemp("lora")
+    model = pretrained.open_pretrained(ROOT / "configs" / "debug_model", weights=False)
+    _, shapes, _ = state.abstract(model.settings, "float32", "none")
+    one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+    params = state.random_params(model.settings, 0, one)
+    return export(params, model, directory / "base", dtype="bfloat16").directory
+
+
+@pytest.fixture(scope="module")
+def flags(base):
+    given = {
+        "model.source": base,
+        "model.weights": "pretrained",
+        "lora.rank": 4,
+        "lora.train_whole": '["norms"]',
+        "optim.peak_lr": 1e-2,
+        "checkpoint.merge": True,
+        "eval.prompts": 0,
+        "mesh.fsdp": 4,
+        "mesh.tensor": 2,
+    }
+    return [f"--config.{name}={value}" for name, value in given.items()]
+
+
+@pytest.fixture(scope="module")
+def ran(flags, base):
+    workdir = base.parent / "run"
+    return workdir, train(workdir, *flags)
+
+
+def logits(source):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = jaxsft.load_model(source)
+    return np.asarray(jax.jit(lambda model: model(TOKENS))(model))
+
+
+def test_it_says_what_it_trained_and_learns(ran):
+    workdir, done = ran
+    assert "adapter" in done.stdout and "PEFT" in done.stdout
+    assert "read back, its logits are within" in done.stdout
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["eval/heldout/loss"] for line in lines if "eval/heldout/loss" in line]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_adapter_run_and_merged_model_are_the_same(ran, base):
+    workdir, _ = ran
+    assert not (workdir / "export" / "model.safetensors").exists()
+    adapted, of_run, merged = map(logits, (workdir / "export", workdir, workdir / "export_merged"))
+    np.testing.assert_array_equal(adapted, of_run)
+    assert np.abs(adapted - logits(base)).max() > 0.1
+    # The merged model's weights are rounded to the base's bfloat16.
+    np.testing.assert_allclose(merged, adapted, atol=0.05)
+
+
+def test_the_tool_merges_without_rounding(ran, tmp_path):
+    workdir, _ = ran
+    output = tmp_path / "merged"
+    done = tool(
+        "export_hf", "--merge", f"--workdir={workdir}", f"--output={output}", "--dtype=float32"
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    np.testing.assert_allclose(logits(output), logits(workdir), rtol=1e-5, atol=1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(ran, flags, base):
+    workdir, _ = ran
+    again = base.parent / "again"
+    train(again, *flags, "--config.train.steps=10", "--config.optim.schedule=constant")
+    shutil.rmtree(again / "export")
+    plain = base.parent / "plain"
+    train(plain, *flags, "--config.optim.schedule=constant")
+    train(again, *flags, "--config.optim.schedule=constant")
+    ours, theirs = (load_file(d / "export" / "adapter_model.safetensors") for d in (again, plain))
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name, strict=True)
+
+
+def test_checkpoints_hold_adapters_alone(ran):
+    workdir, _ = ran
+    notes = json.loads((workdir / "checkpoints" / "20" / "_CHECKPOINT_METADATA").read_text())
+    names = notes["custom_metadata"]["digests"]
+    params = [name for name in names if name.startswith("params.")]
+    assert params and all("_lora." in name or "norm" in name for name in params)
+    assert any("embedding" in name for name in notes["custom_metadata"]["frozen"])
+
+
+def test_another_base_is_refused(ran, flags, base, tmp_path):
+    workdir, _ = ran
+    kept = load_file(base / "model.safetensors")
+    try:
+        changed = dict(kept)
+        changed["model.layers.1.mlp.up_proj.weight"] = kept["model.layers.1.mlp.up_proj.weight"] * 2
+        save_file(changed, base / "model.safetensors", {"format": "pt"})
+        done = train(workdir, *flags, "--config.train.steps=21", check=False)
+        assert done.returncode == 66
+        assert "layers.mlp.up_DF is not what this run was trained on (1 of" in done.stderr
+        done = tool("export_hf", f"--workdir={workdir}", f"--output={tmp_path / 'x'}")
+        assert done.returncode == 66 and "layers.mlp.up_DF" in done.stderr
+    finally:
+        save_file(kept, base / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.lora.rank=8", "config.lora.rank was 4 when this run began and is 8 now"),
+        ("--config.lora=None", "config.lora was 'set' when this run began and is None now"),
+    ],
+)
+def test_another_adapter_is_another_run(ran, flags, flag, message):
+    workdir, _ = ran
+    others = [one for one in flags if "lora" not in one and "merge" not in one]
+    kept = [] if flag.endswith("None") else [one for one in flags if "train_whole" in one]
+    done = train(workdir, *others, *kept, flag, check=False)
+    assert done.returncode == 66 and message in done.stderr
