@@ -26,6 +26,7 @@ from jaxsft.training import first_state, inputs, preflight, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.router_loss import router_note
 from jaxsft.training.step import TrainState
 
 
@@ -131,6 +132,8 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
     for what, which, why in job.program.choices:
         console.say(what, f"{which} ({why})")
+    if note := router_note(config.loss, job.program.settings):
+        console.say("loss", note)
     for note in eval_notes(config, job):
         console.say("plan", note)
     console.say(

@@ -5,6 +5,7 @@ A run is a Python file with `def get_config() -> Config`; the command line chang
 """
 
 from jaxsft.config.data import Data, Format, Part, Source
+from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
 from jaxsft.config.optim import Optim
 from jaxsft.config.rules import validate
@@ -18,6 +19,7 @@ __all__ = [
     "Eval",
     "Format",
     "Log",
+    "Loss",
     "Mesh",
     "Model",
     "Optim",

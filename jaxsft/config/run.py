@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxsft.config.data import Data
+from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
 from jaxsft.config.optim import Optim
 
@@ -66,6 +67,7 @@ class Config:
     data: Data
     optim: Optim
     train: Train
+    loss: Loss = Loss()
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxsft.config import Config, Model, Optim
+from jaxsft.config import Config, Loss, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
@@ -57,6 +57,7 @@ def identity(config: Config) -> dict[str, Any]:
     }
     optim = dataclasses.asdict(config.optim).items()
     values |= {f"config.optim.{name}": value for name, value in optim if name not in _FREE}
+    values |= {f"config.loss.{name}": value for name, value in vars(config.loss).items()}
     values["config.model.new_tokens"] = list(config.model.new_tokens)
     values["config.data.sequence_length"] = config.data.sequence_length
     values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
@@ -102,14 +103,15 @@ def _newest_identity(store: CheckpointStore) -> Mapping[str, Any] | None:
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises CheckpointError naming each value that differs from when the run began.
 
-    A field of Model or Optim that the checkpoint doesn't know came later: it had its default then.
-    A run may be made longer.
+    A field of Model, Optim or Loss that the checkpoint doesn't know came later: it had its default
+    then. A run may be made longer.
     """
     defaults = {
         f"config.{section}.{field.name}": field.default
         for section, fields in (("model", Model), ("optim", Optim))
         for field in dataclasses.fields(fields)
     }
+    defaults |= {f"config.loss.{name}": value for name, value in vars(Loss()).items()}
     # Once, notes kept secrets.
     before = defaults | {"config.model.new_tokens": []} | redacted_values(dict(before))
     longer = {name for name, *_ in _extended(before, now)}
