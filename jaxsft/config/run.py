@@ -29,7 +29,7 @@ class Train:
     epochs: int | None = None  # exactly one of epochs and steps
     steps: int | None = None
     microbatches: int = 1  # the batch is computed in this many parts
-    seed: int = 0  # of data order and random weights
+    seed: int = 0  # of data order, random weights and the noise of a step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
