@@ -26,7 +26,8 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("loss") / "workdir"
-    train(workdir, *FLAGS, *LOSS)
+    said = train(workdir, *FLAGS, *LOSS).stdout
+    assert "config.loss: reduction=example_mean, source_weights={'prompts': 2.0}, label" in said
     return workdir
 
 

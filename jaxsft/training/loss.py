@@ -54,6 +54,19 @@ def with_loss(settings: DecoderSettings, loss: Loss) -> DecoderSettings:
     return dataclasses.replace(settings, moe=moe, embedding_noise=loss.neftune_alpha)
 
 
+def loss_notes(loss: Loss) -> list[str]:
+    """What is not the plain loss, for the user."""
+    changed = [
+        f"{name}={value}" for name, value in vars(loss).items() if value != getattr(PLAIN, name)
+    ]
+    if not changed:
+        return []
+    return [
+        f"config.loss: {', '.join(changed)}; metrics.jsonl has the plain mean over targets as loss,"
+        " and what is minimised as objective where it is another figure"
+    ]
+
+
 def loss_sums(graphdef: nnx.GraphDef, params: Params, batch: Batch, form: LossForm) -> Sums:
     """Weighted sums over the batch's targets, not divided by anything."""
     return loss_and_routing(graphdef, params, batch, form)[0]

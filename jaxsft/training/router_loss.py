@@ -58,23 +58,32 @@ def router_losses(loss: Loss, s: DecoderSettings) -> RouterLosses | None:
     return RouterLosses(asked, loss.router_z) if asked or loss.router_z else None
 
 
-def router_note(loss: Loss, s: DecoderSettings) -> str | None:
-    """Where the coefficient of the balance loss is from, for the user; None: there is no router."""
+def router_notes(loss: Loss, s: DecoderSettings, microbatches: int) -> list[str]:
+    """Where the balance loss's coefficient is from and what it costs; none without a router."""
     if s.moe is None:
-        return None
+        return []
+    published = s.moe.balance_coefficient
     if loss.router_balance is not None:
-        return f"router balance loss x {loss.router_balance:g}, by config.loss.router_balance"
-    published = f"router_aux_loss_coef={s.moe.balance_coefficient:g}"
-    if s.moe.balances:
-        return (
-            f"router balance loss by config.json, whose output_router_logits is true: {published};"
-            " config.loss.router_balance=0 switches it off"
+        said = f"router balance loss x {loss.router_balance:g}, by config.loss.router_balance"
+    elif s.moe.balances:
+        said = (
+            "router balance loss by config.json, whose output_router_logits is true:"
+            f" router_aux_loss_coef={published:g}; config.loss.router_balance=0 switches it off"
         )
-    return (
-        f"no router balance loss: {published} of the model counts only where config.json's"
-        " output_router_logits is true; config.loss.router_balance="
-        f"{s.moe.balance_coefficient:g} switches it on"
-    )
+    else:
+        said = (
+            f"no router balance loss: router_aux_loss_coef={published:g} of the model counts only"
+            " where config.json's output_router_logits is true;"
+            f" config.loss.router_balance={published or 0.001:g} switches it on"
+        )
+    losses = router_losses(loss, s)
+    if losses is None or not losses.balance or microbatches == 1:
+        return [said]
+    return [
+        said,
+        f"{microbatches} micro-batches: each step has a forward pass more, which counts how the"
+        " whole batch is spread over the experts",
+    ]
 
 
 def whole_of(losses: RouterLosses | None, batch: Batch) -> Whole | None:

@@ -236,10 +236,11 @@ def test_only_a_balance_loss_of_several_parts_costs_a_pass():
 
 
 def test_the_coefficient_is_the_users_or_that_of_a_config_that_asks():
-    def found(**loss):
-        return router_loss.router_losses(Loss(**loss), asking), router_loss.router_note(
-            Loss(**loss), asking
-        )
+    def found(**fields):
+        loss = Loss(**fields)
+        notes = router_loss.router_notes(loss, asking, 1)
+        assert len(notes) == 1
+        return router_loss.router_losses(loss, asking), notes[0]
 
     asking = dataclasses.replace(
         MIXTURE, moe=dataclasses.replace(MOE, balances=True, balance_coefficient=0.02)
@@ -250,10 +251,12 @@ def test_the_coefficient_is_the_users_or_that_of_a_config_that_asks():
     assert found(router_balance=0.0)[0] is None
     assert found(router_balance=0.3)[0] == router_loss.RouterLosses(0.3, 0.0)
     assert "x 0.3, by config.loss.router_balance" in found(router_balance=0.3)[1]
-    silent = router_loss.router_losses(Loss(), MIXTURE)
-    assert silent is None
-    assert "router_balance=0.001 switches it on" in router_loss.router_note(Loss(), MIXTURE)
-    assert router_loss.router_note(Loss(), tiny.SETTINGS) is None
+    (_, cost) = router_loss.router_notes(Loss(), asking, 4)
+    assert cost.startswith("4 micro-batches: each step has a forward pass more")
+    assert router_loss.router_losses(Loss(), MIXTURE) is None
+    (note,) = router_loss.router_notes(Loss(), MIXTURE, 4)
+    assert "router_balance=0.001 switches it on" in note
+    assert router_loss.router_notes(Loss(), tiny.SETTINGS, 4) == []
 
 
 @pytest.mark.parametrize(
