@@ -25,7 +25,9 @@ from jaxsft.terminal.console import Console
 from jaxsft.training import first_state, inputs, preflight, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
+from jaxsft.training.loss import loss_notes
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.router_loss import router_notes
 from jaxsft.training.step import TrainState
 
 
@@ -134,6 +136,9 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
     for what, which, why in job.program.choices:
         console.say(what, f"{which} ({why})")
+    routers = router_notes(config.loss, job.program.settings, config.train.microbatches)
+    for note in [*loss_notes(config.loss), *routers]:
+        console.say("loss", note)
     for note in eval_notes(config, job):
         console.say("plan", note)
     console.say(

@@ -29,8 +29,8 @@ from flax import nnx
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct, nnx.Variable)
 DTYPES = {
     **dict.fromkeys(("tokens_BT", "targets_BT", "segments_BT", "positions_BT"), np.int32),
-    "sources_BT": np.int32,
-    "weights_BT": np.float32,
+    **dict.fromkeys(("sources_BT", "examples_BT"), np.int32),
+    **dict.fromkeys(("weights_BT", "objective_weights_BT"), np.float32),
 }
 BACK_ENDS = ("attend", "blocked", "cudnn", "full", "splash", "triton")
 # What comes back, where no name says it: the letters of each part, None for what is no array.
@@ -46,6 +46,9 @@ RESULTS: dict[str, Any] = {
     "model.mlp.Mlp.__call__": "BTD",
     "model.moe.Moe.__call__": ("BTD", ""),
     "model.norm.Norm.__call__": "BTD",
+    "model.noise.token_keys": "BT",
+    "model.noise.uniform": "BTD",
+    "model.noise.noisy": "BTD",
     "model.attention.head_norm.HeadNorm.__call__": "BTNH",
     "model.rope.rotate": "BTNH",
     "model.rope.rotations": ("YBTR", "YBTR"),
@@ -56,6 +59,7 @@ RESULTS: dict[str, Any] = {
     "model.transformer.Decoder.extend": ("BV", ""),
     "model.transformer.Decoder._run": ("BTD", "", "L"),
     "training.loss.loss_and_routing": ("", "L"),
+    "training.loss.routing_of": "L",
     "training.step.gradient_sums": (("", "L"), ""),
     "evaluation.generate.left_padded": ("BT", "BT"),
     "evaluation.generate._decode": "BS",

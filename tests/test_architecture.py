@@ -44,7 +44,7 @@ ALLOWED = {
 }
 # The parts of the large rooms, each of which may import those before it.
 ORDER = {
-    "config": "data model lora optim run values rules",
+    "config": "data loss model lora optim run values rules",
     "data": "conversation read render encode quality cache pack report",
     "kernels": "loss attention experts",
     "convert": "vocabulary families gguf source tensors adapter pretrained new_tokenizer new_tokens"

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from jaxsft.config import Config
 from jaxsft.data.pack import packing
+from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import settings, state
@@ -130,6 +131,7 @@ def _small(
             train=dataclasses.replace(config.train, batch_size=rows, microbatches=parts),
             eval=dataclasses.replace(config.eval, batch_size=rows),
             optim=dataclasses.replace(config.optim, gradient_dtype="float32"),
+            loss=dataclasses.replace(config.loss, source_weights={}),
         ),
         model,
     )
@@ -152,7 +154,14 @@ def _made_up_rows(
         """As many as the mesh splits evenly."""
         count = -(-plan.num_rows // num_rows) * num_rows
         chosen = [*range(plan.num_rows), *[packing.PADDING_ROW] * (count - plan.num_rows)]
-        return packing.build_rows(lambda at: [made[i] for i in at], plan, chosen, length)
+        return packing.build_rows(
+            lambda at: [made[i] for i in at],
+            plan,
+            chosen,
+            length,
+            reweighting=Reweighting.of(config.loss, config.data.train, np.zeros(len(made), int)),
+            numbered=mesh_program.noise_seed(config) is not None,
+        )
 
     return rows(packed), rows(packing.one_per_row(numbers))
 

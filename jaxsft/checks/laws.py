@@ -149,6 +149,7 @@ def _gradients(bench: Bench, rows: BatchFields, mesh: Mesh, microbatches: int) -
     built = _built(bench, mesh, len(rows["tokens_BT"]), microbatches)
 
     def compute(params: Params, batch: Batch) -> Params:
+        batch = step.with_keys(built.recipe, batch, 0)
         (sums, _), gradients = step.gradient_sums(built.recipe, params, batch)
         return jax.tree.map(lambda leaf: leaf / sums.weight, gradients)
 

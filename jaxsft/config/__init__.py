@@ -6,6 +6,7 @@ A run is a Python file with `def get_config() -> Config`; the command line chang
 
 from jaxsft.config.data import Data, Format, Part, Source
 from jaxsft.config.lora import Lora
+from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
 from jaxsft.config.optim import Optim
 from jaxsft.config.rules import validate
@@ -19,6 +20,7 @@ __all__ = [
     "Eval",
     "Format",
     "Log",
+    "Loss",
     "Lora",
     "Mesh",
     "Model",

@@ -6,6 +6,7 @@ import math
 
 from jaxsft.config.data import Data
 from jaxsft.config.lora import Lora
+from jaxsft.config.loss import Loss
 from jaxsft.config.optim import Optim
 from jaxsft.config.run import Config, Train
 from jaxsft.config.values import check_types
@@ -28,6 +29,7 @@ def validate(config: Config) -> None:
         )
     _check_train(config.train)
     _check_optim(config.optim)
+    _check_loss(config.loss)
     _check_data(config.data)
     if config.lora is not None:
         _check_lora(config.lora)
@@ -104,6 +106,29 @@ def _check_optim(optim: Optim) -> None:
     for name, value in (("b1", optim.b1), ("b2", optim.b2)):
         if not 0 <= value < 1:
             raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+
+
+def _check_loss(loss: Loss) -> None:
+    for name in ("z_loss", "router_z", "router_balance"):
+        value = getattr(loss, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ConfigError(f"config.loss.{name}={value}: must be finite, and 0 or more")
+    for source, factor in loss.source_weights.items():
+        if not 0 < factor < math.inf:
+            raise ConfigError(
+                f"config.loss.source_weights={{{source!r}: {factor}}}: must be finite and greater"
+                " than 0; to leave a source out, take it out of config.data.train"
+            )
+    if not 0 <= loss.label_smoothing < 1:
+        raise ConfigError(
+            f"config.loss.label_smoothing={loss.label_smoothing}: is a share; must lie in [0, 1)"
+        )
+    if loss.label_smoothing and loss.kind == "dft":
+        raise ConfigError(
+            f"config.loss.label_smoothing={loss.label_smoothing}: kind='dft' has a target's own"
+            " probability as its weight and none for other tokens; set label_smoothing=0 or"
+            " kind='cross_entropy'"
+        )
 
 
 def _check_lora(lora: Lora) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from jaxsft.config.data import Data
 from jaxsft.config.lora import Lora
+from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
 from jaxsft.config.optim import Optim
 
@@ -29,7 +30,7 @@ class Train:
     epochs: int | None = None  # exactly one of epochs and steps
     steps: int | None = None
     microbatches: int = 1  # the batch is computed in this many parts
-    seed: int = 0  # of data order and random weights
+    seed: int = 0  # of data order, random weights and the noise of a step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class Config:
     optim: Optim
     train: Train
     lora: Lora | None = None  # None: the model's own weights are trained
+    loss: Loss = Loss()
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()

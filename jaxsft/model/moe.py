@@ -28,6 +28,7 @@ class RouterStats:
     assignments_E: jax.Array  # tokens that chose each expert
     probability_E: jax.Array  # softmax over all experts
     tokens: jax.Array
+    square_log_sum: jax.Array | None = None  # of the logits' log-sum-exp; None: not asked for
 
     def __add__(self, other: "RouterStats") -> "RouterStats":
         return jax.tree.map(jnp.add, self, other)
@@ -130,7 +131,7 @@ class Moe(nnx.Module):
         shares_BTX = jnp.exp(top_BTX - total_BT1)
         if real_BT is not None:
             chosen_BTX = jnp.where(real_BT[:, :, None], chosen_BTX, s.num_experts)
-        return chosen_BTX, shares_BTX, _stats(logits_BTE, chosen_BTX, real_BT)
+        return chosen_BTX, shares_BTX, _stats(s, logits_BTE, chosen_BTX, real_BT)
 
     def _weights(self, dtype: jnp.dtype) -> kernel.Experts:
         gate_EDF, gate_change = parameter.of_experts(self.gate_EDF, dtype)
@@ -160,14 +161,23 @@ class Moe(nnx.Module):
         return gate * jax.nn.sigmoid(clamped.alpha * gate) * (up + 1)
 
 
-def _stats(logits_BTE: jax.Array, chosen_BTX: jax.Array, real_BT: jax.Array | None) -> RouterStats:
+def _stats(
+    s: moe_settings.MoeSettings,
+    logits_BTE: jax.Array,
+    chosen_BTX: jax.Array,
+    real_BT: jax.Array | None,
+) -> RouterStats:
     num_experts = logits_BTE.shape[-1]
     if real_BT is None:
         real_BT = jnp.ones(logits_BTE.shape[:2], bool)
     probability_BTE = jax.nn.softmax(logits_BTE, axis=-1) * real_BT[:, :, None]
     chosen_BTXE = jax.nn.one_hot(chosen_BTX, num_experts)  # all zeros where none is chosen
+    square_log_sum = None
+    if s.keeps_log_sums:
+        square_log_sum = jnp.sum(jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)), where=real_BT)
     return RouterStats(
         assignments_E=jnp.sum(chosen_BTXE, axis=(0, 1, 2)),
         probability_E=jnp.sum(probability_BTE, axis=(0, 1)),
         tokens=jnp.sum(real_BT, dtype=jnp.float32),
+        square_log_sum=square_log_sum,
     )

@@ -28,6 +28,10 @@ class MoeSettings:
     expert_biases: bool = False
     router_bias: bool = False
     back_end: str = "auto"  # of kernels.experts.choose.BACK_ENDS, by the run; "auto": of ours
+    # Of the load-balancing loss, as published, and whether it is to be trained with.
+    balance_coefficient: float = 0.001
+    balances: bool = False
+    keeps_log_sums: bool = False  # whether RouterStats has what a z-loss needs; by the run
     init_stddev: float = 0.02  # of random weights; biases start at 0
 
 

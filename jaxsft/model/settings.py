@@ -148,6 +148,8 @@ class DecoderSettings:
     residual_scale: float = 1.0  # of what attention and MLP add
     logit_scale: float = 1.0
     logit_soft_cap: float | None = None
+    # NEFTune's alpha: noise on the embeddings of tokens that have keys; by the run.
+    embedding_noise: float | None = None
     num_padding: int = 0  # of the vocabulary's rows, the last ones: never predicted
 
     @property

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsft.devices.mesh import constrain
-from jaxsft.model import layer_stacks, layers, parameter, rope, settings
+from jaxsft.model import layer_stacks, layers, noise, parameter, rope, settings
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import CacheSlots, Context
 from jaxsft.model.moe import RouterStats
@@ -85,18 +85,20 @@ class Decoder(nnx.Module):
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
         layer_slots: Any = None,
+        keys_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, RouterStats | None]:
         """`hidden`, and what the routers did, by layer; None for a model without experts.
 
         Args:
             layer_slots: where the gradients of the stacked layers go; None: to the layers.
+            keys_BT: of the noise of a training step, as in model.noise; None: no noise.
         """
         if segments_BT is None:
             segments_BT = jnp.ones_like(tokens_BT)
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         inputs = (tokens_BT, segments_BT, positions_BT)
-        hidden_BTD, _, routed = self._run(*inputs, None, layer_slots)
+        hidden_BTD, _, routed = self._run(*inputs, None, layer_slots, keys_BT)
         return hidden_BTD, routed
 
     def extend(
@@ -155,9 +157,14 @@ class Decoder(nnx.Module):
         positions_BT: jax.Array,
         cache: DecoderCache | None,
         layer_slots: Any = None,
+        keys_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any], RouterStats | None]:
         s = self.settings
-        x_BTD = s.embedding_scale * parameter.rows(self.embedding_VD, tokens_BT, self.dtype)
+        x_BTD = parameter.rows(self.embedding_VD, tokens_BT, self.dtype)
+        if s.embedding_noise is not None and keys_BT is not None:
+            lengths_BT = rope.segment_lengths(segments_BT, positions_BT)
+            x_BTD = noise.noisy(x_BTD, keys_BT, segments_BT, lengths_BT, s.embedding_noise)
+        x_BTD = s.embedding_scale * x_BTD
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
         context = self._context(segments_BT, positions_BT, None if cache is None else cache.slots)
         scans = layers.Scans(s, self.layers, self.remat, self.unroll_layers)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxsft.config import Config, Model, Optim
+from jaxsft.config import Config, Loss, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
@@ -61,6 +61,7 @@ def identity(config: Config) -> dict[str, Any]:
     }
     optim = dataclasses.asdict(config.optim).items()
     values |= {f"config.optim.{name}": value for name, value in optim if name not in _FREE}
+    values |= {f"config.loss.{name}": value for name, value in vars(config.loss).items()}
     values["config.lora"] = None if config.lora is None else "set"
     if config.lora is not None:
         values |= {f"config.lora.{name}": v for name, v in _plain(config.lora).items()}
@@ -116,14 +117,15 @@ def _newest_identity(store: CheckpointStore) -> Mapping[str, Any] | None:
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises CheckpointError naming each value that differs from when the run began.
 
-    A field of Model or Optim that the checkpoint doesn't know came later: it had its default then.
-    A run may be made longer.
+    A field of Model, Optim or Loss that the checkpoint doesn't know came later: it had its default
+    then. A run may be made longer.
     """
     defaults = {
         f"config.{section}.{field.name}": field.default
         for section, fields in (("model", Model), ("optim", Optim))
         for field in dataclasses.fields(fields)
     }
+    defaults |= {f"config.loss.{name}": value for name, value in vars(Loss()).items()}
     # Once, notes kept secrets.
     before = (
         defaults

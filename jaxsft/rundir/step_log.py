@@ -86,6 +86,7 @@ class StepLog:
             field.name: sum(float(getattr(value.sums, field.name)) for value in values)
             for field in dataclasses.fields(values[0].sums)
             if not field.name.startswith("source_")
+            and getattr(values[0].sums, field.name) is not None
         }
         counts = sum((entry.counts for entry in entries[1:]), entries[0].counts)
         supervised = sums["supervised_tokens"]
@@ -112,7 +113,7 @@ class StepLog:
             step_seconds=seconds,
             data_wait_seconds=float(np.mean([entry.data_wait_seconds for entry in entries])),
             skipped_steps=int(last.skipped_steps),
-            others=self._source_losses(values) | self._expert_balance(values),
+            others=_objective(sums) | self._source_losses(values) | self._expert_balance(values),
         )
 
     def _share(self, flops_per_second: float) -> float | None:
@@ -144,6 +145,14 @@ class StepLog:
             return {"expert_balance": None}
         even = self._model.moe.experts_per_token
         return {"expert_balance": finite(load_balancing_loss(total).mean() / even)}
+
+
+def _objective(sums: dict[str, float]) -> dict[str, float | None]:
+    """`objective`, what is minimised, where that isn't `loss`."""
+    if "objective" not in sums:
+        return {}
+    weight = sums["objective_weight"]
+    return {"objective": finite(sums["objective"] / weight) if weight else None}
 
 
 def _mean(sums: dict[str, float], name: str) -> float | None:

@@ -14,3 +14,7 @@ class Batch:
     positions_BT: jax.Array  # int32, from 0 in each segment
     weights_BT: jax.Array  # float32: loss weight of the target; 0 where there is none
     sources_BT: jax.Array | None = None  # int32: which source of a mixture the target is from
+    # float32: weight of the target in what is minimised; None: weights_BT
+    objective_weights_BT: jax.Array | None = None
+    examples_BT: jax.Array | None = None  # int32: which example of the data the token is from
+    keys_BT: jax.Array | None = None  # of random numbers, made of examples_BT; None: no noise

@@ -1,6 +1,7 @@
 """From a config to all that the training loop needs, before a parameter is allocated."""
 
 import dataclasses
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -9,6 +10,7 @@ from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
+from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.training import mesh_program, over_mesh, preflight
 from jaxsft.training.flops import row_cost
 from jaxsft.training.inputs import PreparedData
@@ -34,7 +36,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     mesh = mesh_program.checked_mesh(config, base.settings)
 
     def batches(
-        cache: Cache, rows: int, sources: tuple[Source, ...] | None = None, microbatches: int = 1
+        cache: Cache, rows: int, sources: tuple[Source, ...] | None = None, **others: Any
     ) -> Batches:
         return Batches(
             cache,
@@ -43,11 +45,18 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
             batch_size=rows,
             seed=train.seed,
             sharding=over_mesh.batch_sharding(mesh),
-            microbatches=microbatches,
             cost=row_cost(base.settings),
+            **others,
         )
 
-    train_batches = batches(data.train, train.batch_size, config.data.train, train.microbatches)
+    train_batches = batches(
+        data.train,
+        train.batch_size,
+        config.data.train,
+        microbatches=train.microbatches,
+        reweighting=Reweighting.of(config.loss, config.data.train, data.train.sources),
+        numbered=mesh_program.noise_seed(config) is not None,
+    )
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
     eval_batches = {name: batches(cache, eval_rows) for name, cache in data.eval.items()}

@@ -17,6 +17,7 @@ from jaxsft.data.pack import balance, packing
 from jaxsft.data.pack.balance import RowCost
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.data.pack.epochs import epochs_of
+from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.training.batch import Batch
 
 
@@ -31,6 +32,8 @@ class Batches:
         microbatches: that the step makes of a batch.
         cost: of a row, by which the rows of a batch are spread over devices and micro-batches;
             attention is counted for the windows that it names.
+        reweighting: what gives targets weights of their own in what is minimised.
+        numbered: tokens say which example they are from.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Batches:
         sharding: NamedSharding,
         microbatches: int = 1,
         cost: RowCost = balance.ALIKE,
+        reweighting: Reweighting | None = None,
+        numbered: bool = False,
     ):
         self._cache = cache
         self._lengths, self._supervised = np.asarray(cache.lengths), np.asarray(cache.supervised)
@@ -52,6 +57,7 @@ class Batches:
         self._sharding = sharding
         self._microbatches = microbatches
         self._cost = cost
+        self._reweighting, self._numbered = reweighting, numbered
         self._row_shards = row_shards(sharding, (batch_size, sequence_length))
         self._local_rows = local_rows(sharding, (batch_size, sequence_length))
         self.epochs = epochs_of(
@@ -72,6 +78,8 @@ class Batches:
             rows[self._local_rows].tolist(),
             self._sequence_length,
             self._labels,
+            self._reweighting,
+            self._numbered,
         )
         members = np.concatenate([plan.row(row) for row in rows if row != packing.PADDING_ROW])
         lengths = self._lengths[members]  # an example is a segment

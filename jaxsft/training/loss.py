@@ -1,7 +1,11 @@
 """Sums and counts of the masked cross-entropy. B: batch row, T: position, D: embed_dim."""
 
+import dataclasses
+
 from flax import nnx
 
+from jaxsft.config import Loss
+from jaxsft.data.pack.reweight import reweights
 from jaxsft.kernels.loss.chunks import AllSums
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
 from jaxsft.kernels.loss.form import LossForm, Targets
@@ -13,15 +17,21 @@ from jaxsft.model.settings import DecoderSettings
 from jaxsft.model.state import Params, model_of
 from jaxsft.training.batch import Batch
 
+PLAIN = Loss()
+
 
 def loss_form(
-    settings: DecoderSettings, num_sources: int | None = None, num_segments: int | None = None
+    settings: DecoderSettings,
+    num_sources: int | None = None,
+    num_segments: int | None = None,
+    loss: Loss = PLAIN,
 ) -> LossForm:
     """What is static of a model's loss.
 
     Args:
         num_sources: of a mixture whose losses are kept apart.
         num_segments: of a row, at most, whose losses are kept apart.
+        loss: what of it is minimised.
     """
     return LossForm(
         vocab_size=settings.num_tokens,
@@ -29,7 +39,32 @@ def loss_form(
         tied=settings.tied_embeddings,
         num_sources=num_sources,
         num_segments=num_segments,
+        kind=loss.kind,
+        label_smoothing=loss.label_smoothing,
+        z_loss=loss.z_loss,
+        reweighted=reweights(loss),
     )
+
+
+def with_loss(settings: DecoderSettings, loss: Loss) -> DecoderSettings:
+    """The decoder that gives what a run's loss needs of it."""
+    moe = settings.moe
+    if moe is not None and loss.router_z:
+        moe = dataclasses.replace(moe, keeps_log_sums=True)
+    return dataclasses.replace(settings, moe=moe, embedding_noise=loss.neftune_alpha)
+
+
+def loss_notes(loss: Loss) -> list[str]:
+    """What is not the plain loss, for the user."""
+    changed = [
+        f"{name}={value}" for name, value in vars(loss).items() if value != getattr(PLAIN, name)
+    ]
+    if not changed:
+        return []
+    return [
+        f"config.loss: {', '.join(changed)}; metrics.jsonl has the plain mean over targets as loss,"
+        " and what is minimised as objective where it is another figure"
+    ]
 
 
 def loss_sums(graphdef: nnx.GraphDef, params: Params, batch: Batch, form: LossForm) -> Sums:
@@ -57,8 +92,21 @@ def loss_and_routing(
         layer_slots = slots.get(LAYERS, {})
     model = model_of(graphdef, params)
     hidden_BTD, routing = model.hidden_and_routing(
-        batch.tokens_BT, batch.segments_BT, batch.positions_BT, layer_slots
+        batch.tokens_BT, batch.segments_BT, batch.positions_BT, layer_slots, batch.keys_BT
     )
-    targets = Targets(batch.targets_BT, batch.weights_BT, batch.sources_BT, batch.segments_BT)
+    targets = Targets(
+        batch.targets_BT,
+        batch.weights_BT,
+        batch.sources_BT,
+        batch.segments_BT,
+        batch.objective_weights_BT,
+    )
     sums: AllSums = cross_entropy(hidden_BTD, model.head(), targets, form)
     return sums[0], routing
+
+
+def routing_of(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> RouterStats | None:
+    """What `loss_and_routing` says of the routers, without the loss."""
+    model = model_of(graphdef, params)
+    inputs = batch.tokens_BT, batch.segments_BT, batch.positions_BT
+    return model.hidden_and_routing(*inputs, None, batch.keys_BT)[1]

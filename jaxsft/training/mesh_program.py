@@ -27,9 +27,10 @@ from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, optim, over_mesh, parameters, step
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
-from jaxsft.training.loss import loss_form
+from jaxsft.training.loss import loss_form, with_loss
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.parameters import StoredDtypes, Way
+from jaxsft.training.router_loss import router_losses
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
 from jaxsft.training.too_large import said_by_compiler
@@ -114,6 +115,7 @@ def make_program(
         ConfigError: the schedule does not fit the run, or config.lora the model.
     """
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
+    decoder = with_loss(decoder, config.loss)
     way = ways(config, decoder, mesh)[0]
     declared = parameters.declare(config, decoder, way, stored)
     placement = state.shardings(declared.shapes, declared.axes, mesh)
@@ -124,9 +126,11 @@ def make_program(
         make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
-        loss_form(decoder, len(sources) or None),
+        loss_form(decoder, len(sources) or None, loss=config.loss),
         config.optim.gradient_dtype,
         declared.frozen,
+        router_losses(config.loss, decoder),
+        noise_seed(config),
     )
     state_placement = over_mesh.state_shardings(recipe, declared.shapes, placement, mesh)
     return MeshProgram(
@@ -143,6 +147,11 @@ def make_program(
         adapters=declared.adapters,
         stored=stored,
     )
+
+
+def noise_seed(config: Config) -> int | None:
+    """Of the random numbers that a training step draws; None where it draws none."""
+    return None if config.loss.neftune_alpha is None else config.train.seed
 
 
 def ways(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Sequence[Way]:
@@ -261,5 +270,11 @@ def abstract_batch(program: MeshProgram, batch_size: int, sequence_length: int) 
 
     names = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
     int32 = {name: array(jnp.int32) for name in names}
-    weights, sources = array(jnp.float32), array(jnp.int32) if program.sources else None
-    return Batch(**int32, weights_BT=weights, sources_BT=sources)  # pyright: ignore # shapes
+    recipe, weights = program.recipe, {"weights_BT": array(jnp.float32)}
+    if program.sources:
+        int32["sources_BT"] = array(jnp.int32)
+    if recipe.noise_seed is not None:
+        int32["examples_BT"] = array(jnp.int32)
+    if recipe.loss_form.reweighted:
+        weights["objective_weights_BT"] = array(jnp.float32)
+    return Batch(**int32, **weights)  # pyright: ignore # shapes

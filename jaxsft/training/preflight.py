@@ -2,8 +2,10 @@
 
 from jaxsft.config import Config
 from jaxsft.data.pack.epochs import Epochs, num_steps
+from jaxsft.data.pack.reweight import source_factors
 from jaxsft.model import settings
 from jaxsft.training import mesh_fit
+from jaxsft.training.router_loss import router_losses
 from jaxsft.training.schedule import make_schedule
 
 
@@ -11,9 +13,11 @@ def check_config(config: Config, model: settings.DecoderSettings) -> None:
     """Refuses what no data and no number of devices could mend.
 
     Raises:
-        ConfigError: mesh, batch, model and schedule don't fit each other.
+        ConfigError: mesh, batch, model, loss and schedule don't fit each other.
     """
     mesh_fit.check_given(config, model)
+    source_factors(config.loss, config.data.train)
+    router_losses(config.loss, model)
     if config.train.steps is not None:
         make_schedule(config.optim, config.train.steps)
 

@@ -15,11 +15,13 @@ from flax import nnx
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
+from jaxsft.model import noise
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params, merged, split
 from jaxsft.training.batch import Batch
 from jaxsft.training.loss import loss_and_routing
 from jaxsft.training.optimizer import Optimizer
+from jaxsft.training.router_loss import RouterLosses, counted, whole_of, with_router_losses
 from jaxsft.training.schedule import Schedule
 
 Totals = tuple[Sums, RouterStats | None]
@@ -89,6 +91,8 @@ class Recipe:
     gradient_dtype: str = "float32"
     # Parameters that stay as they are, by their dotted paths: the one declaration of which do.
     frozen: frozenset[str] = frozenset()
+    routers: RouterLosses | None = None  # that are minimised too
+    noise_seed: int | None = None  # of the random numbers of a step; None: it has none
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
@@ -114,8 +118,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     The update is left out, bit for bit, where the guard says so; `step` counts on, so that data and
     schedule go their way.
     """
+    batch = with_keys(recipe, batch, state.step)
     (sums, routing), grads = gradient_sums(recipe, state.params, batch)
-    grads, grad_norm = clipped_mean(recipe, grads, sums.weight)
+    grads, grad_norm = clipped_mean(recipe, grads, sums.minimised_weight)
     rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
     new = updated(recipe, state, grads, rate)
     usable = guard(sums, grad_norm)
@@ -124,6 +129,15 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     skipped = state.skipped_steps + jnp.where(usable, 0, 1)
     new_state = TrainState(state.step + 1, trained, state.frozen, opt_state, skipped)
     return new_state, StepMetrics(sums, routing, grad_norm, rate, skipped)
+
+
+def with_keys(recipe: Recipe, batch: Batch, step: jax.Array | int) -> Batch:
+    """The batch of this step with keys of random numbers, where the recipe has any."""
+    if recipe.noise_seed is None:
+        return batch
+    assert batch.examples_BT is not None, "a batch without the numbers of its examples"
+    keys_BT = noise.token_keys(recipe.noise_seed, step, batch.examples_BT, batch.positions_BT)
+    return dataclasses.replace(batch, examples_BT=None, keys_BT=keys_BT)
 
 
 def clipped_mean(recipe: Recipe, grads: Params, weight: jax.Array) -> tuple[Params, jax.Array]:
@@ -150,32 +164,36 @@ def updated(
 
 def guard(sums: Sums, grad_norm: jax.Array) -> jax.Array:
     """Whether to take the update: loss and gradient are finite, and some target has weight."""
-    return jnp.isfinite(sums.nll) & jnp.isfinite(grad_norm) & (sums.weight > 0)
+    usable = jnp.isfinite(sums.minimised) & jnp.isfinite(grad_norm)
+    return usable & (sums.minimised_weight > 0)
 
 
 def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals, Params]:
-    """What `loss_and_routing` sums, and the gradient of `nll`, over micro-batches; not divided.
+    """What `loss_and_routing` sums, with what is minimised, and the gradient of that.
 
-    There is no auxiliary loss of routers: as a product of two means it would not add up over
-    micro-batches, and SFT in transformers leaves it off too unless config.json asks for it.
+    Over micro-batches; not divided.
 
     Args:
         params: all of the model's; those that are frozen get no gradient.
     """
     trained, _ = split(params, recipe.frozen)
 
-    def nll(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
-        totals = loss_and_routing(recipe.graphdef, params, part, recipe.loss_form, slots)
-        return totals[0].nll, totals
+    def minimised(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
+        sums, routing = loss_and_routing(recipe.graphdef, params, part, recipe.loss_form, slots)
+        if recipe.routers is not None:
+            sums = with_router_losses(recipe.routers, sums, routing, whole)
+        return sums.minimised, (sums, routing)
 
     def of_part(part: Batch) -> tuple[Totals, Params]:
         slots = jax.tree.map(lambda p: jnp.zeros_like(p, recipe.gradient_dtype), trained)
-        (_, totals), grads = jax.value_and_grad(nll, has_aux=True)(slots, part)
+        (_, totals), grads = jax.value_and_grad(minimised, has_aux=True)(slots, part)
         return totals, grads
 
+    whole = whole_of(recipe.routers, batch)
     if recipe.microbatches == 1:
         return of_part(batch)  # no zeros to add to, which would be as large as the gradients
     parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
+    whole = counted(whole, recipe.routers, recipe.graphdef, params, parts)
     one = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), parts)
     zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, one))
 

@@ -11,7 +11,7 @@ import tiny
 
 from jaxsft import errors
 from jaxsft.cli import flags
-from jaxsft.config import Config, Data, Eval, Mesh, Model, Optim, Source, Train, validate
+from jaxsft.config import Config, Data, Eval, Loss, Mesh, Model, Optim, Source, Train, validate
 from jaxsft.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +162,14 @@ def test_override_refuses(path, text, message):
         ({"optim": Optim(peak_lr=1, weight_decay=-0.1)}, "weight_decay=-0.1: must be 0 or more"),
         ({"optim": Optim(peak_lr=1, final_lr_fraction=2)}, "final_lr_fraction=2: must lie in"),
         ({"optim": Optim(peak_lr=1, b2=1.0)}, "optim.b2=1.0: must lie in [0, 1)"),
+        ({"loss": Loss(z_loss=-0.1)}, "config.loss.z_loss=-0.1: must be finite, and 0 or more"),
+        ({"loss": Loss(router_z=float("inf"))}, "config.loss.router_z=inf: must be finite"),
+        ({"loss": Loss(router_balance=-1.0)}, "config.loss.router_balance=-1.0: must be finite"),
+        ({"loss": Loss(neftune_alpha=0.0)}, "config.loss.neftune_alpha=0.0: must be finite and gr"),
+        ({"loss": Loss(label_smoothing=1.0)}, "config.loss.label_smoothing=1.0: is a share; must"),
+        ({"loss": Loss(kind="dft", label_smoothing=0.1)}, "label_smoothing=0.1: kind='dft' has a"),
+        ({"loss": Loss(kind="eaft")}, "config.loss.kind='eaft': expected one of 'cross_entropy', "),
+        ({"loss": Loss(source_weights={"a": 0.0})}, "source_weights={'a': 0.0}: must be finite a"),
         ({"data": make_data(train=())}, "config.data.train=(): at least one Source"),
         ({"data": make_data(Source(path="a", weight=-1.0))}, "train[0].weight=-1.0: must be"),
         ({"data": make_data(Source(path="a", count=0))}, "config.data.train[0].count=0: must be"),

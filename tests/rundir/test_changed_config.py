@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from jaxsft.config import Loss
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir import resume
 from tests.training.test_mesh_fit import config
@@ -33,6 +34,21 @@ def test_a_field_that_a_checkpoint_does_not_know_had_its_default():
         resume.refuse_changes(OLD, OLD | added | {"config.model.pad_vocab_to": 64})
     with pytest.raises(CheckpointError, match=r"new_tokens was \[\] when .* is \['<\|a\|>'\]"):
         resume.refuse_changes(OLD, OLD | {"config.model.new_tokens": ["<|a|>"]})
+
+
+def test_what_is_minimised_counts():
+    """A checkpoint from before there was a choice has the plain loss."""
+    plain = resume.identity(config())
+    other = dataclasses.replace(config(), loss=Loss(source_weights={"a": 2.0}, z_loss=0.1))
+    old = {name: value for name, value in plain.items() if ".loss." not in name}
+    assert len(old) == len(plain) - len(dataclasses.fields(Loss))
+    resume.refuse_changes(old, plain)
+    with pytest.raises(
+        CheckpointError, match=r"source_weights was \{\} when .* is \{'a': 2.0\} now"
+    ):
+        resume.refuse_changes(old, resume.identity(other))
+    with pytest.raises(CheckpointError, match="z_loss was 0.1 when this run began and is 0.0 now"):
+        resume.refuse_changes(resume.identity(other), plain)
 
 
 def test_what_a_checkpoint_knows_counts():

@@ -20,7 +20,7 @@ COUNTS = dataclasses.replace(
 SUPERVISED, PEAK = 11, 1e9
 
 
-def lines(monkeypatch, remat, peak_flops, saves_until=None, steps=2):
+def lines(monkeypatch, remat, peak_flops, saves_until=None, steps=2, **changes):
     """Of steps, two to a line, that took four seconds together, after a save perhaps."""
     begin = [10.0] if saves_until is None else [10.0, saves_until]
     clock = iter([*begin, begin[-1] + 4])
@@ -36,7 +36,7 @@ def lines(monkeypatch, remat, peak_flops, saves_until=None, steps=2):
     if saves_until is not None:
         log.restart_clock()
     values = {field.name: jnp.float32(1) for field in dataclasses.fields(Sums)}
-    sums = Sums(**values | {"supervised_tokens": jnp.float32(SUPERVISED)})
+    sums = Sums(**values | {"supervised_tokens": jnp.float32(SUPERVISED)} | changes)
     metrics = StepMetrics(sums, None, jnp.float32(1), jnp.float32(1), jnp.int32(0))
     for done in range(1, steps + 1):
         log.add(done, metrics, COUNTS, 0.0)
@@ -84,3 +84,14 @@ def test_lines_that_are_due_together_share_the_time(monkeypatch):
 def test_a_save_between_two_lines_is_no_time_of_a_step(monkeypatch):
     found = line(monkeypatch, "none", None, saves_until=96.0)
     assert found.step_seconds == 2.0 and found.tokens_per_second == 46 / 4
+
+
+def test_the_objective_is_shown_where_it_is_not_the_loss(monkeypatch):
+    """Each over its own weight."""
+    sums = {"nll": 6.0, "weight": 4.0, "objective": 5.0, "objective_weight": 2.0}
+    found = line(monkeypatch, "none", None, **{k: jnp.float32(v) for k, v in sums.items()})
+    assert found.loss == 1.5 and found.others == {"objective": 2.5}
+    none = line(monkeypatch, "none", None, objective=None, objective_weight=None)
+    assert none.others == {}
+    empty = line(monkeypatch, "none", None, objective_weight=jnp.float32(0))
+    assert empty.others == {"objective": None}

@@ -8,6 +8,7 @@ import tiny
 from jaxsft import config
 from jaxsft.data.pack import packing
 from jaxsft.data.pack.balance import RowCost
+from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.devices import mesh
 from jaxsft.training import over_mesh
 from jaxsft.training.loader import Batches, local_rows
@@ -34,7 +35,7 @@ def cache():
     return InMemory(np.random.default_rng(3).integers(2, LENGTH + 1, 60).tolist())
 
 
-def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
+def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None, **others):
     devices = jax.devices()[:1] if sizes == tiny.ONE_DEVICE else jax.devices()
     return Batches(
         cache,
@@ -44,6 +45,7 @@ def batches(cache, batch_size=4, sizes=tiny.ONE_DEVICE, seed=0, sources=None):
         seed=seed,
         sharding=over_mesh.batch_sharding(mesh.make_mesh(sizes, devices)),
         cost=COST,
+        **others,
     )
 
 
@@ -95,10 +97,29 @@ def test_epochs_and_seeds_differ(cache):
 
 @pytest.mark.parametrize("sizes", [config.Mesh(fsdp=8), config.Mesh(fsdp=4, tensor=2)], ids=str)
 def test_a_mesh_sees_the_same_rows_maybe_in_another_order(cache, sizes):
-    one = next(batches(cache, 8).stream(1, 2))[0]
-    many = next(batches(cache, 8, sizes).stream(1, 2))[0]
+    sources = (config.Source(path="a"),)
+    own = Reweighting.of(config.Loss(reduction="example_mean"), sources, cache.sources)
+    one, many = (
+        next(batches(cache, 8, over, reweighting=own, numbered=True).stream(1, 2))[0]
+        for over in (tiny.ONE_DEVICE, sizes)
+    )
     assert many.tokens_BT.sharding.num_devices == 8
     tiny.assert_trees_equal(*(in_one_order(jax.device_get(batch)) for batch in (many, one)))
+
+
+def test_tokens_know_their_examples_and_what_those_weigh(cache):
+    sources = tuple(config.Source(path=name) for name in "abc")
+    own = Reweighting.of(config.Loss(source_weights={"b": 3.0}), sources, cache.sources)
+    batch = next(batches(cache, reweighting=own, numbered=True).stream(0, 1))[0]
+    batch = jax.device_get(batch)
+    real = batch.segments_BT > 0
+    for number in np.unique(batch.examples_BT[real]):
+        here = real & (batch.examples_BT == number)
+        ids, weights = cache.examples([number])[0]
+        assert batch.tokens_BT[here].tolist() == ids.tolist()
+        factor = 3.0 if cache.sources[number] == 1 else 1.0
+        wanted = [*(factor * weights[1:]), 0]
+        assert batch.objective_weights_BT[here].tolist() == wanted
 
 
 def in_one_order(batch):

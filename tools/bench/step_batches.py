@@ -15,9 +15,10 @@ from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.pack import packing
 from jaxsft.data.pack.counts import BatchCounts
+from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.model import settings
 from jaxsft.terminal.console import Console
-from jaxsft.training import inputs, over_mesh
+from jaxsft.training import inputs, mesh_program, over_mesh
 from jaxsft.training.batch import Batch
 from jaxsft.training.flops import row_cost
 from jaxsft.training.loader import Batches
@@ -48,6 +49,8 @@ def of_config(config: Config, base: Pretrained, mesh: Mesh) -> BenchBatches:
         sharding=over_mesh.batch_sharding(mesh),
         microbatches=config.train.microbatches,
         cost=row_cost(base.settings),
+        reweighting=Reweighting.of(config.loss, config.data.train, cache.sources),
+        numbered=mesh_program.noise_seed(config) is not None,
     )
     fill = batches.epochs.fill
     return BenchBatches(
@@ -87,7 +90,12 @@ def random_batch(
     order = np.arange(len(lengths))
     plan = packing.PackPlan(order, np.arange(rows + 1) * num_segments)
     host = packing.build_rows(
-        lambda members: [examples[i] for i in members], plan, list(range(rows)), length
+        lambda members: [examples[i] for i in members],
+        plan,
+        list(range(rows)),
+        length,
+        reweighting=Reweighting.of(config.loss, config.data.train, np.zeros(len(order), int)),
+        numbered=mesh_program.noise_seed(config) is not None,
     )
     windows = {kind.window for kind in s.kinds()}
     return host, BatchCounts.of_segments(lengths, rows * length, windows)

@@ -59,40 +59,37 @@ def export_adapter(
     made = peft_config.layout(base, without_adapters(params), specs, whole)
     partial = path.with_name(f".{path.name}.partial")
     first = jax.process_index() == 0
-    told: tuple[str, ...] = ()
     tensors, ranks, scales = _tensors(params, made)
     tensors |= _saved(params, base, made)
+    dora = any(spec.dora for spec in specs.values())
+    told: tuple[str, ...] = ()
     if first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        dtypes = {name: array.dtype for name, array in tensors.items()}
-        planned = [
-            safetensors_write.Planned(name, dtypes[name], array.shape)
-            for name, array in tensors.items()
-        ]
-        digests = safetensors_write.write(partial, planned, tensors.__getitem__, 2**62, WEIGHTS)
-        config = peft_config.fields(
-            base, made, ranks, scales, rslora, any(s.dora for s in specs.values())
-        )
+        config = peft_config.fields(base, made, ranks, scales, rslora, dora)
         safetensors_write.write_json(partial / source.ADAPTER, config)
         directory.copy_tokenizer(base, tokenizer, partial)
         used = directory.write_template(partial, template)
-        text = card.render(
-            about or card.Card(),
-            directory.base_name(base),
-            directory.license_of(base),
-            used,
-            library="peft",
-        )
+        names = directory.base_name(base), directory.license_of(base)
+        text = card.render(about or card.Card(), *names, used, library="peft")
         whole_files.write_text(partial / "README.md", text)
-        safetensors_write.write_json(partial / directory.MARKER, {"tensors": digests})
-        _verify(partial, tensors)
+        _write(partial, tensors)
         told = _verify_effect(params, base, partial)
         directory.publish(partial, path)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {path.name}")
     files = sorted(file.name for file in path.iterdir()) if first else []
     return directory.Exported(path, tuple(files), (), (), 0, told)
+
+
+def _write(partial: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """The tensors in one file, read back, and their digests."""
+    planned = [
+        safetensors_write.Planned(name, array.dtype, array.shape) for name, array in tensors.items()
+    ]
+    digests = safetensors_write.write(partial, planned, tensors.__getitem__, 2**62, WEIGHTS)
+    safetensors_write.write_json(partial / directory.MARKER, {"tensors": digests})
+    _verify(partial, tensors)
 
 
 def _tensors(

@@ -57,6 +57,13 @@ class Fields:
             raise self.refuse(name, "is not supported; expected a positive number")
         return float(value)
 
+    def not_negative(self, name: str) -> float:
+        """0 or more; null is 0."""
+        value = self.raw(name) or 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e30:
+            raise self.refuse(name, "is not supported; expected a number of 0 or more")
+        return float(value)
+
     def truth(self, name: str) -> bool:
         value = self._there(name)
         if not isinstance(value, bool):

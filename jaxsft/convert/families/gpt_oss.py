@@ -85,6 +85,7 @@ FAMILY = Family(
         num_key_value_heads=8,
         head_dim=64,
         num_experts_per_tok=4,
+        router_aux_loss_coef=0.001,
         rms_norm_eps=1e-5,
         attention_bias=True,
         sliding_window=128,

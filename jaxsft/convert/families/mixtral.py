@@ -36,6 +36,7 @@ FAMILY = Family(
         131072,
         num_key_value_heads=8,
         num_experts_per_tok=2,
+        router_aux_loss_coef=0.001,
         rms_norm_eps=1e-5,
         attention_bias=...,
     ),

@@ -1,7 +1,4 @@
-"""Parts of config.json that several families with a mixture of experts share, read into settings.
-
-Their router_aux_loss_coef belongs to a loss that training here does not have.
-"""
+"""Parts of config.json that families with a mixture of experts share, read into settings."""
 
 from typing import Any
 
@@ -39,6 +36,8 @@ def moe(fields: Fields, mlp_dim: str, *, normalised: bool, **others: Any) -> Moe
         expert_mlp_dim=fields.count(mlp_dim),
         normalised_shares=normalised,
         init_stddev=fields.positive("initializer_range"),
+        balance_coefficient=fields.not_negative("router_aux_loss_coef"),
+        balances=fields.flag("output_router_logits"),
         **others,
     )
 

@@ -25,5 +25,11 @@ FAMILY = Family(
     hf_class="OlmoeForCausalLM",
     read=read,
     table=sorted_rows(*FIRST, *wide_attention_rows(), *TWO_NORMS, *LAST, *EXPERTS),
-    defaults=defaults(4096, num_experts_per_tok=8, norm_topk_prob=False, rms_norm_eps=1e-5),
+    defaults=defaults(
+        4096,
+        num_experts_per_tok=8,
+        router_aux_loss_coef=0.01,
+        norm_topk_prob=False,
+        rms_norm_eps=1e-5,
+    ),
 )

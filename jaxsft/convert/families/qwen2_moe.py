@@ -50,6 +50,7 @@ FAMILY = Family(
         32768,
         num_key_value_heads=16,
         num_experts_per_tok=4,
+        router_aux_loss_coef=0.001,
         norm_topk_prob=False,
         qkv_bias=True,
         moe_intermediate_size=1408,

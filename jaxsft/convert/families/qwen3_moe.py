@@ -31,6 +31,7 @@ FAMILY = Family(
         32768,
         num_key_value_heads=4,
         num_experts_per_tok=8,
+        router_aux_loss_coef=0.001,
         norm_topk_prob=False,
         moe_intermediate_size=768,
         sliding_window=4096,

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxsft.data.cache.store import IdsAndWeights
 from jaxsft.data.pack import bins
+from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.errors import DataError
 
 PADDING_ROW = -1
@@ -79,6 +80,8 @@ def build_rows(
     rows: Sequence[int],
     sequence_length: int,
     labels_N: np.ndarray | None = None,
+    reweighting: Reweighting | None = None,
+    numbered: bool = False,
 ) -> dict[str, np.ndarray]:
     """The rows as int32 tokens_BT, targets_BT, segments_BT, positions_BT and float32 weights_BT.
 
@@ -94,6 +97,8 @@ def build_rows(
         get_examples: (ids, weights) of each example index.
         rows: indices into the plan; -1 (PADDING_ROW) is a row of padding.
         labels_N: int, of each example; where given, `sources_BT` has that of each token.
+        reweighting: where given, `objective_weights_BT` has the weights that it makes.
+        numbered: `examples_BT` has the index of each token's example.
 
     Raises:
         DataError: a row's examples are together longer than sequence_length.
@@ -105,14 +110,7 @@ def build_rows(
     lengths = np.array([len(example) for example in ids], np.int64)
     # Padding stands behind each row's examples like one more example, so that rows are one text.
     behind = np.cumsum(numbers)
-    used = np.add.reduceat(np.append(lengths, 0), behind - numbers) * (numbers > 0)
-    pads = sequence_length - used
-    if (pads < 0).any():
-        place = int((pads < 0).argmax())
-        raise DataError(
-            f"examples {members[place].tolist()} of one row have {used[place]} tokens together, "
-            f"more than sequence_length={sequence_length}"
-        )
+    pads = _pads(members, numbers, lengths, sequence_length)
     lengths = np.insert(lengths, behind, pads)
     last = np.cumsum(lengths) - 1  # that of a part of no length is the one before it
     tokens = _joined(ids, behind, pads, np.int32)
@@ -124,10 +122,33 @@ def build_rows(
         "positions_BT": positions,
         "weights_BT": _next(_joined(weights, behind, pads, np.float32), last),
     }
+    if reweighting is not None:
+        own = reweighting.weights(indices, weights)
+        batch["objective_weights_BT"] = _next(_joined(own, behind, pads, np.float32), last)
     if labels_N is not None:
-        of_part = np.insert(labels_N[indices], behind, 0).astype(np.int32)
-        batch["sources_BT"] = np.repeat(of_part, lengths)
+        batch["sources_BT"] = _by_token(labels_N[indices], behind, lengths)
+    if numbered:
+        batch["examples_BT"] = _by_token(indices, behind, lengths)
     return {name: array.reshape(len(rows), sequence_length) for name, array in batch.items()}
+
+
+def _pads(
+    members: Sequence[np.ndarray], numbers: np.ndarray, lengths: np.ndarray, sequence_length: int
+) -> np.ndarray:
+    """The length of each row's padding, from the numbers of examples in rows and their lengths.
+
+    Raises:
+        DataError: a row's examples are together longer than sequence_length.
+    """
+    used = np.add.reduceat(np.append(lengths, 0), np.cumsum(numbers) - numbers) * (numbers > 0)
+    pads = sequence_length - used
+    if (pads < 0).any():
+        place = int((pads < 0).argmax())
+        raise DataError(
+            f"examples {members[place].tolist()} of one row have {used[place]} tokens together, "
+            f"more than sequence_length={sequence_length}"
+        )
+    return pads
 
 
 def _segments(numbers: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +173,15 @@ def _joined(
     for place, pad in zip(behind.tolist()[::-1], pads.tolist()[::-1], strict=True):
         pieces.insert(place, zeros[:pad])
     return np.concatenate([zeros[:0], *pieces], dtype=dtype)
+
+
+def _by_token(of_example: np.ndarray, behind: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """int32, what an example has, at each of its tokens; 0 in the padding.
+
+    Args:
+        lengths: of all parts, the padding of each row being the last of its parts.
+    """
+    return np.repeat(np.insert(of_example, behind, 0).astype(np.int32), lengths)
 
 
 def _next(values: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsft.kernels.loss.form import LossForm, Targets
+from jaxsft.kernels.loss.objective import Slopes, token_objectives
 from jaxsft.kernels.loss.sums import SegmentSums, Sums
 
 # The logit of padding; finite, since 0 x infinity would spoil the entropy.
@@ -29,7 +30,7 @@ def sums_and_gradients(
     wanted: tuple[str, ...],
     vocab_axes: tuple[str, ...],
 ) -> tuple[AllSums, Gradients]:
-    """The sums, and the gradients of nll by hidden, in its dtype, and by head, float32.
+    """The sums, and the gradients of `minimised` by hidden, in its dtype, and by head, float32.
 
     Args:
         wanted: of "hidden" and "head", those whose gradient is formed.
@@ -37,7 +38,7 @@ def sums_and_gradients(
             head's gradient is that of this device's part, and of its tokens.
     """
     hidden_BTD, head, targets = jax.tree.map(jnp.asarray, (hidden_BTD, head, targets))
-    targets_BT, weights_BT, sources_BT = targets.targets_BT, targets.weights_BT, targets.sources_BT
+    weights_BT, own_BT = targets.weights_BT, targets.objective_weights_BT
     dtype = hidden_BTD.dtype
     hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
     head = head.astype(dtype)
@@ -52,15 +53,20 @@ def sums_and_gradients(
 
         hidden_CD, weights_C = take(hidden_ND), take(weights_BT.ravel())
         logits_CV, slope_CV = _logits(form, hidden_CD, head, vocab_axes)
-        label_C = _label_columns(take(targets_BT.ravel()), logits_CV.shape[1], vocab_axes)
+        label_C = _label_columns(take(targets.targets_BT.ravel()), logits_CV.shape[1], vocab_axes)
         chunk_sums, nll_C, log_sum_C = _chunk_sums(logits_CV, label_C, weights_C, vocab_axes)
-        if sources_BT is not None:
-            sources_C = take(sources_BT.ravel())
+        if targets.sources_BT is not None:
+            sources_C = take(targets.sources_BT.ravel())
             chunk_sums = _with_sources(chunk_sums, nll_C, weights_C, sources_C, form.num_sources)
+        own_C, slopes = weights_C if own_BT is None else take(own_BT.ravel()), None
+        if not form.plain:
+            mean_logit_C = _mean_logits(form, logits_CV, vocab_axes)
+            objective_C, slopes = token_objectives(form, nll_C, log_sum_C, mean_logit_C)
+            chunk_sums = _with_objective(chunk_sums, objective_C, own_C)
         if nll_N is not None:
             nll_N = nll_N.at[index_C].set(nll_C, mode="drop")
         if wanted:
-            d_logits_CV = _logit_gradients(logits_CV, slope_CV, log_sum_C, label_C, weights_C)
+            d_logits_CV = _logit_gradients(logits_CV, slope_CV, log_sum_C, label_C, own_C, slopes)
             d_logits_CV = d_logits_CV.astype(dtype)
             d_hidden_CD = _product(f"CV,{form.head_dims}->CD", d_logits_CV, head)
             d_hidden_CD = jax.lax.psum(d_hidden_CD, vocab_axes).astype(dtype)
@@ -69,17 +75,21 @@ def sums_and_gradients(
                 d_head += _product(f"CD,CV->{form.head_dims}", hidden_CD, d_logits_CV)
         return sums + chunk_sums, d_hidden_ND, d_head, nll_N
 
-    zero = Sums.zero(form.num_sources)
-    d_hidden_ND = jnp.zeros_like(hidden_ND) if "hidden" in wanted else None
-    d_head = jnp.zeros(head.shape, jnp.float32) if "head" in wanted else None
-    nll_N = None if form.num_segments is None else jnp.zeros(weights_BT.size, jnp.float32)
-    start = (zero, d_hidden_ND, d_head, nll_N)
+    start = _zeros(form, hidden_ND, head, wanted)
     sums, d_hidden_ND, d_head, nll_N = jax.lax.fori_loop(0, num_chunks, add_chunk, start)
     d_hidden_BTD = None if d_hidden_ND is None else d_hidden_ND.reshape(hidden_BTD.shape)
     by_segment = None
     if form.num_segments is not None:
         by_segment = _segment_sums(nll_N.reshape(weights_BT.shape), targets, form.num_segments)
     return (sums, by_segment), (d_hidden_BTD, d_head)
+
+
+def _zeros(form: LossForm, hidden_ND: jax.Array, head: jax.Array, wanted: tuple[str, ...]):
+    """Sums, gradients and losses of tokens before the first chunk; None where not asked for."""
+    d_hidden_ND = jnp.zeros_like(hidden_ND) if "hidden" in wanted else None
+    d_head = jnp.zeros(head.shape, jnp.float32) if "head" in wanted else None
+    nll_N = None if form.num_segments is None else jnp.zeros(len(hidden_ND), jnp.float32)
+    return Sums.zero(form.num_sources, form.plain), d_hidden_ND, d_head, nll_N
 
 
 def _supervised_first(weights_BT: jax.Array) -> tuple[int, jax.Array, jax.Array]:
@@ -115,11 +125,20 @@ def _logits(form: LossForm, hidden_CD, head, vocab_axes):
     return logits_CV, slope_CV
 
 
-def _logit_gradients(logits_CV, slope_CV, log_sum_C, label_C, weights_C) -> jax.Array:
+def _logit_gradients(
+    logits_CV, slope_CV, log_sum_C, label_C, weights_C, slopes: Slopes | None
+) -> jax.Array:
     """By the product with the head: one pass over the logits, in whose place it can lie."""
     is_label_CV = jnp.arange(logits_CV.shape[1])[None] == label_C[:, None]
     probability_CV = jnp.exp(logits_CV - log_sum_C[:, None])
-    d_logits_CV = weights_C[:, None] * (probability_CV - is_label_CV)
+    if slopes is None:
+        d_logits_CV = weights_C[:, None] * (probability_CV - is_label_CV)
+    else:
+        d_objective_CV = slopes.probability_C[:, None] * probability_CV
+        d_objective_CV -= slopes.label_C[:, None] * is_label_CV
+        if slopes.every:
+            d_objective_CV -= slopes.every * (logits_CV > _LOWEST)
+        d_logits_CV = weights_C[:, None] * d_objective_CV
     return d_logits_CV if slope_CV is None else d_logits_CV * slope_CV
 
 
@@ -160,6 +179,22 @@ def _chunk_sums(logits_CV, label_C, weights_C, vocab_axes):
         supervised_tokens=jnp.sum(weights_C > 0).astype(jnp.float32),
     )
     return sums, nll_C, log_sum_C
+
+
+def _mean_logits(form: LossForm, logits_CV, vocab_axes) -> jax.Array | None:
+    """Over all tokens of the vocabulary; None where the form has no use for it."""
+    if not form.label_smoothing:
+        return None
+    sum_C = jnp.sum(logits_CV, axis=-1, where=logits_CV > _LOWEST)
+    return jax.lax.psum(sum_C, vocab_axes) / form.vocab_size
+
+
+def _with_objective(sums: Sums, objective_C: jax.Array, weights_C: jax.Array) -> Sums:
+    return dataclasses.replace(
+        sums,
+        objective=jnp.sum(weights_C * objective_C),
+        objective_weight=jnp.sum(weights_C),
+    )
 
 
 def _with_sources(sums, nll_C, weights_C, sources_C, num_sources):

@@ -27,10 +27,10 @@ def cross_entropy(
 ) -> AllSums:
     """Sums of the cross-entropy over all tokens of the global batch, and over each segment.
 
-    Differentiable in hidden and head through `nll` of the whole alone. Without differentiation no
-    gradient is formed; none of the head where only hidden is differentiated. A function of the
-    segments' sums has the gradient of `nll` with each segment's weights times the function's
-    derivative by that segment's nll.
+    Differentiable in hidden and head through `minimised` of the whole alone. Without
+    differentiation no gradient is formed; none of the head where only hidden is differentiated. A
+    function of the segments' sums has the gradient of `nll` with each segment's weights times the
+    function's derivative by that segment's nll.
 
     Args:
         hidden_BTD: any float dtype; the matmuls run in it, logits and log-sum-exp in float32.
@@ -50,16 +50,16 @@ def _forward_rule(hidden_BTD, head, targets, form):
 
 
 def _backward_rule(form, gradients, cotangents):
-    del form
     d_hidden_BTD, d_head = gradients
-    d_nll, others = cotangents[0].nll, dataclasses.replace(cotangents[0], nll=None)
+    d_sum, minimised = cotangents[0].minimised, "nll" if form.plain else "objective"
+    others = dataclasses.replace(cotangents[0], **{minimised: None})
     for one in jax.tree.leaves((others, cotangents[1])):
-        assert isinstance(one, SymbolicZero), "nll of the whole alone is differentiable"
-    if isinstance(d_nll, SymbolicZero):
+        assert isinstance(one, SymbolicZero), f"{minimised} of the whole alone is differentiable"
+    if isinstance(d_sum, SymbolicZero):
         return None, None, None
 
     def scaled(gradient):
-        return (d_nll * gradient.astype(jnp.float32)).astype(gradient.dtype)
+        return (d_sum * gradient.astype(jnp.float32)).astype(gradient.dtype)
 
     d_head = None if d_head is None else scaled(d_head)
     return scaled(d_hidden_BTD), d_head, None
@@ -128,4 +128,8 @@ def _used(form: LossForm, targets: Targets) -> Targets:
     segments_BT = None if form.num_segments is None else targets.segments_BT
     assert form.num_sources is None or sources_BT is not None, "targets without sources"
     assert form.num_segments is None or segments_BT is not None, "targets without segments"
-    return dataclasses.replace(targets, sources_BT=sources_BT, segments_BT=segments_BT)
+    own_BT = targets.objective_weights_BT if form.reweighted else None
+    assert not form.reweighted or own_BT is not None, "targets without weights of the objective"
+    return dataclasses.replace(
+        targets, sources_BT=sources_BT, segments_BT=segments_BT, objective_weights_BT=own_BT
+    )

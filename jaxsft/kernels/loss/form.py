@@ -4,6 +4,7 @@ B: batch row, T: position.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 
@@ -20,6 +21,15 @@ class LossForm:
     tied: bool = False  # the head is the embedding, [V, D]
     num_sources: int | None = None  # of a mixture whose sums are kept apart too
     num_segments: int | None = None  # of a row, at most, whose sums are kept apart too
+    kind: Literal["cross_entropy", "dft"] = "cross_entropy"
+    label_smoothing: float = 0.0  # share of a target that is spread over the vocabulary
+    z_loss: float = 0.0  # x the square of the log-sum-exp
+    reweighted: bool = False  # targets have weights of their own in what is minimised
+
+    @property
+    def plain(self) -> bool:
+        """Whether what is minimised is nll, as it is summed anyway."""
+        return not (self.reweighted or self.label_smoothing or self.z_loss or self.kind == "dft")
 
     @property
     def head_dims(self) -> str:
@@ -33,3 +43,5 @@ class Targets:
     weights_BT: jax.Array  # float32; 0 for targets without loss
     sources_BT: jax.Array | None = None  # int32 in [0, num_sources)
     segments_BT: jax.Array | None = None  # int32; a row's count from 1, padding is 0
+    # float32; of what is minimised, 0 where weights_BT is. None: weights_BT.
+    objective_weights_BT: jax.Array | None = None

@@ -21,15 +21,28 @@ class Sums:
     supervised_tokens: jax.Array  # targets of weight > 0
     source_nll_S: jax.Array | None = None  # nll and weight of each source of a mixture
     source_weight_S: jax.Array | None = None
+    objective: jax.Array | None = None  # what is minimised, and its weight; None: nll and weight
+    objective_weight: jax.Array | None = None
+
+    @property
+    def minimised(self) -> jax.Array:
+        """The sum whose gradient is taken."""
+        return self.nll if self.objective is None else self.objective
+
+    @property
+    def minimised_weight(self) -> jax.Array:
+        """By which it is divided."""
+        return self.weight if self.objective_weight is None else self.objective_weight
 
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(jnp.add, self, other)
 
     @staticmethod
-    def zero(num_sources: int | None = None) -> "Sums":
+    def zero(num_sources: int | None = None, plain: bool = True) -> "Sums":
         zero = jnp.float32(0)
         by_source = None if num_sources is None else jnp.zeros(num_sources, jnp.float32)
-        return Sums(zero, zero, zero, zero, zero, by_source, by_source)
+        own = None if plain else zero
+        return Sums(zero, zero, zero, zero, zero, by_source, by_source, own, own)
 
 
 @jax.tree_util.register_dataclass

@@ -74,10 +74,18 @@ def test_each_family_refuses_what_it_has_not(family, changes, message):
 
 
 @pytest.mark.parametrize("family", WITH_EXPERTS)
-def test_the_loss_of_the_routers_is_told_where_it_is_asked_for(family):
-    assert read(family, router_aux_loss_coef=0.9, output_router_logits=False)[1] == read(family)[1]
-    told = read(family, router_aux_loss_coef=0.9, output_router_logits=True)[1]
-    assert "config.json: output_router_logits=True is not applied in training" in told
+def test_the_loss_of_the_routers_is_that_of_the_config(family):
+    """As published, or as transformers has it where it isn't said."""
+    (s, told), (plain, plain_told) = (
+        read(family, router_aux_loss_coef=0.9, output_router_logits=True),
+        read(family, router_aux_loss_coef=..., output_router_logits=...),
+    )
+    assert told == plain_told and (s.moe.balance_coefficient, s.moe.balances) == (0.9, True)
+    expected = AutoConfig.for_model(family).router_aux_loss_coef
+    assert (plain.moe.balance_coefficient, plain.moe.balances) == (expected, False)
+    assert read(family, router_aux_loss_coef=None)[0].moe.balance_coefficient == 0
+    with pytest.raises(ConversionError, match="router_aux_loss_coef=-1 is not supported"):
+        read(family, router_aux_loss_coef=-1)
 
 
 def test_gpt_oss_as_published_is_understood():
