@@ -25,6 +25,7 @@ from jaxsft.terminal import advice, signals, streams
 from jaxsft.terminal.printable import printable
 from jaxsft.terminal.redact import redacted
 
+_WHOLE = re.compile(r"[+-]?\d+")
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
 _LEAVE_SECONDS = 5  # whoever sends a second signal waits for less than ten
 _HELP = frozenset({"--help", "-help", "-h"})
@@ -242,6 +243,8 @@ def parse_value(hint: Any, text: str, name: str) -> Any:
             return next(arg for arg in args if str(arg) == text)
         if plain is bool:
             return {"true": True, "false": False}[text.lower()]
+        if {int, float} <= set(choices):
+            return int(text) if _WHOLE.fullmatch(text) else float(text)
         if plain in (int, float, str):
             return plain(text)
         if typing.get_origin(plain) in (tuple, dict) and not dataclasses.is_dataclass(args[0]):

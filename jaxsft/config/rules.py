@@ -30,9 +30,10 @@ def validate(config: Config) -> None:
     _check_data(config.data)
     if config.eval.prompts < 0:
         raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
-    if config.eval.prompts and not config.data.eval:
+    if config.eval.prompts and not config.data.eval and config.data.holdout is None:
         raise ConfigError(
-            f"config.eval.prompts={config.eval.prompts}: data.eval is empty, nothing can be asked"
+            f"config.eval.prompts={config.eval.prompts}: data.eval is empty and data.holdout None:"
+            " nothing can be asked"
         )
 
 
@@ -124,11 +125,25 @@ def _check_data(data: Data) -> None:
                 )
             if kind == "eval" and (source.weight, source.count) != (None, None):
                 raise ConfigError(f"{here}: weight and count are for training; evaluation sees all")
+    _check_holdout(data.holdout)
     if data.template_date is not None and not _is_date(data.template_date):
         raise ConfigError(f"config.data.template_date={data.template_date}: expected YYYY-MM-DD")
     if not data.train_parts or len(set(data.train_parts)) < len(data.train_parts):
         raise ConfigError(
             f"config.data.train_parts={data.train_parts}: must name at least one part, each once"
+        )
+
+
+def _check_holdout(holdout: int | float | None) -> None:
+    if isinstance(holdout, float) and not 0 < holdout < 1:
+        raise ConfigError(
+            f"config.data.holdout={holdout}: a share must lie between 0 and 1, as 0.05 does; a"
+            " whole number, such as 200, is a number of rows"
+        )
+    if isinstance(holdout, int) and holdout < 1:
+        raise ConfigError(
+            f"config.data.holdout={holdout}: must be 1 row or more, or a share such as 0.05; None"
+            " holds out nothing"
         )
 
 

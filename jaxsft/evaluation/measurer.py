@@ -29,7 +29,8 @@ class Measurer:
         self._samples = samples
         self._say = say
         # Read here: before the first step what is no prompt is still cheap.
-        self._prompts = held_out_prompts(config.data.eval, config.eval.prompts)
+        asked = config.eval.prompts
+        self._prompts = held_out_prompts(config.data, asked, data.train) if asked else []
 
     def losses(self, params: Params) -> dict[str, float | None]:
         return mean_losses(self._job.program.eval_step, params, self._job.eval_batches)

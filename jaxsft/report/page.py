@@ -31,7 +31,7 @@ PHASES = {
     "before_with_instruction": "before, instructed",
     "after": "after",
 }
-TOKEN_KINDS = ("supervised", "context", "truncated", "dropped")
+TOKEN_KINDS = ("supervised", "context", "truncated", "dropped", "held_out")
 MAX_EXAMPLE_TOKENS = 1500
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -256,6 +256,7 @@ class ShownAccount:
     name: str
     rows_in: int
     rows_out: int
+    held_out: int
     dropped: Mapping[str, int]  # rows, by reason
     examples: int
     rows_balanced: bool
@@ -284,14 +285,17 @@ def _data(run: RunFiles) -> Mapping[str, CacheReport]:
 
 def _account(name: str, report: CacheReport) -> ShownAccount:
     tokens = vars(report.tokens)
-    rendered, kinds = report.tokens.rendered, {kind: tokens[kind] for kind in TOKEN_KINDS}
+    rendered = report.tokens.rendered
+    kinds = {k: tokens[k] for k in TOKEN_KINDS if tokens[k] or k != "held_out"}
     return ShownAccount(
         name=name,
         rows_in=report.rows_in,
         rows_out=report.rows_out,
         dropped=report.dropped,
         examples=report.examples,
-        rows_balanced=report.rows_in == report.rows_out + sum(report.dropped.values()),
+        held_out=report.held_out,
+        rows_balanced=report.rows_in
+        == report.rows_out + report.held_out + sum(report.dropped.values()),
         rendered=rendered,
         kinds=kinds,
         tokens_balanced=rendered == sum(kinds.values()),

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxsft.config import Config, Model, Optim
+from jaxsft.config import Config, Data, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
@@ -27,6 +27,8 @@ from jaxsft.training.step import Changing
 _DATA = "prepared training data"
 # Fields that decide when a run ends: more of it is more of the same data order.
 _LENGTHS = ("config.train.epochs", "config.train.steps")
+# Fields of Data that decide which rows are trained on.
+_DIVISION = ("holdout", "holdout_seed", "duplicates")
 # Fields of Optim that change no step: when to give up.
 _FREE = ("max_skipped_steps",)
 
@@ -58,6 +60,8 @@ def identity(config: Config) -> dict[str, Any]:
     optim = dataclasses.asdict(config.optim).items()
     values |= {f"config.optim.{name}": value for name, value in optim if name not in _FREE}
     values["config.model.new_tokens"] = list(config.model.new_tokens)
+    for name in _DIVISION:
+        values[f"config.data.{name}"] = getattr(config.data, name)
     values["config.data.sequence_length"] = config.data.sequence_length
     values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
     return redacted_values(values)
@@ -102,12 +106,12 @@ def _newest_identity(store: CheckpointStore) -> Mapping[str, Any] | None:
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises CheckpointError naming each value that differs from when the run began.
 
-    A field of Model or Optim that the checkpoint doesn't know came later: it had its default then.
-    A run may be made longer.
+    A field of Model, Data or Optim that the checkpoint doesn't know came later: it had its
+    default then. A run may be made longer.
     """
     defaults = {
         f"config.{section}.{field.name}": field.default
-        for section, fields in (("model", Model), ("optim", Optim))
+        for section, fields in (("model", Model), ("data", Data), ("optim", Optim))
         for field in dataclasses.fields(fields)
     }
     # Once, notes kept secrets.

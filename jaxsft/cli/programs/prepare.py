@@ -44,9 +44,11 @@ def main(config: Config) -> None:
     console = Console()
     base = inputs.open_model(config, console.say, weights=False)
     preflight.check_config(config, base.settings)
-    answers.held_out_prompts(config.data.eval, config.eval.prompts)
+    if config.data.holdout is None:  # else all rows have to be read first
+        answers.held_out_prompts(config.data, config.eval.prompts)
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
     data = inputs.prepare_data(config, base, console, make)
+    answers.held_out_prompts(config.data, config.eval.prompts, data.train)
     planned = epochs_of(
         data.train,
         config.data.train,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from jaxsft.data.cache.manifest import CacheReport
+from jaxsft.data.quality.division import EXACT, NEAR
 from jaxsft.data.quality.figures import HintedRows, Overlap
 from jaxsft.data.render.turns import new_tokens_flag
 from jaxsft.data.report.data_report import (
@@ -160,6 +161,8 @@ def _loss_warnings(name: str, report: CacheReport) -> Warnings:
     found: list[tuple[float, DataWarning]] = []
     for reason in dict.fromkeys([*report.dropped, *report.dropped_tokens]):
         rows, lost = report.dropped.get(reason, 0), report.dropped_tokens.get(reason, 0)
+        if reason in (EXACT, NEAR):
+            continue  # that was asked for
         of_rows, of_tokens = rows / max(report.rows_in, 1), lost / rendered
         if max(of_rows, of_tokens) <= MAX_DROPPED_SHARE:
             continue
@@ -230,15 +233,16 @@ def _quality_warnings(train: CacheReport) -> Warnings:
     if exact.share > MAX_EXACT_DUPLICATES:
         yield _warning(
             f"{_of(exact.rows, quality.conversations)} rows repeat an earlier one",
-            "They count several times: leave them out, or repeat on purpose with Source.weight.",
+            "They count several times: leave them out with data.duplicates='drop_exact', or repeat"
+            " on purpose with Source.weight.",
             *(f"{e.again} repeats {e.first}" for e in exact.examples[:3]),
         )
     if near.share > MAX_NEAR_DUPLICATES:
         yield _warning(
             f"{_of(near.later_rows, quality.conversations)} rows are almost the same as an"
             " earlier one",
-            "The set teaches less than its size says: leave most of them out, unless they come"
-            " from one template on purpose.",
+            "The set teaches less than its size says: leave them out with"
+            " data.duplicates='drop_near', unless they come from one template on purpose.",
             *(f"{e.again} and {e.first} ({e.similarity})" for e in near.examples[:3]),
         )
     for example in quality.repeated_answers.examples:
