@@ -17,7 +17,7 @@ from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
-from jaxsft.report import endings, finished_run
+from jaxsft.report import endings, finished_run, the_end
 from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
@@ -78,6 +78,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             if saved is not None:
                 frozen = first_state.frozen_params(config, base, job.program, data, console.say)
                 state = TrainState.of(saved, frozen)
+                resume.go_on_watching(out.store, int(saved.step), measurer.watch, console.say)
             else:
                 trained = reopen.continued_params(config, job.program, console.say)
                 state = first_state.first_state(config, base, job, data, console.say, trained)
@@ -85,9 +86,8 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
                 out.metrics.resume(None)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, job, train_step, state, out, notes, measurer, termination)
-            after = measurer.measure(state.params, "after")
-            out.metrics.append_last({"step": job.num_steps} | after)
-            finished_run.finish(config, base, data, job, state.params, out, command, started)
+            end = the_end.measured(config, job, state, out, measurer)
+            finished_run.finish(config, base, data, job, end, out, command, started)
 
 
 def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, Outputs]:

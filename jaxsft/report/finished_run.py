@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,11 +16,11 @@ from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory
 from jaxsft.devices.mesh import describe
 from jaxsft.files import buckets, run_names
-from jaxsft.model.state import Params
 from jaxsft.report import comparison, endings, last_lines, run_export
 from jaxsft.report import summary as summary_file
 from jaxsft.report.page import write_report
 from jaxsft.report.summary import Summary
+from jaxsft.report.the_end import End
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
@@ -32,7 +33,7 @@ def finish(
     base: Pretrained,
     data: PreparedData,
     job: Job,
-    params: Params,
+    end: End,
     out: Outputs,
     command: str,
     started: float,
@@ -41,13 +42,15 @@ def finish(
     command = redacted(command)
     lines = out.metrics.history.read()
     before = comparison.figures_at(lines, 0)
-    after = comparison.figures_at(lines, job.num_steps)
+    after: dict[str, Any] = dict(end.figures)
     if config.checkpoint.export:
         trained_on = data.train.manifest.trained_on
         about = run_export.model_card(config, trained_on, before, after, command)
         first = jax.process_index() == 0
         with buckets.staged(out.workdir.shown(run_names.EXPORT), MARKER, writes=first) as directory:
-            exported = run_export.export_params(config, base, trained_on, params, directory, about)
+            exported = run_export.export_params(
+                config, base, trained_on, end.params, directory, about
+            )
             for note in exported.notes:
                 out.console.say("export", f"note: {note}")
             if first and config.checkpoint.check_export:
@@ -62,8 +65,12 @@ def finish(
         parameters=job.program.num_parameters,
         device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         mesh=describe(job.program.mesh),
-        steps=job.num_steps,
-        epochs=job.batches.epochs.epochs_at(job.num_steps),
+        steps=end.num_steps,
+        epochs=job.batches.epochs.epochs_at(end.num_steps),
+        planned_steps=job.num_steps,
+        exported_step=end.exported_step,
+        best=end.best,
+        ended=end.why,
         wall_seconds=time.monotonic() - started,
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,

@@ -18,6 +18,8 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
     if rows:
         console.table("On held-out data", ("", "before", "after"), rows)
     minutes, memory = (summary.wall_seconds or 0) / 60, (summary.peak_memory_bytes or 0) / 2**30
+    if summary.export and summary.exported_step not in (None, summary.steps):
+        console.say("export", f"the parameters after step {summary.exported_step}, the best")
     console.say("done", f"{summary.steps} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most")
     console.say("report", workdir.shown(run_names.REPORT))
     console.say("metrics", where_figures_are(workdir))

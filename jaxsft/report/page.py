@@ -21,6 +21,7 @@ from jaxsft.report import summary as summary_file
 from jaxsft.report.failure_record import FailureRecord
 from jaxsft.report.figures import draw_curves
 from jaxsft.report.summary import Summary
+from jaxsft.rundir.checkpoint.notes import Best
 from jaxsft.rundir.metric_lines import Line, read_lines
 from jaxsft.rundir.sample import Sample
 from jaxsft.rundir.step_figures import StepFigures, figures_of, is_of_steps
@@ -195,6 +196,8 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         "device": summary.device,
         "mesh": summary.mesh,
         "steps": None if step is None else f"{step:,}",
+        "ended early": summary.ended,
+        "best": None if summary.best is None else _best(summary.best, summary.exported_step),
         "epochs": None if epoch is None else f"{epoch:.2f}",
         "time": _duration(summary.wall_seconds),
         "peak memory": None if memory is None else f"{memory / 2**30:.2f} GiB",
@@ -203,6 +206,11 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         "packing": None if packing is None else f"{packing:.1%} of each row is tokens",
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _best(best: Best, exported: int | None) -> str:
+    said = f"{best.metric} {best.value:.4f} after step {best.step:,}"
+    return f"{said}, which is exported" if exported == best.step else said
 
 
 def _count(number: float) -> str:

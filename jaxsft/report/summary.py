@@ -9,6 +9,7 @@ from typing import Any
 from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
+from jaxsft.rundir.checkpoint.notes import Best
 from jaxsft.terminal.redact import redacted_values
 
 
@@ -22,6 +23,10 @@ class Summary:
     mesh: str | None = None
     steps: int | None = None
     epochs: float | None = None
+    planned_steps: int | None = None  # more than `steps` where the run ended early
+    exported_step: int | None = None  # after which the exported parameters, and `after`, are
+    best: Best | None = None  # of the figure that the run followed
+    ended: str | None = None  # why, before its last step
     wall_seconds: float | None = None
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -35,9 +40,9 @@ class Summary:
 
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
-        return dataclasses.replace(
-            self, steps=None, epochs=None, wall_seconds=None, before={}, after={}, export=None
-        )
+        kept = dataclasses.replace(self, before={}, after={})
+        of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds", "export")
+        return dataclasses.replace(kept, **dict.fromkeys(of_end))
 
 
 def write(directory: Path, summary: Summary) -> None:

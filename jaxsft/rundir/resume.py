@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ from jaxsft.rundir.checkpoint.failure import Failure
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.rundir.run_files import Outputs
-from jaxsft.rundir.step_figures import figures_of, is_of_steps
+from jaxsft.rundir.step_figures import StepFigures, figures_of, is_of_steps
+from jaxsft.rundir.watch import Watch
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import mesh_program
@@ -156,7 +158,7 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     if not lines:
         return
     last = figures_of(lines[-1])
-    done, every = last.step, _save_every_steps(out.workdir)
+    done, every = last.step, _save_every_steps(out.workdir, last)
     # A skipped step puts a save off. The second save waits for the first one; and the first one has
     # made its directory by the step after it.
     trained = done - (last.skipped_steps or 0)
@@ -171,9 +173,13 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
         )
 
 
-def _save_every_steps(workdir: Workdir) -> int | None:
-    """Of the start before; None: none, or config.json is lost."""
-    return (workdir.read_json(run_names.CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
+def _save_every_steps(workdir: Workdir, last: StepFigures) -> int | None:
+    """Of the start before, at the most; None: none, or config.json is lost."""
+    saves = (workdir.read_json(run_names.CONFIG) or {}).get("checkpoint", {})
+    times = saves.get("save_times_per_epoch")
+    if times and last.epoch:
+        return math.ceil(math.ceil(last.step / last.epoch) / times)
+    return saves.get("save_every_steps")
 
 
 def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing | None:
@@ -215,6 +221,22 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
             + "\n".join(said)
         )
     )
+
+
+def go_on_watching(store: CheckpointStore, step: int, watch: Watch | None, say: Say) -> None:
+    """Gives `watch` the best evaluation that the checkpoint of a step knows, if it is of the same
+    figure and its own checkpoint is still there."""
+    best = None if watch is None else store.notes(step).best
+    if watch is None or best is None:
+        return
+    if best.metric != watch.metric:
+        why = f"the figure was {best.metric} and is {watch.metric}"
+    elif best.step not in distributed.of_first(store.steps):
+        why = f"its checkpoint {best.step} is gone"
+    else:
+        watch.best = best
+        return
+    say("resume", f"note: the best step so far is forgotten: {why}")
 
 
 def _verified(

@@ -5,7 +5,17 @@ import dataclasses
 import pytest
 
 from jaxsft.cli import flags
-from jaxsft.config import Config, Data, Model, Optim, Source, Train, validate
+from jaxsft.config import (
+    Checkpoint,
+    Config,
+    Data,
+    Eval,
+    Model,
+    Optim,
+    Source,
+    Train,
+    validate,
+)
 from jaxsft.errors import ConfigError
 
 
@@ -51,3 +61,49 @@ def test_how_duplicates_go_is_one_of_three():
 def test_prompts_may_be_of_what_is_held_out():
     asks = config(holdout=0.1)
     validate(dataclasses.replace(asks, eval=dataclasses.replace(asks.eval, prompts=2)))
+
+
+BEST = Checkpoint(best="eval/holdout/loss")
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (
+            {"checkpoint": Checkpoint(save_every_steps=5, save_times_per_epoch=2)},
+            "config.checkpoint: save_every_steps=5 and save_times_per_epoch=2; set one",
+        ),
+        (
+            {"eval": Eval(every_steps=5, times_per_epoch=2)},
+            "config.eval: every_steps=5 and times_per_epoch=2; set one",
+        ),
+        ({"eval": Eval(times_per_epoch=0)}, "config.eval.times_per_epoch=0: must be"),
+        (
+            {"checkpoint": Checkpoint(save_times_per_epoch=-1)},
+            "config.checkpoint.save_times_per_epoch=-1: must be",
+        ),
+        ({"eval": Eval(early_stopping=3)}, "config.eval.early_stopping=3: needs the figure"),
+        (
+            {"eval": Eval(early_stopping=0, every_steps=1), "checkpoint": BEST},
+            "config.eval.early_stopping=0: must be",
+        ),
+        (
+            {"eval": Eval(min_improvement=-0.1)},
+            "config.eval.min_improvement=-0.1: must be finite, and 0 or more",
+        ),
+        (
+            {"checkpoint": Checkpoint(best_mode="max")},
+            "config.checkpoint.best_mode=max: config.checkpoint.best names no figure",
+        ),
+        ({"checkpoint": BEST}, "best=eval/holdout/loss: nothing is evaluated before the end"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(sections, said):
+    with pytest.raises(ConfigError) as error:
+        validate(dataclasses.replace(config(), **sections))
+    assert said in str(error.value)
+
+
+def test_what_fits_together_is_not():
+    once = Eval(times_per_epoch=2, early_stopping=3, min_improvement=0.01)
+    validate(dataclasses.replace(config(), eval=once, checkpoint=BEST))
