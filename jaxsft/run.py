@@ -111,7 +111,10 @@ def _report_data(config: Config, job: Job, data: PreparedData, console: Console)
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", job.program.mesh.shape)
     epochs = job.batches.epochs
-    report = from_caches.report_of(config.data, config.train, data.train, data.eval, epochs, shares)
+    hints = preflight.method_hints(config)
+    report = from_caches.report_of(
+        config.data, config.train, data.train, data.eval, epochs, shares, hints
+    )
     console.show(lambda terminal: report_text.print_report(report, terminal))
     return report
 

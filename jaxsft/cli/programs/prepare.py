@@ -59,7 +59,13 @@ def main(config: Config) -> None:
     preflight.steps_of_run(config, planned)
     shares = mesh.parts("batch", mesh_fit.given_sizes(config.mesh))
     report = from_caches.report_of(
-        config.data, config.train, data.train, data.eval, planned, shares
+        config.data,
+        config.train,
+        data.train,
+        data.eval,
+        planned,
+        shares,
+        preflight.method_hints(config),
     )
     console.show(lambda terminal: report_text.print_report(report, terminal))
     for cache in (data.train, *data.eval.values()):

@@ -1,6 +1,6 @@
 """What may be wrong with the data of a run or with the steps made of it, each with advice."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.data.quality.division import EXACT, NEAR
@@ -31,6 +31,7 @@ MIN_STEPS = 50
 MAX_EPOCHS = 5
 MAX_TIMES_SEEN = 10  # an example of any source, over the run
 MIN_EVAL_ROWS = 30
+MIN_EXAMPLES = 100
 
 # Columns and fields that may be a part of the conversation under another name.
 LIKE_CONVERSATION = frozenset(
@@ -81,6 +82,7 @@ def whole_report(
     evals: Mapping[str, CacheReport],
     overlaps: Mapping[str, Overlap],
     plan: PlannedSteps | None,
+    hints: Iterable[DataWarning] = (),
 ) -> DataReport:
     """All of it, warnings first.
 
@@ -89,6 +91,7 @@ def whole_report(
         evals: of each evaluation set, by name.
         overlaps: of each evaluation set with the training data.
         plan: of the run; None where only the data is looked at.
+        hints: of what isn't data.
     """
     warnings = [
         *_overlap_warnings(overlaps),
@@ -97,6 +100,7 @@ def whole_report(
         *_template_warnings(train),
         *_quality_warnings(train),
         *(_plan_warnings(plan, train) if plan else ()),
+        *hints,
         *_eval_warnings(evals),
     ]
     return DataReport(
@@ -309,11 +313,17 @@ def _plan_warnings(plan: PlannedSteps, train: CacheReport) -> Warnings:
             f"the run has {plan.steps} steps",
             "That is little to learn from: lower train.batch_size or raise train.epochs.",
         )
+    if train.examples < MIN_EXAMPLES:
+        yield _warning(
+            f"there are {train.examples:,} examples to train on",
+            "So few are soon known by heart: add more, mix in a general set as one more Source, or"
+            " train adapters with a low rank; and look at the answers, not at the loss alone.",
+        )
     if plan.epochs > MAX_EPOCHS:
         yield _warning(
             f"the run sees the data {plan.epochs:.1f} times",
             "Models then learn rows by heart; 1 to 3 epochs are common. Watch the loss on"
-            " data.eval.",
+            " data.eval, or hold rows out with data.holdout and end with eval.early_stopping.",
         )
     if plan.fewest_supervised_tokens == 0:
         yield _warning(
