@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 
 from jaxsft.config import Config
 from jaxsft.convert import check_export
+from jaxsft.convert.export.card import Card
 from jaxsft.convert.export.directory import MARKER, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
@@ -16,11 +17,13 @@ from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory
 from jaxsft.devices.mesh import describe
 from jaxsft.files import buckets, run_names
-from jaxsft.report import comparison, endings, last_lines, run_export
+from jaxsft.model.state import Params
+from jaxsft.report import comparison, endings, last_lines, run_export, weight_change
 from jaxsft.report import summary as summary_file
 from jaxsft.report.page import write_report
 from jaxsft.report.summary import Summary
 from jaxsft.report.the_end import End
+from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
@@ -44,18 +47,11 @@ def finish(
     before = comparison.figures_at(lines, 0)
     after: dict[str, Any] = dict(end.figures)
     if config.checkpoint.export:
-        trained_on = data.train.manifest.trained_on
-        about = run_export.model_card(config, trained_on, before, after, command)
-        first = jax.process_index() == 0
-        with buckets.staged(out.workdir.shown(run_names.EXPORT), MARKER, writes=first) as directory:
-            exported = run_export.export_params(
-                config, base, trained_on, end.params, directory, about
-            )
-            for note in exported.notes:
-                out.console.say("export", f"note: {note}")
-            if first and config.checkpoint.check_export:
-                difference = check_export.compare_logits(directory)
-                out.console.say("export", run_export.said_difference(difference))
+        about = run_export.model_card(
+            config, data.train.manifest.trained_on, before, after, command
+        )
+        _export(config, base, data, end.params, about, out)
+    weights = _moved_weights(config, base, job, end, out)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
     if jax.process_index() != 0:
@@ -78,6 +74,7 @@ def finish(
         data={"train": data.train.report}
         | {name: cache.report for name, cache in data.eval.items()},
         export=out.workdir.shown(run_names.EXPORT) if config.checkpoint.export else None,
+        weights=weights,
         command=command,
         versions=run_export.versions(),
         choices=job.program.choices,
@@ -87,6 +84,35 @@ def finish(
     endings.attempt(run_names.REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
     last_lines.show(summary, out.workdir, out.console)
+
+
+def _export(
+    config: Config, base: Pretrained, data: PreparedData, params: Params, about: Card, out: Outputs
+) -> None:
+    """Writes <workdir>/export and, where that is asked for, compares it with transformers."""
+    trained_on = data.train.manifest.trained_on
+    first = jax.process_index() == 0
+    with buckets.staged(out.workdir.shown(run_names.EXPORT), MARKER, writes=first) as directory:
+        exported = run_export.export_params(config, base, trained_on, params, directory, about)
+        for note in exported.notes:
+            out.console.say("export", f"note: {note}")
+        if first and config.checkpoint.check_export:
+            difference = check_export.compare_logits(directory)
+            out.console.say("export", run_export.said_difference(difference))
+
+
+def _moved_weights(
+    config: Config, base: Pretrained, job: Job, end: End, out: Outputs
+) -> list[LeafChange]:
+    """How far each parameter is from the base model's; nothing where that can't be found out, for
+    the run itself is complete."""
+    try:
+        with jax.set_mesh(job.program.mesh):
+            return weight_change.of_run(config, base, job.program, end.params)
+    except Exception as failed:  # no room for the base's weights, above all
+        said = str(failed).partition("\n")[0]
+        out.console.say("moved", f"note: how far the weights moved is not known: {said}")
+        return []
 
 
 def check_end(config: Config, num_parameters: int, workdir: Workdir) -> None:

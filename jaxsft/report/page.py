@@ -16,7 +16,7 @@ from jaxsft.data.report import data_report as data_report_file
 from jaxsft.data.report.data_report import DataReport
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
-from jaxsft.report import comparison, failure_record
+from jaxsft.report import comparison, failure_record, weight_change
 from jaxsft.report import summary as summary_file
 from jaxsft.report.failure_record import FailureRecord
 from jaxsft.report.figures import draw_curves
@@ -132,6 +132,10 @@ def _page(run: RunFiles, name: str) -> str:
         facts=_facts(run),
         figures=draw_curves(run.steps, run.evaluations),
         comparisons=comparisons,
+        moved=weight_change.rows(run.summary.weights),
+        moved_layers=[
+            (layer, f"{share:.3%}") for layer, share in weight_change.by_layer(run.summary.weights)
+        ],
         phases={k: v for k, v in PHASES.items() if any(k in answers for answers in samples)},
         samples=samples,
         example=_example(run.summary.example),

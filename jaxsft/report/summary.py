@@ -9,6 +9,7 @@ from typing import Any
 from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
+from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Best
 from jaxsft.terminal.redact import redacted_values
 
@@ -32,6 +33,7 @@ class Summary:
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)
     data: Mapping[str, CacheReport] = dataclasses.field(default_factory=dict)
+    weights: Sequence[LeafChange] = ()  # how far the exported parameters are from the base model's
     export: str | None = None
     command: str | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -40,7 +42,7 @@ class Summary:
 
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
-        kept = dataclasses.replace(self, before={}, after={})
+        kept = dataclasses.replace(self, before={}, after={}, weights=())
         of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds", "export")
         return dataclasses.replace(kept, **dict.fromkeys(of_end))
 

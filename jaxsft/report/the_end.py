@@ -39,9 +39,17 @@ class End:
 def measured(config: Config, job: Job, state: TrainState, out: Outputs, measurer: Measurer) -> End:
     """Evaluates the last state and, where the best step is exported, the parameters after that.
 
+    The optimizer's state is of no use any more.
+
     Raises:
         CheckpointError: the checkpoint of the best step can't be read.
     """
+    end = _measured(config, job, state, out, measurer)
+    jax.tree.map(lambda leaf: leaf.delete(), state.opt_state)  # what comes now may need its room
+    return end
+
+
+def _measured(config: Config, job: Job, state: TrainState, out: Outputs, measurer: Measurer) -> End:
     last, params, watch = int(state.step), state.params, measurer.watch
     if watch is None:
         figures = measurer.measure(params, "after", last)
