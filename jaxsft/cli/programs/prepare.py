@@ -36,6 +36,8 @@ def main(config: Config) -> None:
     from jaxsft.data.report import text as report_text
     from jaxsft.devices import mesh
     from jaxsft.evaluation import answers
+    from jaxsft.evaluation.losses import figures_of
+    from jaxsft.rundir.watch import watch_of
     from jaxsft.terminal.console import Console
     from jaxsft.training import mesh_fit, preflight
 
@@ -49,6 +51,7 @@ def main(config: Config) -> None:
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
     data = inputs.prepare_data(config, base, console, make)
     answers.held_out_prompts(config.data, config.eval.prompts, data.train)
+    watch_of(config.checkpoint, config.eval, figures_of(data.eval))
     planned = epochs_of(
         data.train,
         config.data.train,

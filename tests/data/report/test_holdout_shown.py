@@ -92,3 +92,10 @@ def test_too_many_rows_are_bad_data(flags):
     done = programs.tool("prepare_data", *others, "--config.data.holdout=60")
     assert done.returncode == 65
     assert "config.data.holdout=60: of the 60 rows that can be trained on" in done.stderr
+
+
+def test_a_figure_that_no_set_has_is_refused(flags):
+    others = ("--config.checkpoint.best=eval/holdout/los", "--config.eval.every_steps=5")
+    done = programs.tool("prepare_data", *flags, *others)
+    assert done.returncode == 64
+    assert "checkpoint.best=eval/holdout/los: " in done.stderr and "holdout/loss" in done.stderr
