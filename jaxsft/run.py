@@ -78,7 +78,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             if saved is not None:
                 frozen = first_state.frozen_params(config, base, job.program, data, console.say)
                 state = TrainState.of(saved, frozen)
-                resume.go_on_watching(out.store, int(saved.step), measurer.watch, console.say)
+                resume.go_on_watching(out, int(saved.step), measurer.watch)
             else:
                 trained = reopen.continued_params(config, job.program, console.say)
                 state = first_state.first_state(config, base, job, data, console.say, trained)

@@ -223,11 +223,26 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
     )
 
 
-def go_on_watching(store: CheckpointStore, step: int, watch: Watch | None, say: Say) -> None:
-    """Gives `watch` the best evaluation that the checkpoint of a step knows, if it is of the same
-    figure and its own checkpoint is still there."""
-    best = None if watch is None else store.notes(step).best
-    if watch is None or best is None:
+def go_on_watching(out: Outputs, step: int, watch: Watch | None) -> None:
+    """Gives `watch` what an earlier start knew after a step: the best of its evaluations, and that
+    of the step itself, which follows the save where the run came to its end."""
+    if watch is None:
+        return
+    _remember_best(out.store, step, watch, out.console.say)
+
+    def evaluated() -> float | None:
+        lines = [line for line in out.metrics.history.read() if line["step"] == step]
+        return next((line[watch.metric] for line in lines if watch.metric in line), None)
+
+    value = distributed.of_first(evaluated)
+    if value is not None:
+        watch.add(step, {watch.metric: value})
+
+
+def _remember_best(store: CheckpointStore, step: int, watch: Watch, say: Say) -> None:
+    """The best that the checkpoint knows counts if it is of the same figure and still there."""
+    best = store.notes(step).best
+    if best is None:
         return
     if best.metric != watch.metric:
         why = f"the figure was {best.metric} and is {watch.metric}"

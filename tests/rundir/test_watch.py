@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import types
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from jaxsft.rundir import resume
 from jaxsft.rundir.checkpoint.notes import Best, Notes, notes_json, parse_notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.watch import Watch, watch_of
+from jaxsft.rundir.writers.history import History
 from tests.rundir.test_checkpoint import make_state
 
 LOSS = "eval/holdout/loss"
@@ -105,29 +108,51 @@ def store(tmp_path):
     return store
 
 
+def go_on(store, tmp_path, metric=LOSS) -> tuple[Watch, list[str]]:
+    said: list[str] = []
+    out: Any = types.SimpleNamespace(
+        store=store,
+        metrics=types.SimpleNamespace(history=History(tmp_path / "metrics.jsonl")),
+        console=types.SimpleNamespace(say=lambda topic, line: said.append(line)),
+    )
+    watch = watching(metric)
+    resume.go_on_watching(out, 6, watch)
+    resume.go_on_watching(out, 6, None)
+    return watch, said
+
+
 @pytest.mark.parametrize(
     ("metric", "gone", "why"),
     [
         (LOSS, False, None),
-        (
-            "eval/holdout/token_accuracy",
-            False,
-            f"the figure was {LOSS} and is eval/holdout/token_a",
-        ),
+        ("eval/holdout/token_accuracy", False, f"the figure was {LOSS} and is eval/holdout/"),
         (LOSS, True, "its checkpoint 3 is gone"),
     ],
 )
-def test_the_best_of_an_earlier_start_counts_if_it_is_still_there(store, metric, gone, why):
+def test_the_best_of_an_earlier_start_counts_if_it_is_still_there(
+    store, tmp_path, metric, gone, why
+):
     if gone:
         store.set_aside(3)
-    said: list[str] = []
-    watch = watching(metric)
-    resume.go_on_watching(store, 6, watch, lambda topic, line: said.append(line))
+    watch, said = go_on(store, tmp_path, metric)
     if why is None:
         assert watch.best == Best(LOSS, 3, 1.0, 1.0, 1, 6) and not said
     else:
         assert watch.best is None and why in said[0]
-    resume.go_on_watching(store, 6, None, lambda *_: None)
+
+
+def test_the_evaluation_after_the_last_step_counts_for_a_run_that_is_made_longer(store, tmp_path):
+    store.save(9, make_state(9), Notes(best=Best(LOSS, 3, 1.0, 1.0, 1, 6)))
+    lines = History(tmp_path / "metrics.jsonl")
+    for line in ({"step": 6, LOSS: 0.1}, {"step": 9, "loss": 5.0}, {"step": 9, LOSS: 0.5}):
+        lines.append(line)
+    store.wait()
+    assert go_on(store, tmp_path)[0].best == Best(LOSS, 3, 1.0, 1.0, 1, 6)  # 6 was counted
+    watch = watching()
+    out: Any = types.SimpleNamespace(store=store, metrics=types.SimpleNamespace(history=lines))
+    out.console = types.SimpleNamespace(say=None)
+    resume.go_on_watching(out, 9, watch)
+    assert watch.best == Best(LOSS, 9, 0.5, 0.5, 0, 9)
 
 
 def test_other_rows_are_another_run():
