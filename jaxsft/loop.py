@@ -1,10 +1,12 @@
 """The training loop: a step after the other; saves, evaluates and logs on the way."""
 
+import dataclasses
 import time
 
 import jax
 
 from jaxsft.config import Config
+from jaxsft.data.pack.epochs import Epochs
 from jaxsft.devices import distributed
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
@@ -31,8 +33,11 @@ def train(
     measurer: Measurer,
     termination: Termination,
 ) -> TrainState:
-    """Trains from `state` to the last step; saves, evaluates and logs on the way."""
-    first, total = int(state.step), job.num_steps
+    """Trains from `state` to the last step, or to where measurer.watch ends the run; saves,
+    evaluates and logs on the way."""
+    first, total, watch = int(state.step), job.num_steps, measurer.watch
+    if watch is not None and watch.is_over:  # an earlier start ended here
+        total = first
     out.metrics.resume(first)
     log = StepLog(
         job.program.settings,
@@ -44,6 +49,7 @@ def train(
     )
     movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
+    save, evaluate, epochs = config.checkpoint, config.eval, job.batches.epochs
     batches = job.batches.stream(first, total)
     with termination.deferred(), out.console.steps(first, total):
         for done in range(first + 1, total + 1):
@@ -58,8 +64,10 @@ def train(
             stop = termination.agreed()
             diverged = divergence.add(done, metrics.skipped_steps)
             last = done == total
-            evaluates = _due(config.eval.every_steps, done) and not last
-            saves = divergence.saves(_due(config.checkpoint.save_every_steps, done) or last)
+            evaluates = _due(evaluate.every_steps, evaluate.times_per_epoch, epochs, done)
+            evaluates &= not last
+            due = _due(save.save_every_steps, save.save_times_per_epoch, epochs, done)
+            saves = divergence.saves(due or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
                 out.metrics.append(line_of(line))
@@ -67,13 +75,19 @@ def train(
             if diverged:
                 raise divergence.error()
             if evaluates:
-                out.metrics.append({"step": done} | measurer.losses(state.params))
+                values = measurer.losses(state.params)
+                out.metrics.append({"step": done} | values)
+                # Parameters that a skipped step left are not saved, so they can't be the best.
+                if watch is not None and not divergence.newest_was_skipped():
+                    saves |= divergence.saves(watch.add(done, values) or watch.is_over)
+                    total = done if watch.is_over else total
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
-                out.store.save(done, state.changing, notes)
+                best = None if watch is None else watch.best
+                out.store.save(done, state.changing, dataclasses.replace(notes, best=best))
             if evaluates or saves:
                 log.restart_clock()
-            if stop:
+            if stop or done == total:
                 break
     _leave_loop(total, int(state.step), out, divergence, termination)
     return state
@@ -101,5 +115,7 @@ def _leave_loop(
         )
 
 
-def _due(every_steps: int | None, done: int) -> bool:
+def _due(every_steps: int | None, times_per_epoch: int | None, epochs: Epochs, done: int) -> bool:
+    if times_per_epoch is not None:
+        return epochs.is_due(times_per_epoch, done)
     return every_steps is not None and done % every_steps == 0

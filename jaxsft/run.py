@@ -7,6 +7,7 @@ import time
 import jax
 
 from jaxsft.config import Config
+from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.report import from_caches
 from jaxsft.data.report import text as report_text
 from jaxsft.data.report.data_report import DataReport
@@ -17,7 +18,7 @@ from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
-from jaxsft.report import endings, finished_run
+from jaxsft.report import endings, finished_run, the_end
 from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
@@ -28,7 +29,7 @@ from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.loss import loss_notes
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.router_loss import router_notes
-from jaxsft.training.step import TrainState
+from jaxsft.training.step import Changing, TrainState
 
 
 def run(config: Config, workdir: Workdir, command: str) -> None:
@@ -77,22 +78,40 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
-            if saved is not None:
-                frozen = first_state.frozen_params(config, base, job.program, data, console.say)
-                at = int(saved.step)
-                resume.refuse_other_base(out.store, at, resume.frozen_digests(frozen))
-                state = TrainState.of(saved, frozen)
-            else:
-                trained = reopen.continued_params(config, job.program, console.say)
-                state = first_state.first_state(config, base, job, data, console.say, trained)
-                workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
-                out.metrics.resume(None)
-                out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
+            state = _first_state(config, base, job, data, out, measurer, saved)
             notes = dataclasses.replace(notes, frozen=resume.frozen_digests(state.frozen))
             state = train(config, job, train_step, state, out, notes, measurer, termination)
-            after = measurer.measure(state.params, "after")
-            out.metrics.append_last({"step": job.num_steps} | after)
-            finished_run.finish(config, base, data, job, state.params, out, command, started)
+            end = the_end.measured(config, job, state, out, measurer)
+            finished_run.finish(config, base, data, job, end, out, command, started)
+
+
+def _first_state(
+    config: Config,
+    base: Pretrained,
+    job: Job,
+    data: PreparedData,
+    out: Outputs,
+    measurer: Measurer,
+    saved: Changing | None,
+) -> TrainState:
+    """What was saved, or the state before step 0, which is measured.
+
+    Raises:
+        CheckpointError: what was saved was trained on another base.
+    """
+    say = out.console.say
+    if saved is not None:
+        frozen = first_state.frozen_params(config, base, job.program, data, say)
+        at = int(saved.step)
+        resume.refuse_other_base(out.store, at, resume.frozen_digests(frozen))
+        resume.go_on_watching(out, at, measurer.watch)
+        return TrainState.of(saved, frozen)
+    trained = reopen.continued_params(config, job.program, say)
+    state = first_state.first_state(config, base, job, data, say, trained)
+    out.workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
+    out.metrics.resume(None)
+    out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
+    return state
 
 
 def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, Outputs]:
@@ -116,7 +135,10 @@ def _report_data(config: Config, job: Job, data: PreparedData, console: Console)
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", job.program.mesh.shape)
     epochs = job.batches.epochs
-    report = from_caches.report_of(config.data, config.train, data.train, data.eval, epochs, shares)
+    hints = preflight.method_hints(config)
+    report = from_caches.report_of(
+        config.data, config.train, data.train, data.eval, epochs, shares, hints
+    )
     console.show(lambda terminal: report_text.print_report(report, terminal))
     return report
 

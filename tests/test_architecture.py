@@ -35,7 +35,7 @@ ALLOWED = {
     "checks": STEP | {"rundir"},
     "plan": STEP,
     "evaluation": STEP | {"rundir"},
-    "report": STEP | {"rundir"},
+    "report": STEP | {"rundir", "evaluation"},
     "loop": STEP | {"rundir", "evaluation"},
     "run": STEP | {"rundir", "evaluation", "loop", "plan", "report"},
     "cli/programs": STEP | {"cli", "rundir", "checks", "plan", "evaluation", "report", "run"},

@@ -25,6 +25,7 @@ from jaxsft.terminal import advice, signals, streams
 from jaxsft.terminal.printable import printable
 from jaxsft.terminal.redact import redacted
 
+_WHOLE = re.compile(r"[+-]?\d+")
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
 _LEAVE_SECONDS = 5  # whoever sends a second signal waits for less than ten
 _HELP = frozenset({"--help", "-help", "-h"})
@@ -68,12 +69,18 @@ def run_program(
     sys.exit(_exit_code(lambda: main(parse(arguments, required, _about(main)))))
 
 
-def run_tool(main: Callable[[], int | None], required: tuple[str, ...] = ()) -> None:
-    """run_program for a program without --config."""
+def run_tool(
+    main: Callable[..., int | None], required: tuple[str, ...] = (), words: tuple[str, ...] = ()
+) -> None:
+    """run_program for a program without --config.
+
+    Args:
+        words: what the arguments without a name are called, all of which main is given.
+    """
 
     def run() -> int | None:
-        _parse_flags(list(sys.argv), required, _about(main))
-        return main()
+        given = _parse_flags(list(sys.argv), required, _about(main), words)
+        return main(*given)
 
     sys.exit(_exit_code(run))
 
@@ -156,7 +163,10 @@ def parse(argv: list[str], required: tuple[str, ...] = (), about: str = "") -> C
     return config
 
 
-def _parse_flags(argv: list[str], required: tuple[str, ...], about: str) -> None:
+def _parse_flags(
+    argv: list[str], required: tuple[str, ...], about: str, words: tuple[str, ...] = ()
+) -> list[str]:
+    """The arguments without a name, one for each of `words`."""
     if _HELP.intersection(argv[1:]):
         print(_help(argv[0], required, about))
         raise _HelpGiven(errors.DONE)
@@ -165,11 +175,15 @@ def _parse_flags(argv: list[str], required: tuple[str, ...], about: str) -> None
         stray = flags.FLAGS(argv)[1:]
     except flags.Error as error:
         raise ConfigError(str(error)) from None
-    if stray:
-        raise ConfigError(f"{stray[0]!r}: unexpected argument; flags are written --name=value")
+    if stray[len(words) :]:
+        unexpected = stray[len(words)]
+        raise ConfigError(f"{unexpected!r}: unexpected argument; flags are written --name=value")
+    if missing := words[len(stray) :]:
+        raise ConfigError(f"{missing[0]} is missing; the arguments are {' '.join(words)}")
     for name in required:
         if flags.FLAGS[name].value in (None, ""):  # "" is what an unset variable of a shell leaves
             raise ConfigError(f"--{name} is missing; {flags.FLAGS[name].help}")
+    return stray
 
 
 def override(config: Any, path: str, text: str) -> Any:
@@ -245,6 +259,8 @@ def parse_value(hint: Any, text: str, name: str) -> Any:
             return next(arg for arg in args if str(arg) == text)
         if plain is bool:
             return {"true": True, "false": False}[text.lower()]
+        if {int, float} <= set(choices):
+            return int(text) if _WHOLE.fullmatch(text) else float(text)
         if plain in (int, float, str):
             return plain(text)
         if typing.get_origin(plain) in (tuple, dict) and not dataclasses.is_dataclass(args[0]):

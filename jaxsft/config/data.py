@@ -37,6 +37,12 @@ class Data:
     train: tuple[Source, ...]
     sequence_length: int  # tokens in a packed row
     eval: tuple[Source, ...] = ()
+    # Rows of train that are evaluated on instead, as the set "holdout": a share such as 0.05, or so
+    # many rows. Rows that are alike, or have the same prompt, stay together on one side.
+    holdout: int | float | None = None
+    holdout_seed: int = 0  # which rows those are; train.seed changes none of it
+    # Rows of train that repeat an earlier one, or are almost the same as one.
+    duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
     # Which assistant turns carry loss; "weighted_turns": those whose message has a weight.
     train_on: Literal["all_turns", "last_turn", "weighted_turns"] = "all_turns"
     # Parts of a turn that carry loss; "tool_results" are a tool's words: no model writes them.

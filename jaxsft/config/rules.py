@@ -38,11 +38,14 @@ def validate(config: Config) -> None:
             "config.checkpoint.merge=True: there is no adapter to merge; set config.lora, or leave"
             " it out"
         )
+    _check_spacing(config)
+    _check_best(config)
     if config.eval.prompts < 0:
         raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
-    if config.eval.prompts and not config.data.eval:
+    if config.eval.prompts and not config.data.eval and config.data.holdout is None:
         raise ConfigError(
-            f"config.eval.prompts={config.eval.prompts}: data.eval is empty, nothing can be asked"
+            f"config.eval.prompts={config.eval.prompts}: data.eval is empty and data.holdout None:"
+            " nothing can be asked"
         )
 
 
@@ -58,8 +61,11 @@ def _check_positive(config: Config) -> None:
         "data.max_bad_rows": config.data.max_bad_rows,
         "data.workers": config.data.workers,
         "checkpoint.save_every_steps": config.checkpoint.save_every_steps,
+        "checkpoint.save_times_per_epoch": config.checkpoint.save_times_per_epoch,
         "checkpoint.keep": config.checkpoint.keep,
         "eval.every_steps": config.eval.every_steps,
+        "eval.times_per_epoch": config.eval.times_per_epoch,
+        "eval.early_stopping": config.eval.early_stopping,
         "eval.batch_size": config.eval.batch_size,
         "eval.max_new_tokens": config.eval.max_new_tokens,
         "log.every_steps": config.log.every_steps,
@@ -72,6 +78,43 @@ def _check_positive(config: Config) -> None:
     for name, value in positive.items():
         if value is not None and not 0 < value < math.inf:  # also false for nan
             raise ConfigError(f"config.{name}={value}: must be finite and greater than 0")
+
+
+def _check_spacing(config: Config) -> None:
+    save, evaluate = config.checkpoint, config.eval
+    for section, every, steps, times in (
+        ("checkpoint", "save_", save.save_every_steps, save.save_times_per_epoch),
+        ("eval", "", evaluate.every_steps, evaluate.times_per_epoch),
+    ):
+        if steps is not None and times is not None:
+            raise ConfigError(
+                f"config.{section}: {every}every_steps={steps} and {every}times_per_epoch={times};"
+                " set one of them (the other None)"
+            )
+
+
+def _check_best(config: Config) -> None:
+    best, evaluate = config.checkpoint.best, config.eval
+    if not 0 <= evaluate.min_improvement < math.inf:
+        raise ConfigError(
+            f"config.eval.min_improvement={evaluate.min_improvement}: must be finite, and 0 or more"
+        )
+    if best is None:
+        if evaluate.early_stopping is not None:
+            raise ConfigError(
+                f"config.eval.early_stopping={evaluate.early_stopping}: needs the figure to follow,"
+                " such as config.checkpoint.best=eval/holdout/loss"
+            )
+        if config.checkpoint.best_mode is not None:
+            raise ConfigError(
+                f"config.checkpoint.best_mode={config.checkpoint.best_mode}: config.checkpoint.best"
+                " names no figure that it could be of"
+            )
+    elif evaluate.every_steps is None and evaluate.times_per_epoch is None:
+        raise ConfigError(
+            f"config.checkpoint.best={best}: nothing is evaluated before the end; set"
+            " config.eval.times_per_epoch or config.eval.every_steps"
+        )
 
 
 def _check_new_tokens(tokens: tuple[str, ...]) -> None:
@@ -171,11 +214,25 @@ def _check_data(data: Data) -> None:
                 )
             if kind == "eval" and (source.weight, source.count) != (None, None):
                 raise ConfigError(f"{here}: weight and count are for training; evaluation sees all")
+    _check_holdout(data.holdout)
     if data.template_date is not None and not _is_date(data.template_date):
         raise ConfigError(f"config.data.template_date={data.template_date}: expected YYYY-MM-DD")
     if not data.train_parts or len(set(data.train_parts)) < len(data.train_parts):
         raise ConfigError(
             f"config.data.train_parts={data.train_parts}: must name at least one part, each once"
+        )
+
+
+def _check_holdout(holdout: int | float | None) -> None:
+    if isinstance(holdout, float) and not 0 < holdout < 1:
+        raise ConfigError(
+            f"config.data.holdout={holdout}: a share must lie between 0 and 1, as 0.05 does; a"
+            " whole number, such as 200, is a number of rows"
+        )
+    if isinstance(holdout, int) and holdout < 1:
+        raise ConfigError(
+            f"config.data.holdout={holdout}: must be 1 row or more, or a share such as 0.05; None"
+            " holds out nothing"
         )
 
 

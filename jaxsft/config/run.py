@@ -36,9 +36,15 @@ class Train:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     save_every_steps: int | None = None  # None: only at the end and on a termination signal
+    save_times_per_epoch: int | None = None  # instead; evenly spaced, after the last step too
     keep: int = 2  # newest checkpoints kept
+    # A figure of evaluation, such as "eval/holdout/loss": the step that has the best is saved, and
+    # kept beside the newest.
+    best: str | None = None
+    best_mode: Literal["min", "max"] | None = None  # None: by its name, as a loss is best least
     # Write <workdir>/export when training ends: a model, or after config.lora an adapter for PEFT.
     export: bool = True
+    export_best: bool = True  # of the best step, where `best` names a figure; else of the last
     merge: bool = False  # after config.lora: write the whole model to <workdir>/export_merged too
     # Dtype of the exported weights; "source": each as in the base.
     export_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
@@ -47,8 +53,14 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Eval:
-    # Loss on data.eval; None: before the first and after the last step only.
+    # Loss on data.eval and on what data.holdout takes; None: before the first and after the last
+    # step only.
     every_steps: int | None = None
+    times_per_epoch: int | None = None  # instead of every_steps; evenly spaced
+    # Evaluations in a row in which checkpoint.best does not get better by more than
+    # min_improvement, after which the run ends; None: it has all its steps.
+    early_stopping: int | None = None
+    min_improvement: float = 0.0
     # Packed rows; None: train.batch_size, or fewer where they hold all rows of the largest set.
     batch_size: int | None = None
     # Held-out prompts answered before and after, from the first conversational eval source.

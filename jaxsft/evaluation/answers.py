@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxsft.config import Source
+from jaxsft.config import Data, Source
+from jaxsft.data.cache.divided import HELD_OUT, HOLDOUT, RowKey, rows_apart
 from jaxsft.data.cache.prepare import source_names
-from jaxsft.data.conversation import Conversation, Message
+from jaxsft.data.cache.store import Cache
+from jaxsft.data.conversation import Conversation, Message, Record
 from jaxsft.data.read import messages
 from jaxsft.data.read.sources import read_source
 from jaxsft.errors import ConfigError
@@ -28,22 +30,36 @@ class Prompt:
     template_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def held_out_prompts(sources: Sequence[Source], count: int) -> list[Prompt]:
-    """The first `count` conversations of the first eval source that has conversations.
+def held_out_prompts(data: Data, count: int, train: Cache | None = None) -> list[Prompt]:
+    """The first `count` conversations of the first set of evaluation that has conversations.
+
+    Args:
+        train: what data.holdout has left of the training data: the first set is what it took.
 
     Raises:
-        ConfigError: no eval source has conversations, and some are asked for.
+        ConfigError: no set has conversations, and some are asked for.
     """
     if not count:
         return []
-    for name, source in zip(source_names(sources), sources, strict=True):
-        rows = [row for row in read_source(source) if isinstance(row, Conversation)]
-        prompts = [_prompt(name, row) for row in rows if row.messages[-1].role == "assistant"]
+    names = source_names(data.eval)
+    sets = [(n, read_source(source)) for n, source in zip(names, data.eval, strict=True)]
+    if train is not None and data.holdout is not None:
+        sets.insert(0, (HOLDOUT, _held_out(data.train, rows_apart(train))))
+    for name, rows in sets:
+        told = (row for row in rows if isinstance(row, Conversation))
+        prompts = [_prompt(name, row) for row in told if row.messages[-1].role == "assistant"]
         if prompts:
             return prompts[:count]
     raise ConfigError(
         f"config.eval.prompts={count}: none of config.data.eval ends with an assistant's answer"
     )
+
+
+def _held_out(sources: Sequence[Source], apart: Mapping[RowKey, str]) -> Iterator[Record]:
+    for index, source in enumerate(sources):
+        for row in read_source(source):
+            if apart.get((index, row.file, row.row)) == HELD_OUT:
+                yield row
 
 
 def _prompt(name: str, row: Conversation) -> Prompt:

@@ -1,6 +1,6 @@
 """The loss on held-out data, of each set as a whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 
@@ -11,6 +11,11 @@ from jaxsft.training.batch import Batch
 from jaxsft.training.loader import Batches
 
 
+def figures_of(sets: Iterable[str]) -> list[str]:
+    """The names of what `mean_losses` gives of sets with these names."""
+    return [f"eval/{name}/{figure}" for name in sets for figure in ("loss", "token_accuracy")]
+
+
 def mean_losses(
     eval_step: Callable[[Params, Batch], Sums], params: Params, sets: dict[str, Batches]
 ) -> dict[str, float | None]:
@@ -18,7 +23,7 @@ def mean_losses(
 
     Sums are divided once, so that neither batch size nor packing changes a figure.
     """
-    values = {}
+    values: dict[str, float | None] = {}
     for name, batches in sets.items():
         steps = batches.stream(0, batches.epochs.steps_in(1))
         sums = [eval_step(params, batch) for batch, _ in steps]
@@ -26,6 +31,6 @@ def mean_losses(
             sum(float(getattr(part, field)) for part in jax.device_get(sums))
             for field in ("nll", "weight", "correct")
         )
-        values[f"eval/{name}/loss"] = finite(nll / weight)
-        values[f"eval/{name}/token_accuracy"] = finite(correct / weight)
+        found = finite(nll / weight), finite(correct / weight)
+        values |= zip(figures_of([name]), found, strict=True)
     return values

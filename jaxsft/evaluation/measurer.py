@@ -10,17 +10,25 @@ from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.devices import distributed, mesh
 from jaxsft.evaluation.answers import Prompt, held_out_prompts, matches, share, with_instruction
 from jaxsft.evaluation.generate import generate
-from jaxsft.evaluation.losses import mean_losses
+from jaxsft.evaluation.losses import figures_of, mean_losses
 from jaxsft.files import records
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.sample import Sample
+from jaxsft.rundir.watch import watch_of
 from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
 
 
 class Measurer:
-    """The figures of one run's held-out data, taken before, during and after training."""
+    """The figures of one run's held-out data, taken before, during and after training.
+
+    Attributes:
+        watch: follows config.checkpoint.best; None: the run follows no figure.
+
+    Raises:
+        ConfigError: there is no such figure.
+    """
 
     def __init__(self, config: Config, job: Job, data: PreparedData, samples: JsonLines, say: Say):
         self._config = config
@@ -28,17 +36,24 @@ class Measurer:
         self._data = data
         self._samples = samples
         self._say = say
+        self.watch = watch_of(config.checkpoint, config.eval, figures_of(job.eval_batches))
         # Read here: before the first step what is no prompt is still cheap.
-        self._prompts = held_out_prompts(config.data.eval, config.eval.prompts)
+        asked = config.eval.prompts
+        self._prompts = held_out_prompts(config.data, asked, data.train) if asked else []
 
     def losses(self, params: Params) -> dict[str, float | None]:
         return mean_losses(self._job.program.eval_step, params, self._job.eval_batches)
 
-    def measure(self, params: Params, phase: Literal["before", "after"]) -> dict[str, float | None]:
+    def measure(
+        self, params: Params, phase: Literal["before", "after"], step: int = 0
+    ) -> dict[str, float | None]:
         """Losses, and the share of held-out prompts answered as the reference does.
 
         The untrained model is asked a second time with config.eval.instruction. The answers go to
         samples.jsonl.
+
+        Args:
+            step: after which these are the parameters.
         """
         values = self.losses(params)
         for name, value in values.items():
@@ -47,7 +62,6 @@ class Measurer:
         self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
         if not self._config.eval.prompts:
             return values
-        step = 0 if phase == "before" else self._job.num_steps
         prompts = distributed.together(lambda: self._prompts)
         asked = {phase: prompts}
         instruction = self._config.eval.instruction

@@ -111,7 +111,7 @@ class MergedStack:
             for field in dataclasses.fields(held)
             if field.name != SCALE and getattr(held, field.name) is not None
         }
-        return _whole_stack(Adapted(scale=held.scale[index[: held.scale.ndim]], **parts))
+        return whole_stack(Adapted(scale=held.scale[index[: held.scale.ndim]], **parts))
 
 
 def merged(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,11 +133,11 @@ def merged(params: Mapping[str, Any]) -> dict[str, Any]:
 def _seen_whole(held: Any) -> Any:
     if not isinstance(held, Adapted):
         return held
-    return MergedStack(held) if held.scale.ndim else _whole_stack(held)
+    return MergedStack(held) if held.scale.ndim else whole_stack(held)
 
 
 @jax.jit
-def _whole_stack(held: Adapted) -> jax.Array:
+def whole_stack(held: Adapted) -> jax.Array:
     """The weights of all layers and experts of a stack, changed."""
     num_stacked = held.a.ndim + held.b.ndim - held.weight.ndim - 2
     stack = held.a.shape[:num_stacked]

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -17,10 +18,12 @@ from jaxsft.devices import peak_memory
 from jaxsft.devices.mesh import describe
 from jaxsft.files import buckets, run_names
 from jaxsft.model.state import Params
-from jaxsft.report import comparison, endings, last_lines, run_export
+from jaxsft.report import comparison, endings, last_lines, run_export, weight_change
 from jaxsft.report import summary as summary_file
 from jaxsft.report.page import write_report
 from jaxsft.report.summary import Summary
+from jaxsft.report.the_end import End
+from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
@@ -33,7 +36,7 @@ def finish(
     base: Pretrained,
     data: PreparedData,
     job: Job,
-    params: Params,
+    end: End,
     out: Outputs,
     command: str,
     started: float,
@@ -42,12 +45,13 @@ def finish(
     command = redacted(command)
     lines = out.metrics.history.read()
     before = comparison.figures_at(lines, 0)
-    after = comparison.figures_at(lines, job.num_steps)
+    after: dict[str, Any] = dict(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
     if config.checkpoint.export:
-        _export(config, base, data, params, out, about, run_names.EXPORT)
+        _export(config, base, data, end.params, about, out, run_names.EXPORT)
     if config.checkpoint.merge:
-        _export(config, base, data, params, out, about, run_names.EXPORT_MERGED)
+        _export(config, base, data, end.params, about, out, run_names.EXPORT_MERGED)
+    weights = _moved_weights(config, base, job, end, out)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
     if jax.process_index() != 0:
@@ -58,8 +62,12 @@ def finish(
         trained_parameters=None if config.lora is None else job.program.num_trained,
         device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         mesh=describe(job.program.mesh),
-        steps=job.num_steps,
-        epochs=job.batches.epochs.epochs_at(job.num_steps),
+        steps=end.num_steps,
+        epochs=job.batches.epochs.epochs_at(end.num_steps),
+        planned_steps=job.num_steps,
+        exported_step=end.exported_step,
+        best=end.best,
+        ended=end.why,
         wall_seconds=time.monotonic() - started,
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
@@ -70,6 +78,7 @@ def finish(
         export_merged=(
             out.workdir.shown(run_names.EXPORT_MERGED) if config.checkpoint.merge else None
         ),
+        weights=weights,
         command=command,
         versions=run_export.versions(),
         choices=job.program.choices,
@@ -86,11 +95,11 @@ def _export(
     base: Pretrained,
     data: PreparedData,
     params: Params,
-    out: Outputs,
     about: Card,
+    out: Outputs,
     name: str,
 ) -> None:
-    """Writes one of the run's exports, checked as the config asks for."""
+    """Writes one of the run's exports, compared with transformers where the config asks for it."""
     trained_on, merge = data.train.manifest.trained_on, name == run_names.EXPORT_MERGED
     first = jax.process_index() == 0
     with buckets.staged(out.workdir.shown(name), MARKER, writes=first) as directory:
@@ -108,6 +117,20 @@ def _export(
         if first and config.checkpoint.check_export:
             difference = check_export.compare_logits(directory)
             out.console.say("export", run_export.said_difference(difference))
+
+
+def _moved_weights(
+    config: Config, base: Pretrained, job: Job, end: End, out: Outputs
+) -> list[LeafChange]:
+    """How far each parameter is from the base model's; nothing where that can't be found out, for
+    the run itself is complete."""
+    try:
+        with jax.set_mesh(job.program.mesh):
+            return weight_change.of_run(config, base, job.program, end.params)
+    except Exception as failed:  # no room for the base's weights, above all
+        said = str(failed).partition("\n")[0]
+        out.console.say("moved", f"note: how far the weights moved is not known: {said}")
+        return []
 
 
 def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Workdir) -> None:

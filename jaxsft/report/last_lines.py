@@ -3,7 +3,7 @@
 import shlex
 
 from jaxsft.files import run_names
-from jaxsft.report import comparison
+from jaxsft.report import comparison, weight_change
 from jaxsft.report.summary import Summary
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
@@ -18,6 +18,13 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
     if rows:
         console.table("On held-out data", ("", "before", "after"), rows)
     minutes, memory = (summary.wall_seconds or 0) / 60, (summary.peak_memory_bytes or 0) / 2**30
+    if summary.weights:
+        moved = weight_change.overall(summary.weights)
+        console.say(
+            "moved", f"the weights, by {moved:.2%} of their norm; {run_names.REPORT}: where"
+        )
+    if summary.export and summary.exported_step not in (None, summary.steps):
+        console.say("export", f"the parameters after step {summary.exported_step}, the best")
     console.say("done", f"{summary.steps} steps; {minutes:.1f} minutes, {memory:.1f} GiB at most")
     console.say("report", workdir.shown(run_names.REPORT))
     console.say("metrics", where_figures_are(workdir))

@@ -16,11 +16,12 @@ from jaxsft.data.report import data_report as data_report_file
 from jaxsft.data.report.data_report import DataReport
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
-from jaxsft.report import comparison, failure_record
+from jaxsft.report import comparison, failure_record, weight_change
 from jaxsft.report import summary as summary_file
 from jaxsft.report.failure_record import FailureRecord
 from jaxsft.report.figures import draw_curves
 from jaxsft.report.summary import Summary
+from jaxsft.rundir.checkpoint.notes import Best
 from jaxsft.rundir.metric_lines import Line, read_lines
 from jaxsft.rundir.sample import Sample
 from jaxsft.rundir.step_figures import StepFigures, figures_of, is_of_steps
@@ -31,7 +32,7 @@ PHASES = {
     "before_with_instruction": "before, instructed",
     "after": "after",
 }
-TOKEN_KINDS = ("supervised", "context", "truncated", "dropped")
+TOKEN_KINDS = ("supervised", "context", "truncated", "dropped", "held_out")
 MAX_EXAMPLE_TOKENS = 1500
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -131,6 +132,10 @@ def _page(run: RunFiles, name: str) -> str:
         facts=_facts(run),
         figures=draw_curves(run.steps, run.evaluations),
         comparisons=comparisons,
+        moved=weight_change.rows(run.summary.weights),
+        moved_layers=[
+            (layer, f"{share:.3%}") for layer, share in weight_change.by_layer(run.summary.weights)
+        ],
         phases={k: v for k, v in PHASES.items() if any(k in answers for answers in samples)},
         samples=samples,
         example=_example(run.summary.example),
@@ -195,6 +200,8 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         "device": summary.device,
         "mesh": summary.mesh,
         "steps": None if step is None else f"{step:,}",
+        "ended early": summary.ended,
+        "best": None if summary.best is None else _best(summary.best, summary.exported_step),
         "epochs": None if epoch is None else f"{epoch:.2f}",
         "time": _duration(summary.wall_seconds),
         "peak memory": None if memory is None else f"{memory / 2**30:.2f} GiB",
@@ -203,6 +210,11 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         "packing": None if packing is None else f"{packing:.1%} of each row is tokens",
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _best(best: Best, exported: int | None) -> str:
+    said = f"{best.metric} {best.value:.4f} after step {best.step:,}"
+    return f"{said}, which is exported" if exported == best.step else said
 
 
 def _count(number: float) -> str:
@@ -256,6 +268,7 @@ class ShownAccount:
     name: str
     rows_in: int
     rows_out: int
+    held_out: int
     dropped: Mapping[str, int]  # rows, by reason
     examples: int
     rows_balanced: bool
@@ -284,14 +297,17 @@ def _data(run: RunFiles) -> Mapping[str, CacheReport]:
 
 def _account(name: str, report: CacheReport) -> ShownAccount:
     tokens = vars(report.tokens)
-    rendered, kinds = report.tokens.rendered, {kind: tokens[kind] for kind in TOKEN_KINDS}
+    rendered = report.tokens.rendered
+    kinds = {k: tokens[k] for k in TOKEN_KINDS if tokens[k] or k != "held_out"}
     return ShownAccount(
         name=name,
         rows_in=report.rows_in,
         rows_out=report.rows_out,
         dropped=report.dropped,
         examples=report.examples,
-        rows_balanced=report.rows_in == report.rows_out + sum(report.dropped.values()),
+        held_out=report.held_out,
+        rows_balanced=report.rows_in
+        == report.rows_out + report.held_out + sum(report.dropped.values()),
         rendered=rendered,
         kinds=kinds,
         tokens_balanced=rendered == sum(kinds.values()),

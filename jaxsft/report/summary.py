@@ -9,6 +9,8 @@ from typing import Any
 from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
+from jaxsft.report.weight_change import LeafChange
+from jaxsft.rundir.checkpoint.notes import Best
 from jaxsft.terminal.redact import redacted_values
 
 
@@ -23,11 +25,16 @@ class Summary:
     mesh: str | None = None
     steps: int | None = None
     epochs: float | None = None
+    planned_steps: int | None = None  # more than `steps` where the run ended early
+    exported_step: int | None = None  # after which the exported parameters, and `after`, are
+    best: Best | None = None  # of the figure that the run followed
+    ended: str | None = None  # why, before its last step
     wall_seconds: float | None = None
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)
     data: Mapping[str, CacheReport] = dataclasses.field(default_factory=dict)
+    weights: Sequence[LeafChange] = ()  # how far the exported parameters are from the base model's
     export: str | None = None
     export_merged: str | None = None
     command: str | None = None
@@ -37,16 +44,10 @@ class Summary:
 
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
-        return dataclasses.replace(
-            self,
-            steps=None,
-            epochs=None,
-            wall_seconds=None,
-            before={},
-            after={},
-            export=None,
-            export_merged=None,
-        )
+        kept = dataclasses.replace(self, before={}, after={}, weights=())
+        of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds")
+        exports = ("export", "export_merged")
+        return dataclasses.replace(kept, **dict.fromkeys((*of_end, *exports)))
 
 
 def write(directory: Path, summary: Summary) -> None:

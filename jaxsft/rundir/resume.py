@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from jaxsft.config import Config, Loss, Model, Optim
+from jaxsft.config import Config, Data, Loss, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
@@ -20,7 +21,8 @@ from jaxsft.rundir.checkpoint.failure import Failure
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from jaxsft.rundir.run_files import Outputs
-from jaxsft.rundir.step_figures import figures_of, is_of_steps
+from jaxsft.rundir.step_figures import StepFigures, figures_of, is_of_steps
+from jaxsft.rundir.watch import Watch
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import mesh_program
@@ -31,6 +33,8 @@ from jaxsft.training.step import Changing
 _DATA = "prepared training data"
 # Fields that decide when a run ends: more of it is more of the same data order.
 _LENGTHS = ("config.train.epochs", "config.train.steps")
+# Fields of Data that decide which rows are trained on.
+_DIVISION = ("holdout", "holdout_seed", "duplicates")
 # Fields of Optim that change no step: when to give up.
 _FREE = ("max_skipped_steps",)
 
@@ -67,6 +71,8 @@ def identity(config: Config) -> dict[str, Any]:
         values |= {f"config.lora.{name}": v for name, v in _plain(config.lora).items()}
         values["config.model.frozen_dtype"] = config.model.frozen_dtype
     values["config.model.new_tokens"] = list(config.model.new_tokens)
+    for name in _DIVISION:
+        values[f"config.data.{name}"] = getattr(config.data, name)
     values["config.data.sequence_length"] = config.data.sequence_length
     values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
     return redacted_values(values)
@@ -117,12 +123,12 @@ def _newest_identity(store: CheckpointStore) -> Mapping[str, Any] | None:
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises CheckpointError naming each value that differs from when the run began.
 
-    A field of Model, Optim or Loss that the checkpoint doesn't know came later: it had its default
-    then. A run may be made longer.
+    A field of Model, Data, Optim or Loss that the checkpoint doesn't know came later: it had its
+    default then. A run may be made longer.
     """
     defaults = {
         f"config.{section}.{field.name}": field.default
-        for section, fields in (("model", Model), ("optim", Optim))
+        for section, fields in (("model", Model), ("data", Data), ("optim", Optim))
         for field in dataclasses.fields(fields)
     }
     defaults |= {f"config.loss.{name}": value for name, value in vars(Loss()).items()}
@@ -195,7 +201,7 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     if not lines:
         return
     last = figures_of(lines[-1])
-    done, every = last.step, _save_every_steps(out.workdir)
+    done, every = last.step, _save_every_steps(out.workdir, last)
     # A skipped step puts a save off. The second save waits for the first one; and the first one has
     # made its directory by the step after it.
     trained = done - (last.skipped_steps or 0)
@@ -210,9 +216,13 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
         )
 
 
-def _save_every_steps(workdir: Workdir) -> int | None:
-    """Of the start before; None: none, or config.json is lost."""
-    return (workdir.read_json(run_names.CONFIG) or {}).get("checkpoint", {}).get("save_every_steps")
+def _save_every_steps(workdir: Workdir, last: StepFigures) -> int | None:
+    """Of the start before, at the most; None: none, or config.json is lost."""
+    saves = (workdir.read_json(run_names.CONFIG) or {}).get("checkpoint", {})
+    times = saves.get("save_times_per_epoch")
+    if times and last.epoch:
+        return math.ceil(math.ceil(last.step / last.epoch) / times)
+    return saves.get("save_every_steps")
 
 
 def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing | None:
@@ -254,6 +264,37 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
             + "\n".join(said)
         )
     )
+
+
+def go_on_watching(out: Outputs, step: int, watch: Watch | None) -> None:
+    """Gives `watch` what an earlier start knew after a step: the best of its evaluations, and that
+    of the step itself, which follows the save where the run came to its end."""
+    if watch is None:
+        return
+    _remember_best(out.store, step, watch, out.console.say)
+
+    def evaluated() -> float | None:
+        lines = [line for line in out.metrics.history.read() if line["step"] == step]
+        return next((line[watch.metric] for line in lines if watch.metric in line), None)
+
+    value = distributed.of_first(evaluated)
+    if value is not None:
+        watch.add(step, {watch.metric: value})
+
+
+def _remember_best(store: CheckpointStore, step: int, watch: Watch, say: Say) -> None:
+    """The best that the checkpoint knows counts if it is of the same figure and still there."""
+    best = store.notes(step).best
+    if best is None:
+        return
+    if best.metric != watch.metric:
+        why = f"the figure was {best.metric} and is {watch.metric}"
+    elif best.step not in distributed.of_first(store.steps):
+        why = f"its checkpoint {best.step} is gone"
+    else:
+        watch.best = best
+        return
+    say("resume", f"note: the best step so far is forgotten: {why}")
 
 
 def _verified(

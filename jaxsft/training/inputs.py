@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxsft.config import Config, Source
 from jaxsft.convert import new_tokenizer, new_tokens, pretrained, source
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.divided import HOLDOUT, divided
 from jaxsft.data.cache.prepare import Maker, prepare, source_names
 from jaxsft.data.cache.store import Cache
 from jaxsft.errors import ConfigError
@@ -20,7 +21,7 @@ Say = Callable[[str, str], None]
 class PreparedData:
     tokenizer_directory: str
     train: Cache
-    eval: dict[str, Cache]  # by the source's name
+    eval: dict[str, Cache]  # by the source's name; what data.holdout takes is "holdout"
 
 
 def open_model(config: Config, say: Say, weights: bool = True) -> Pretrained:
@@ -90,9 +91,16 @@ def prepare_data(
             return prepare(sources, data, directory, count, base.settings.num_tokens, make)
 
     names = source_names(data.eval)
-    train = cache_of(data.train, "train")
+    if data.holdout is not None and HOLDOUT in names:
+        raise ConfigError(
+            f"config.data.eval[{names.index(HOLDOUT)}].name={HOLDOUT}: so is the set called that"
+            f" config.data.holdout={data.holdout} makes; give the source another name"
+        )
+    train, held_out = divided(cache_of(data.train, "train"), data)
     evals = {name: cache_of((one,), name) for name, one in zip(names, data.eval, strict=True)}
-    return PreparedData(directory, train, evals)
+    return PreparedData(
+        directory, train, evals if held_out is None else {HOLDOUT: held_out, **evals}
+    )
 
 
 def data_facts(data: PreparedData) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from jaxsft.config import Config
 from jaxsft.data.pack.epochs import Epochs, num_steps
 from jaxsft.data.pack.reweight import source_factors
+from jaxsft.data.report.data_report import DataWarning
+from jaxsft.data.report.method_hints import of_rate
 from jaxsft.model import settings
 from jaxsft.training import mesh_fit
 from jaxsft.training.router_loss import router_losses
@@ -20,6 +22,14 @@ def check_config(config: Config, model: settings.DecoderSettings) -> None:
     router_losses(config.loss, model)
     if config.train.steps is not None:
         make_schedule(config.optim, config.train.steps)
+
+
+def method_hints(config: Config) -> list[DataWarning]:
+    """What is far from what the method of the run usually takes."""
+    pretrained = config.model.weights == "pretrained"
+    return [
+        *of_rate(config.optim.peak_lr, is_lora=config.lora is not None, is_pretrained=pretrained)
+    ]
 
 
 def steps_of_run(config: Config, epochs: Epochs) -> int:

@@ -1,5 +1,6 @@
 """Held-out figures: losses that no batch size changes, prompts, and how answers are compared."""
 
+import dataclasses
 import types
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import tiny
 
 from jaxsft import config
-from jaxsft.config import Source
+from jaxsft.config import Data, Source
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
 from jaxsft.evaluation import answers
@@ -88,14 +89,15 @@ def test_prompts_stop_before_the_last_answer(tmp_path):
     text, chat = tmp_path / "text.jsonl", tmp_path / "chat.jsonl"
     text.write_text('{"text": "prose"}\n')
     chat.write_text(ROW % "" + ROW % '{"role": "system", "content": "s"}, ')
-    sources = [Source(path=str(text)), Source(path=str(chat), name="held")]
-    first, second = answers.held_out_prompts(sources, 5)
+    sources = Source(path=str(text)), Source(path=str(chat), name="held")
+    data = Data(train=(), eval=sources, sequence_length=8)
+    first, second = answers.held_out_prompts(data, 5)
     assert (first.source, first.row, first.reference) == ("held", 1, "r")
     assert [message.role for message in second.messages] == ["system", "user"]
     asked = answers.with_instruction(second, "do it")
     assert [str(message.content) for message in asked.messages] == ["do it", "q"]
     with pytest.raises(ConfigError, match="prompts=3"):
-        answers.held_out_prompts(sources[:1], 3)
+        answers.held_out_prompts(dataclasses.replace(data, eval=sources[:1]), 3)
 
 
 def test_share_of_what_was_compared():

@@ -17,6 +17,7 @@ from jaxsft.terminal.console import Console
 LOST = "checkpoints: has no checkpoint, but by metrics.jsonl this run did .* is a disk not mounted"
 
 
+@pytest.mark.parametrize("saves", ['"save_every_steps": 10', '"save_times_per_epoch": 2'])
 @pytest.mark.parametrize(
     ("done", "skipped", "left", "refused"),
     [
@@ -29,15 +30,16 @@ LOST = "checkpoints: has no checkpoint, but by metrics.jsonl this run did .* is 
     ],
 )
 def test_a_run_does_not_begin_again_where_it_must_have_saved(
-    tmp_path, done, skipped, left, refused
+    tmp_path, done, skipped, left, refused, saves
 ):
     workdir, lines = Workdir("w", tmp_path), JsonLines(tmp_path / "metrics.jsonl")
     store = CheckpointStore(workdir.checkpoints, keep=1)
     metrics = Writers(History(tmp_path / "metrics.jsonl"))
     out = Outputs(workdir, Console(speaks=False), metrics, lines, store)
     resume.refuse_lost_checkpoints(out)
-    (tmp_path / "config.json").write_text('{"checkpoint": {"save_every_steps": 10}}')
-    lines.append({"step": done, "loss": 1.0, "skipped_steps": skipped})
+    (tmp_path / "config.json").write_text(f'{{"checkpoint": {{{saves}}}}}')
+    # 20 steps are an epoch.
+    lines.append({"step": done, "loss": 1.0, "skipped_steps": skipped, "epoch": done / 20})
     for name in left:
         (workdir.checkpoints / name).mkdir(parents=True)
     with pytest.raises(CheckpointError, match=LOST) if refused else contextlib.nullcontext():

@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxsft import errors
 from jaxsft.terminal import streams
 
-NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck")
+NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck", "compare_models")
 _HELP = ("help", "--help", "-help", "-h")
 
 
@@ -35,7 +35,7 @@ def start() -> None:
 
 def listed() -> str:
     """The programs with the first sentence of what each says of itself."""
-    lines = [f"  {name:10} {_summary(name)}" for name in NAMES]
+    lines = [f"  {name:14} {_summary(name)}" for name in NAMES]
     return "\n".join(
         [
             "jaxsft NAME [--flag=value ...], where NAME is one of",

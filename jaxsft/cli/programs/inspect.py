@@ -6,6 +6,7 @@ as JSON lines.
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -15,10 +16,12 @@ from rich.console import Console
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
+from jaxsft.data.cache import divided
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report import inspect, inspect_html
 from jaxsft.errors import ConfigError
 from jaxsft.terminal import streams
+from jaxsft.terminal.console import Console as Progress
 from jaxsft.training import inputs
 
 jaxsft_flags.define_config()
@@ -43,8 +46,10 @@ def start() -> None:
 
 
 def main(config: Config) -> None:
-    sources = config.data.train if _SPLIT.value == "train" else config.data.eval
-    if not sources:
+    is_train, data = _SPLIT.value == "train", config.data
+    sources = data.train if is_train else data.eval
+    held_out_of = data.train if not is_train and data.holdout is not None else ()
+    if not sources and not held_out_of:
         raise ConfigError(f"--split={_SPLIT.value}: config.data.{_SPLIT.value} is empty")
     model = inputs.open_model(config, lambda topic, text: None, weights=False)
     tokenizer = open_tokenizer(str(inputs.tokenizer_directory(config)), config.data)
@@ -52,7 +57,15 @@ def main(config: Config) -> None:
     if limit is None and _FORMAT.value == "html":
         limit = inspect_html.DEFAULT_ROWS
     num_tokens = model.settings.num_tokens
-    rows = inspect.InspectedRows(sources, config.data, tokenizer, num_tokens, _SOURCE.value, limit)
+    apart = {}
+    if is_train and divided.divides(data) or held_out_of:
+        # Which rows those are shows when all of them have been read.
+        quiet = Progress(speaks=False)
+        train_only = dataclasses.replace(config, data=dataclasses.replace(data, eval=()))
+        apart = divided.rows_apart(inputs.prepare_data(train_only, model, quiet).train)
+    rows = inspect.InspectedRows(
+        sources, data, tokenizer, num_tokens, _SOURCE.value, limit, apart, held_out_of
+    )
     with _opened(_OUTPUT.value) as output:
         if _FORMAT.value == "jsonl":
             inspect.write_jsonl(rows, tokenizer, output)

@@ -36,6 +36,8 @@ def main(config: Config) -> None:
     from jaxsft.data.report import text as report_text
     from jaxsft.devices import mesh
     from jaxsft.evaluation import answers
+    from jaxsft.evaluation.losses import figures_of
+    from jaxsft.rundir.watch import watch_of
     from jaxsft.terminal.console import Console
     from jaxsft.training import mesh_fit, preflight
 
@@ -44,9 +46,12 @@ def main(config: Config) -> None:
     console = Console()
     base = inputs.open_model(config, console.say, weights=False)
     preflight.check_config(config, base.settings)
-    answers.held_out_prompts(config.data.eval, config.eval.prompts)
+    if config.data.holdout is None:  # else all rows have to be read first
+        answers.held_out_prompts(config.data, config.eval.prompts)
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
     data = inputs.prepare_data(config, base, console, make)
+    answers.held_out_prompts(config.data, config.eval.prompts, data.train)
+    watch_of(config.checkpoint, config.eval, figures_of(data.eval))
     planned = epochs_of(
         data.train,
         config.data.train,
@@ -57,7 +62,13 @@ def main(config: Config) -> None:
     preflight.steps_of_run(config, planned)
     shares = mesh.parts("batch", mesh_fit.given_sizes(config.mesh))
     report = from_caches.report_of(
-        config.data, config.train, data.train, data.eval, planned, shares
+        config.data,
+        config.train,
+        data.train,
+        data.eval,
+        planned,
+        shares,
+        preflight.method_hints(config),
     )
     console.show(lambda terminal: report_text.print_report(report, terminal))
     for cache in (data.train, *data.eval.values()):

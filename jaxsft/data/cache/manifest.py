@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxsft.data.encode.account import Account
-from jaxsft.data.quality.figures import Quality
+from jaxsft.data.quality.figures import Quality, RowPair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,4 +51,5 @@ class CacheReport(SourceReport):
     bad_rows_by_cause: Sequence[str] = ()
     unknown_controls: Sequence[str] = ()  # that a template of the user's writes, but no token is
     sources: Mapping[str, SourceReport] = dataclasses.field(default_factory=dict)
+    duplicates: Sequence[RowPair] = ()  # some of those that data.duplicates drops
     other_names: Sequence[str] = ()  # of files that are read already

@@ -34,6 +34,7 @@ from jaxsft.terminal.redact import redacted
 # Options that decide nothing in a cache: where it lies, who makes it, and what belongs to the plan.
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
     "template_date",  # stands there as "date" where the template writes one
+    *("holdout", "holdout_seed", "duplicates"),  # `divided` makes caches of their own of these
 )
 # The code that decides what is in a cache, by patterns below the package; the rest of data/ plans,
 # shows or measures.
@@ -81,7 +82,7 @@ def prepare(
             job = ShardJob(fingerprint, making, tokenizer_dir, pinned, vocab_size)
             (make or make_here)(Work(job, tuple(sources), tuple(files), inputs), progress)
             _check_unchanged(stamps, source_files.stamps(files))
-            _publish(making, directory)
+            publish(making, directory)
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return Cache(directory, files)
@@ -113,7 +114,8 @@ def _check_unchanged(before: dict[str, str], after: dict[str, str]) -> None:
         raise DataError(f"{changed[0]}: changed while it was read; start again when it is complete")
 
 
-def _publish(making: Path, directory: Path) -> None:
+def publish(making: Path, directory: Path) -> None:
+    """Gives a whole cache its name, unless another process has made the same meanwhile."""
     try:
         making.rename(directory)
     except OSError:
@@ -167,6 +169,7 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
     num_bad = 0
     names, entries = [], []
     arrays: dict[str, list[np.ndarray]] = {"lengths": [], "supervised": [], "rows": []}
+    row_counts: list[np.ndarray] = []
     ends: set[int] = set()
     controls: set[int] = set()
     number_of = {file: number for number, file in enumerate(work.files)}
@@ -179,6 +182,7 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
         entries.append(shard.entry)
         arrays["lengths"].append(shard.lengths)
         arrays["supervised"].append(shard.supervised)
+        row_counts.append(shard.row_counts)
         numbers = np.array([number_of[file] for file in shard.files], np.int64)
         source = np.full(len(shard.rows), shard.source)
         arrays["rows"].append(
@@ -195,6 +199,7 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
     cache_files.join_shards(job.directory, names)
     for name, parts in arrays.items():
         cache_files.write_array(job.directory / f"{name}.npy", np.concatenate(parts))
+    cache_files.write_row_counts(job.directory, np.concatenate(row_counts))
     _write_report(work, tallies, total, [part.merged() for part in facts], bad)
     tokenizer = shards.tokenizer_of(job)
     template = tokenizer.template if tokenizer.has_template else None

@@ -23,7 +23,7 @@ import numpy as np
 from jaxsft.config import Data, Source
 from jaxsft.data.cache import store
 from jaxsft.data.conversation import BadRow, RawRow, Record
-from jaxsft.data.encode.account import Outcome, Tally
+from jaxsft.data.encode.account import ROW_COUNTS, Outcome, Tally, row_counts
 from jaxsft.data.encode.outcomes import outcomes_of
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
@@ -85,6 +85,7 @@ class Shard:
     supervised: np.ndarray  # int32 [N]
     files: tuple[str, ...]
     rows: np.ndarray  # int32 [N, 2]: index in `files`, row
+    row_counts: np.ndarray  # int32 [R, C]: of each row that gives an example, account.ROW_COUNTS
     tally: Tally
     bad: list[BadRow]  # the first data.max_bad_rows, and the first of each kind
     num_bad: int
@@ -167,6 +168,9 @@ def encode_shard(job: ShardJob, chunk: Chunk) -> Shard:
         lengths=np.array([len(example.ids) for example in kept], np.int32),
         supervised=np.array([np.count_nonzero(e.weights) for e in kept], np.int32),
         rows=np.array([(files.index(e.file), e.row) for e in kept], np.int32).reshape(-1, 2),
+        row_counts=np.array(
+            [row_counts(outcome.kept) for outcome in results if outcome.kept], np.int32
+        ).reshape(-1, len(ROW_COUNTS)),
         tally=tally,
         bad=first_of(bad, job.data.max_bad_rows),
         num_bad=len(bad),

@@ -8,6 +8,7 @@ N: examples; S: shards.
 
 import json
 import shutil
+import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,12 +25,18 @@ from jaxsft.terminal.redact import redacted_values
 
 MANIFEST = "manifest.json"  # written last: a directory that has one is whole
 REPORT = "report.json"
+_PLACES = "examples.npy"  # of a cache that is a part of another
+_ROW_COUNTS = "row_counts.npz"
 IdsAndWeights = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
 _ARRAYS = {"ids": np.dtype("<i4"), "weights": np.dtype("<f4")}
 
 
 class Cache:
     """Random access to the examples of a prepared directory.
+
+    Args:
+        files: whose names the arrays hold as numbers.
+        tokens: of the cache that this one is a part of; None: it has its own.
 
     Attributes:
         lengths: int64 [N], tokens of each example.
@@ -40,23 +47,22 @@ class Cache:
         DataError: the directory does not hold what its manifest says.
     """
 
-    def __init__(self, directory: Path, files: Sequence[str]):
+    def __init__(self, directory: Path, files: Sequence[str], tokens: "Tokens | None" = None):
         self.directory = directory
+        self.files = tuple(files)
         self.manifest = records.from_json(Manifest, _read_json(directory / MANIFEST))
         self.report = records.from_json(CacheReport, _read_json(directory / REPORT))
-        self.lengths = _load(directory / "lengths.npy")
-        self.supervised = _load(directory / "supervised.npy")
-        rows = _load(directory / "rows.npy")
+        self.lengths = read_array(directory / "lengths.npy")
+        self.supervised = read_array(directory / "supervised.npy")
+        rows = read_array(directory / "rows.npy")
         self.sources, self._rows = rows[:, 0], rows[:, 1:]
-        self._files = tuple(files)
+        # Which examples of `tokens` these are; None: all.
+        self._places = None if tokens is None else read_array(directory / _PLACES)
         sizes = [size for size, *_ in self.manifest.shards]
-        self._shard_of = np.repeat(np.arange(len(sizes)), sizes)
-        self._verified = np.zeros(len(sizes), bool)
-        num_tokens = int(self.lengths.sum())
-        if not len(self.lengths) == len(rows) == sum(sizes):
-            raise self._damaged(f"{len(self.lengths)} lengths but {sum(sizes)} examples")
-        self._stops = np.cumsum(self.lengths)
-        self._ids, self._weights = (self._map(name, num_tokens) for name in _ARRAYS)
+        num_stored = sum(sizes) if self._places is None else len(self._places)
+        if not len(self.lengths) == len(rows) == num_stored:
+            raise damaged(directory, f"{len(self.lengths)} lengths but {num_stored} examples")
+        self.tokens = tokens or Tokens(directory, self.manifest.shards, self.lengths)
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +74,12 @@ class Cache:
     def source_of(self, index: int) -> tuple[str, int]:
         """File and row of an example."""
         file, row = self._rows[index].tolist()
-        return self._files[file], row
+        return self.files[file], row
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int64 [N, 3]: source, file (an index of `files`) and row of each example, rising."""
+        return np.column_stack([self.sources, self._rows])
 
     def examples(self, indices: Sequence[int]) -> list[IdsAndWeights]:
         """(ids, weights) of each index, in the order asked for.
@@ -77,33 +88,91 @@ class Cache:
             DataError: the files changed since they were written.
         """
         wanted = np.asarray(indices, np.int64)
+        return self.tokens.examples(wanted if self._places is None else self._places[wanted])
+
+
+class Tokens:
+    """The ids and weights of all examples that one call of `prepare` made, mapped from disk.
+
+    Args:
+        shards: examples and checksums of each, as in the manifest.
+        lengths: int64 [N], tokens of each example.
+    """
+
+    def __init__(self, directory: Path, shards: Sequence[Sequence[int]], lengths: np.ndarray):
+        self._directory = directory
+        self._shards = shards
+        self._lengths = lengths
+        sizes = [size for size, *_ in shards]
+        self._shard_of = np.repeat(np.arange(len(sizes)), sizes)
+        self._verified = np.zeros(len(sizes), bool)
+        self._stops = np.cumsum(lengths)
+        num_tokens = int(lengths.sum())
+        self._ids, self._weights = (self._map(name, num_tokens) for name in _ARRAYS)
+
+    def examples(self, wanted: np.ndarray) -> list[IdsAndWeights]:
+        """(ids, weights) of each index, in the order asked for.
+
+        Raises:
+            DataError: the files changed since they were written.
+        """
         shards = self._shard_of[wanted]
         for shard in np.unique(shards[~self._verified[shards]]).tolist():
             self._verify(shard)
         stops = self._stops[wanted]
-        starts = (stops - self.lengths[wanted]).tolist()
+        starts = (stops - self._lengths[wanted]).tolist()
         ids, weights = self._ids, self._weights
         return [(ids[a:b], weights[a:b]) for a, b in zip(starts, stops.tolist(), strict=True)]
 
     def _map(self, name: str, num_tokens: int) -> np.ndarray:
-        path, dtype = self.directory / f"{name}.bin", _ARRAYS[name]
+        path, dtype = self._directory / f"{name}.bin", _ARRAYS[name]
         size = path.stat().st_size if path.is_file() else None
         if size != num_tokens * dtype.itemsize:
-            raise self._damaged(f"{path.name} has {size} bytes for {num_tokens} tokens")
+            raise damaged(self._directory, f"{path.name} has {size} bytes for {num_tokens} tokens")
         # A plain view: slices of np.memmap itself are ten times as slow.
         return np.asarray(np.memmap(path, dtype, "r")) if num_tokens else np.zeros(0, dtype)
 
     def _verify(self, shard: int) -> None:
         first, last = np.searchsorted(self._shard_of, [shard, shard + 1])
-        start = self._stops[first] - self.lengths[first]
-        _, *expected = self.manifest.shards[shard]
+        start = self._stops[first] - self._lengths[first]
+        _, *expected = self._shards[shard]
         for array, checksum in zip((self._ids, self._weights), expected, strict=True):
             if zlib.crc32(array[start : self._stops[last - 1]].data) != checksum:
-                raise self._damaged(f"examples {first} to {last - 1} differ from their checksum")
+                raise damaged(
+                    self._directory, f"examples {first} to {last - 1} differ from their checksum"
+                )
         self._verified[shard] = True
 
-    def _damaged(self, what: str) -> DataError:
-        return DataError(f"{self.directory}: {what}; delete the directory to prepare it again")
+
+def damaged(directory: Path, what: str) -> DataError:
+    return DataError(f"{directory}: {what}; delete the directory to prepare it again")
+
+
+def write_part(directory: Path, whole: Cache, chosen: np.ndarray) -> None:
+    """Writes what a cache of some examples of another has of arrays, but for their tokens.
+
+    Args:
+        chosen: int64, the examples' indices, rising.
+    """
+    write_array(directory / _PLACES, chosen)
+    write_array(directory / "lengths.npy", whole.lengths[chosen])
+    write_array(directory / "supervised.npy", whole.supervised[chosen])
+    write_array(directory / "rows.npy", whole.rows[chosen])
+
+
+def write_row_counts(directory: Path, counts_RC: np.ndarray) -> None:
+    """Writes `account.ROW_COUNTS` of each row that gives an example; nearly all of it is 0."""
+    with places.using(str(directory / _ROW_COUNTS)):
+        np.savez_compressed(directory / _ROW_COUNTS, counts=counts_RC)
+
+
+def read_row_counts(directory: Path) -> np.ndarray:
+    """What `write_row_counts` wrote."""
+    try:
+        with (directory / _ROW_COUNTS).open("rb") as file, np.load(file) as arrays:
+            return arrays["counts"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise unreadable(directory / _ROW_COUNTS, error) from None
 
 
 def write_shard(directory: Path, shard: str, examples: Iterable[Example]) -> tuple[int, ...]:
@@ -136,7 +205,8 @@ def _shard_path(directory: Path, name: str, shard: str) -> Path:
     return directory / f"{name}-{shard}.tmp"
 
 
-def _load(path: Path) -> np.ndarray:
+def read_array(path: Path) -> np.ndarray:
+    """What `write_array` wrote."""
     try:
         return np.load(path)
     except (OSError, ValueError, EOFError) as error:

@@ -124,6 +124,16 @@ class Epochs:
         first = self._first_steps[epoch]
         return epoch + (done - first) / (self.steps_in(epoch + 1) - first)
 
+    def is_due(self, times_per_epoch: int, done: int) -> bool:
+        """Whether the `done`th step ends one of as many parts of its epoch, alike but for one step.
+
+        5 steps, twice an epoch: after 3 and 5; more often than there are steps: after each.
+        """
+        epoch = self.epoch_of(done - 1)
+        first, stop = self.steps_in(epoch), self.steps_in(epoch + 1)
+        before, after = ((n - first) * times_per_epoch // (stop - first) for n in (done - 1, done))
+        return after > before
+
     def sums_of_steps(self, values: np.ndarray) -> np.ndarray:
         """The sum of `values`, one for each example, over each step of the first epoch."""
         plan = self.plan(0)

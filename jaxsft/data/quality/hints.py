@@ -61,6 +61,14 @@ _NOT_PROSE = ("-", "*", "#", "|", ">", "\t", "    ")
 
 Found = Iterator[tuple[str, str]]  # kind, excerpt
 
+KINDS = (
+    *("answer equals the question", "answer without end", "card number", "code block without end"),
+    *("control character", "e-mail address", "empty answer", "HTML entity", "IBAN", "IP address"),
+    *("key or secret", "last message is not the assistant's", "one-word answer", "phone number"),
+    *("replacement character or byte order mark", "role or control text in a message"),
+    *("very long message", "wrong encoding"),
+)
+
 
 def of_conversation(record: Conversation) -> Found:
     """(kind, excerpt) of each hint, each kind at most once."""

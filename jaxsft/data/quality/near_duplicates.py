@@ -69,7 +69,7 @@ def _words(pieces: Sequence[bytes | np.ndarray]) -> tuple[np.ndarray, np.ndarray
         id_rows = np.repeat([i for i, _ in ids], [len(piece) for _, piece in ids])
         of_row = np.concatenate([of_row, id_rows])
         id_hashes = np.concatenate([piece for _, piece in ids]).astype(np.uint64)
-        hashes = np.concatenate([hashes, _mixed(id_hashes + np.uint64(1))])
+        hashes = np.concatenate([hashes, mixed(id_hashes + np.uint64(1))])
     return of_row, hashes
 
 
@@ -102,7 +102,7 @@ def _byte_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     is_word = np.array([byte >= 128 or chr(byte).isalnum() for byte in range(256)])
     is_cjk = np.zeros(256, bool)
     is_cjk[0xE3:0xEE] = True
-    return np.where(is_word, _mixed(letters + np.uint64(1)), np.uint64(0)), is_word, is_cjk
+    return np.where(is_word, mixed(letters + np.uint64(1)), np.uint64(0)), is_word, is_cjk
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,7 +116,7 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     return tables[0], tables[1]
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
+def mixed(values: np.ndarray) -> np.ndarray:
     """A random-looking one-to-one map of uint64: the finish of splitmix64."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(_MIX_1)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(_MIX_2)
@@ -130,7 +130,7 @@ def _signatures_of_words(of_row: np.ndarray, hashes: np.ndarray, num_rows: int) 
     """
     follows = np.zeros_like(hashes)
     follows[:-1] = np.where(of_row[1:] == of_row[:-1], hashes[1:], np.uint64(0))
-    pairs = _mixed(hashes * np.uint64(_STEP) + follows)
+    pairs = mixed(hashes * np.uint64(_STEP) + follows)
     place = of_row * PLACES + (pairs >> np.uint64(58)).astype(np.int64)
     empty = np.uint64(2**64 - 1)
     least = np.full(num_rows * PLACES, empty)

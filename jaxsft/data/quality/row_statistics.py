@@ -26,6 +26,7 @@ from jaxsft.terminal.redact import redacted_values
 
 HINT_EXAMPLES = 5  # kept of each kind
 SAMPLED_ANSWERS = 16_384  # among which repeated ones are counted
+_MOST_TURNS = 2**16 - 1  # counted of a row
 _PARTS_AT_ONCE = 32  # shards' facts held before they are merged
 _SPACE = b" \t\n\r\v\f"
 _COLUMNS = {
@@ -36,6 +37,8 @@ _COLUMNS = {
     "turns": np.uint16,
     "tokens": np.uint32,
     "supervised": np.uint32,
+    "answered": np.uint16,
+    "hinted": np.uint32,
 }
 _ARRAYS = (*_COLUMNS, "signature", "answer_keys", "answer_hashes")
 _ARRAYS_FILE, _REST_FILE = "facts.npz", "facts.json"
@@ -69,6 +72,8 @@ class Facts:
         prompt: hash of what stands before the last answer; 0 where there is none.
         turns: messages of the assistant; 0 for plain text and tokens.
         tokens: of all examples of the row.
+        answered: answers that have words, among which `answers` are a sample.
+        hinted: a bit for each kind of hint that the row has, in the order of hints.KINDS.
         answers: a sample of the assistant's messages: those with the smallest keys, by key.
     """
 
@@ -80,15 +85,20 @@ class Facts:
     turns: np.ndarray  # uint16 [N]
     tokens: np.ndarray  # uint32 [N]
     supervised: np.ndarray  # uint32 [N]
+    answered: np.ndarray  # uint16 [N]
+    hinted: np.ndarray  # uint32 [N]
     signature: np.ndarray  # uint8 [N, K]
     answer_keys: np.ndarray  # uint64 [A]
     answer_hashes: np.ndarray  # uint64 [A]
     answers: tuple[ShownRow, ...]  # [A]
-    num_answers: int  # of which `answers` are a sample
     hints: dict[str, Hint]
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @property
+    def num_answers(self) -> int:
+        return int(self.answered.sum(dtype=np.int64))
 
     def where(self, index: int) -> str:
         return f"{self.files[self.file[index]]}:{self.row[index]}"
@@ -136,19 +146,23 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
             "dialogue": dialogue,
             "prompt": prompt,
             "turns": 0,
+            "answered": 0,
             "tokens": sum(len(example.ids) for example in outcome.kept),
             "supervised": sum(int(np.count_nonzero(e.weights)) for e in outcome.kept),
         }
         if isinstance(record, Conversation):
             said = [message for message in record.messages if message.role == "assistant"]
-            facts["turns"] = min(len(said), 2**16 - 1)
-            answers += _answers(record, dialogue, said)
+            facts["turns"] = min(len(said), _MOST_TURNS)
+            own = _answers(record, dialogue, said)
+            facts["answered"] = min(len(own), _MOST_TURNS)
+            answers += own
         spelt = any(example.text_controls for example in outcome.kept)
-        found += [
-            (kind, ShownRow(record.file, record.row, text))
-            for kind, text in _hints(record)
-            if not (spelt and kind == _CONTROL_TEXT)  # there they are no text but tokens
-        ]
+        hinted: dict[str, ShownRow] = {}
+        for kind, text in _hints(record):
+            if not (spelt and kind == _CONTROL_TEXT):  # there they are no text but tokens
+                hinted.setdefault(kind, ShownRow(record.file, record.row, text))
+        facts["hinted"] = sum(1 << hints.KINDS.index(kind) for kind in hinted)
+        found += hinted.items()
         texts.append(_words_of(record))
         for name, value in facts.items():
             columns[name].append(value)
@@ -161,7 +175,6 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
         answer_keys=np.array(keys, np.uint64),
         answer_hashes=np.array(hashes, np.uint64),
         answers=examples,
-        num_answers=len(answers),
         hints=_counted(found),
     )
     return _sampled(part)
@@ -261,10 +274,30 @@ def merge(parts: Sequence[Facts]) -> Facts:
         files=tuple(files),
         **arrays,
         answers=tuple(example for part in parts for example in part.answers),
-        num_answers=sum(part.num_answers for part in parts),
         hints=_merged_hints([part.hints for part in parts]),
     )
     return _sampled(merged)
+
+
+def taken(facts: Facts, rows: np.ndarray) -> Facts:
+    """The facts of these rows alone, which rise; the answers among the sample that are theirs."""
+    arrays = {name: getattr(facts, name)[rows] for name in (*_COLUMNS, "signature")}
+    theirs = {(facts.files[f], r) for f, r in zip(arrays["file"], arrays["row"], strict=True)}
+    sampled = [i for i, one in enumerate(facts.answers) if (one.file, one.row) in theirs]
+    found = {}
+    for kind, hint in facts.hints.items():
+        count = int(np.count_nonzero(arrays["hinted"] >> np.uint32(hints.KINDS.index(kind)) & 1))
+        if count:
+            shown = tuple(one for one in hint.examples if (one.file, one.row) in theirs)
+            found[kind] = Hint(count, shown)
+    return Facts(
+        files=facts.files,
+        **arrays,
+        answer_keys=facts.answer_keys[sampled],
+        answer_hashes=facts.answer_hashes[sampled],
+        answers=tuple(facts.answers[i] for i in sampled),
+        hints=found,
+    )
 
 
 def _merged_hints(parts: Sequence[dict[str, Hint]]) -> dict[str, Hint]:
@@ -284,7 +317,6 @@ def save(directory: Path, facts: Facts) -> None:
         np.savez(directory / _ARRAYS_FILE, **columns)
     rest = {
         "files": facts.files,
-        "num_answers": facts.num_answers,
         "answers": [dataclasses.astuple(example) for example in facts.answers],
         "hints": {
             kind: {"rows": hint.rows, "examples": [dataclasses.astuple(e) for e in hint.examples]}
@@ -312,7 +344,6 @@ def load(directory: Path) -> Facts:
     return Facts(
         files=tuple(rest["files"]),
         **columns,
-        num_answers=rest["num_answers"],
         answers=tuple(ShownRow(*example) for example in rest["answers"]),
         hints={
             kind: Hint(hint["rows"], tuple(ShownRow(*e) for e in hint["examples"]))

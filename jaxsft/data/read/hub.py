@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,20 @@ def _load(path: str, subset: str | None, split: str, name: str) -> Any:
         install = "pip install 'jaxsft[hub]'"
         raise DataError(f"{name}: needs the package datasets: {install}") from None
     try:
-        return datasets.load_dataset(path, subset, split=split)
+        found = datasets.load_dataset(path, subset, split=split)
     except MemoryError:
         raise
     except Exception as error:  # whatever the package, the network or the data set's files raise
         if refusal := places.user_error(error):  # no place for it here: HF_HOME
             raise refusal from error
         raise DataError(f"{name}: can't be loaded: {str(error).strip()}") from None
+    if not isinstance(found, Sized):
+        raise DataError(
+            f"{name}: is a {type(found).__name__}, a stream that says not how many rows it has, and"
+            " an epoch must have an end: name a part that has one, such as"
+            f" split={split + '[:100000]'!r}, or write the rows to a file"
+        )
+    return found
 
 
 def fingerprint(source: Source) -> str:

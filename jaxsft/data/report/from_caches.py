@@ -1,6 +1,6 @@
 """The data report of prepared caches and of the run that is to use them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from jaxsft.config import Data, Train
 from jaxsft.data.cache.prepare import source_names
@@ -8,7 +8,7 @@ from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
 from jaxsft.data.quality import measures, row_statistics
 from jaxsft.data.report import warnings
-from jaxsft.data.report.data_report import DataReport, PlannedSteps
+from jaxsft.data.report.data_report import DataReport, DataWarning, PlannedSteps
 
 
 def report_of(
@@ -18,12 +18,14 @@ def report_of(
     evals: Mapping[str, Cache],
     epochs: Epochs | None = None,
     shares: int = 1,
+    hints: Iterable[DataWarning] = (),
 ) -> DataReport:
     """What there is to know of these caches and of the steps that `train` makes of them.
 
     Args:
         epochs: of the training cache, where they are planned already.
         shares: of a batch's rows, one for each device that has rows of its own; 1 if not known.
+        hints: of what isn't data.
     """
     epochs = epochs or epochs_of(
         cache,
@@ -42,6 +44,7 @@ def report_of(
         {name: other.report for name, other in evals.items()},
         overlaps,
         planned_steps(data, train, cache, epochs, shares),
+        hints,
     )
 
 

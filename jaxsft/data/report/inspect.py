@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
 from jaxsft.config import Data, Source
+from jaxsft.data.cache.divided import HELD_OUT, HOLDOUT, RowKey
 from jaxsft.data.cache.prepare import source_names
-from jaxsft.data.encode.account import Outcome
+from jaxsft.data.encode.account import Drop, Outcome
 from jaxsft.data.encode.outcomes import outcome_of
 from jaxsft.data.encode.tokenize import ChatTokenizer, Example
 from jaxsft.data.read.sources import read_source
@@ -30,6 +32,8 @@ class InspectedRows:
         sources: of the run's training or evaluation data.
         name: of the one source to read; None: all.
         limit: rows in all, shared evenly by the sources.
+        apart: why rows are not trained that could be, by `divided.rows_apart`.
+        held_out_of: the training sources, whose rows that are held out come first.
 
     Raises:
         ConfigError: no source has this name.
@@ -43,11 +47,20 @@ class InspectedRows:
         vocab_size: int | None = None,
         name: str | None = None,
         limit: int | None = None,
+        apart: Mapping[RowKey, str] = MappingProxyType({}),
+        held_out_of: Sequence[Source] = (),
     ):
-        named = dict(zip(source_names(sources), sources, strict=True))
-        if name is not None and name not in named:
-            raise ConfigError(f"--source={name}: there is no such source, only {list(named)}")
-        self._sources = named if name is None else {name: named[name]}
+        own = [(n, s, False) for n, s in zip(source_names(sources), sources, strict=True)]
+        named = [*((HOLDOUT, source, True) for source in held_out_of), *own]
+        names = list(dict.fromkeys(name for name, *_ in named))
+        if name is not None and name not in names:
+            raise ConfigError(f"--source={name}: there is no such source, only {names}")
+        self._sources = [
+            (number - len(held_out_of) * (not held), one, source, held)
+            for number, (one, source, held) in enumerate(named)
+            if name in (None, one)
+        ]
+        self._apart = apart
         self._data = data
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
@@ -56,16 +69,26 @@ class InspectedRows:
 
     def __iter__(self) -> Iterator[tuple[str, Outcome]]:
         left = self._limit
-        for index, (name, source) in enumerate(self._sources.items()):
+        for index, (number, name, source, held) in enumerate(self._sources):
             share = None if left is None else -(-left // (len(self._sources) - index))
             num_rows = 0
             for record in read_source(source):
+                why = self._apart.get((number, record.file, record.row))
+                if held and why != HELD_OUT:
+                    continue
                 if num_rows == share:
                     self.is_cut = True
                     break
                 num_rows += 1
-                yield name, outcome_of(self._tokenizer, record, self._data, self._vocab_size)
+                found = outcome_of(self._tokenizer, record, self._data, self._vocab_size)
+                yield name, found if why is None or held else _left_out(found, why)
             left = None if left is None else left - num_rows
+
+
+def _left_out(outcome: Outcome, why: str) -> Outcome:
+    """The outcome of a row that isn't trained though it could be."""
+    drops = [Drop(why, why, len(example.ids)) for example in outcome.kept]
+    return dataclasses.replace(outcome, kept=(), dropped=(*drops, *outcome.dropped))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,12 +54,21 @@ def print_account(name: str, report: CacheReport, console: Console) -> None:
     """Where every row and every token of one set went."""
     _heading(f"Rows and tokens of {name}", console)
     lost = sum(report.dropped.values())
-    _line(f"{report.rows_in:,} rows = {report.rows_out:,} used + {lost:,} dropped", console)
+    held_out = f" + {report.held_out:,} held out" if report.held_out else ""
+    _line(
+        f"{report.rows_in:,} rows = {report.rows_out:,} used{held_out} + {lost:,} dropped", console
+    )
     for reason, rows in report.dropped.items():
         of_tokens = _share_of_tokens(report, reason)
         _line(f"  {rows:,} dropped{of_tokens}: {reason}", console)
     tokens = report.tokens
-    parts = " + ".join(f"{count:,} {kind}" for kind, count in list(vars(tokens).items())[1:])
+    for e in report.duplicates[:_EXAMPLES]:
+        alike = "" if e.similarity is None else f", similarity {e.similarity}"
+        _line(f"  for example {e.again}, after {e.first}{alike}", console)
+    kinds = {kind: count for kind, count in vars(tokens).items() if kind != "rendered"}
+    if not kinds["held_out"]:
+        del kinds["held_out"]
+    parts = " + ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in kinds.items())
     _line(f"{tokens.rendered:,} tokens rendered = {parts}", console)
     _line(f"{report.examples:,} examples", console)
     for reason, examples in report.dropped_examples.items():

@@ -1,8 +1,9 @@
 """What may be wrong with the data of a run or with the steps made of it, each with advice."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from jaxsft.data.cache.manifest import CacheReport
+from jaxsft.data.quality.division import EXACT, NEAR
 from jaxsft.data.quality.figures import HintedRows, Overlap
 from jaxsft.data.render.turns import new_tokens_flag
 from jaxsft.data.report.data_report import (
@@ -30,6 +31,7 @@ MIN_STEPS = 50
 MAX_EPOCHS = 5
 MAX_TIMES_SEEN = 10  # an example of any source, over the run
 MIN_EVAL_ROWS = 30
+MIN_EXAMPLES = 100
 
 # Columns and fields that may be a part of the conversation under another name.
 LIKE_CONVERSATION = frozenset(
@@ -80,6 +82,7 @@ def whole_report(
     evals: Mapping[str, CacheReport],
     overlaps: Mapping[str, Overlap],
     plan: PlannedSteps | None,
+    hints: Iterable[DataWarning] = (),
 ) -> DataReport:
     """All of it, warnings first.
 
@@ -88,6 +91,7 @@ def whole_report(
         evals: of each evaluation set, by name.
         overlaps: of each evaluation set with the training data.
         plan: of the run; None where only the data is looked at.
+        hints: of what isn't data.
     """
     warnings = [
         *_overlap_warnings(overlaps),
@@ -96,6 +100,7 @@ def whole_report(
         *_template_warnings(train),
         *_quality_warnings(train),
         *(_plan_warnings(plan, train) if plan else ()),
+        *hints,
         *_eval_warnings(evals),
     ]
     return DataReport(
@@ -160,6 +165,8 @@ def _loss_warnings(name: str, report: CacheReport) -> Warnings:
     found: list[tuple[float, DataWarning]] = []
     for reason in dict.fromkeys([*report.dropped, *report.dropped_tokens]):
         rows, lost = report.dropped.get(reason, 0), report.dropped_tokens.get(reason, 0)
+        if reason in (EXACT, NEAR):
+            continue  # that was asked for
         of_rows, of_tokens = rows / max(report.rows_in, 1), lost / rendered
         if max(of_rows, of_tokens) <= MAX_DROPPED_SHARE:
             continue
@@ -230,15 +237,16 @@ def _quality_warnings(train: CacheReport) -> Warnings:
     if exact.share > MAX_EXACT_DUPLICATES:
         yield _warning(
             f"{_of(exact.rows, quality.conversations)} rows repeat an earlier one",
-            "They count several times: leave them out, or repeat on purpose with Source.weight.",
+            "They count several times: leave them out with data.duplicates='drop_exact', or repeat"
+            " on purpose with Source.weight.",
             *(f"{e.again} repeats {e.first}" for e in exact.examples[:3]),
         )
     if near.share > MAX_NEAR_DUPLICATES:
         yield _warning(
             f"{_of(near.later_rows, quality.conversations)} rows are almost the same as an"
             " earlier one",
-            "The set teaches less than its size says: leave most of them out, unless they come"
-            " from one template on purpose.",
+            "The set teaches less than its size says: leave them out with"
+            " data.duplicates='drop_near', unless they come from one template on purpose.",
             *(f"{e.again} and {e.first} ({e.similarity})" for e in near.examples[:3]),
         )
     for example in quality.repeated_answers.examples:
@@ -305,11 +313,17 @@ def _plan_warnings(plan: PlannedSteps, train: CacheReport) -> Warnings:
             f"the run has {plan.steps} steps",
             "That is little to learn from: lower train.batch_size or raise train.epochs.",
         )
+    if train.examples < MIN_EXAMPLES:
+        yield _warning(
+            f"there are {train.examples:,} examples to train on",
+            "So few are soon known by heart: add more, mix in a general set as one more Source, or"
+            " train adapters with a low rank; and look at the answers, not at the loss alone.",
+        )
     if plan.epochs > MAX_EPOCHS:
         yield _warning(
             f"the run sees the data {plan.epochs:.1f} times",
             "Models then learn rows by heart; 1 to 3 epochs are common. Watch the loss on"
-            " data.eval.",
+            " data.eval, or hold rows out with data.holdout and end with eval.early_stopping.",
         )
     if plan.fewest_supervised_tokens == 0:
         yield _warning(

@@ -19,6 +19,18 @@ class AlteredNotes(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Best:
+    """The best evaluation of a run so far, and how long it has been waiting for a better one."""
+
+    metric: str = ""
+    step: int = 0
+    value: float = 0.0
+    reference: float = 0.0  # the last value that was better by min_improvement
+    waited: int = 0  # evaluations since that one
+    seen: int = 0  # step of the newest evaluation
+
+
+@dataclasses.dataclass(frozen=True)
 class Notes:
     """Enough to go on with a run, and to export it without its data.
 
@@ -28,6 +40,7 @@ class Notes:
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # value by config field
     template_date: str | None = None  # None: written before templates were told one
     trained_on: TrainedOn = records.keyed("data", TrainedOn())
+    best: Best | None = records.where_known()  # None: nothing evaluated, or no figure followed
     digests: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by a leaf's dotted path
     # Of the parameters that are not trained, which no checkpoint holds.
     frozen: Mapping[str, int] = dataclasses.field(default_factory=dict)

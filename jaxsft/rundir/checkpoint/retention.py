@@ -31,6 +31,7 @@ def settle(
     ignored: set[int],
     process: tuple[int, int],
     report: Report,
+    best: int | None = None,
 ) -> None:
     """Keeps the sizes of a committed step's files; deletes what it and the steps before it replace.
 
@@ -41,6 +42,7 @@ def settle(
         ignored: steps that can't be read: neither counted nor deleted.
         process: number of this one, and of all.
         report: is told what keeps older steps from being deleted.
+        best: a step that stays however old it is.
     """
     number, count = process
     path = directory / str(step)
@@ -48,7 +50,8 @@ def settle(
         files.write_sizes(path)
     committed = files.committed_steps(directory)
     counted = [one for one in committed if one <= step and one not in ignored]
-    old, unfinished = counted[:-keep], files.leftovers(directory, before=step)
+    old = [one for one in counted[:-keep] if one != best]
+    unfinished = files.leftovers(directory, before=step)
     if not old and not unfinished:
         return
     if old and not _read_back(path, digests, process, report):

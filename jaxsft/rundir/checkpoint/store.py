@@ -48,7 +48,7 @@ class CheckpointStore:
     for a checkpoint, on any file system.
 
     Args:
-        keep: newest steps that are kept.
+        keep: newest steps that are kept, beside the best one.
         report: is told of trouble in the background that stops nothing.
     """
 
@@ -73,7 +73,8 @@ class CheckpointStore:
         """Starts saving `state`; returns when the arrays may be overwritten.
 
         Args:
-            notes: kept beside the arrays, with their digests, and handed back by `notes`.
+            notes: kept beside the arrays, with their digests, and handed back by `notes`; the step
+                of notes.best is kept whatever `keep` says.
 
         Raises:
             CheckpointError: this save, or the one before that ran in the background, failed.
@@ -88,9 +89,9 @@ class CheckpointStore:
                 self._saving = ocp.save_async(path, state, custom_metadata=saved)
         except Exception as error:
             raise _not_saved(str(path), error) from error
-        before = self._settling
+        before, best = self._settling, None if notes.best is None else notes.best.step
         self._settling = threading.Thread(
-            target=self._settle, args=(step, kept, self._saving, before), daemon=True
+            target=self._settle, args=(step, kept, best, self._saving, before), daemon=True
         )
         self._settling.start()
 
@@ -107,7 +108,12 @@ class CheckpointStore:
                 files.remove(path)
 
     def _settle(
-        self, step: int, kept: dict[str, int], saving: Any, before: threading.Thread | None
+        self,
+        step: int,
+        kept: dict[str, int],
+        best: int | None,
+        saving: Any,
+        before: threading.Thread | None,
     ) -> None:
         if before is not None:
             before.join()
@@ -118,7 +124,7 @@ class CheckpointStore:
         process = jax.process_index(), jax.process_count()
         try:
             retention.settle(
-                self.directory, step, self._keep, kept, self._unread, process, self._report
+                self.directory, step, self._keep, kept, self._unread, process, self._report, best
             )
         except Exception as error:  # nothing is lost: older steps stay, and the next save tries
             self._report(f"warning: older checkpoints could not be deleted: {cause_of(error)}")

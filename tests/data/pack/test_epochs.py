@@ -53,6 +53,22 @@ def test_a_mixture_is_exact_in_each_epoch_though_their_steps_differ():
         assert {counts[i] for i in range(50, 80)} == {2}
 
 
+@pytest.mark.parametrize("times", [1, 2, 3, 7, 400])
+def test_steps_are_due_as_often_in_each_epoch_and_evenly(times):
+    source = epochs((20, 60, 5))
+    bounds = [source.steps_in(n) for n in range(5)]
+    sizes = np.diff(bounds)
+    assert len(set(sizes)) > 1, "the law must meet epochs of different length"
+    for epoch, size in enumerate(sizes.tolist()):
+        steps = range(bounds[epoch] + 1, bounds[epoch + 1] + 1)
+        due = [done - bounds[epoch] for done in steps if source.is_due(times, done)]
+        assert len(due) == min(times, size) and due[-1] == size
+        gaps = np.diff([0, *due])
+        assert gaps.max() - gaps.min() <= 1
+        if times <= size:
+            assert due == [-(-size * n // times) for n in range(1, times + 1)]
+
+
 def most_examples(plan):
     return int(np.diff(plan.row_offsets).max())
 

@@ -124,7 +124,8 @@ def test_rows_that_are_lost():
     drop = Drop("overlong: more than sequence_length=40 tokens", "overlong: 50 tokens", 50)
     lost = [Outcome(r.file, r.row, (), (drop,)) for r in records[:2]]
     train = report_of(records, lost + list(map(outcome, records[2:])))
-    (warning,) = warnings_of(train)
+    warning, few = warnings_of(train)
+    assert few == "there are 98 examples to train on"
     assert warning == (
         "train: 2 of 100 (2.0%) rows dropped, with 100 of 5,000 (2.0%) tokens:"
         " overlong: more than sequence_length=40 tokens"

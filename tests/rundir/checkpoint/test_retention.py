@@ -10,7 +10,7 @@ import pytest
 from jaxsft.config import Mesh
 from jaxsft.devices import mesh
 from jaxsft.rundir.checkpoint import digest, files, retention
-from jaxsft.rundir.checkpoint.notes import Notes
+from jaxsft.rundir.checkpoint.notes import Best, Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from tests.rundir.test_checkpoint import make_state
 
@@ -30,6 +30,17 @@ def store(tmp_path):
 def settle(store, process, report=pytest.fail, digests=None):
     digests = digests or store.notes(2).digests
     retention.settle(store.directory, 2, 1, digests, set(), process, report)
+
+
+def test_the_best_step_stays_beside_the_newest(tmp_path):
+    """And goes when another one is better, or is counted where it is among the newest."""
+    store = CheckpointStore(tmp_path, keep=1)
+    kept = []
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4), (6, None)):
+        store.save(step, make_state(step), Notes(best=best and Best(step=best)))
+        store.wait()
+        kept.append(store.steps())
+    assert kept == [[1], [1, 2], [1, 3], [4], [4, 5], [6]]
 
 
 def marker(store, process):
