@@ -23,7 +23,7 @@ from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
-from jaxsft.training import first_state, inputs, preflight, too_large
+from jaxsft.training import first_state, inputs, preflight, started_adapter, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.loss import loss_notes
@@ -56,6 +56,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         config, out = _open(config, workdir, console)
         leaving.callback(out.metrics.close)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
+        config = distributed.together(lambda: started_adapter.resolved(config, base))
         distributed.together(lambda: preflight.check_config(config, base.settings))
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))

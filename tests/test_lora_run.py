@@ -135,7 +135,32 @@ def test_another_base_is_refused(ran, flags, base, tmp_path):
 )
 def test_another_adapter_is_another_run(ran, flags, flag, message):
     workdir, _ = ran
-    others = [one for one in flags if "lora" not in one and "merge" not in one]
+    others = [one for one in flags if not one.startswith("--config.lora") and "merge" not in one]
     kept = [] if flag.endswith("None") else [one for one in flags if "train_whole" in one]
     done = train(workdir, *others, *kept, flag, check=False)
     assert done.returncode == 66 and message in done.stderr
+
+
+def test_an_adapter_is_trained_further(ran, flags, base):
+    """With the run's own figures before, to other ones; merged by the tool as it is."""
+    workdir, _ = ran
+    further = base.parent / "further"
+    others = [one for one in flags if not one.startswith("--config.lora")]
+    train(further, *others, f"--config.model.adapter={workdir}", "--config.train.steps=6")
+    before, after = (
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (further, workdir)
+    )
+    assert before[0]["eval/heldout/loss"] == pytest.approx(after[-1]["eval/heldout/loss"], abs=1e-6)
+    assert before[-1]["eval/heldout/loss"] != before[0]["eval/heldout/loss"]
+    assert json.loads((further / "export" / "adapter_config.json").read_text())["r"] == 4
+    train(further, *others, f"--config.model.adapter={workdir}", "--config.train.steps=8")
+
+
+def test_a_directory_without_adapter_is_refused(flags, base, tmp_path):
+    others = [one for one in flags if not one.startswith("--config.lora")]
+    done = train(tmp_path / "x", *others, f"--config.model.adapter={base}", check=False)
+    assert (
+        done.returncode == 64
+        and f"config.model.adapter={base}: has no adapter_config" in done.stderr
+    )

@@ -12,6 +12,9 @@ class Model:
     # DIRECTORY or DIRECTORY:step of another run on this source, whose weights this one begins with
     # instead (the newest checkpoint's without a step); --continue_from sets it.
     continue_from: str | None = None
+    # Directory or hub id of an adapter in PEFT's format on this source, or a run that trained one:
+    # it is trained further, in the place of config.lora.
+    adapter: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     # Dtype in which the parameters are kept; bfloat16 rounds updates below 1/512 of a weight away.
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -33,7 +33,12 @@ def validate(config: Config) -> None:
     _check_data(config.data)
     if config.lora is not None:
         _check_lora(config.lora)
-    elif config.checkpoint.merge:
+        if config.model.adapter is not None:
+            raise ConfigError(
+                f"config.model.adapter={config.model.adapter}: brings its own rank and targets;"
+                " leave config.lora out"
+            )
+    elif config.checkpoint.merge and config.model.adapter is None:
         raise ConfigError(
             "config.checkpoint.merge=True: there is no adapter to merge; set config.lora, or leave"
             " it out"

@@ -156,7 +156,9 @@ def _read_params(config: Config, store: CheckpointStore, step: int, base: Pretra
         return trained
     of_model = adapter_plan.without_adapters
     params = first_state.base_params(config, base, of_model(placement), of_model(declared.shapes))
-    params = first_state.with_adapters(declared.adapters, params, placement, config.train.seed)
+    params = first_state.with_adapters(
+        config, base, declared.adapters, declared.frozen, placement, params
+    )
     _, frozen = state.split(params, declared.frozen)
     resume.refuse_other_base(store, step, resume.frozen_digests(frozen))
     return state.merged(trained, frozen)

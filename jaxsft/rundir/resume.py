@@ -66,8 +66,11 @@ def identity(config: Config) -> dict[str, Any]:
     optim = dataclasses.asdict(config.optim).items()
     values |= {f"config.optim.{name}": value for name, value in optim if name not in _FREE}
     values |= {f"config.loss.{name}": value for name, value in vars(config.loss).items()}
-    values["config.lora"] = None if config.lora is None else "set"
-    if config.lora is not None:
+    values["config.model.adapter"] = config.model.adapter
+    # What config.model.adapter brings is known once the model is open: its own path stands for it.
+    own = config.lora is not None and config.model.adapter is None
+    values["config.lora"] = "set" if own else None
+    if config.lora is not None and own:
         values |= {f"config.lora.{name}": v for name, v in _plain(config.lora).items()}
         values["config.model.frozen_dtype"] = config.model.frozen_dtype
     values["config.model.new_tokens"] = list(config.model.new_tokens)

@@ -15,7 +15,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.devices import distributed
 from jaxsft.model import adapter_plan, dead_rows, state, vocabulary
 from jaxsft.model.state import Params
-from jaxsft.training import step
+from jaxsft.training import started_adapter, step
 from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
 from jaxsft.training.lora import Adapters
@@ -78,16 +78,26 @@ def base_params(
 
 
 def with_adapters(
-    adapters: Adapters | None, params: Params, placement: Params, seed: int
+    config: Config,
+    base: Pretrained,
+    adapters: Adapters | None,
+    frozen: frozenset[str],
+    placement: Params,
+    params: Params,
 ) -> Params:
-    """The model's parameters with adapters, which change nothing yet.
+    """The model's parameters with adapters: those of config.model.adapter, or ones that change
+    nothing yet.
 
     Args:
-        placement: of both.
+        frozen: parameters that are not trained, by dotted paths.
+        placement: of model and adapters.
+        params: of the model.
     """
     if adapters is None:
         return params
-    return adapter_plan.first_values(adapters.specs, adapters.weights, params, placement, seed)
+    seed = config.train.seed
+    params = adapter_plan.first_values(adapters.specs, adapters.weights, params, placement, seed)
+    return started_adapter.begun(config, base, adapters, frozen, placement, params)
 
 
 def _own_params(
@@ -98,8 +108,8 @@ def _own_params(
     params = base_params(config, base, placement, shapes)
     if config.model.weights != "random":
         params = _without_dead_rows(config, base, params, data, say)
-    placement = program.placement.params
-    return with_adapters(program.adapters, params, placement, config.train.seed)
+    placement, frozen = program.placement.params, program.recipe.frozen
+    return with_adapters(config, base, program.adapters, frozen, placement, params)
 
 
 def _fresh(program: MeshProgram, trained: Params, frozen: Params) -> TrainState:

@@ -89,6 +89,18 @@ def read(
     return {path: _stack(layers) for path, layers in found.items()}, there
 
 
+def saved_paths(
+    table: Table, shapes: Tree, in_memory: peft_names.InMemory, names: set[str]
+) -> tuple[str, ...]:
+    """The paths of the leaves that tensors of an adapter's file hold whole."""
+    bare = {name.removeprefix(PREFIX).replace(".modules_to_save.", ".") for name in names}
+    found: dict[str, None] = {}
+    for tensor in tensor_table.tensors(shapes, table):
+        if in_memory(tensor.name) in bare:
+            found |= {".".join(weight.row.ours): None for weight in tensor.weights}
+    return tuple(found)
+
+
 def _is_kept(config: AdapterConfig, name: str) -> bool:
     """Whether a tensor is of a module that is saved whole; of a tied head, of the embedding."""
     module = name.removeprefix(PREFIX).rpartition(".")[0]

@@ -1,0 +1,19 @@
+"""The job of quickstart.py with adapters of rank 16 instead of the model's own weights.
+
+command   python -m jaxsft.train --config=configs/quickstart_lora.py --workdir=runs/quickstart_lora
+hardware  two CPU cores, 8 GB of memory
+time      about 4 minutes
+result    held-out orders answered exactly: 0 % before, ? % after
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from jaxsft.config import Config, Lora
+
+
+def get_config() -> Config:
+    full: Config = runpy.run_path(str(Path(__file__).parent / "quickstart.py"))["get_config"]()
+    optim = dataclasses.replace(full.optim, peak_lr=1e-3)
+    return dataclasses.replace(full, lora=Lora(), optim=optim)

@@ -1,0 +1,113 @@
+"""A run that goes on from an adapter in PEFT's format, on the base of config.model.source."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from jaxsft.config import Config, Lora
+from jaxsft.convert import source
+from jaxsft.convert.adapter import factors
+from jaxsft.convert.adapter.config import AdapterConfig
+from jaxsft.convert.adapter.factors import Stack
+from jaxsft.convert.families import config_json
+from jaxsft.convert.pretrained import Pretrained, open_pretrained
+from jaxsft.convert.tensors import huggingface
+from jaxsft.errors import ConfigError
+from jaxsft.model import adapter_plan, state
+from jaxsft.model.adapter_plan import AdapterSpec
+from jaxsft.model.state import Params
+from jaxsft.training.lora import Adapters
+
+
+def resolved(config: Config, base: Pretrained) -> Config:
+    """The config with config.lora as the adapter of config.model.adapter has it.
+
+    Raises:
+        ConfigError: it names no adapter.
+        ConversionError: one that doesn't fit the base, or that PEFT itself would not load.
+    """
+    if config.model.adapter is None:
+        return config
+    directory = _directory(config.model.adapter)
+    stacks, others = _read(directory, base)
+    said = AdapterConfig(directory)
+    first = next(iter(stacks.values()))
+    _, shapes, _ = state.abstract(base.settings, "float32", "none")
+    lora = Lora(
+        rank=first.rank,
+        alpha=first.scales[0] * first.rank,
+        targets=tuple(stacks),
+        ranks={path: stack.rank for path, stack in stacks.items()},
+        dora=said.has_magnitudes,
+        train_whole=_kept(base, shapes, others),
+    )
+    return dataclasses.replace(config, lora=lora)
+
+
+def begun(
+    config: Config,
+    base: Pretrained,
+    adapters: Adapters,
+    frozen: frozenset[str],
+    placement: Params,
+    params: Params,
+) -> Params:
+    """The parameters with what the adapter's files hold in the place of what a run begins with.
+
+    Args:
+        frozen: parameters that are not trained, by dotted paths.
+        params: with adapters at their first values.
+    """
+    if config.model.adapter is None:
+        return params
+    directory = _directory(config.model.adapter)
+    stacks, _ = _read(directory, base)
+    flat = nnx.traversals.flatten_mapping(params)
+    for path, stack in stacks.items():
+        for part, array in _arrays(adapters, path, stack).items():
+            at = (*adapter_plan.adapter_path(path), part)
+            flat[at] = jax.device_put(array, flat[at].sharding)
+    own = adapter_plan.without_adapters(adapters.shapes)
+    whole, _ = state.split(own, frozen & _names(own))
+    if whole:  # by the files of the adapter: PEFT's modules_to_save
+        merged = open_pretrained(directory)
+        assert merged.tensors is not None
+        own_placement = adapter_plan.without_adapters(placement)
+        where = str(directory)
+        read = huggingface.read_params(merged.tensors, merged.table, whole, own_placement, where)
+        flat |= nnx.traversals.flatten_mapping(read)
+    return nnx.traversals.unflatten_mapping(flat)
+
+
+def _arrays(adapters: Adapters, path: str, stack: Stack):
+    spec = AdapterSpec(stack.rank, stack.scales, stack.layers[0].magnitude is not None)
+    sizes = {part: shape for part, (shape, _) in adapters.weights[path].adapter(spec).items()}
+    return stack.arrays(sizes)
+
+
+def _directory(given: str) -> Path:
+    found = source.adapter_directory(given)
+    if found is None:
+        raise ConfigError(
+            f"config.model.adapter={given}: has no {source.ADAPTER}: expected the directory of an"
+            " adapter in PEFT's format, or of a run that trained one"
+        )
+    return found
+
+
+def _read(directory: Path, base: Pretrained) -> tuple[dict[str, Stack], set[str]]:
+    _, shapes, _ = state.abstract(base.settings, "float32", "none")
+    in_memory = config_json.module_names(base.config, str(base.path))
+    return factors.read(directory, base.table, shapes, in_memory)
+
+
+def _names(tree: Params) -> frozenset[str]:
+    return frozenset(map(".".join, nnx.traversals.flatten_mapping(tree)))
+
+
+def _kept(base: Pretrained, shapes: Params, others: set[str]) -> tuple[str, ...]:
+    """The parameters that the adapter's file holds whole, by their paths."""
+    in_memory = config_json.module_names(base.config, str(base.path))
+    return factors.saved_paths(base.table, shapes, in_memory, others)
