@@ -8,13 +8,20 @@ from typing import Literal
 class Optim:
     peak_lr: float
     name: Literal["adamw"] = "adamw"
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 0
+    schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay", "inverse_sqrt"] = (
+        "cosine"
+    )
+    # Steps in which the rate rises to peak_lr; or their share of the run: 0.03 where neither is
+    # given.
+    warmup_steps: int | None = None
+    warmup_share: float | None = None
     final_lr_fraction: float = 0.1  # of peak_lr, reached at the last step
+    decay_share: float = 0.1  # of the run, at its end: where warmup_stable_decay falls
+    decay_shape: Literal["linear", "1-sqrt"] = "linear"  # how warmup_stable_decay falls
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0  # not applied to norm scales
+    weight_decay: float = 0.0  # times the learning rate, of the weight; not of norms and biases
     max_grad_norm: float | None = 1.0  # global norm; None: no clipping
     max_skipped_steps: int = 3  # in a row, loss or gradients not finite: the run has diverged, 71
     # As gradients leave the backward pass; those of micro-batches are added in it. Their norm and

@@ -85,17 +85,36 @@ def _check_train(train: Train) -> None:
 
 
 def _check_optim(optim: Optim) -> None:
-    if optim.warmup_steps < 0:
-        raise ConfigError(f"config.optim.warmup_steps={optim.warmup_steps}: must be 0 or more")
+    _check_schedule(optim)
     if not 0 <= optim.weight_decay < math.inf:
         raise ConfigError(f"config.optim.weight_decay={optim.weight_decay}: must be 0 or more")
+    for name, value in (("b1", optim.b1), ("b2", optim.b2)):
+        if not 0 <= value < 1:
+            raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+
+
+def _check_schedule(optim: Optim) -> None:
+    steps, share = optim.warmup_steps, optim.warmup_share
+    if steps is not None and share is not None:
+        raise ConfigError(
+            f"config.optim: warmup_steps={steps} and warmup_share={share}; set one of them"
+        )
+    if steps is not None and steps < 0:
+        raise ConfigError(f"config.optim.warmup_steps={steps}: must be 0 or more")
+    if share is not None and not 0 <= share < 1:
+        raise ConfigError(f"config.optim.warmup_share={share}: must lie in [0, 1)")
+    if optim.schedule == "inverse_sqrt" and 0 in (steps, share):
+        name = "warmup_steps" if steps == 0 else "warmup_share"
+        raise ConfigError(
+            f"config.optim.{name}=0: inverse_sqrt falls from the end of the warm-up on, by its"
+            " length; must be more than 0"
+        )
     if not 0 <= optim.final_lr_fraction <= 1:
         raise ConfigError(
             f"config.optim.final_lr_fraction={optim.final_lr_fraction}: must lie in [0, 1]"
         )
-    for name, value in (("b1", optim.b1), ("b2", optim.b2)):
-        if not 0 <= value < 1:
-            raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+    if not 0 < optim.decay_share < 1:
+        raise ConfigError(f"config.optim.decay_share={optim.decay_share}: must lie in (0, 1)")
 
 
 def _check_data(data: Data) -> None:

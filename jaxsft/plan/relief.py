@@ -23,6 +23,7 @@ from jaxsft.plan.remat_choice import Chosen
 from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_fit, mesh_program, optim
 from jaxsft.training.mesh_program import MeshProgram
+from jaxsft.training.schedule import shortest_run
 from jaxsft.training.too_large import TooLarge
 
 Change = dict[str, Any]  # of fields by their dotted names
@@ -59,7 +60,7 @@ def compiling(
     def fits(config: Config) -> bool:
         if time.monotonic() > until:
             raise _Enough
-        steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
+        steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
         try:
             mesh = mesh_program.checked_mesh(config, model, devices)
             compiled = mesh_program.compile_train_step(
