@@ -7,7 +7,8 @@ from typing import Literal
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optim:
     peak_lr: float
-    name: Literal["adamw"] = "adamw"
+    # muon: for the matrices of layers; embedding, head and vectors get AdamW, at the same rate.
+    name: Literal["adamw", "adamw_8bit", "adafactor", "lion", "muon", "sgd"] = "adamw"
     schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay", "inverse_sqrt"] = (
         "cosine"
     )
@@ -21,6 +22,9 @@ class Optim:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    lion_b2: float = 0.99  # of Lion's mean of gradients; its b1 weighs that against the gradient
+    muon_momentum: float = 0.95
+    sgd_momentum: float = 0.9  # 0: none is kept
     weight_decay: float = 0.0  # times the learning rate, of the weight; not of norms and biases
     max_grad_norm: float | None = 1.0  # global norm; None: no clipping
     max_skipped_steps: int = 3  # in a row, loss or gradients not finite: the run has diverged, 71

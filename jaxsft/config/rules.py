@@ -88,7 +88,8 @@ def _check_optim(optim: Optim) -> None:
     _check_schedule(optim)
     if not 0 <= optim.weight_decay < math.inf:
         raise ConfigError(f"config.optim.weight_decay={optim.weight_decay}: must be 0 or more")
-    for name, value in (("b1", optim.b1), ("b2", optim.b2)):
+    for name in ("b1", "b2", "lion_b2", "muon_momentum", "sgd_momentum"):
+        value = getattr(optim, name)
         if not 0 <= value < 1:
             raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
 

@@ -224,11 +224,17 @@ def _groups(config: Config, sizes: dict[str, int]) -> list[list[Change]]:
         [{"train.microbatches": count} for count in _thinned(parts)],
         [{"model.remat": remat} for remat in remats],
         [{"optim.gradient_dtype": "bfloat16"}] * (kept.gradient_dtype == "float32"),
-        [{"optim.first_moment_dtype": "bfloat16"}] * (kept.first_moment_dtype == "float32"),
+        [{"optim.first_moment_dtype": "bfloat16"}] * _may_narrow(config),
         [{"data.sequence_length": half} for half in halves if half >= _SHORTEST],
         [{"train.batch_size": size} for size in _thinned(smaller)],
     ]
     return [group for group in groups if group]
+
+
+def _may_narrow(config: Config) -> bool:
+    """Whether the optimizer's first moment can be kept in fewer bits."""
+    reads = optim.OPTIMIZERS[config.optim.name].reads
+    return "first_moment_dtype" in reads and config.optim.first_moment_dtype == "float32"
 
 
 def _thinned(values: Sequence[int]) -> list[int]:
@@ -296,10 +302,13 @@ def _narrower(
     for changes in _groups(config, sizes):
         if changes[-1].keys() <= _SAVING:
             saving |= changes[-1]
-    moment: Change = {"optim.first_moment_dtype": "bfloat16"}
     parameters: Change = {"model.parameter_dtype": "bfloat16"}
+    narrower = [parameters]
+    if _may_narrow(config):
+        moment: Change = {"optim.first_moment_dtype": "bfloat16"}
+        narrower = [moment, parameters, moment | parameters]
     try:
-        for narrow in (moment, parameters, moment | parameters):
+        for narrow in narrower:
             one = _changed(config, saving | narrow)
             small = _state_bytes(one, named, sizes, gradients=True) <= limit_bytes
             if small and fits(one):
@@ -322,10 +331,7 @@ def _state_bytes(
 ) -> float:
     """Of parameters and optimizer, and of gradients, on each device."""
     here, _ = sizing.held(named, sizes)
-    each = (
-        np.dtype(config.model.parameter_dtype).itemsize
-        + optim.make_optimizer(config.optim).bytes_per_parameter()
-    )
+    each = np.dtype(config.model.parameter_dtype).itemsize + sizing.optimizer_bytes(config, named)
     each += np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
     return here * each
 

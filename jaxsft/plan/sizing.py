@@ -6,6 +6,8 @@ The seconds are only good for an order. No compiled step needs fewer bytes than 
 import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsft.config import Config
@@ -108,9 +110,14 @@ def guesser(
     config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
 ) -> Guesser:
     leaves = mesh_fit.leaves(model)
-    return Guesser(
-        model, leaves, optim.make_optimizer(config.optim).bytes_per_parameter(), topology, rows
-    )
+    return Guesser(model, leaves, optimizer_bytes(config, leaves), topology, rows)
+
+
+def optimizer_bytes(config: Config, leaves: list[mesh_fit.Leaf]) -> float:
+    """For each parameter, in the mean over all."""
+    optimizer = optim.make_optimizer(config.optim)
+    shapes = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape, _ in leaves}
+    return optimizer.bytes_per_parameter(shapes)
 
 
 def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, float]:

@@ -115,6 +115,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     schedule go their way.
     """
     (sums, routing), grads = gradient_sums(recipe, state.params, batch)
+    grads = recipe.optimizer.trained_part(grads)
     grads, grad_norm = clipped_mean(recipe, grads, sums.weight)
     rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
     new = updated(recipe, state, grads, rate)
