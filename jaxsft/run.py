@@ -128,6 +128,8 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     )
     for note in notes:
         console.say("model", note)
+    for row in job.program.what_trains:
+        console.say("trains", row.words)
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
     for what, which, why in job.program.choices:
         console.say(what, f"{which} ({why})")

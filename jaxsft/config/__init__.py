@@ -6,7 +6,7 @@ A run is a Python file with `def get_config() -> Config`; the command line chang
 
 from jaxsft.config.data import Data, Format, Part, Source
 from jaxsft.config.model import Model
-from jaxsft.config.optim import Optim
+from jaxsft.config.optim import Group, Optim
 from jaxsft.config.rules import validate
 from jaxsft.config.run import Checkpoint, Config, Eval, Log, Mesh, Train
 from jaxsft.config.values import from_dict, is_instance, type_name
@@ -17,6 +17,7 @@ __all__ = [
     "Data",
     "Eval",
     "Format",
+    "Group",
     "Log",
     "Mesh",
     "Model",

@@ -1,7 +1,24 @@
-"""How parameters change: the optimizer, its learning rate and its precision."""
+"""How parameters change: the optimizer, its learning rate and its precision, and which train."""
 
 import dataclasses
 from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """A rule for some of the parameters: how they train.
+
+    Its pattern is of dotted paths ("layers.attention.*", "*norm*"), or one of attention, mlp,
+    experts, router, norms, embedding and head.
+    """
+
+    pattern: str
+    lr_factor: float = 1.0  # of the schedule's rate
+    # None: Optim's, which spares norms and biases. Given, it acts on all that the rule covers.
+    weight_decay: float | None = None
+    frozen: bool = False  # no gradient, no optimizer state, no decay; in no checkpoint
+    # Of an embedding or a head: new_tokens trains the rows of config.model.new_tokens alone.
+    rows: Literal["all", "new_tokens"] = "all"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,3 +51,8 @@ class Optim:
     # Dtype in which Adam's mean of gradients is kept. The mean of their squares is always float32:
     # bfloat16 would lose its changes, which are 1/512 of it and less.
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    groups: tuple[Group, ...] = ()  # the first whose pattern matches decides
+    # A layer's rate is multiplied by this for each layer above it, the embedding's for all layers.
+    layer_decay: float | None = None
+    # Only so many layers train, the last ones, and what a rule of groups names; None: all.
+    last_layers: int | None = None

@@ -5,7 +5,7 @@ import datetime
 import math
 
 from jaxsft.config.data import Data
-from jaxsft.config.optim import Optim
+from jaxsft.config.optim import Group, Optim
 from jaxsft.config.run import Config, Train
 from jaxsft.config.values import check_types
 from jaxsft.errors import ConfigError
@@ -27,6 +27,7 @@ def validate(config: Config) -> None:
         )
     _check_train(config.train)
     _check_optim(config.optim)
+    _check_new_rows(config)
     _check_data(config.data)
     if config.eval.prompts < 0:
         raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
@@ -57,6 +58,7 @@ def _check_positive(config: Config) -> None:
         "optim.eps": config.optim.eps,
         "optim.max_grad_norm": config.optim.max_grad_norm,
         "optim.max_skipped_steps": config.optim.max_skipped_steps,
+        "optim.last_layers": config.optim.last_layers,
         **{f"mesh.{axis}": size for axis, size in dataclasses.asdict(config.mesh).items()},
     }
     for name, value in positive.items():
@@ -69,6 +71,14 @@ def _check_new_tokens(tokens: tuple[str, ...]) -> None:
         raise ConfigError(
             f"config.model.new_tokens={tokens}: each must be there once, and be more than space"
         )
+
+
+def _check_new_rows(config: Config) -> None:
+    for index, group in enumerate(config.optim.groups):
+        if group.rows == "new_tokens" and not config.model.new_tokens:
+            raise ConfigError(
+                f"config.optim.groups[{index}].rows=new_tokens: config.model.new_tokens names none"
+            )
 
 
 def _check_train(train: Train) -> None:
@@ -92,6 +102,10 @@ def _check_optim(optim: Optim) -> None:
         value = getattr(optim, name)
         if not 0 <= value < 1:
             raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+    if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
+        raise ConfigError(f"config.optim.layer_decay={optim.layer_decay}: must lie in (0, 1]")
+    for index, group in enumerate(optim.groups):
+        _check_group(group, f"config.optim.groups[{index}]")
 
 
 def _check_schedule(optim: Optim) -> None:
@@ -116,6 +130,19 @@ def _check_schedule(optim: Optim) -> None:
         )
     if not 0 < optim.decay_share < 1:
         raise ConfigError(f"config.optim.decay_share={optim.decay_share}: must lie in (0, 1)")
+
+
+def _check_group(group: Group, here: str) -> None:
+    if not group.pattern.strip():
+        raise ConfigError(f"{here}.pattern={group.pattern!r}: expected a path or a logical name")
+    for name, value in (("lr_factor", group.lr_factor), ("weight_decay", group.weight_decay)):
+        if value is not None and not 0 <= value < math.inf:
+            raise ConfigError(f"{here}.{name}={value}: must be finite and 0 or more")
+    if group.frozen and (group.lr_factor, group.weight_decay, group.rows) != (1.0, None, "all"):
+        raise ConfigError(
+            f"{here}: frozen=True and lr_factor={group.lr_factor},"
+            f" weight_decay={group.weight_decay}, rows={group.rows}; what is frozen has none"
+        )
 
 
 def _check_data(data: Data) -> None:

@@ -175,7 +175,7 @@ def _of_either(
     config: Config, model: settings.DecoderSettings, sizes: dict[str, int], limit: int, fits: Fits
 ) -> str:
     config = _most_saving(config)
-    state = _state_bytes(config, mesh_fit.leaves(model), sizes, gradients=False)
+    state = _state_bytes(config, model, mesh_fit.leaves(model), sizes, gradients=False)
     if state > limit:
         return of_state(config, model, math.prod(sizes.values()), limit, fits)
     return of_step(config, sizes, fits)
@@ -281,22 +281,29 @@ def of_state(
     """
     named = mesh_fit.leaves(model)
     said = []
-    if fits and (narrow := _narrower(config, named, num_devices, limit_bytes, fits)):
+    if fits and (narrow := _narrower(config, model, num_devices, limit_bytes, fits)):
         said.append(_words(narrow))
     count = num_devices
     while count < _MAX_DEVICES:
         count *= 2
         sizes = _meshes(config, model, count)
-        if any(_state_bytes(config, named, one, gradients=True) <= limit_bytes for one in sizes):
+        if any(
+            _state_bytes(config, model, named, one, gradients=True) <= limit_bytes for one in sizes
+        ):
             said.append(f"{count} devices like these, which hold it with its gradients")
             break
     return f"What fits: {'; or '.join(said)}" if said else "Take a smaller model"
 
 
 def _narrower(
-    config: Config, named: list[mesh_fit.Leaf], num_devices: int, limit_bytes: int, fits: Fits
+    config: Config,
+    model: settings.DecoderSettings,
+    num_devices: int,
+    limit_bytes: int,
+    fits: Fits,
 ) -> Change | None:
     """The fewest kinds of numbers kept in bfloat16, beside all else that saves memory."""
+    named = mesh_fit.leaves(model)
     sizes = mesh_lib.fill(config.mesh, num_devices)
     saving: Change = {}
     for changes in _groups(config, sizes):
@@ -310,7 +317,7 @@ def _narrower(
     try:
         for narrow in narrower:
             one = _changed(config, saving | narrow)
-            small = _state_bytes(one, named, sizes, gradients=True) <= limit_bytes
+            small = _state_bytes(one, model, named, sizes, gradients=True) <= limit_bytes
             if small and fits(one):
                 return narrow | saving
     except _Enough:
@@ -327,12 +334,17 @@ def _meshes(config: Config, model: settings.DecoderSettings, count: int) -> list
 
 
 def _state_bytes(
-    config: Config, named: list[mesh_fit.Leaf], sizes: dict[str, int], gradients: bool
+    config: Config,
+    model: settings.DecoderSettings,
+    named: list[mesh_fit.Leaf],
+    sizes: dict[str, int],
+    gradients: bool,
 ) -> float:
     """Of parameters and optimizer, and of gradients, on each device."""
     here, _ = sizing.held(named, sizes)
-    each = np.dtype(config.model.parameter_dtype).itemsize + sizing.optimizer_bytes(config, named)
-    each += np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
+    share, optimizer = sizing.trained_state(config, model, named)
+    each = np.dtype(config.model.parameter_dtype).itemsize + optimizer
+    each += share * np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
     return here * each
 
 

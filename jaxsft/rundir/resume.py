@@ -111,7 +111,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for field in dataclasses.fields(fields)
     }
     # Once, notes kept secrets.
-    before = defaults | {"config.model.new_tokens": []} | redacted_values(dict(before))
+    before = redacted_values(defaults | dict(before))  # lists in the place of tuples, too
     longer = {name for name, *_ in _extended(before, now)}
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"

@@ -52,7 +52,9 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     eval_batches = {name: batches(cache, eval_rows) for name, cache in data.eval.items()}
     most = max(one.epochs.max_segments for one in (train_batches, *eval_batches.values()))
     return Job(
-        program=mesh_program.make_program(config, base.settings, num_steps, mesh, most),
+        program=mesh_program.make_program(
+            config, base.settings, num_steps, mesh, most, new_ids=base.new_ids
+        ),
         batches=train_batches,
         eval_batches=eval_batches,
         num_steps=num_steps,

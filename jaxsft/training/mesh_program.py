@@ -4,7 +4,7 @@ Training runs them; the plan compiles the step for devices that aren't there.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +24,14 @@ from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
 from jaxsft.model.remat import candidates
 from jaxsft.model.state import Params
-from jaxsft.training import mesh_fit, optim, over_mesh, step
+from jaxsft.training import groups, mesh_fit, optim, over_mesh, step, what_trains
 from jaxsft.training.batch import Batch
 from jaxsft.training.loss import loss_form
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
 from jaxsft.training.too_large import said_by_compiler
+from jaxsft.training.what_trains import TableRow
 
 _MOST_UNROLLED = 48  # layers: more would compile for minutes
 
@@ -66,6 +67,7 @@ class MeshProgram:
     train_step: TrainStep  # under jit; compile_train_step compiles it ahead
     eval_step: Callable[[Params, Batch], Sums]
     choices: tuple[tuple[str, str, str], ...]  # what, which, why
+    what_trains: tuple[TableRow, ...]
 
     @property
     def remat(self) -> str:
@@ -103,6 +105,7 @@ def make_program(
     num_steps: int,
     mesh: Mesh,
     max_segments: int | None = None,
+    new_ids: Collection[int] = (),
 ) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
@@ -111,9 +114,10 @@ def make_program(
 
     Args:
         max_segments: of a row that it is given, its padding being one; None: not known.
+        new_ids: of config.model.new_tokens; without them no row of theirs trains.
 
     Raises:
-        ConfigError: the schedule does not fit the run.
+        ConfigError: the schedule does not fit the run, or a rule of config.optim the model.
     """
     model = config.model
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
@@ -122,15 +126,17 @@ def make_program(
         decoder, model.dtype, way.remat, model.parameter_dtype, way.unroll_layers
     )
     placement = state.shardings(shapes, axes, mesh)
+    treatments = groups.treatments(config, decoder, shapes, new_ids)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
     recipe = Recipe(
         graphdef,
-        optim.make_optimizer(config.optim),
+        optim.make_optimizer(config.optim, treatments.__getitem__),
         make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
         loss_form(decoder, len(sources) or None),
         config.optim.gradient_dtype,
+        groups.frozen_names(treatments),
     )
     state_placement = over_mesh.state_shardings(recipe, shapes, placement, mesh)
     return MeshProgram(
@@ -144,6 +150,7 @@ def make_program(
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
         eval_step=over_mesh.jit_eval_step(graphdef, loss_form(decoder), placement, mesh),
         choices=choices,
+        what_trains=tuple(what_trains.table(config.optim, treatments, shapes)),
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsft import config
 from jaxsft.model.state import Params
@@ -18,8 +17,8 @@ class Treatment:
     """Of one parameter. Arrays have its dimensions, each as long as the parameter's or 1."""
 
     weight_decay: float  # times the learning rate and lr_factor
-    lr_factor: float | np.ndarray = 1.0
-    trained: np.ndarray | None = None  # bool; the others keep their bits. None: all train
+    lr_factor: Any = 1.0  # a float or an array
+    trained: Any = None  # an array of bool: the others keep their bits. None: all train
     frozen: bool = False  # not among the trained parameters at all
     label: str = "all"  # of the rule that covers it
 

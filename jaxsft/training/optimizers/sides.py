@@ -36,6 +36,8 @@ def sides(name: str, ndim: int) -> Sides | None:
     if "scale" in leaf or "bias" in leaf:
         return None
     letters = leaf.rpartition("_")[2]
+    if not letters.isupper():  # an adapter's factor: small, and of no layer by itself
+        return None
     assert letters in _SIDES, f"{name}: no sides are known of it"
     pair = _SIDES[letters]
     if pair is None:
