@@ -17,7 +17,7 @@ from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
 from jaxsft.training.over_mesh import TrainStep
-from jaxsft.training.step import TrainState
+from jaxsft.training.step import TrainState, result_params
 
 
 def train(
@@ -63,7 +63,8 @@ def train(
             if diverged:
                 raise divergence.error()
             if evaluates:
-                out.metrics.append({"step": done} | measurer.losses(state.params))
+                result = result_params(job.program.recipe, state)
+                out.metrics.append({"step": done} | measurer.losses(result))
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 out.store.save(done, state.changing, notes)

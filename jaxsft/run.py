@@ -26,7 +26,7 @@ from jaxsft.training import first_state, inputs, preflight, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.over_mesh import TrainStep
-from jaxsft.training.step import TrainState
+from jaxsft.training.step import TrainState, result_params
 
 
 def run(config: Config, workdir: Workdir, command: str) -> None:
@@ -85,9 +85,10 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
                 out.metrics.resume(None)
                 out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
             state = train(config, job, train_step, state, out, notes, measurer, termination)
-            after = measurer.measure(state.params, "after")
+            result = result_params(job.program.recipe, state)
+            after = measurer.measure(result, "after")
             out.metrics.append_last({"step": job.num_steps} | after)
-            finished_run.finish(config, base, data, job, state.params, out, command, started)
+            finished_run.finish(config, base, data, job, result, out, command, started)
 
 
 def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, Outputs]:
@@ -128,6 +129,9 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     )
     for note in notes:
         console.say("model", note)
+    if config.optim.ema_decay is not None:
+        taken = "evaluations and export take it" if config.optim.ema_is_result else "only kept"
+        console.say("ema", f"a mean of the parameters, decay {config.optim.ema_decay}: {taken}")
     for row in job.program.what_trains:
         console.say("trains", row.words)
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")

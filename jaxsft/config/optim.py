@@ -51,6 +51,9 @@ class Optim:
     # Dtype in which Adam's mean of gradients is kept. The mean of their squares is always float32:
     # bfloat16 would lose its changes, which are 1/512 of it and less.
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    # Decay of an exponential mean of the parameters, kept in float32 beside them; None: none is.
+    ema_decay: float | None = None
+    ema_is_result: bool = True  # evaluations and exports take that mean, not the last parameters
     groups: tuple[Group, ...] = ()  # the first whose pattern matches decides
     # A layer's rate is multiplied by this for each layer above it, the embedding's for all layers.
     layer_decay: float | None = None

@@ -104,6 +104,12 @@ def _check_optim(optim: Optim) -> None:
             raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
     if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
         raise ConfigError(f"config.optim.layer_decay={optim.layer_decay}: must lie in (0, 1]")
+    if optim.ema_decay is not None and not 0 < optim.ema_decay < 1:
+        raise ConfigError(f"config.optim.ema_decay={optim.ema_decay}: must lie in (0, 1)")
+    if optim.ema_decay is None and not optim.ema_is_result:
+        raise ConfigError(
+            "config.optim.ema_is_result=False: config.optim.ema_decay=None has no mean"
+        )
     for index, group in enumerate(optim.groups):
         _check_group(group, f"config.optim.groups[{index}]")
 

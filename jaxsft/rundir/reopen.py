@@ -42,7 +42,7 @@ def read(workdir: Workdir, step: int | None) -> ReopenedRun:
     store = CheckpointStore(workdir.checkpoints, config.checkpoint.keep)
     chosen = _chosen_step(store, step)
     base = inputs.open_model(config, lambda topic, text: None)
-    params = _read_params(store, chosen, base, config.model.parameter_dtype)
+    params = _read_params(config, store, chosen, base)
     return ReopenedRun(config, chosen, base, params, store.notes(chosen).trained_on)
 
 
@@ -137,15 +137,25 @@ def _chosen_step(store: CheckpointStore, step: int | None, flag: str = "--step")
     return steps[-1] if step is None else step
 
 
-def _read_params(
-    store: CheckpointStore, step: int, base: Pretrained, parameter_dtype: str
-) -> Params:
+def _read_params(config: Config, store: CheckpointStore, step: int, base: Pretrained) -> Params:
     """The parameters alone: the optimizer's state, twice their size, stays on disk."""
-    _, shapes, axes = state.abstract(base.settings, "float32", "none", parameter_dtype)
+    kept = config.model.parameter_dtype
+    _, shapes, axes = state.abstract(base.settings, "float32", "none", kept)
     placement = state.shardings(shapes, axes, mesh.single_device_mesh())
     wanted = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
         placement,
     )
-    return store.restore_part(step, "params", wanted)
+    return _read_result(config, store, step, wanted)
+
+
+def _read_result(config: Config, store: CheckpointStore, step: int, wanted: Params) -> Params:
+    """The trained parameters, or their mean where that is the run's result."""
+    if config.optim.ema_decay is None or not config.optim.ema_is_result:
+        return store.restore_part(step, "params", wanted)
+    wide = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding), wanted
+    )
+    mean = store.restore_part(step, "opt_state.mean", wide)
+    return jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), mean, wanted)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jaxsft import config
 from jaxsft.errors import ConfigError
+from jaxsft.training.ema import with_mean
 from jaxsft.training.optimizer import Optimizer
 from jaxsft.training.optimizers.adafactor import adafactor
 from jaxsft.training.optimizers.adamw import adamw
@@ -55,4 +56,7 @@ def make_optimizer(
         value = getattr(optim, field.name)
         if field.name in of_others and value != field.default:
             raise ConfigError(f"config.optim.{field.name}={value}: {optim.name} does not read it")
-    return treated(kind.make(optim), treatment or by_default(optim))
+    made = treated(kind.make(optim), treatment or by_default(optim))
+    if optim.ema_decay is None:
+        return made
+    return with_mean(made, optim.ema_decay, optim.ema_is_result)

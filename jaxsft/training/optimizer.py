@@ -26,6 +26,10 @@ class Optimizer:
     placement: Callable[[Params, Params, Any], Any]
     # Gradients, zero where nothing trains: their norm is to count no others.
     trained_part: Callable[[Params], Params] = lambda grads: grads
+    # (the state, the parameters after the update) -> the state after it.
+    moved: Callable[[Any, Params], Any] = lambda state, params: state
+    # (the state, the trained parameters) -> those that evaluations and exports take.
+    result: Callable[[Any, Params], Params] = lambda state, params: params
 
     def bytes_per_parameter(self, shapes: Params) -> float:
         """Of the state, over all of these parameters; for the plan."""
