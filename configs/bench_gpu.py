@@ -21,6 +21,6 @@ def get_config() -> Config:
     return Config(
         model=Model(source=str(_MODEL), weights="random", dtype="bfloat16"),
         data=Data(train=(Source(path="none.jsonl"),), sequence_length=4096),
-        optim=Optim(peak_lr=1e-5),
+        optim=Optim(peak_lr=1e-5, warmup_steps=0),
         train=Train(batch_size=4, steps=100),
     )

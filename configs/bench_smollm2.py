@@ -21,7 +21,7 @@ def get_config() -> Config:
     return dataclasses.replace(
         quickstart,
         data=Data(train=(Source(path="data/train.jsonl"),), sequence_length=1024),
-        optim=Optim(peak_lr=2e-5),
+        optim=Optim(peak_lr=2e-5, warmup_steps=0),
         train=Train(batch_size=1, epochs=1),
         checkpoint=Checkpoint(export=False),
         eval=Eval(),

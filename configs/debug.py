@@ -25,7 +25,7 @@ def get_config() -> Config:
             eval=(Source(path=str(_DATA / "heldout.jsonl")),),
             sequence_length=128,
         ),
-        optim=Optim(peak_lr=3e-3),
+        optim=Optim(peak_lr=3e-3, warmup_steps=0),
         train=Train(batch_size=8, steps=20),
         checkpoint=Checkpoint(save_every_steps=10),
         eval=Eval(every_steps=10, prompts=2, max_new_tokens=16),

@@ -15,5 +15,5 @@ from jaxsft.config import Config, Lora
 
 def get_config() -> Config:
     full: Config = runpy.run_path(str(Path(__file__).parent / "quickstart.py"))["get_config"]()
-    optim = dataclasses.replace(full.optim, peak_lr=1e-3)
+    optim = dataclasses.replace(full.optim, peak_lr=4e-4)
     return dataclasses.replace(full, lora=Lora(), optim=optim)

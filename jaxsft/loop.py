@@ -20,7 +20,7 @@ from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
 from jaxsft.training.over_mesh import TrainStep
-from jaxsft.training.step import TrainState
+from jaxsft.training.step import TrainState, result_params
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
             if diverged:
                 raise divergence.error()
             if evaluates:
-                values = measurer.losses(state.params)
+                values = measurer.losses(result_params(job.program.recipe, state))
                 out.metrics.append({"step": done} | values)
                 # Parameters that a skipped step left are not saved, so they can't be the best.
                 if watch is not None and not divergence.newest_was_skipped():

@@ -156,6 +156,11 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     )
     for note in notes:
         console.say("model", note)
+    if config.optim.ema_decay is not None:
+        taken = "evaluations and export take it" if config.optim.ema_is_result else "only kept"
+        console.say("ema", f"a mean of the parameters, decay {config.optim.ema_decay}: {taken}")
+    for row in job.program.what_trains:
+        console.say("trains", row.words)
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
     for what, which, why in job.program.choices:
         console.say(what, f"{which} ({why})")

@@ -41,12 +41,12 @@ def get_config():
     return Config(
         model=Model(source="somewhere"),
         data=Data(train=(Source(path="train.jsonl"),), sequence_length=8),
-        optim=Optim(peak_lr=1e-3),
+        optim=Optim(peak_lr=1e-3, warmup_steps=0),
         train=Train(batch_size=2, steps=3),
     )
 """
 # A large eps: Adam divides by the gradient's size, which would blow up the rounding of tiny ones.
-OPTIM = config.Optim(peak_lr=1e-2, eps=1e-2, weight_decay=0.1, schedule="constant")
+OPTIM = config.Optim(peak_lr=1e-2, eps=1e-2, weight_decay=0.1, schedule="constant", warmup_steps=0)
 ONE_DEVICE = config.Mesh(data=1, fsdp=1)
 
 

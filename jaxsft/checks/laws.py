@@ -29,6 +29,7 @@ from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import first_state, mesh_program, over_mesh, step
 from jaxsft.training.batch import Batch
 from jaxsft.training.mesh_program import MeshProgram
+from jaxsft.training.schedule import shortest_run
 from jaxsft.training.step import TrainState
 
 ALLOWED = 1e-4  # relative; sums in another order differ by about 1e-6, a fault by 1e-2 and more
@@ -140,7 +141,7 @@ def in_run_dtype(bench: Bench, exact: Params) -> Iterator[Check]:
 def _built(bench: Bench, mesh: Mesh, rows: int, microbatches: int) -> MeshProgram:
     train = dataclasses.replace(bench.config.train, batch_size=rows, microbatches=microbatches)
     config = dataclasses.replace(bench.config, train=train)
-    num_steps = bench.config.optim.warmup_steps + _STEPS
+    num_steps = shortest_run(bench.config.optim) + _STEPS
     return mesh_program.make_program(config, bench.model, num_steps, mesh)
 
 

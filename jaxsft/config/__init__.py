@@ -8,7 +8,7 @@ from jaxsft.config.data import Data, Format, Part, Source
 from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
-from jaxsft.config.optim import Optim
+from jaxsft.config.optim import Group, Optim
 from jaxsft.config.rules import validate
 from jaxsft.config.run import Checkpoint, Config, Eval, Log, Mesh, Train
 from jaxsft.config.values import from_dict, is_instance, optional_section, type_name
@@ -19,6 +19,7 @@ __all__ = [
     "Data",
     "Eval",
     "Format",
+    "Group",
     "Log",
     "Loss",
     "Lora",

@@ -7,7 +7,7 @@ import math
 from jaxsft.config.data import Data
 from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
-from jaxsft.config.optim import Optim
+from jaxsft.config.optim import Group, Optim
 from jaxsft.config.run import Config, Train
 from jaxsft.config.values import check_types
 from jaxsft.errors import ConfigError
@@ -30,6 +30,7 @@ def validate(config: Config) -> None:
     _check_train(config.train)
     _check_optim(config.optim)
     _check_loss(config.loss)
+    _check_new_rows(config)
     _check_data(config.data)
     if config.lora is not None:
         _check_lora(config.lora)
@@ -78,6 +79,7 @@ def _check_positive(config: Config) -> None:
         "optim.eps": config.optim.eps,
         "optim.max_grad_norm": config.optim.max_grad_norm,
         "optim.max_skipped_steps": config.optim.max_skipped_steps,
+        "optim.last_layers": config.optim.last_layers,
         **{f"mesh.{axis}": size for axis, size in dataclasses.asdict(config.mesh).items()},
     }
     for name, value in positive.items():
@@ -129,6 +131,14 @@ def _check_new_tokens(tokens: tuple[str, ...]) -> None:
         )
 
 
+def _check_new_rows(config: Config) -> None:
+    for index, group in enumerate(config.optim.groups):
+        if group.rows == "new_tokens" and not config.model.new_tokens:
+            raise ConfigError(
+                f"config.optim.groups[{index}].rows=new_tokens: config.model.new_tokens names none"
+            )
+
+
 def _check_train(train: Train) -> None:
     if (train.epochs is None) == (train.steps is None):
         raise ConfigError(
@@ -143,17 +153,60 @@ def _check_train(train: Train) -> None:
 
 
 def _check_optim(optim: Optim) -> None:
-    if optim.warmup_steps < 0:
-        raise ConfigError(f"config.optim.warmup_steps={optim.warmup_steps}: must be 0 or more")
+    _check_schedule(optim)
     if not 0 <= optim.weight_decay < math.inf:
         raise ConfigError(f"config.optim.weight_decay={optim.weight_decay}: must be 0 or more")
+    for name in ("b1", "b2", "lion_b2", "muon_momentum", "sgd_momentum"):
+        value = getattr(optim, name)
+        if not 0 <= value < 1:
+            raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+    if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
+        raise ConfigError(f"config.optim.layer_decay={optim.layer_decay}: must lie in (0, 1]")
+    if optim.ema_decay is not None and not 0 < optim.ema_decay < 1:
+        raise ConfigError(f"config.optim.ema_decay={optim.ema_decay}: must lie in (0, 1)")
+    if optim.ema_decay is None and not optim.ema_is_result:
+        raise ConfigError(
+            "config.optim.ema_is_result=False: config.optim.ema_decay=None has no mean"
+        )
+    for index, group in enumerate(optim.groups):
+        _check_group(group, f"config.optim.groups[{index}]")
+
+
+def _check_schedule(optim: Optim) -> None:
+    steps, share = optim.warmup_steps, optim.warmup_share
+    if steps is not None and share is not None:
+        raise ConfigError(
+            f"config.optim: warmup_steps={steps} and warmup_share={share}; set one of them"
+        )
+    if steps is not None and steps < 0:
+        raise ConfigError(f"config.optim.warmup_steps={steps}: must be 0 or more")
+    if share is not None and not 0 <= share < 1:
+        raise ConfigError(f"config.optim.warmup_share={share}: must lie in [0, 1)")
+    if optim.schedule == "inverse_sqrt" and 0 in (steps, share):
+        name = "warmup_steps" if steps == 0 else "warmup_share"
+        raise ConfigError(
+            f"config.optim.{name}=0: inverse_sqrt falls from the end of the warm-up on, by its"
+            " length; must be more than 0"
+        )
     if not 0 <= optim.final_lr_fraction <= 1:
         raise ConfigError(
             f"config.optim.final_lr_fraction={optim.final_lr_fraction}: must lie in [0, 1]"
         )
-    for name, value in (("b1", optim.b1), ("b2", optim.b2)):
-        if not 0 <= value < 1:
-            raise ConfigError(f"config.optim.{name}={value}: must lie in [0, 1)")
+    if not 0 < optim.decay_share < 1:
+        raise ConfigError(f"config.optim.decay_share={optim.decay_share}: must lie in (0, 1)")
+
+
+def _check_group(group: Group, here: str) -> None:
+    if not group.pattern.strip():
+        raise ConfigError(f"{here}.pattern={group.pattern!r}: expected a path or a logical name")
+    for name, value in (("lr_factor", group.lr_factor), ("weight_decay", group.weight_decay)):
+        if value is not None and not 0 <= value < math.inf:
+            raise ConfigError(f"{here}.{name}={value}: must be finite and 0 or more")
+    if group.frozen and (group.lr_factor, group.weight_decay, group.rows) != (1.0, None, "all"):
+        raise ConfigError(
+            f"{here}: frozen=True and lr_factor={group.lr_factor},"
+            f" weight_decay={group.weight_decay}, rows={group.rows}; what is frozen has none"
+        )
 
 
 def _check_loss(loss: Loss) -> None:

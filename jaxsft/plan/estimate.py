@@ -24,6 +24,7 @@ from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_program
 from jaxsft.training.flops import training_flops
 from jaxsft.training.mesh_program import MeshProgram
+from jaxsft.training.schedule import shortest_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def make(
         ConfigError: model, mesh and batch don't fit each other.
         TooLarge: the compiler itself finds that it can't fit.
     """
-    num_steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
+    num_steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
     config = on_slices(config, topology)
     mesh = mesh_program.checked_mesh(config, base, topology.devices)
     built = mesh_program.make_program(config, base, num_steps, mesh, rows.max_segments)

@@ -23,6 +23,7 @@ from jaxsft.plan.remat_choice import Chosen
 from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_fit, mesh_program, optim
 from jaxsft.training.mesh_program import MeshProgram
+from jaxsft.training.schedule import shortest_run
 from jaxsft.training.too_large import TooLarge
 
 Change = dict[str, Any]  # of fields by their dotted names
@@ -59,7 +60,7 @@ def compiling(
     def fits(config: Config) -> bool:
         if time.monotonic() > until:
             raise _Enough
-        steps = config.train.steps or config.optim.warmup_steps + 1  # changes a constant only
+        steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
         try:
             mesh = mesh_program.checked_mesh(config, model, devices)
             compiled = mesh_program.compile_train_step(
@@ -174,7 +175,7 @@ def _of_either(
     config: Config, model: settings.DecoderSettings, sizes: dict[str, int], limit: int, fits: Fits
 ) -> str:
     config = _most_saving(config)
-    state = _state_bytes(config, mesh_fit.leaves(model), sizes, gradients=False)
+    state = _state_bytes(config, model, mesh_fit.leaves(model), sizes, gradients=False)
     if state > limit:
         return of_state(config, model, math.prod(sizes.values()), limit, fits)
     return of_step(config, sizes, fits)
@@ -223,11 +224,17 @@ def _groups(config: Config, sizes: dict[str, int]) -> list[list[Change]]:
         [{"train.microbatches": count} for count in _thinned(parts)],
         [{"model.remat": remat} for remat in remats],
         [{"optim.gradient_dtype": "bfloat16"}] * (kept.gradient_dtype == "float32"),
-        [{"optim.first_moment_dtype": "bfloat16"}] * (kept.first_moment_dtype == "float32"),
+        [{"optim.first_moment_dtype": "bfloat16"}] * _may_narrow(config),
         [{"data.sequence_length": half} for half in halves if half >= _SHORTEST],
         [{"train.batch_size": size} for size in _thinned(smaller)],
     ]
     return [group for group in groups if group]
+
+
+def _may_narrow(config: Config) -> bool:
+    """Whether the optimizer's first moment can be kept in fewer bits."""
+    reads = optim.OPTIMIZERS[config.optim.name].reads
+    return "first_moment_dtype" in reads and config.optim.first_moment_dtype == "float32"
 
 
 def _thinned(values: Sequence[int]) -> list[int]:
@@ -274,33 +281,43 @@ def of_state(
     """
     named = mesh_fit.leaves(model)
     said = []
-    if fits and (narrow := _narrower(config, named, num_devices, limit_bytes, fits)):
+    if fits and (narrow := _narrower(config, model, num_devices, limit_bytes, fits)):
         said.append(_words(narrow))
     count = num_devices
     while count < _MAX_DEVICES:
         count *= 2
         sizes = _meshes(config, model, count)
-        if any(_state_bytes(config, named, one, gradients=True) <= limit_bytes for one in sizes):
+        if any(
+            _state_bytes(config, model, named, one, gradients=True) <= limit_bytes for one in sizes
+        ):
             said.append(f"{count} devices like these, which hold it with its gradients")
             break
     return f"What fits: {'; or '.join(said)}" if said else "Take a smaller model"
 
 
 def _narrower(
-    config: Config, named: list[mesh_fit.Leaf], num_devices: int, limit_bytes: int, fits: Fits
+    config: Config,
+    model: settings.DecoderSettings,
+    num_devices: int,
+    limit_bytes: int,
+    fits: Fits,
 ) -> Change | None:
     """The fewest kinds of numbers kept in bfloat16, beside all else that saves memory."""
+    named = mesh_fit.leaves(model)
     sizes = mesh_lib.fill(config.mesh, num_devices)
     saving: Change = {}
     for changes in _groups(config, sizes):
         if changes[-1].keys() <= _SAVING:
             saving |= changes[-1]
-    moment: Change = {"optim.first_moment_dtype": "bfloat16"}
     parameters: Change = {"model.parameter_dtype": "bfloat16"}
+    narrower = [parameters]
+    if _may_narrow(config):
+        moment: Change = {"optim.first_moment_dtype": "bfloat16"}
+        narrower = [moment, parameters, moment | parameters]
     try:
-        for narrow in (moment, parameters, moment | parameters):
+        for narrow in narrower:
             one = _changed(config, saving | narrow)
-            small = _state_bytes(one, named, sizes, gradients=True) <= limit_bytes
+            small = _state_bytes(one, model, named, sizes, gradients=True) <= limit_bytes
             if small and fits(one):
                 return narrow | saving
     except _Enough:
@@ -317,15 +334,17 @@ def _meshes(config: Config, model: settings.DecoderSettings, count: int) -> list
 
 
 def _state_bytes(
-    config: Config, named: list[mesh_fit.Leaf], sizes: dict[str, int], gradients: bool
+    config: Config,
+    model: settings.DecoderSettings,
+    named: list[mesh_fit.Leaf],
+    sizes: dict[str, int],
+    gradients: bool,
 ) -> float:
     """Of parameters and optimizer, and of gradients, on each device."""
     here, _ = sizing.held(named, sizes)
-    each = (
-        np.dtype(config.model.parameter_dtype).itemsize
-        + optim.make_optimizer(config.optim).bytes_per_parameter()
-    )
-    each += np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
+    share, optimizer = sizing.trained_state(config, model, named)
+    each = np.dtype(config.model.parameter_dtype).itemsize + optimizer
+    each += share * np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
     return here * each
 
 

@@ -6,18 +6,21 @@ The seconds are only good for an order. No compiled step needs fewer bytes than 
 import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from jaxsft.config import Config
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.devices.chips import CHIPS
-from jaxsft.model import settings
+from jaxsft.model import settings, state
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.remat import KEPT, candidates
 from jaxsft.plan import efficiencies
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.topology import Topology
-from jaxsft.training import mesh_fit, optim
+from jaxsft.training import groups, mesh_fit, optim
 from jaxsft.training.flops import recomputed_flops, training_flops
 
 REMATS = tuple(KEPT)  # from the least recomputation to the most
@@ -37,7 +40,8 @@ class Guesser:
 
     model: settings.DecoderSettings
     leaves: list[mesh_fit.Leaf]
-    optimizer_bytes: float  # for each parameter
+    trained_share: float  # of the parameters
+    optimizer_bytes: float  # for each parameter, in the mean over all
     topology: Topology
     rows: BatchLoad
 
@@ -55,7 +59,7 @@ class Guesser:
         gradients = 2  # at the least
         return Guess(
             seconds=self._seconds(config, sizes, here, gathered, tokens),
-            state_bytes=here * (itemsize + gradients + self.optimizer_bytes),
+            state_bytes=here * (itemsize + gradients * self.trained_share + self.optimizer_bytes),
             kept_bytes=self._kept(config, sizes, tokens // train.microbatches),
         )
 
@@ -108,9 +112,24 @@ def guesser(
     config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
 ) -> Guesser:
     leaves = mesh_fit.leaves(model)
-    return Guesser(
-        model, leaves, optim.make_optimizer(config.optim).bytes_per_parameter(), topology, rows
+    return Guesser(model, leaves, *trained_state(config, model, leaves), topology, rows)
+
+
+def trained_state(
+    config: Config, model: settings.DecoderSettings, leaves: list[mesh_fit.Leaf]
+) -> tuple[float, float]:
+    """The share of the parameters that trains; the optimizer's bytes for each parameter of all."""
+    shapes = nnx.traversals.unflatten_mapping(
+        {
+            tuple(name.split(".")): jax.ShapeDtypeStruct(shape, jnp.float32)
+            for name, shape, _ in leaves
+        }
     )
+    frozen = groups.frozen_names(groups.treatments(config, model, shapes))
+    trained, _ = state.split(shapes, frozen)
+    sizes = [sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(t)) for t in (trained, shapes)]
+    share = sizes[0] / sizes[1]
+    return share, share * optim.make_optimizer(config.optim).bytes_per_parameter(trained)
 
 
 def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, float]:

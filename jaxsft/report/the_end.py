@@ -11,11 +11,11 @@ from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.notes import Best
-from jaxsft.rundir.checkpoint.store import CheckpointStore
+from jaxsft.rundir.checkpoint.store import CheckpointStore, nested
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.training import mesh_program
 from jaxsft.training.job import Job
-from jaxsft.training.step import TrainState
+from jaxsft.training.step import TrainState, result_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,8 @@ def measured(config: Config, job: Job, state: TrainState, out: Outputs, measurer
 
 
 def _measured(config: Config, job: Job, state: TrainState, out: Outputs, measurer: Measurer) -> End:
-    last, params, watch = int(state.step), state.params, measurer.watch
+    last, watch = int(state.step), measurer.watch
+    params = result_params(job.program.recipe, state)
     if watch is None:
         figures = measurer.measure(params, "after", last)
         out.metrics.append_last({"step": last} | figures)
@@ -64,7 +65,7 @@ def _measured(config: Config, job: Job, state: TrainState, out: Outputs, measure
         out.metrics.append_last({"step": last} | figures)
     else:
         out.metrics.append_last({"step": last} | losses)
-        params = _params_after(chosen, job, state, out.store)
+        params = _params_after(config, chosen, job, state, out.store)
         figures = measurer.measure(params, "after", chosen)
     why = None
     if last < job.num_steps:
@@ -73,19 +74,29 @@ def _measured(config: Config, job: Job, state: TrainState, out: Outputs, measure
     return End(last, params, chosen, figures, watch.best, why)
 
 
-def _params_after(step: int, job: Job, state: TrainState, store: CheckpointStore) -> Params:
+def _params_after(
+    config: Config, step: int, job: Job, state: TrainState, store: CheckpointStore
+) -> Params:
     """The model's parameters after an earlier step; `state` is of no use any more."""
     # There may be no room for both.
     jax.tree.map(lambda leaf: leaf.delete(), (state.trained, state.opt_state))
     wanted = mesh_program.abstract_state(job.program).trained
-    trained, digests = distributed.together(
-        lambda: (store.read(step, wanted, "params"), store.notes(step).digests)
+    mean = config.optim.ema_decay is not None and config.optim.ema_is_result
+    field = "opt_state.mean" if mean else "params"
+    form = jax.tree.map(_float32, wanted) if mean else wanted
+    read, digests = distributed.together(
+        lambda: (store.read(step, form, field), store.notes(step).digests)
     )
-    if (failure := store.verify({"params": trained}, digests)) is not None:
+    if (failure := store.verify(nested(field, read), digests)) is not None:
         raise known_to_all(
             CheckpointError(
                 f"{store.directory}/{step}: the best step, which is to be exported:"
                 f" {failure.cause}; config.checkpoint.export_best=False exports the last"
             )
         )
+    trained = jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), read, wanted)
     return dataclasses.replace(state, trained=trained).params
+
+
+def _float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding)

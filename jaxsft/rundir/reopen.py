@@ -151,7 +151,7 @@ def _read_params(config: Config, store: CheckpointStore, step: int, base: Pretra
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         *(state.split(tree, declared.frozen)[0] for tree in (declared.shapes, placement)),
     )
-    trained = store.restore_part(step, "params", wanted)
+    trained = _read_result(config, store, step, wanted)
     if not declared.frozen:
         return trained
     of_model = adapter_plan.without_adapters
@@ -162,3 +162,14 @@ def _read_params(config: Config, store: CheckpointStore, step: int, base: Pretra
     _, frozen = state.split(params, declared.frozen)
     resume.refuse_other_base(store, step, resume.frozen_digests(frozen))
     return state.merged(trained, frozen)
+
+
+def _read_result(config: Config, store: CheckpointStore, step: int, wanted: Params) -> Params:
+    """The trained parameters, or their mean where that is the run's result."""
+    if config.optim.ema_decay is None or not config.optim.ema_is_result:
+        return store.restore_part(step, "params", wanted)
+    wide = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding), wanted
+    )
+    mean = store.restore_part(step, "opt_state.mean", wide)
+    return jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), mean, wanted)

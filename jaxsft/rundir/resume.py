@@ -136,11 +136,8 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     }
     defaults |= {f"config.loss.{name}": value for name, value in vars(Loss()).items()}
     # Once, notes kept secrets.
-    before = (
-        defaults
-        | {"config.model.new_tokens": [], "config.lora": None}
-        | redacted_values(dict(before))
-    )
+    known: dict[str, Any] = {"config.model.new_tokens": [], "config.lora": None}
+    before = redacted_values(defaults | known | dict(before))  # lists in the place of tuples, too
     longer = {name for name, *_ in _extended(before, now)}
     changed = [
         f"{name} was {before.get(name)!r} when this run began and is {value!r} now"

@@ -63,7 +63,13 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
     most = max(one.epochs.max_segments for one in (train_batches, *eval_batches.values()))
     return Job(
         program=mesh_program.make_program(
-            config, base.settings, num_steps, mesh, most, pretrained.stored_dtypes(base)
+            config,
+            base.settings,
+            num_steps,
+            mesh,
+            most,
+            stored=pretrained.stored_dtypes(base),
+            new_ids=base.new_ids,
         ),
         batches=train_batches,
         eval_batches=eval_batches,

@@ -62,12 +62,12 @@ def fitting(
 
 
 def leaves(model: settings.DecoderSettings) -> list[Leaf]:
-    """All parameters, by name."""
+    """All parameters, by their dotted paths."""
     _, shapes, axes = state.abstract(model, "float32", "none")
     found = jax.tree.leaves_with_path(shapes)
     names = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     return [
-        (jax.tree_util.keystr(path), leaf.shape, one)
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape, one)
         for (path, leaf), one in zip(found, names, strict=True)
     ]
 

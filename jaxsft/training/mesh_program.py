@@ -4,7 +4,7 @@ Training runs them; the plan compiles the step for devices that aren't there.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
 from jaxsft.model.remat import candidates
 from jaxsft.model.state import Params
-from jaxsft.training import mesh_fit, optim, over_mesh, parameters, step
+from jaxsft.training import mesh_fit, optim, over_mesh, parameters, step, what_trains
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
 from jaxsft.training.loss import loss_form, with_loss
@@ -34,6 +34,7 @@ from jaxsft.training.router_loss import router_losses
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
 from jaxsft.training.too_large import said_by_compiler
+from jaxsft.training.what_trains import TableRow
 
 _MOST_UNROLLED = 48  # layers: more would compile for minutes
 
@@ -56,6 +57,7 @@ class MeshProgram:
     train_step: TrainStep  # under jit; compile_train_step compiles it ahead
     eval_step: Callable[[Params, Batch], Sums]
     choices: tuple[tuple[str, str, str], ...]  # what, which, why
+    what_trains: tuple[TableRow, ...]
     adapters: Adapters | None = None  # None: the model's own weights are trained
     stored: StoredDtypes | None = None  # as make_program got them
 
@@ -101,6 +103,7 @@ def make_program(
     mesh: Mesh,
     max_segments: int | None = None,
     stored: StoredDtypes | None = None,
+    new_ids: Collection[int] = (),
 ) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
@@ -110,19 +113,21 @@ def make_program(
     Args:
         max_segments: of a row that it is given, its padding being one; None: not known.
         stored: the dtype of each parameter in the model's files; None: float32.
+        new_ids: of config.model.new_tokens; without them no row of theirs trains.
 
     Raises:
-        ConfigError: the schedule does not fit the run, or config.lora the model.
+        ConfigError: the schedule does not fit the run, or config.lora or a rule of config.optim
+            the model.
     """
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
     decoder = with_loss(decoder, config.loss)
     way = ways(config, decoder, mesh)[0]
-    declared = parameters.declare(config, decoder, way, stored)
+    declared = parameters.declare(config, decoder, way, stored, new_ids)
     placement = state.shardings(declared.shapes, declared.axes, mesh)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
     recipe = Recipe(
         declared.graphdef,
-        optim.make_optimizer(config.optim),
+        optim.make_optimizer(config.optim, declared.treatments.__getitem__),
         make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
@@ -144,6 +149,7 @@ def make_program(
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
         eval_step=over_mesh.jit_eval_step(declared.graphdef, loss_form(decoder), placement, mesh),
         choices=choices,
+        what_trains=tuple(what_trains.table(config.optim, declared.treatments, declared.shapes)),
         adapters=declared.adapters,
         stored=stored,
     )

@@ -1,6 +1,7 @@
 """All parameters of a run: the model's and its adapters', which of them train, in which dtypes."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -13,8 +14,9 @@ from jaxsft.model import settings, state
 from jaxsft.model.adapter_plan import without_adapters
 from jaxsft.model.state import Params
 from jaxsft.model.vocabulary import EMBEDDING, HEAD
-from jaxsft.training import lora
+from jaxsft.training import groups, lora
 from jaxsft.training.lora import Adapters
+from jaxsft.training.treatment import Treatment
 
 StoredDtypes = dict[str, str]  # names of dtypes by the parameters' dotted paths
 
@@ -48,6 +50,7 @@ class Declared:
     axes: Params  # logical ones
     frozen: frozenset[str]  # what is not trained, by dotted paths
     adapters: Adapters | None
+    treatments: dict[str, Treatment]  # of each, by dotted paths
 
 
 def declare(
@@ -55,6 +58,7 @@ def declare(
     decoder: settings.DecoderSettings,
     way: Way = _PLAIN,
     stored: StoredDtypes | None = None,
+    new_ids: Collection[int] = (),
 ) -> Declared:
     """The parameters of a run.
 
@@ -69,11 +73,14 @@ def declare(
         decoder, model.dtype, way.remat, model.parameter_dtype, way.unroll_layers
     )
     if config.lora is None:
-        return Declared(graphdef, shapes, axes, frozenset(), None)
+        treatments = groups.treatments(config, decoder, shapes, new_ids)
+        return Declared(graphdef, shapes, axes, groups.frozen_names(treatments), None, treatments)
     adapters = lora.declare(config.lora, decoder, shapes, axes)
     _refuse_lost_rows(config, decoder, adapters.frozen)
-    kept = _as_kept(adapters.shapes, adapters.frozen, model.frozen_dtype, stored or {})
-    return Declared(graphdef, kept, adapters.axes, adapters.frozen, adapters)
+    treatments = groups.treatments(config, decoder, adapters.shapes, new_ids, adapters.frozen)
+    frozen = groups.frozen_names(treatments)
+    kept = _as_kept(adapters.shapes, frozen, model.frozen_dtype, stored or {})
+    return Declared(graphdef, kept, adapters.axes, frozen, adapters, treatments)
 
 
 def _refuse_lost_rows(

@@ -102,6 +102,11 @@ def init_state(recipe: Recipe, params: Params) -> TrainState:
     return TrainState(jnp.int32(0), trained, frozen, opt_state, jnp.int32(0))
 
 
+def result_params(recipe: Recipe, state: TrainState) -> Params:
+    """The whole model's parameters that evaluations and exports take."""
+    return merged(recipe.optimizer.result(state.opt_state, state.trained), state.frozen)
+
+
 def init_opt_state(recipe: Recipe, trained: Params) -> Any:
     """Moments of zero, in the optimizer's dtypes whatever the parameters'."""
     return recipe.optimizer.init(_wide(trained))
@@ -120,6 +125,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     """
     batch = with_keys(recipe, batch, state.step)
     (sums, routing), grads = gradient_sums(recipe, state.params, batch)
+    grads = recipe.optimizer.trained_part(grads)
     grads, grad_norm = clipped_mean(recipe, grads, sums.minimised_weight)
     rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
     new = updated(recipe, state, grads, rate)
@@ -159,7 +165,7 @@ def updated(
     trained = jax.tree.map(
         lambda p, u, kept: (p - rate * u).astype(kept.dtype), wide, updates, state.trained
     )
-    return trained, opt_state
+    return trained, recipe.optimizer.moved(opt_state, trained)
 
 
 def guard(sums: Sums, grad_norm: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ import tiny
 from jaxsft import config
 from jaxsft.model import settings, state
 from jaxsft.model.settings import LayerKind, NormSettings, QkNorm, Rope
-from jaxsft.training.adamw import decayed
+from jaxsft.training.optimizer import dotted
+from jaxsft.training.treatment import decays
 
 LOCAL = Rope(theta=50.0, share=0.5, interleaved=True)
 LONG = settings.LongRopeScaling(
@@ -81,8 +82,8 @@ def test_only_matrices_are_decayed():
     shapes = state.abstract(EVERYTHING, "float32", "none")[1]
     spared = [
         path[-1].key
-        for path, yes in jax.tree_util.tree_leaves_with_path(decayed(shapes))
-        if not yes
+        for path, _ in jax.tree_util.tree_leaves_with_path(shapes)
+        if not decays(dotted(path))
     ]
     assert all("bias" in name or "scale" in name for name in spared)
     assert len(spared) == 8 + 2 + 8 + 2  # biases and sinks, qk norms, a layer's norms, final norm

@@ -112,8 +112,8 @@ def test_what_was_found_in_time_is_said():
 def test_a_state_that_is_too_large_says_what_holds_it():
     one = config(Mesh(data=1))
     named = mesh_fit.leaves(tiny.SETTINGS)
-    size = relief._state_bytes(one, named, ONE, gradients=False)
-    whole = relief._state_bytes(one, named, ONE, gradients=True)
+    size = relief._state_bytes(one, tiny.SETTINGS, named, ONE, gradients=False)
+    whole = relief._state_bytes(one, tiny.SETTINGS, named, ONE, gradients=True)
     assert whole == pytest.approx(size * 4 / 3)
 
     def fits(two: Config) -> bool:
@@ -128,6 +128,15 @@ def test_a_state_that_is_too_large_says_what_holds_it():
     )
     said = relief.of_state(one, tiny.SETTINGS, 1, int(whole / 7), None)
     assert said == "What fits: 8 devices like these, which hold it with its gradients"
+
+
+def test_no_first_moment_is_narrowed_that_the_optimizer_does_not_have_so():
+    one = config(Mesh(data=1))
+    one = dataclasses.replace(one, optim=dataclasses.replace(one.optim, name="adamw_8bit"))
+    named = mesh_fit.leaves(tiny.SETTINGS)
+    size = relief._state_bytes(one, tiny.SETTINGS, named, ONE, gradients=True)
+    said = relief.of_state(one, tiny.SETTINGS, 1, int(0.9 * size), lambda two: True)
+    assert "config.model.parameter_dtype=bfloat16" in said and "first_moment" not in said
     assert relief.of_state(one, tiny.SETTINGS, 1, 10, None) == "Take a smaller model"
 
 

@@ -14,10 +14,12 @@ from jaxsft.data.pack import packing
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
 from jaxsft.model import remat, state
-from jaxsft.training import adamw, mesh_fit, optim, over_mesh, step
+from jaxsft.training import mesh_fit, optim, over_mesh, step
 from jaxsft.training.batch import Batch
 from jaxsft.training.loss import loss_form, loss_sums
+from jaxsft.training.optimizer import dotted
 from jaxsft.training.schedule import make_schedule
+from jaxsft.training.treatment import decays
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +46,12 @@ def test_a_step_is_adamws_of_the_clipped_mean_gradient(one_device):
     assert length > longest  # or nothing would be clipped
     np.testing.assert_allclose(one_device.metrics.grad_norm, length, rtol=1e-5)
 
-    def moved(param, grad, decays):
+    def moved(path, param, grad):
         clipped = grad * longest / length
-        decay = tiny.OPTIM.weight_decay * param if decays else 0
+        decay = tiny.OPTIM.weight_decay * param if decays(dotted(path)) else 0
         return param - tiny.OPTIM.peak_lr * (clipped / (abs(clipped) + tiny.OPTIM.eps) + decay)
 
-    expected = jax.tree.map(moved, start, mean, adamw.decayed(start))
+    expected = jax.tree.map_with_path(moved, start, mean)
     tiny.assert_trees_close(one_device.state.params, expected)
     assert one_device.metrics.learning_rate == np.float32(tiny.OPTIM.peak_lr)
     assert one_device.state.step == 1

@@ -180,7 +180,7 @@ class CheckpointStore:
         return self._read_verified(step, abstract, None)
 
     def restore_part(self, step: int, name: str, abstract: Tree) -> Tree:
-        """One field of the state saved at `step`; the others are not read.
+        """One field of the state saved at `step`, by its dotted path; the others are not read.
 
         Raises:
             CheckpointError, Damaged: as restore.
@@ -189,7 +189,7 @@ class CheckpointStore:
 
     def _read_verified(self, step: int, abstract: Tree, field: str | None) -> Tree:
         state, digests = self.read(step, abstract, field), self.notes(step).digests
-        failure = self.verify(state if field is None else {field: state}, digests)
+        failure = self.verify(state if field is None else nested(field, state), digests)
         if failure is not None:
             raise Damaged(str(self.directory / str(step)), failure)
         return state
@@ -231,15 +231,16 @@ class CheckpointStore:
     def _load(self, path: epath.Path, abstract: Tree, field: str | None) -> Any:
         saved: Any = ocp.metadata(path).metadata
         if saved is not None:  # else unreadable; loading it says why
-            wanted = abstract if field is None else {field: abstract}
+            wanted = abstract if field is None else nested(field, abstract)
             _compare(path, _forms(saved), _forms(wanted), field)
         if field is None:
             return ocp.load(path, abstract)
         if saved is None:
-            return ocp.load(path, {field: abstract})
-        others = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, saved[name]) for name in saved}
-        loaded: Any = ocp.load(path, {**others, field: abstract})
-        return loaded[field]
+            return ocp.load(path, nested(field, abstract))
+        loaded: Any = ocp.load(path, _among_others(saved, field.split("."), abstract))
+        for name in field.split("."):
+            loaded = loaded[name]
+        return loaded
 
     @staticmethod
     def verify(state: Tree, wanted: Mapping[str, int]) -> Failure | None:
@@ -262,6 +263,25 @@ class CheckpointStore:
     def set_aside(self, step: int) -> str:
         """Renames a step that was altered; returns its new path."""
         return str(files.set_aside(self.directory / str(step)))
+
+
+def nested(field: str, tree: Tree) -> Tree:
+    """The tree below the names of a dotted path."""
+    for name in reversed(field.split(".")):
+        tree = {name: tree}
+    return tree
+
+
+def _among_others(saved: Tree, path: list[str], wanted: Tree) -> Tree:
+    """What was saved, as placeholders that are not read, but for what is wanted at a path."""
+    if not path:
+        return wanted
+    return {
+        name: _among_others(saved[name], path[1:], wanted)
+        if name == path[0]
+        else jax.tree.map(lambda _: ocp.PLACEHOLDER, saved[name])
+        for name in saved
+    }
 
 
 def _not_saved(where: str, error: Exception) -> UserError:
@@ -308,7 +328,7 @@ def _compare(
 ) -> None:
     """Refuses a tree of another form, before anything is read."""
     if field is not None:
-        saved = {n: form for n, form in saved.items() if n.split(".")[0] == field}
+        saved = {n: form for n, form in saved.items() if f"{n}.".startswith(f"{field}.")}
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise CheckpointError(

@@ -1,6 +1,6 @@
 """AdamW: Adam with weight decay that acts on the parameters, not on the moments.
 
-Source: arXiv:1711.05101 alg. 2.
+Source: arXiv:1711.05101 alg. 2; the decay is multiplied by the learning rate, as in PyTorch.
 """
 
 from typing import Any
@@ -9,14 +9,15 @@ import jax
 import optax
 
 from jaxsft import config
-from jaxsft.model.state import Params
 from jaxsft.training.optimizer import Optimizer, elementwise
 
 
 def adamw(optim: config.Optim) -> Optimizer:
-    """AdamW as config.optim has it."""
-    decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
-    return elementwise(optax.chain(_adam(optim), decay))
+    """AdamW as config.optim has it, without the decay.
+
+    Checkpoints know the state of a chain of two, from when the second was the decay.
+    """
+    return elementwise(optax.chain(_adam(optim), optax.masked(optax.identity(), True)))
 
 
 def _adam(optim: config.Optim) -> optax.GradientTransformation:
@@ -34,13 +35,3 @@ def _adam(optim: config.Optim) -> optax.GradientTransformation:
         return updates, with_mu(new, optim.first_moment_dtype)
 
     return optax.GradientTransformation(init, update)
-
-
-def decayed(params: Params) -> Params:
-    """True for the leaves that weight decay acts on: all but the norms' scales and the biases."""
-
-    def is_matrix(path, _) -> bool:
-        name = jax.tree_util.keystr(path)
-        return "scale" not in name and "bias" not in name
-
-    return jax.tree.map_with_path(is_matrix, params)
