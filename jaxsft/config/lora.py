@@ -21,5 +21,7 @@ class Lora:
     # Parameters that are trained whole beside the adapters, by name or pattern, such as
     # ("embedding", "head", "norms"); PEFT's modules_to_save.
     train_whole: tuple[str, ...] = ()
+    # B's learning rate by A's, as in LoRA+ (arXiv:2402.12354), where 16 is common.
+    lr_ratio: float = 1.0
     # What the factors begin with; "default": A at random, B zero, as PEFT does.
     init: Literal["default"] = "default"

@@ -237,8 +237,9 @@ def _check_lora(lora: Lora) -> None:
     for name, value in ranks.items():
         if value < 1:
             raise ConfigError(f"config.lora.{name}={value}: must be 1 or more")
-    if not 0 < lora.alpha < math.inf:
-        raise ConfigError(f"config.lora.alpha={lora.alpha}: must be finite and greater than 0")
+    for name, value in (("alpha", lora.alpha), ("lr_ratio", lora.lr_ratio)):
+        if not 0 < value < math.inf:
+            raise ConfigError(f"config.lora.{name}={value}: must be finite and greater than 0")
     if lora.targets is not None and not lora.targets:
         raise ConfigError(
             "config.lora.targets=(): nothing would get an adapter; None targets all matrices of"

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxsft.config import Config, Group, Optim
 from jaxsft.errors import ConfigError
-from jaxsft.model import layer_stacks, parts, settings
+from jaxsft.model import adapter, layer_stacks, parts, settings
 from jaxsft.model.layer_stacks import LAYERS
 from jaxsft.model.state import Params
 from jaxsft.model.vocabulary import EMBEDDING, HEAD
@@ -45,10 +45,11 @@ def treatments(
             f"config.optim.last_layers={optim.last_layers}: the model has {model.num_layers} layers"
         )
     depths = _Depths(optim, model)
+    ratio = 1.0 if config.lora is None else config.lora.lr_ratio
     found = {
         name: Treatment(0.0, frozen=True, label="as they are")
         if name in untrained
-        else _treatment(optim, name, leaf.shape, rules.get(name), depths, new_ids)
+        else _treatment(optim, name, leaf.shape, rules.get(name), depths, new_ids, ratio)
         for name, leaf in leaves.items()
     }
     if all(one.frozen for one in found.values()):
@@ -109,14 +110,24 @@ def _treatment(
     rule: Group | None,
     depths: _Depths,
     new_ids: Collection[int],
+    ratio: float,
 ) -> Treatment:
+    """How one parameter trains.
+
+    Args:
+        ratio: of the rate of an adapter's B by that of its A.
+    """
     default = optim.weight_decay if decays(name) else 0.0
     spared = _SPARED if optim.weight_decay and not decays(name) else None
-    label = rule.pattern if rule else spared or ("others" if optim.groups else "all")
+    weight, is_adapter, part = name.partition(f"{adapter.SUFFIX}.")
+    others = f"adapters of {parts.name_of(weight)}" if is_adapter else "all"
+    others = "others" if optim.groups and not is_adapter else others
+    label = rule.pattern if rule else spared or others
     trained = depths.trained(name, rule is not None)
     if trained is False or rule and rule.frozen:
         return Treatment(0.0, frozen=True, label=label)
     factor = depths.factor(name) * (rule.lr_factor if rule else 1.0)
+    factor *= ratio if is_adapter and part == adapter.B else 1.0
     along: Any = None if trained is True else _first_dim(trained, shape)
     if rule and rule.rows == "new_tokens":
         along = _rows_of(name, shape, new_ids)

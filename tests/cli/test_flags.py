@@ -11,7 +11,20 @@ import tiny
 
 from jaxsft import errors
 from jaxsft.cli import flags
-from jaxsft.config import Config, Data, Eval, Loss, Mesh, Model, Optim, Source, Train, validate
+from jaxsft.config import (
+    Checkpoint,
+    Config,
+    Data,
+    Eval,
+    Lora,
+    Loss,
+    Mesh,
+    Model,
+    Optim,
+    Source,
+    Train,
+    validate,
+)
 from jaxsft.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +126,15 @@ def test_override_reads_the_type_of_the_field(path, text, value):
     assert vars(vars(config)[section])[field] == value
 
 
+def test_one_field_of_a_section_that_is_off_switches_it_on():
+    config = flags.override(make_config(), "lora.rank", "8")
+    assert config.lora == Lora(rank=8)
+    assert flags.override(config, "lora.alpha", "16").lora == Lora(rank=8, alpha=16.0)
+    assert flags.override(config, "lora", "None").lora is None
+    with pytest.raises(ConfigError, match="Lora has no field 'rnak'; did you mean 'rank'?"):
+        flags.override(make_config(), "lora.rnak", "8")
+
+
 def test_override_reaches_into_a_tuple():
     config = flags.override(make_config(), "data.train[1].path", "x.jsonl")
     assert [source.path for source in config.data.train] == ["a.jsonl", "x.jsonl"]
@@ -170,6 +192,16 @@ def test_override_refuses(path, text, message):
         ({"loss": Loss(kind="dft", label_smoothing=0.1)}, "label_smoothing=0.1: kind='dft' has a"),
         ({"loss": Loss(kind="eaft")}, "config.loss.kind='eaft': expected one of 'cross_entropy', "),
         ({"loss": Loss(source_weights={"a": 0.0})}, "source_weights={'a': 0.0}: must be finite a"),
+        ({"lora": Lora(rank=0)}, "config.lora.rank=0: must be 1 or more"),
+        ({"lora": Lora(ranks={"mlp": 0})}, "config.lora.ranks['mlp']=0: must be 1 or more"),
+        ({"lora": Lora(alpha=0.0)}, "config.lora.alpha=0.0: must be finite and greater than 0"),
+        ({"lora": Lora(lr_ratio=-1.0)}, "config.lora.lr_ratio=-1.0: must be finite"),
+        ({"lora": Lora(targets=())}, "config.lora.targets=(): nothing would get an adapter"),
+        ({"checkpoint": Checkpoint(merge=True)}, "merge=True: there is no adapter to merge"),
+        (
+            {"lora": Lora(), "model": Model(source="m", adapter="a")},
+            "config.model.adapter=a: brings its own rank",
+        ),
         ({"data": make_data(train=())}, "config.data.train=(): at least one Source"),
         ({"data": make_data(Source(path="a", weight=-1.0))}, "train[0].weight=-1.0: must be"),
         ({"data": make_data(Source(path="a", count=0))}, "config.data.train[0].count=0: must be"),

@@ -59,6 +59,8 @@ def test_config_and_data_report_are_written(tmp_path):
     write_inputs(make_config(), report, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     assert config.from_dict(values) == make_config()
+    with_lora = dataclasses.replace(make_config(), lora=config.Lora(targets=("q_*",)))
+    assert config.from_dict(json.loads(json.dumps(dataclasses.asdict(with_lora)))) == with_lora
     text = (tmp_path / "data_report.json").read_text()
     assert records.to_json(data_report.from_json(json.loads(text))) == records.to_json(report)
     assert "ä" in text

@@ -12,10 +12,12 @@ import tiny
 from jaxsft import config
 from jaxsft.config import Lora
 from jaxsft.devices import mesh
+from jaxsft.errors import ConfigError
+from jaxsft.model import state
 from jaxsft.model.moe_settings import MoeSettings
 from jaxsft.plan import cost, hlo
 from jaxsft.rundir.checkpoint.digest import named
-from jaxsft.training import mesh_program, over_mesh, step
+from jaxsft.training import lora, mesh_program, over_mesh, parameters, step
 
 MIXTURE = dataclasses.replace(
     tiny.SETTINGS,
@@ -111,6 +113,27 @@ def test_experts_adapters_are_the_same_on_every_mesh(sizes):
     assert distance(trained(sizes, EIGHT, MIXTURE)[0], expected, first) < 1e-5
 
 
+def test_b_learns_at_a_rate_of_its_own():
+    """The first update of Adam is the rate and a sign, so that B shows its rate by its size."""
+    one = asked()
+    program = mesh_program.make_program(
+        dataclasses.replace(one, lora=dataclasses.replace(one.lora, lr_ratio=4.0)),
+        tiny.SETTINGS,
+        20,
+        mesh.make_mesh(tiny.ONE_DEVICE, jax.devices()[:1]),
+    )
+    rows = [(row.label, row.rate) for row in program.what_trains if not row.frozen]
+    assert rows[:2] == [("adapters of attention", "0.001"), ("adapters of attention", "0.004")]
+    with jax.set_mesh(program.mesh):
+        current = begun(program, tiny.SETTINGS)
+        batch = jax.device_put(
+            tiny.uneven_batch(ROWS, LENGTH), over_mesh.batch_sharding(program.mesh)
+        )
+        current, _ = program.train_step(current, batch)
+    b = np.abs(current.trained["layers"]["mlp"]["up_DF_lora"]["b"])
+    np.testing.assert_allclose(np.median(b), 4e-3, rtol=1e-3)
+
+
 def test_a_gradient_left_out_is_far_from_the_bound():
     expected, first = trained(*ONE, tiny.SETTINGS)
     assert distance(trained(*ONE, tiny.SETTINGS, wrong=True)[0], expected, first) > 1e-3
@@ -163,3 +186,58 @@ def test_frozen_weights_are_kept_as_the_files_have_them():
     assert set(dtypes.values()) == {"bfloat16", "float32"}
     assert {dtypes[name] for name in dtypes if "_lora" in name} == {"float32"}
     assert {dtypes[name] for name in dtypes if "_lora" not in name} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (
+            tiny.SETTINGS,
+            {"targets": ("atention",)},
+            "targets: 'atention' matches nothing in this mod",
+        ),
+        (tiny.SETTINGS, {"targets": ("experts",)}, "'experts' matches nothing .* there are .*mlp"),
+        (tiny.SETTINGS, {"ranks": {"head": 2}}, "ranks: 'head' matches nothing .* attention, mlp"),
+        (tiny.SETTINGS, {"train_whole": ("final",)}, "train_whole: 'final' matches nothing"),
+        (tiny.SETTINGS, {"train_whole": ("up_*",)}, "layers.mlp.up_DF has an adapter too"),
+        (MIXTURE, {"dora": True}, "dora=True: experts have no DoRA"),
+    ],
+)
+def test_what_means_nothing_is_refused(model, changes, message):
+    _, shapes, axes = state.abstract(model, "float32", "none")
+    with pytest.raises(ConfigError, match=message):
+        lora.declare(Lora(**changes), model, shapes, axes)
+
+
+def test_patterns_and_ranks_of_their_own():
+    _, shapes, axes = state.abstract(MIXTURE, "float32", "none")
+    made = lora.declare(
+        Lora(rank=8, divide_expert_rank=True, targets=("experts", "q_*"), ranks={"q_*": 3}),
+        MIXTURE,
+        shapes,
+        axes,
+    )
+    ranks = {path.rpartition(".")[2]: (s.rank, s.scale[0]) for path, s in made.specs.items()}
+    assert ranks == {
+        "q_DNH": (3, 32 / 3),
+        **dict.fromkeys(("gate_EDF", "up_EDF", "down_EFD"), (4, 8.0)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (tiny.SETTINGS, {"new_tokens": ("<a>",)}, r"train_whole=\['embedding', 'head'\]"),
+        (tiny.SETTINGS, {"dead_rows": "repair"}, "dead_rows='repair': makes rows of embedding"),
+        (
+            dataclasses.replace(tiny.SETTINGS, tied_embeddings=True),
+            {"new_tokens": ("<a>",)},
+            r"train_whole=\['embedding'\]",
+        ),
+    ],
+)
+def test_rows_that_would_be_lost_are_refused(model, changes, message):
+    one = asked()
+    one = dataclasses.replace(one, model=dataclasses.replace(one.model, **changes))
+    with pytest.raises(ConfigError, match=message):
+        parameters.declare(one, model)
