@@ -26,7 +26,7 @@ from jaxsft.terminal.console import Console
 from jaxsft.training import first_state, inputs, preflight, started_adapter, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
-from jaxsft.training.loss import loss_notes
+from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.step import Changing, TrainState

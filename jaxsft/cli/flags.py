@@ -332,7 +332,7 @@ def _help(program: str, required: tuple[str, ...], about: str) -> str:
     if "config" in flags.FLAGS:
         lines += ["", "Config fields, changed with --config.section.field=value:"]
         for section, hint in typing.get_type_hints(Config).items():
-            lines += _help_fields(f"--config.{section}", hint)
+            lines += _help_fields(f"--config.{section}", optional_section(hint) or hint)
         lines += ["", "jaxsft/config/ says what each field means."]
     return "\n".join(lines)
 

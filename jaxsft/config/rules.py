@@ -79,6 +79,7 @@ def _check_positive(config: Config) -> None:
         "optim.eps": config.optim.eps,
         "optim.max_grad_norm": config.optim.max_grad_norm,
         "optim.max_skipped_steps": config.optim.max_skipped_steps,
+        "loss.neftune_alpha": config.loss.neftune_alpha,
         "optim.last_layers": config.optim.last_layers,
         **{f"mesh.{axis}": size for axis, size in dataclasses.asdict(config.mesh).items()},
     }

@@ -77,8 +77,9 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def _from_value(hint: Any, value: Any, name: str) -> Any:
-    if value is not None:
-        hint = optional_section(hint) or hint
+    plain = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    if value is not None and len(plain) == 1 and type(None) in typing.get_args(hint):
+        hint = plain[0]
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{name}={value!r}: expected the fields of {hint.__name__}")

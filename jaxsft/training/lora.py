@@ -55,7 +55,7 @@ def _specs(
         targets = _matching("targets", lora.targets, weights)
     _refuse_dora(lora, [path for path in targets if weights[path].has_experts])
     for name in lora.ranks:
-        _matching("ranks", [name], targets)
+        _matching("ranks", [name], [path for path in weights if path in targets])
     return {path: _spec(lora, decoder, path, weights[path]) for path in weights if path in targets}
 
 

@@ -1,7 +1,5 @@
 """Sums and counts of the masked cross-entropy. B: batch row, T: position, D: embed_dim."""
 
-import dataclasses
-
 from flax import nnx
 
 from jaxsft.config import Loss
@@ -44,27 +42,6 @@ def loss_form(
         z_loss=loss.z_loss,
         reweighted=reweights(loss),
     )
-
-
-def with_loss(settings: DecoderSettings, loss: Loss) -> DecoderSettings:
-    """The decoder that gives what a run's loss needs of it."""
-    moe = settings.moe
-    if moe is not None and loss.router_z:
-        moe = dataclasses.replace(moe, keeps_log_sums=True)
-    return dataclasses.replace(settings, moe=moe, embedding_noise=loss.neftune_alpha)
-
-
-def loss_notes(loss: Loss) -> list[str]:
-    """What is not the plain loss, for the user."""
-    changed = [
-        f"{name}={value}" for name, value in vars(loss).items() if value != getattr(PLAIN, name)
-    ]
-    if not changed:
-        return []
-    return [
-        f"config.loss: {', '.join(changed)}; metrics.jsonl has the plain mean over targets as loss,"
-        " and what is minimised as objective where it is another figure"
-    ]
 
 
 def loss_sums(graphdef: nnx.GraphDef, params: Params, batch: Batch, form: LossForm) -> Sums:

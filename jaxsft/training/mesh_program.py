@@ -27,7 +27,8 @@ from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, optim, over_mesh, parameters, step, what_trains
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
-from jaxsft.training.loss import loss_form, with_loss
+from jaxsft.training.loss import loss_form
+from jaxsft.training.loss_settings import with_loss
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.parameters import StoredDtypes, Way
 from jaxsft.training.router_loss import router_losses
