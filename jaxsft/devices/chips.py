@@ -44,7 +44,8 @@ def _gpu(tflops: float, gb: float, memory: float, links: float, network: float =
 # GPUs: products of bfloat16 summed in float32, without sparsity, where a data sheet prints twice as
 # many. NVLink, or PCIe where a box has none, is half of the sheet's rate, which counts both ways.
 # NVIDIA's data sheets "A100 Tensor Core GPU", "H100 Tensor Core GPU" (NVL and SXM), "H100 PCIe"
-# (its product brief), "H200 Tensor Core GPU", "GH200 Grace Hopper Superchip", "HGX B200", "L40S".
+# (its product brief), "H200 Tensor Core GPU", "GH200 Grace Hopper Superchip", "HGX B200", "L4",
+# "L40S".
 # GeForce: its architectures' white papers, the tables of peak rates: "Ampere GA102" (RTX 3090),
 # "Ada" (RTX 4090), "RTX Blackwell" (RTX 5090).
 #
@@ -68,6 +69,7 @@ CHIPS = {
     "NVIDIA GH200": _gpu(989, 96, 4000, 450),
     "NVIDIA GH200 144G": _gpu(989, 144, 4900, 450),  # jax's name goes on: HBM3e
     "NVIDIA B200": _gpu(2250, 180, 7700, 900),
+    "NVIDIA L4": _gpu(121, 24, 300, 32),
     "NVIDIA L40S": _gpu(362, 48, 864, 32),
     "NVIDIA GeForce RTX 3090": _gpu(71, 24, 936, 32, 10),
     "NVIDIA GeForce RTX 4090": _gpu(165.2, 24, 1008, 32, 10),

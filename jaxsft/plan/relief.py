@@ -23,6 +23,7 @@ from jaxsft.plan.remat_choice import Chosen
 from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_fit, mesh_program, optim
 from jaxsft.training.mesh_program import MeshProgram
+from jaxsft.training.parameters import StoredDtypes
 from jaxsft.training.schedule import shortest_run
 from jaxsft.training.too_large import TooLarge
 
@@ -46,11 +47,12 @@ def compiling(
     limit_bytes: int,
     compile_seconds: float,
     max_segments: int | None = None,
+    stored: StoredDtypes | None = None,
 ) -> Fits:
     """Whether a config's step fits, by its compilation.
 
     Args:
-        max_segments: as mesh_program.make_program has it.
+        max_segments, stored: as mesh_program.make_program has them.
 
     Raises:
         _Enough: by the function returned, after some time.
@@ -63,9 +65,8 @@ def compiling(
         steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
         try:
             mesh = mesh_program.checked_mesh(config, model, devices)
-            compiled = mesh_program.compile_train_step(
-                mesh_program.make_program(config, model, steps, mesh, max_segments), config
-            )
+            built = mesh_program.make_program(config, model, steps, mesh, max_segments, stored)
+            compiled = mesh_program.compile_train_step(built, config)
         except (ConfigError, jax.errors.JaxRuntimeError):
             return False
         return memory.of(compiled, limit_bytes).fits
@@ -100,7 +101,7 @@ def compile_step(
         say("too large for a device; trying what would fit, which takes some minutes")
         took = time.monotonic() - started
         room = built.settings.attention_max_segments
-        return compiling(built.settings, devices, limit_bytes or 0, took, room)
+        return compiling(built.settings, devices, limit_bytes or 0, took, room, built.stored)
 
     def refuse_state() -> None:
         state = sum(memory.state_bytes(built)[name] for name in ("parameters", "optimizer"))

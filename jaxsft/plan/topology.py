@@ -32,7 +32,13 @@ _TPUS = {
     "v6e": _Tpu("TPU v6e", 2, "v6e"),
     "v7x": _Tpu("TPU7x", 3, "tpu7x", devices=2),
 }
-_GPUS = {"a100": "NVIDIA A100", "h100": "NVIDIA H100", "h200": "NVIDIA H200"}
+_GPUS = {
+    "a100": "NVIDIA A100",
+    "h100": "NVIDIA H100",
+    "h200": "NVIDIA H200",
+    "l4": "NVIDIA L4",
+    "rtx4090": "NVIDIA GeForce RTX 4090",
+}
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")  # of jax, one for each CUDA
 _EXAMPLES = "v5p:2x2x2, v6e:8x8, h200:8, h100:8x4 (4 boxes of 8) or cpu:8"
 
@@ -165,6 +171,7 @@ class _Gpu:
     clock_ghz: float
     # That CUDA has for programs, the least that drivers leave: 139.8 were measured on an H200.
     memory_gib: float
+    threads_per_core: int = 2048
 
 
 _HOPPER = _Gpu(
@@ -183,6 +190,18 @@ _HOPPER = _Gpu(
 # need 118.0 GiB of an H200; it needs 125.8, and 126.8 by a plan with the run's limit.
 # Source: XLA's GetSchedulerMemoryLimit.
 _SCHEDULED_SHARE = 0.8
+_ADA = _Gpu(
+    description="NVIDIA L4",
+    capability=(8, 9),
+    cores=58,
+    fpus_per_core=128,
+    shared_memory_per_core=102400,
+    shared_memory_of_block=101376,
+    l2_bytes=50331648,
+    clock_ghz=2.04,
+    memory_gib=22.0,
+    threads_per_core=1536,
+)
 _GPU_FACTS = {
     "h100": _HOPPER,
     "h200": dataclasses.replace(_HOPPER, description="NVIDIA H200", memory_gib=139.7),
@@ -196,6 +215,15 @@ _GPU_FACTS = {
         l2_bytes=41943040,
         clock_ghz=1.41,
         memory_gib=79.1,
+    ),
+    "l4": _ADA,
+    "rtx4090": dataclasses.replace(
+        _ADA,
+        description="NVIDIA GeForce RTX 4090",
+        cores=128,
+        l2_bytes=75497472,
+        clock_ghz=2.52,
+        memory_gib=23.5,
     ),
 }
 
@@ -243,7 +271,7 @@ def _target(kind: str) -> str:
         "threads_per_warp": 32,
         "shared_memory_per_block": 49152,
         "shared_memory_per_core": gpu.shared_memory_per_core,
-        "threads_per_core_limit": 2048,
+        "threads_per_core_limit": gpu.threads_per_core,
         "core_count": gpu.cores,
         "fpus_per_core": gpu.fpus_per_core,
         "block_dim_limit_x": 2**31 - 1,

@@ -83,6 +83,19 @@ def declare(
     return Declared(graphdef, kept, adapters.axes, frozen, adapters, treatments)
 
 
+def with_known_dtype(config: Config, stored: StoredDtypes) -> Config:
+    """The config that says in which dtype untrained weights are kept, for a model without files.
+
+    Args:
+        stored: what config.json says: one dtype for all.
+    """
+    dtypes = set(stored.values())
+    if config.model.frozen_dtype != "source" or len(dtypes) != 1:
+        return config
+    kept = "float32" if dtypes == {"float32"} else "bfloat16"  # of float16's size
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, frozen_dtype=kept))
+
+
 def _refuse_lost_rows(
     config: Config, decoder: settings.DecoderSettings, frozen: frozenset[str]
 ) -> None:

@@ -216,9 +216,11 @@ def test_what_fits_is_what_the_compiler_says(built, compiled, monkeypatch):
     assert not relief.compiling(tiny.SETTINGS, None, enough - 1, 0.0)(one)
     odd = relief._changed(one, {"train.batch_size": 9})
     assert not relief.compiling(tiny.SETTINGS, None, enough, 0.0)(odd)  # over 8 devices
-    rooms = []  # back ends differ by the segments of a row
-    monkeypatch.setattr(mesh_program, "make_program", lambda *given: rooms.append(given[-1]))
-    assert relief.compiling(tiny.SETTINGS, None, enough, 0.0, 7)(one) and rooms == [7]
+    asked_for = []  # back ends differ by the segments of a row, memory by dtypes of frozen weights
+    monkeypatch.setattr(mesh_program, "make_program", lambda *given: asked_for.append(given[-2:]))
+    dtypes = {"embedding_VD": "bfloat16"}
+    assert relief.compiling(tiny.SETTINGS, None, enough, 0.0, 7, dtypes)(one)
+    assert asked_for == [(7, dtypes)]
     monkeypatch.setattr(relief, "_MIN_SECONDS", -1.0)
     with pytest.raises(relief._Enough):
         relief.compiling(tiny.SETTINGS, None, enough, 0.0)(one)

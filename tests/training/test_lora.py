@@ -241,3 +241,12 @@ def test_rows_that_would_be_lost_are_refused(model, changes, message):
     one = dataclasses.replace(one, model=dataclasses.replace(one.model, **changes))
     with pytest.raises(ConfigError, match=message):
         parameters.declare(one, model)
+
+
+def test_a_plan_without_files_knows_the_dtype_that_config_json_says():
+    one, dtypes = asked(), {"embedding_VD": "bfloat16", "head_DV": "bfloat16"}
+    assert parameters.with_known_dtype(one, dtypes).model.frozen_dtype == "bfloat16"
+    assert parameters.with_known_dtype(one, dtypes | {"x": "float32"}) == one
+    asked_for = dataclasses.replace(one.model, frozen_dtype="float32")
+    other = dataclasses.replace(one, model=asked_for)
+    assert parameters.with_known_dtype(other, dtypes) == other

@@ -15,7 +15,8 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
-from jaxsft.training import inputs
+from jaxsft.convert import pretrained
+from jaxsft.training import inputs, parameters
 
 jaxsft_flags.define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "such as v5p:2x2x2, h200:8 or cpu:8")
@@ -43,6 +44,7 @@ def main(config: Config) -> int:
     terminal = Console()
     found = topology.open_topology(name, _SLICES.value)
     base = inputs.open_model(config, lambda topic, line: None, weights=False)
+    config = parameters.with_known_dtype(config, pretrained.stored_dtypes(base))
     run = measured_data.look(config, base)
     if _SEARCH.value:
         limits = _TRIES.value, _MINUTES.value
