@@ -43,14 +43,16 @@ def _sliced_before_cast(param: jax.Array) -> jax.Array:
     """The parameter, which has no gradient any more.
 
     A slice that is used in bfloat16 alone is cast before the loop by the TPU's compiler, with all
-    others of its stack: a second copy of the parameters. It doesn't look through integers. That
-    for GPUs casts while it slices, and would copy first what is to be cast then.
+    others of its stack: a second copy of the parameters; and one that is bfloat16 is turned round
+    there. It doesn't look through integers. That for GPUs casts while it slices, and would copy
+    first what is to be cast then.
     """
 
     def as_integers(param: jax.Array) -> jax.Array:
-        bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(param, jnp.uint32))
-        return jax.lax.bitcast_convert_type(bits, jnp.float32)
+        width = {2: jnp.uint16, 4: jnp.uint32}[param.dtype.itemsize]
+        bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(param, width))
+        return jax.lax.bitcast_convert_type(bits, param.dtype)
 
-    if param.dtype != jnp.float32:
+    if param.dtype.itemsize not in (2, 4):
         return param
     return jax.lax.platform_dependent(param, cuda=lambda param: param, default=as_integers)
