@@ -2,8 +2,9 @@
 
 command   python -m jaxsft.train --config=configs/quickstart_lora.py --workdir=runs/quickstart_lora
 hardware  two CPU cores, 8 GB of memory
-time      about 4 minutes
-result    held-out orders answered exactly: 0 % before, ? % after
+time      about 5 minutes
+result    held-out orders answered exactly: 0 % before, 95 % after; loss on unrelated prose up by
+          3.3 % (with peak_lr=1e-3 by 14 %); 2.3 GiB at most, quickstart.py takes 4.6
 """
 
 import dataclasses

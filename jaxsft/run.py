@@ -80,7 +80,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
             state = _first_state(config, base, job, data, out, measurer, saved)
-            notes = dataclasses.replace(notes, frozen=resume.frozen_digests(state.frozen))
+            notes = dataclasses.replace(notes, frozen=resume.frozen_digests(state.frozen) or None)
             state = train(config, job, train_step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
             finished_run.finish(config, base, data, job, end, out, command, started)

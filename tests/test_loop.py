@@ -40,12 +40,15 @@ class Store:
 
 
 def state(step: int, skipped: int) -> Any:
-    return types.SimpleNamespace(step=step, skipped_steps=skipped, params=step, changing=None)
+    return types.SimpleNamespace(
+        step=step, skipped_steps=skipped, params=step, changing=None, trained={}
+    )
 
 
 def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sections):
     """A run of so many steps, evaluated after each; losses by step."""
     monkeypatch.setattr(loop, "StepLog", Log)
+    monkeypatch.setattr(loop, "result_params", lambda recipe, state: state.params)
     config = Config(
         model=Model(source="m"),
         data=Data(train=(Source(path="a"),), sequence_length=8),
@@ -69,7 +72,7 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         copy=lambda now: None,
         store=Store(),
     )
-    program = types.SimpleNamespace(settings=None, remat=None, sources=())
+    program = types.SimpleNamespace(settings=None, remat=None, sources=(), recipe=None)
     epochs = types.SimpleNamespace(epochs_at=None)
     batches = types.SimpleNamespace(
         epochs=epochs, stream=lambda first, total: iter([(None, None)] * (total - first))

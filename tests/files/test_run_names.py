@@ -10,8 +10,8 @@ from jaxsft.files import run_names
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {value for name, value in vars(run_names).items() if name.isupper()}
-# The word is a topic of the console too: it is a path only where it is joined to one.
-WORDS = {run_names.EXPORT, run_names.CHECKPOINTS}
+# The word is a topic of the console or a field too: it is a path only where it is joined to one.
+WORDS = {run_names.EXPORT, run_names.EXPORT_MERGED, run_names.CHECKPOINTS}
 # Their config.json is that of a Hugging Face model.
 OF_A_MODEL = ("jaxsft/convert/", "jaxsft/data/encode/", "tools/bench/")
 
@@ -52,5 +52,5 @@ def test_a_name_that_is_spelt_again_is_found(source):
 def test_the_names_that_scripts_read_stay():
     assert NAMES == {
         *("config.json", "metrics.jsonl", "samples.jsonl", "data_report.json", "summary.json"),
-        *("report.html", "error.json", "checkpoints", "export"),
+        *("report.html", "error.json", "checkpoints", "export", "export_merged"),
     }

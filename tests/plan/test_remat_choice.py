@@ -212,7 +212,7 @@ def test_the_log_counts_the_work_of_the_policy_that_was_taken(built, monkeypatch
     program = mesh_program.with_way(built, ASKED, Way("save_context", 1))
     anything: Any = mock.MagicMock()
     job: Any = mock.MagicMock(program=program, num_steps=0)
-    state: Any = types.SimpleNamespace(step=0, skipped_steps=0)
+    state: Any = types.SimpleNamespace(step=0, skipped_steps=0, trained={})
     termination: Any = mock.MagicMock(requested=False)
     loop.train(ASKED, job, anything, state, anything, anything, anything, termination)
     assert taken == ["save_context"]

@@ -123,7 +123,7 @@ class Attention(nnx.Module):
 def _heads(
     x_BTD: jax.Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None, heads: str
 ) -> jax.Array:
-    D, *shape_NH = weight_DNH.get_value().shape
+    D, *shape_NH = weight_DNH.shape
     # With heads apart the TPU's compiler turns the whole stack of layers round before their loop.
     out_BTX = parameter.product("BTD,DX->BTX", x_BTD, weight_DNH, seen_as=(D, -1))
     out_BTNH = out_BTX.reshape(*x_BTD.shape[:2], *shape_NH)

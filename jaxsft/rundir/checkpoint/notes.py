@@ -42,8 +42,8 @@ class Notes:
     trained_on: TrainedOn = records.keyed("data", TrainedOn())
     best: Best | None = records.where_known()  # None: nothing evaluated, or no figure followed
     digests: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by a leaf's dotted path
-    # Of the parameters that are not trained, which no checkpoint holds.
-    frozen: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # Digests of the parameters that are not trained, which no checkpoint holds; None: all are.
+    frozen: Mapping[str, int] | None = records.where_known()
 
 
 def notes_json(notes: Notes) -> dict[str, Any]:
