@@ -13,8 +13,10 @@ from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import settings, state
+from jaxsft.model.adapter import SUFFIX, B
+from jaxsft.model.adapter_plan import first_values, without_adapters
 from jaxsft.model.state import Params
-from jaxsft.training import mesh_fit, mesh_program
+from jaxsft.training import mesh_fit, mesh_program, parameters
 
 MAX_LAYERS, MAX_LENGTH = 2, 1024
 _BLOCK = 128  # queries of a device's part of a row that kernels want a multiple of
@@ -60,8 +62,7 @@ def make_bench(config: Config, base: settings.DecoderSettings) -> Bench:
     mesh = mesh_program.checked_mesh(small, model)
     own = _back_ends(config, base, mesh)
     single = mesh_lib.single_device_mesh()
-    _, shapes, axes = state.abstract(model, "float32", "none")
-    params = state.random_params(model, 0, state.shardings(shapes, axes, single))
+    params = _random_params(small, model, single)
     packed, alone = _made_up_rows(small, model)
     return Bench(
         _with_attention_of_float32(small, model, mesh),
@@ -73,6 +74,26 @@ def make_bench(config: Config, base: settings.DecoderSettings) -> Bench:
         packed,
         alone,
     )
+
+
+def _random_params(small: Config, model: settings.DecoderSettings, single: Mesh) -> Params:
+    """Of the model, and of the run's adapters, which change something here."""
+    declared = parameters.declare(small, model)
+    placement = state.shardings(declared.shapes, declared.axes, single)
+    params = state.random_params(model, 0, without_adapters(placement))
+    adapters = declared.adapters
+    if adapters is None:
+        return params
+    made = first_values(adapters.specs, adapters.weights, params, placement, seed=0)
+    return jax.tree.map_with_path(_changed_b, made)
+
+
+def _changed_b(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    """The leaf; an adapter's B, which begins at zero, at random: A has no gradient else."""
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    if not name.endswith(f"{SUFFIX}.{B}"):
+        return leaf
+    return 0.02 * jax.random.normal(jax.random.key(len(name)), leaf.shape, leaf.dtype)
 
 
 def _back_ends(config: Config, base: settings.DecoderSettings, mesh: Mesh) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
 from jaxsft.model import settings
 from jaxsft.model.attention.choice import kind_of
-from jaxsft.model.state import Params, model_of
+from jaxsft.model.state import Params, model_of, split
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import first_state, mesh_program, over_mesh, step
@@ -157,7 +157,8 @@ def _gradients(bench: Bench, rows: BatchFields, mesh: Mesh, microbatches: int) -
     with jax.set_mesh(mesh):
         params = _placed(bench.params, built.placement.params)
         batch = _batch(rows, mesh)
-        whole = jax.tree.map(lambda _: mesh_lib.sharding(mesh), params)
+        trained, _ = split(params, built.recipe.frozen)
+        whole = jax.tree.map(lambda _: mesh_lib.sharding(mesh), trained)
         return jax.device_get(jax.jit(compute, out_shardings=whole)(params, batch))
 
 

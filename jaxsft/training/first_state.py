@@ -100,6 +100,18 @@ def with_adapters(
     return started_adapter.begun(config, base, adapters, frozen, placement, params)
 
 
+def run_params(config: Config, base: Pretrained, program: MeshProgram) -> Params:
+    """All parameters that a run begins with; dead rows of its tokenizer stay as they are."""
+    of_model = adapter_plan.without_adapters
+    placement, shapes = (of_model(tree.params) for tree in (program.placement, program.shapes))
+    return _adapted(config, base, program, base_params(config, base, placement, shapes))
+
+
+def _adapted(config: Config, base: Pretrained, program: MeshProgram, params: Params) -> Params:
+    placement, frozen = program.placement.params, program.recipe.frozen
+    return with_adapters(config, base, program.adapters, frozen, placement, params)
+
+
 def _own_params(
     config: Config, base: Pretrained, program: MeshProgram, data: PreparedData, say: Say
 ) -> Params:
@@ -108,8 +120,7 @@ def _own_params(
     params = base_params(config, base, placement, shapes)
     if config.model.weights != "random":
         params = _without_dead_rows(config, base, params, data, say)
-    placement, frozen = program.placement.params, program.recipe.frozen
-    return with_adapters(config, base, program.adapters, frozen, placement, params)
+    return _adapted(config, base, program, params)
 
 
 def _fresh(program: MeshProgram, trained: Params, frozen: Params) -> TrainState:

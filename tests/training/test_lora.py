@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from jaxsft import config
+from jaxsft.checks import bench, laws
 from jaxsft.config import Lora
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
@@ -250,3 +251,12 @@ def test_a_plan_without_files_knows_the_dtype_that_config_json_says():
     asked_for = dataclasses.replace(one.model, frozen_dtype="float32")
     other = dataclasses.replace(one, model=asked_for)
     assert parameters.with_known_dtype(other, dtypes) == other
+
+
+def test_the_laws_are_measured_with_the_adapters_of_a_run():
+    made = bench.make_bench(asked(), tiny.SETTINGS)
+    b = made.params["layers"]["attention"]["q_DNH_lora"]["b"]
+    assert np.abs(b).max() > 0.01
+    gradients = laws._gradients(made, made.rows, made.mesh, 1)
+    assert set(named(gradients)) == {n for n in named(gradients) if "_lora." in n}
+    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) > 0

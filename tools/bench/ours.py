@@ -59,7 +59,7 @@ class Ours:
         self.program, self.remat_why = chosen.program, chosen.why
         self.compile_seconds = chosen.compile_seconds
         # The dead rows of a tokenizer stay as they are.
-        params = first_state.base_params(config, base, self.program.placement.params)
+        params = first_state.run_params(config, base, self.program)
         self._state = first_state.of_params(self.program, params)
         self._train_step = TrainStep(self.compiled)
         self._batches = self.rows.stream()
