@@ -254,7 +254,7 @@ def test_a_plan_without_files_knows_the_dtype_that_config_json_says():
 
 
 def test_the_laws_are_measured_with_the_adapters_of_a_run():
-    made = bench.make_bench(asked(), tiny.SETTINGS)
+    made = bench.make_bench(asked(config.Mesh(fsdp=8)), tiny.SETTINGS)
     b = made.params["layers"]["attention"]["q_DNH_lora"]["b"]
     assert np.abs(b).max() > 0.01
     gradients = laws._gradients(made, made.rows, made.mesh, 1)
