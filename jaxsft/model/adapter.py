@@ -44,7 +44,7 @@ class Adapted:
 
     @property
     def num_inputs(self) -> int:
-        """Dimensions that a product sums over: those before."""
+        """Dimensions of the weight that a product sums over: its first ones."""
         return self.weight.ndim - self.b.ndim + 1
 
     def change(self) -> jax.Array:

@@ -74,7 +74,7 @@ def export_adapter(
         text = card.render(about or card.Card(), *names, used, library="peft")
         whole_files.write_text(partial / "README.md", text)
         _write(partial, tensors)
-        told = _verify_effect(params, base, partial)
+        told = (*_verify_effect(params, base, partial), *_base_notes(base))
         directory.publish(partial, path)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {path.name}")
@@ -163,6 +163,15 @@ def _verify_effect(params: Params, base: Pretrained, partial: Path) -> tuple[str
     return (
         f"read back, its logits are within {effect.read_back:.2g} of those trained, and up to"
         f" {effect.base:.2g} from the base's",
+    )
+
+
+def _base_notes(base: Pretrained) -> tuple[str, ...]:
+    if not source.is_gguf(base.path):
+        return ()
+    return (
+        f"its base is {base.path.name}, which PEFT can't load: serve the merged model"
+        " (config.checkpoint.merge=True, or tools/export_hf.py --merge)",
     )
 
 

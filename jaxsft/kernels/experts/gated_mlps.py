@@ -190,8 +190,10 @@ def _local(
         out_MF = grouped_dot(rows_MK, weight_EKF, sizes_E, back_end)
         if change is None:
             return out_MF
-        low_MR = grouped_dot(rows_MK, change.a_xR, sizes_E, back_end)
-        return out_MF + grouped_dot(low_MR, change.b_x, sizes_E, back_end)
+        # A rank is no whole tile of those kernels.
+        low = "tiled" if back_end == "triton" else back_end
+        low_MR = grouped_dot(rows_MK, change.a_xR, sizes_E, low)
+        return out_MF + grouped_dot(low_MR, change.b_x, sizes_E, low)
 
     def into(rows_MD, weight_EDF, change, bias_EF):
         out_MF = product(rows_MD, weight_EDF, change)
