@@ -1,7 +1,6 @@
 """Adapters of low rank that are trained in place of the model's own weights."""
 
 import dataclasses
-from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,5 +22,3 @@ class Lora:
     train_whole: tuple[str, ...] = ()
     # B's learning rate by A's, as in LoRA+ (arXiv:2402.12354), where 16 is common.
     lr_ratio: float = 1.0
-    # What the factors begin with; "default": A at random, B zero, as PEFT does.
-    init: Literal["default"] = "default"

@@ -183,6 +183,12 @@ def _refuse_lost_rows(config: Config, found: Mapping[str, Treatment]) -> None:
     repairs = config.model.dead_rows == "repair"
     if frozen and (config.model.new_tokens or repairs):
         made = "dead_rows=repair" if repairs else f"new_tokens={config.model.new_tokens}"
+        if config.lora is not None:
+            names = [parts.name_of(name) for name in frozen]
+            raise ConfigError(
+                f"config.model.{made}: makes rows of {frozen[0]}, which an adapter alone neither"
+                f" trains nor saves; set config.lora.train_whole={names}"
+            )
         raise ConfigError(
             f"config.model.{made}: makes rows of {frozen[0]}, which config.optim freezes; name it"
             " in a rule of config.optim.groups that trains it"

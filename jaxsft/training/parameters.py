@@ -9,11 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsft.config import Config
-from jaxsft.errors import ConfigError
 from jaxsft.model import settings, state
 from jaxsft.model.adapter_plan import without_adapters
 from jaxsft.model.state import Params
-from jaxsft.model.vocabulary import EMBEDDING, HEAD
 from jaxsft.training import groups, lora
 from jaxsft.training.lora import Adapters
 from jaxsft.training.treatment import Treatment
@@ -76,7 +74,6 @@ def declare(
         treatments = groups.treatments(config, decoder, shapes, new_ids)
         return Declared(graphdef, shapes, axes, groups.frozen_names(treatments), None, treatments)
     adapters = lora.declare(config.lora, decoder, shapes, axes)
-    _refuse_lost_rows(config, decoder, adapters.frozen)
     treatments = groups.treatments(config, decoder, adapters.shapes, new_ids, adapters.frozen)
     frozen = groups.frozen_names(treatments)
     kept = _as_kept(adapters.shapes, frozen, model.frozen_dtype, stored or {})
@@ -94,25 +91,6 @@ def with_known_dtype(config: Config, stored: StoredDtypes) -> Config:
         return config
     kept = "float32" if dtypes == {"float32"} else "bfloat16"  # of float16's size
     return dataclasses.replace(config, model=dataclasses.replace(config.model, frozen_dtype=kept))
-
-
-def _refuse_lost_rows(
-    config: Config, decoder: settings.DecoderSettings, frozen: frozenset[str]
-) -> None:
-    """Refuses rows that the run makes but would neither train nor save."""
-    tables = [EMBEDDING] if decoder.tied_embeddings else [EMBEDDING, HEAD]
-    names = ["embedding", "head"][: len(tables)]
-    made = {
-        "new_tokens": bool(config.model.new_tokens),
-        "dead_rows": config.model.dead_rows == "repair",
-    }
-    for field, makes in made.items():
-        if makes and frozen.intersection(tables):
-            raise ConfigError(
-                f"config.model.{field}={getattr(config.model, field)!r}: makes rows of embedding"
-                " and head, which an adapter alone does not train or save; set"
-                f" config.lora.train_whole={names}"
-            )
 
 
 def _as_kept(

@@ -16,7 +16,6 @@ from jaxsft.convert.pretrained import Pretrained, open_pretrained
 from jaxsft.convert.tensors import huggingface
 from jaxsft.errors import ConfigError
 from jaxsft.model import adapter_plan, state
-from jaxsft.model.adapter_plan import AdapterSpec
 from jaxsft.model.state import Params
 from jaxsft.training.lora import Adapters
 
@@ -66,7 +65,7 @@ def begun(
     stacks, _ = _read(directory, base)
     flat = nnx.traversals.flatten_mapping(params)
     for path, stack in stacks.items():
-        for part, array in _arrays(adapters, path, stack).items():
+        for part, array in stack.arrays(adapters.weights[path]).items():
             at = (*adapter_plan.adapter_path(path), part)
             flat[at] = jax.device_put(array, flat[at].sharding)
     own = adapter_plan.without_adapters(adapters.shapes)
@@ -79,12 +78,6 @@ def begun(
         read = huggingface.read_params(merged.tensors, merged.table, whole, own_placement, where)
         flat |= nnx.traversals.flatten_mapping(read)
     return nnx.traversals.unflatten_mapping(flat)
-
-
-def _arrays(adapters: Adapters, path: str, stack: Stack):
-    spec = AdapterSpec(stack.rank, stack.scales, stack.layers[0].magnitude is not None)
-    sizes = {part: shape for part, (shape, _) in adapters.weights[path].adapter(spec).items()}
-    return stack.arrays(sizes)
 
 
 def _directory(given: str) -> Path:

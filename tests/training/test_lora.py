@@ -230,7 +230,7 @@ def test_patterns_and_ranks_of_their_own():
     ("model", "changes", "message"),
     [
         (tiny.SETTINGS, {"new_tokens": ("<a>",)}, r"train_whole=\['embedding', 'head'\]"),
-        (tiny.SETTINGS, {"dead_rows": "repair"}, "dead_rows='repair': makes rows of embedding"),
+        (tiny.SETTINGS, {"dead_rows": "repair"}, "dead_rows=repair: makes rows of embedding"),
         (
             dataclasses.replace(tiny.SETTINGS, tied_embeddings=True),
             {"new_tokens": ("<a>",)},

@@ -12,14 +12,14 @@ import numpy as np
 
 from jaxsft.convert.adapter import peft_names
 from jaxsft.convert.adapter.config import AdapterConfig
-from jaxsft.convert.adapter.parameters import PREFIX
 from jaxsft.convert.adapter.peft_names import Factors, Target
+from jaxsft.convert.adapter.tensor_roles import PREFIX, WEIGHTS
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.families.tensor_table import Table, Tree
 from jaxsft.convert.tensors.safetensors_read import Directory
 from jaxsft.errors import ConversionError
+from jaxsft.model.adapter_plan import Adaptable, AdapterSpec
 
-WEIGHTS = "adapter_model.safetensors"
 _ENDS = ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
 _MAGNITUDE = "lora_magnitude_vector"
 
@@ -40,8 +40,10 @@ class Stack:
         scales = tuple(one.scale for one in self.layers)
         return scales[:1] if len(set(scales)) == 1 else scales
 
-    def arrays(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """The parts of the adapter in the shapes of our parameters, by their names."""
+    def arrays(self, weight: Adaptable) -> dict[str, np.ndarray]:
+        """The parts of the adapter, by their names, as parameters have them beside a weight."""
+        spec = AdapterSpec(self.rank, self.scales, self.layers[0].magnitude is not None)
+        shapes = {part: shape for part, (shape, _) in weight.adapter(spec).items()}
         a = np.stack([_filled(one.a, self.rank, axis=-1) for one in self.layers])
         b = np.stack([_filled(one.b, self.rank, axis=-2) for one in self.layers])
         found = {"a": a, "b": b, "scale": np.asarray([one.scale for one in self.layers])}

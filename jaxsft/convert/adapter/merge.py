@@ -12,13 +12,11 @@ import numpy as np
 from jaxsft.convert.adapter import peft_names, tensor_roles, tying
 from jaxsft.convert.adapter.config import AdapterConfig
 from jaxsft.convert.adapter.parameters import AdaptedParameters
-from jaxsft.convert.adapter.tensor_roles import Made
+from jaxsft.convert.adapter.tensor_roles import WEIGHTS, Made
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.tensors import huggingface
 from jaxsft.convert.tensors.safetensors_read import Directory
 from jaxsft.errors import ConversionError
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 class Merged:

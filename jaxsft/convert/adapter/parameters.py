@@ -12,12 +12,11 @@ import numpy as np
 from jaxsft.convert.adapter import peft_names
 from jaxsft.convert.adapter.config import AdapterConfig
 from jaxsft.convert.adapter.peft_names import Factors, Part, Target
+from jaxsft.convert.adapter.tensor_roles import PREFIX
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.families.tensor_table import Table, Tensor, Tree, Weight
 from jaxsft.convert.tensors.safetensors_read import Directory
 from jaxsft.errors import ConversionError
-
-PREFIX = "base_model.model."
 
 
 class _Place(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any
 from jaxsft.convert.adapter.config import AdapterConfig
 from jaxsft.errors import ConversionError
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."  # of all names in an adapter's file
+WEIGHTS = "adapter_model.safetensors"
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B)\.weight|(.+)\.(lora_embedding_[AB])")
 _MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")
 _WHOLE = re.compile(r"\.modules_to_save(\.default)?\.")
@@ -44,7 +45,7 @@ class AdapterTensor:
 
 
 def parse(name: str) -> AdapterTensor:
-    path = name.removeprefix(_PREFIX)
+    path = name.removeprefix(PREFIX)
     whole, wrapped = _WHOLE.search(path) is not None, _WRAPPED in path
     original = _ORIGINAL in path
     path = _WHOLE.sub(".", path).replace(_WRAPPED, ".").replace(_ORIGINAL, ".")

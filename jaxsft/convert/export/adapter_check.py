@@ -13,7 +13,7 @@ from jaxsft.convert.families import config_json
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.errors import ConversionError
 from jaxsft.model import adapter, adapter_plan, state
-from jaxsft.model.adapter_plan import AdapterSpec, without_adapters
+from jaxsft.model.adapter_plan import without_adapters
 from jaxsft.model.state import Params
 
 TOLERANCE = 1e-5  # of the largest logit: ranks that were put together are summed in another order
@@ -84,9 +84,7 @@ def _read_back(params: Params, base: Pretrained, directory: Path) -> Params:
         raise ConversionError(f"{directory}: has no adapter for {'.'.join(missing[0])}")
     for path, stack in stacks.items():
         at = adapter_plan.adapter_path(path)
-        spec = AdapterSpec(stack.rank, stack.scales, stack.layers[0].magnitude is not None)
-        sizes = {part: shape for part, (shape, _) in weights[path].adapter(spec).items()}
-        for part, array in stack.arrays(sizes).items():
+        for part, array in stack.arrays(weights[path]).items():
             if at in adapted:  # a part of a fused matrix that has none of its own gets zeros
                 flat[*at, part] = jax.device_put(array, flat[*at, part].sharding)
     return nnx.traversals.unflatten_mapping(flat)

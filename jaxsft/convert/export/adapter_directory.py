@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jaxsft.convert import source
 from jaxsft.convert.adapter import peft_names
 from jaxsft.convert.adapter.peft_names import Factors, Target
+from jaxsft.convert.adapter.tensor_roles import PREFIX, WEIGHTS
 from jaxsft.convert.export import adapter_check, card, directory, peft_config
 from jaxsft.convert.families import config_json, tensor_table
 from jaxsft.convert.pretrained import Pretrained
@@ -23,9 +24,6 @@ from jaxsft.files import whole_files
 from jaxsft.model import adapter, vocabulary
 from jaxsft.model.adapter_plan import AdapterSpecs, without_adapters
 from jaxsft.model.state import Params
-
-WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 
 
 def export_adapter(
@@ -99,7 +97,7 @@ def _tensors(
     tensors, ranks, scales = {}, {}, {}
     for target in made.targets:
         whole = peft_names.fused(target, _factors(params, target))
-        prefix = _PREFIX + target.prefix(made.keys)
+        prefix = PREFIX + target.prefix(made.keys)
         for end, array in peft_names.to_peft(target, whole).items():
             if not np.isfinite(array).all():
                 raise ConversionError(f"{prefix}.{end}: holds NaN or infinite values; not exported")
@@ -142,10 +140,10 @@ def _saved(
     for tensor in tensor_table.tensors(own, base.table):
         if tensor.name in made.saved:
             array, _ = huggingface.to_theirs(own, tensor, np.dtype("float32"))
-            found[_PREFIX + in_memory(tensor.name)] = array
+            found[PREFIX + in_memory(tensor.name)] = array
     if base.settings.tied_embeddings:  # PEFT looks for both names of what it ties
         embedding, head = (
-            _PREFIX + in_memory(tensor_table.tensor_name(base.table, leaf))
+            PREFIX + in_memory(tensor_table.tensor_name(base.table, leaf))
             for leaf in (vocabulary.EMBEDDING, vocabulary.HEAD)
         )
         found |= {head: found[embedding]} if embedding in found else {}

@@ -121,11 +121,16 @@ def test_peft_computes_it_whatever_was_asked_for(variant: str, tmp_path: Path):
     check(FIRST[family], asked, tmp_path)
 
 
-def test_a_tensor_of_another_name_fails_the_check(tmp_path: Path):
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Trained, Path]:
     family_cases.save(FIRST["llama"], tmp_path / "base")
     ours = trained(tmp_path / "base", PLAIN)
-    written = tmp_path / "adapter"
-    export_adapter(ours.params, ours.base, written, ours.adapters.specs, ())
+    export_adapter(ours.params, ours.base, tmp_path / "adapter", ours.adapters.specs, ())
+    return ours, tmp_path / "adapter"
+
+
+def test_a_tensor_of_another_name_fails_the_check(exported: tuple[Trained, Path]):
+    ours, written = exported
     tensors = load_file(written / "adapter_model.safetensors")
     name = next(name for name in tensors if "q_proj.lora_B" in name)
     tensors[name.replace("q_proj", "q_project")] = tensors.pop(name)
@@ -143,11 +148,8 @@ def test_an_adapter_without_effect_is_no_export(tmp_path: Path):
     assert not (tmp_path / "adapter").exists()
 
 
-def test_a_changed_adapter_fails_the_check(tmp_path: Path):
-    family_cases.save(FIRST["llama"], tmp_path / "base")
-    ours = trained(tmp_path / "base", PLAIN)
-    written = tmp_path / "adapter"
-    export_adapter(ours.params, ours.base, written, ours.adapters.specs, ())
+def test_a_changed_adapter_fails_the_check(exported: tuple[Trained, Path]):
+    ours, written = exported
     tensors = load_file(written / "adapter_model.safetensors")
     name = next(name for name in tensors if "q_proj.lora_B" in name)
     tensors[name] = -tensors[name]
