@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -45,8 +46,16 @@ def measured(config: Config, job: Job, state: TrainState, out: Outputs, measurer
         CheckpointError: the checkpoint of the best step can't be read.
     """
     end = _measured(config, job, state, out, measurer)
-    jax.tree.map(lambda leaf: leaf.delete(), state.opt_state)  # what comes now may need its room
+    _delete_but(state.opt_state, kept=end.params)  # what comes now may need its room
     return end
+
+
+def _delete_but(tree: Any, kept: Params) -> None:
+    """A mean of float32 parameters is the optimizer's array and the result's at once."""
+    wanted = {id(leaf) for leaf in jax.tree.leaves(kept)}
+    for leaf in jax.tree.leaves(tree):
+        if id(leaf) not in wanted:
+            leaf.delete()
 
 
 def _measured(config: Config, job: Job, state: TrainState, out: Outputs, measurer: Measurer) -> End:
