@@ -70,7 +70,7 @@ def export_params(
                 tokenizer=tokenizer_directory(config),
             )
     kept = _kept_base_notes(config, merge)
-    return dataclasses.replace(written, notes=(*written.notes, *kept))
+    return dataclasses.replace(written, told=(*written.told, *kept))
 
 
 def _kept_base_notes(config: Config, merge: bool) -> tuple[str, ...]:

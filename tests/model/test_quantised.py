@@ -18,7 +18,7 @@ import tiny
 from flax import nnx
 from scipy.stats import norm
 
-from jaxsft.config import Config, Data, Lora, Mesh, Model, Optim, Source, Train
+from jaxsft.config import Lora, Mesh
 from jaxsft.convert.tensors import host_quantised
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import ConfigError
@@ -42,16 +42,6 @@ def normal(shape, seed=0):
 
 def numbers(weight):
     return np.asarray(jax.tree.map(jnp.asarray, weight).astype(jnp.float32))
-
-
-def config_of(kind, **lora):
-    return Config(
-        model=Model(source="x", weights="random", dtype="float32", frozen_dtype=kind),
-        data=Data(train=(Source(path="x"),), sequence_length=16),
-        optim=Optim(peak_lr=1e-3, warmup_steps=0),
-        train=Train(batch_size=8, steps=2),
-        lora=Lora(rank=2, **lora),
-    )
 
 
 def test_the_numbers_of_nf4_are_the_papers():
@@ -132,7 +122,7 @@ def test_values_that_are_not_finite_are_seen(kind):
 
 def kept_model(model, kind):
     """A model's parameters with adapters that do something, quantised, and the same as arrays."""
-    declared = parameters.declare(config_of(kind), model)
+    declared = parameters.declare(adapted.config_of(kind), model)
     assert declared.adapters is not None
     params, made = adapted.with_adapters(model, Lora(rank=2), tiny.host_params(model))
     kept = state.as_kept(adapted.disturbed(params, made.frozen), declared.shapes)
@@ -208,6 +198,6 @@ def parts_of(shape):
 
 
 def test_nothing_to_quantise_is_refused():
-    config = dataclasses.replace(config_of("nf4"), lora=None)
+    config = dataclasses.replace(adapted.config_of("nf4"), lora=None)
     with pytest.raises(ConfigError, match="frozen_dtype=nf4: no weight of attention"):
         parameters.declare(config, tiny.SETTINGS)

@@ -25,7 +25,12 @@ def of_tensor(weight_x: np.ndarray, like: Quantised, threads: Executor) -> Quant
     num_columns = weight_x.shape[-1]
     step = max(1, _CHUNK_ITEMS * num_columns // weight_x.size)
     cuts = [slice(start, start + step) for start in range(0, num_columns, step)]
-    slices = threads.map(lambda cut: like.of(weight_x[..., cut]), cuts)
+
+    def made(cut: slice) -> Quantised:
+        with np.errstate(invalid="ignore"):  # `is_finite` finds it
+            return like.of(weight_x[..., cut])
+
+    slices = threads.map(made, cuts)
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *slices)
 
 
