@@ -1,13 +1,13 @@
 """Weights that are kept in 8 or 4 bits: blocks of whole numbers, each block with a scale.
 
-    codes   [*E, *I, N, S, *O]   int8; of nf4 uint8, two in a byte: S is half a block then
+    codes   [*E, *I, C, *O]      int8; of nf4 uint8, two numbers of a block in each
     scales  [*E, *I, N, *O]      of int8 bfloat16; of nf4 uint8 steps between the least and the most
     least, step  [*E, *O]        float32, of nf4 alone: its scales are least + step x scales
 
-E: layers and experts of a stack; I: inputs of a product but for the last; N: blocks of that one;
-S: a block's numbers; O: outputs. A block lies along what a product sums over, as in QLoRA
-(arXiv:2305.14314), from which nf4 and the rounding of scales ("double quantisation") are; scales
-are rounded for each output here, not for 256 blocks, so that any mesh can split a weight.
+E: layers and experts of a stack; I: inputs of a product but for the last; C: codes of that one,
+N: its blocks, one after the other; O: outputs. A block lies along what a product sums over, as in
+QLoRA (arXiv:2305.14314), from which nf4 and the rounding of scales ("double quantisation") are;
+scales are rounded for each output here, not for 256 blocks, so that any mesh can split a weight.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from jaxsft.devices import mesh
 
 Kind = Literal["int8", "nf4"]
 KINDS: tuple[Kind, ...] = ("int8", "nf4")
+_IN_A_CODE = {"int8": 1, "nf4": 2}
 BLOCK = 64  # numbers that share a scale, or the largest divisor of it that divides the input
 # Quantiles of a normal distribution, evenly spaced on either side of 0, the largest 1: appendix E.
 NF4 = (
@@ -49,7 +50,7 @@ class Quantised:
         default=1, metadata={"static": True}
     )  # that are summed over
     num_outputs: int = dataclasses.field(default=1, metadata={"static": True})  # dimensions of O
-    # Logical axes of [*I, N, S, *O], in a step; None: of no mesh.
+    # Logical axes of the codes of one layer; None: of no mesh.
     axes: tuple[str | None, ...] | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
@@ -60,17 +61,16 @@ class Quantised:
     def shape(self) -> tuple[int, ...]:
         """Of the weight."""
         at, sizes = self._blocks_at, self.codes.shape
-        last = math.prod(sizes[at : at + 2]) * (2 if self.kind == "nf4" else 1)
-        return (*sizes[:at], last, *sizes[at + 2 :])
+        return (*sizes[:at], sizes[at] * _IN_A_CODE[self.kind], *sizes[at + 1 :])
 
     @property
     def _blocks_at(self) -> int:
-        """The dimension N of the codes."""
-        return len(self.codes.shape) - self.num_outputs - 2
+        """The dimension C of the codes, N of the scales."""
+        return self.ndim - self.num_outputs - 1
 
     @property
     def ndim(self) -> int:
-        return len(self.codes.shape) - 1
+        return len(self.codes.shape)
 
     @property
     def dtype(self) -> Any:
@@ -88,14 +88,15 @@ class Quantised:
 
     def astype(self, dtype: jax.typing.DTypeLike) -> jax.Array:
         """The weight's numbers, rounded from float32."""
-        codes, at = self._gathered(), self._blocks_at
+        at, scales = self._blocks_at, self._scales()
+        codes = _in_blocks(self._gathered(), scales.shape[at], at)
         if self.kind == "nf4":
             # The halves of a block lie in the low and the high bits of the same bytes.
             codes = jnp.concatenate([codes & 15, codes >> 4], axis=at + 1)
             numbers = _looked_up(codes)
         else:
             numbers = codes.astype(jnp.float32)
-        scales = jnp.expand_dims(self._scales(), at + 1)
+        scales = jnp.expand_dims(scales, at + 1)
         return (numbers * scales).astype(dtype).reshape(self.shape)
 
     def _scales(self) -> jax.Array:
@@ -142,12 +143,12 @@ def quantised(weight_x: Any, kind: Kind, num_inputs: int, num_outputs: int) -> Q
     ndim, block = weight_x.ndim, block_of(weight_x.shape[-num_outputs - 1])
     at = ndim - num_outputs - 1
     sizes = weight_x.shape
-    blocks = weight_x.astype(np.float32).reshape(*sizes[:at], -1, block, *sizes[at + 1 :])
+    blocks = _in_blocks(weight_x.astype(np.float32), sizes[at] // block, at)
     largest = xp.max(xp.abs(blocks), axis=at + 1)
     if kind == "int8":
         scales = (largest / np.float32(127)).astype(jnp.bfloat16)
         ratio = blocks / _divisor(xp, scales, at + 1)
-        codes = xp.clip(xp.rint(ratio), -127, 127).astype(np.int8)
+        codes = xp.clip(xp.rint(ratio), -127, 127).astype(np.int8).reshape(sizes)
         return Quantised(codes, scales, num_inputs=num_inputs, num_outputs=num_outputs)
     inputs = tuple(range(at + 1 - num_inputs, at + 1))
     least = xp.min(largest, axis=inputs, keepdims=True)
@@ -161,7 +162,14 @@ def quantised(weight_x: Any, kind: Kind, num_inputs: int, num_outputs: int) -> Q
         codes += ratio > middle
     low, high = xp.split(codes, 2, axis=at + 1)
     least, step = (xp.squeeze(part, axis=inputs) for part in (least, step))
-    return Quantised(low | (high << 4), scales, least, step, num_inputs, num_outputs)
+    codes = (low | (high << 4)).reshape(*sizes[:at], -1, *sizes[at + 1 :])
+    return Quantised(codes, scales, least, step, num_inputs, num_outputs)
+
+
+def _in_blocks(array_x: Any, num_blocks: int, axis: int) -> Any:
+    """The array with a dimension cut in two: blocks, and what is in each."""
+    sizes = array_x.shape
+    return array_x.reshape(*sizes[:axis], num_blocks, -1, *sizes[axis + 1 :])
 
 
 def _divisor(xp: Any, scales_x: Any, axis: int) -> Any:
@@ -194,27 +202,22 @@ def declared(
         lambda weight: quantised(weight, kind, num_inputs, num_outputs),
         jax.ShapeDtypeStruct(shape, jnp.float32),
     )
-    at = len(shape) - num_outputs - 1
-    of_codes = (*axes[: at + 1], None, *axes[at + 1 :])
-    in_step = of_codes[axes.count("layer") :]
+    in_step = axes[axes.count("layer") :]
     shapes = dataclasses.replace(shapes, axes=in_step)
-    of_output = (*axes[:num_stacked], *axes[at + 1 :]) if kind == "nf4" else None
-    parts = (of_codes, axes, of_output, of_output)
+    outputs = axes[len(shape) - num_outputs :]
+    of_output = (*axes[:num_stacked], *outputs) if kind == "nf4" else None
+    parts = (axes, axes, of_output, of_output)
     return shapes, Quantised(*parts, num_inputs, num_outputs, in_step)
 
 
 def placed(shapes: Quantised, axes: Quantised, sizes: Any) -> Quantised:
-    """The logical axes as a mesh of these sizes can split the parts.
-
-    Where it can't split the blocks of an input evenly, it splits each of them.
-    """
-    at = shapes._blocks_at
-    axis = axes.codes[at]
-    if shapes.codes.shape[at] % mesh.parts(axis, sizes) == 0:
-        return axes
-    codes = (*axes.codes[:at], None, axis, *axes.codes[at + 2 :])
-    scales = (*axes.scales[:at], None, *axes.scales[at + 1 :])
-    return dataclasses.replace(axes, codes=codes, scales=scales)
+    """The logical axes as a mesh of these sizes can split the parts: scales that it can't split
+    evenly, as their blocks are few, lie whole on each device."""
+    scales = tuple(
+        axis if size % mesh.parts(axis, sizes) == 0 else None
+        for axis, size in zip(axes.scales, shapes.scales.shape, strict=True)
+    )
+    return dataclasses.replace(axes, scales=scales)
 
 
 def is_weight(leaf: Any) -> bool:
