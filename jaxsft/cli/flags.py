@@ -263,8 +263,10 @@ def parse_value(hint: Any, text: str, name: str) -> Any:
             return int(text) if _WHOLE.fullmatch(text) else float(text)
         if plain in (int, float, str):
             return plain(text)
-        if typing.get_origin(plain) in (tuple, dict) and not dataclasses.is_dataclass(args[0]):
-            return _collection(plain, text)
+        if typing.get_origin(plain) in (tuple, dict):
+            return _collection(plain, text, name)
+    except ConfigError:
+        raise
     except (StopIteration, KeyError, ValueError):
         near = difflib.get_close_matches(text, [str(arg) for arg in args], 1)
         suggestion = f"; did you mean {near[0]!r}?" if near else ""
@@ -277,14 +279,14 @@ def parse_value(hint: Any, text: str, name: str) -> Any:
     )
 
 
-def _collection(hint: Any, text: str) -> Any:
-    """A tuple from a JSON list, a dict from a JSON object.
+def _collection(hint: Any, text: str, name: str) -> Any:
+    """A tuple from a JSON list, whose sections are objects; a dict from a JSON object.
 
     Raises:
+        ConfigError: a section has no such field, or lacks one.
         ValueError: the text is not JSON, or its items are not what the hint says.
     """
-    value = json.loads(text)
-    value = tuple(value) if isinstance(value, list) else value
+    value = config_module.from_value(hint, json.loads(text), name)
     if not config_module.is_instance(value, hint):
         raise ValueError(text)
     return value

@@ -11,7 +11,7 @@ from jaxsft.config.model import Model
 from jaxsft.config.optim import Group, Optim
 from jaxsft.config.rules import validate
 from jaxsft.config.run import Checkpoint, Config, Eval, Log, Mesh, Train
-from jaxsft.config.values import from_dict, is_instance, optional_section, type_name
+from jaxsft.config.values import from_dict, from_value, is_instance, optional_section, type_name
 
 __all__ = [
     "Checkpoint",
@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "Train",
     "from_dict",
+    "from_value",
     "is_instance",
     "optional_section",
     "type_name",

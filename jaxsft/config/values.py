@@ -71,12 +71,17 @@ def from_dict(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: a field that is missing, unknown or of another type.
     """
-    config: Config = _from_value(Config, values, "config")
+    config: Config = from_value(Config, values, "config")
     check_types(config, "config")
     return config
 
 
-def _from_value(hint: Any, value: Any, name: str) -> Any:
+def from_value(hint: Any, value: Any, name: str) -> Any:
+    """What JSON says of a field: its sections from objects, its tuples from lists.
+
+    Raises:
+        ConfigError: a field that is missing or unknown.
+    """
     plain = [arg for arg in typing.get_args(hint) if arg is not type(None)]
     if value is not None and len(plain) == 1 and type(None) in typing.get_args(hint):
         hint = plain[0]
@@ -88,9 +93,10 @@ def _from_value(hint: Any, value: Any, name: str) -> Any:
         if unknown:
             raise ConfigError(f"{name}.{min(unknown)}: {hint.__name__} has no such field")
         try:
-            return hint(**{k: _from_value(hints[k], v, f"{name}.{k}") for k, v in value.items()})
+            return hint(**{k: from_value(hints[k], v, f"{name}.{k}") for k, v in value.items()})
         except TypeError as error:
             raise ConfigError(f"{name}: {error}") from None
     if typing.get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(_from_value(typing.get_args(hint)[0], item, name) for item in value)
+        of_item = typing.get_args(hint)[0]
+        return tuple(from_value(of_item, item, f"{name}[{i}]") for i, item in enumerate(value))
     return value

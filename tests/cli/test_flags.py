@@ -16,6 +16,7 @@ from jaxsft.config import (
     Config,
     Data,
     Eval,
+    Group,
     Lora,
     Loss,
     Mesh,
@@ -118,6 +119,12 @@ def test_override_changes_one_field():
         ("data.train_parts", '["content"]', ("content",)),
         ("model.new_tokens", '["<|im_start|>","<|im_end|>"]', ("<|im_start|>", "<|im_end|>")),
         ("data.template_options", '{"enable_thinking": false}', {"enable_thinking": False}),
+        ("data.eval", '[{"path": "a.jsonl", "count": 3}]', (Source(path="a.jsonl", count=3),)),
+        (
+            "optim.groups",
+            '[{"pattern": "m*", "frozen": true}]',
+            (Group(pattern="m*", frozen=True),),
+        ),
     ],
 )
 def test_override_reads_the_type_of_the_field(path, text, value):
@@ -152,7 +159,14 @@ def test_override_reaches_into_a_tuple():
         ("model.remat", "ful", "'save_context', 'full'; did you mean 'full'?"),
         ("checkpoint.export", "yes", "config.checkpoint.export=yes: expected bool"),
         ("optim", "1", "config.optim=1: a whole section can't be set"),
-        ("data.train", "x.jsonl", "config.data.train=x.jsonl: a whole section can't be set"),
+        ("data.train", "x.jsonl", "config.data.train=x.jsonl: expected a tuple of Source, as a JS"),
+        ("data.train", '[{"pth": "x"}]', "config.data.train[0].pth: Source has no such field"),
+        ("data.train", "[3]", "config.data.train[0]=3: expected the fields of Source"),
+        (
+            "optim.groups",
+            '[{"frozen": true}]',
+            "missing 1 required keyword-only argument",
+        ),
         ("data.train_parts", "content", "'end_of_turn', as a JSON list"),
         ("data.train_parts", '["contents"]', "expected a tuple of one of 'content'"),
         ("data.template_options", '{"a": []}', "or str, as a JSON object"),
