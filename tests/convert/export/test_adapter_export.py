@@ -21,7 +21,7 @@ from jaxsft.devices.mesh import single_device_mesh
 from jaxsft.errors import ConversionError
 from jaxsft.model import adapter_plan, state
 from jaxsft.training import lora
-from tests.convert.families import family_cases
+from tests.convert.families import family_cases, multimodal_cases
 from tests.convert.families.family_cases import CASES, Case
 
 FIRST = {case.family: case for case in reversed(CASES)}
@@ -53,7 +53,7 @@ def own_names(params) -> set[str]:
     return {".".join(path) for path in nnx.traversals.flatten_mapping(params)}
 
 
-def by_peft(directory: Path) -> np.ndarray:
+def by_peft(directory: Path, auto: str = "AutoModelForCausalLM") -> np.ndarray:
     import torch
     import transformers
     from peft import PeftModel
@@ -61,7 +61,7 @@ def by_peft(directory: Path) -> np.ndarray:
     config = json.loads((directory / "adapter_config.json").read_text())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        base = transformers.AutoModelForCausalLM.from_pretrained(
+        base = getattr(transformers, auto).from_pretrained(
             config["base_model_name_or_path"], dtype=torch.float32, attn_implementation="eager"
         )
         model = PeftModel.from_pretrained(base, directory)
@@ -90,6 +90,10 @@ VARIANTS = {
 
 def check(case: Case, asked: Lora, tmp_path: Path) -> None:
     family_cases.save(case, tmp_path / "base")
+    check_saved(asked, tmp_path)
+
+
+def check_saved(asked: Lora, tmp_path: Path, auto: str = "AutoModelForCausalLM") -> None:
     ours = trained(tmp_path / "base", asked)
     own = own_names(adapter_plan.without_adapters(ours.params))
     export_adapter(
@@ -103,7 +107,7 @@ def check(case: Case, asked: Lora, tmp_path: Path) -> None:
     expected = ours.logits(ours.params)
     base = ours.logits(ours.base_params)
     assert np.abs(expected - base).max() > 0.1
-    np.testing.assert_allclose(by_peft(tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(by_peft(tmp_path / "adapter", auto), expected, rtol=1e-4, atol=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = jaxsft.load_model(tmp_path / "adapter")
@@ -119,6 +123,12 @@ def test_peft_computes_what_was_trained(case: Case, tmp_path: Path):
 def test_peft_computes_it_whatever_was_asked_for(variant: str, tmp_path: Path):
     family, asked = VARIANTS[variant]
     check(FIRST[family], asked, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3"])
+def test_peft_finds_the_text_part_of_a_multimodal_model(kind: str, tmp_path: Path):
+    multimodal_cases.save(kind, tmp_path / "base")
+    check_saved(PLAIN, tmp_path, "AutoModelForImageTextToText")
 
 
 @pytest.fixture
