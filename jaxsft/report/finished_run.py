@@ -56,13 +56,7 @@ def finish(
     before = comparison.figures_at(lines, 0)
     after: dict[str, Any] = dict(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
-    few_bits = _kept_base(config, base, data, job, end.params, out)
-    wanted = {
-        run_names.EXPORT: config.checkpoint.export,
-        run_names.EXPORT_MERGED: config.checkpoint.merge,
-    }
-    for name in (name for name, writes in wanted.items() if writes):
-        few_bits += _export(config, base, data, job, end.params, about, out, name)
+    few_bits = _exports(config, base, data, job, end.params, about, out)
     weights = _moved_weights(config, base, job, end, out)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
@@ -101,6 +95,29 @@ def finish(
     endings.attempt(run_names.REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
     last_lines.show(summary, out.workdir, out.console)
+
+
+def _exports(
+    config: Config,
+    base: Pretrained,
+    data: PreparedData,
+    job: Job,
+    params: Params,
+    about: Card,
+    out: Outputs,
+) -> list[Difference]:
+    """Writes those that the config asks for; what keeping the base in few bits changed."""
+    found = _kept_base(config, base, data, job, params, out)
+    for name in (name for name, writes in _wanted(config).items() if writes):
+        found += _export(config, base, data, job, params, about, out, name)
+    return found
+
+
+def _wanted(config: Config) -> dict[str, bool]:
+    return {
+        run_names.EXPORT: config.checkpoint.export,
+        run_names.EXPORT_MERGED: config.checkpoint.merge,
+    }
 
 
 def _export(
@@ -187,11 +204,7 @@ def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Wo
     Raises:
         UserError: an export's place is taken, its check can't be made, or an adapter has no name.
     """
-    wanted = {
-        run_names.EXPORT: config.checkpoint.export,
-        run_names.EXPORT_MERGED: config.checkpoint.merge,
-    }
-    for name in (name for name, writes in wanted.items() if writes):
+    for name in (name for name, writes in _wanted(config).items() if writes):
         if not buckets.is_remote(target := workdir.shown(name)):
             refuse_foreign(Path(target))
     if not config.checkpoint.export:
