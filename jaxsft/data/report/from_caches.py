@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Mapping
 
 from jaxsft.config import Data, Train
+from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.data.cache.prepare import source_names
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
 from jaxsft.data.quality import measures, row_statistics
 from jaxsft.data.report import warnings
 from jaxsft.data.report.data_report import DataReport, DataWarning, PlannedSteps
+
+_FEW_HELD_OUT = 0.9  # of those asked for
 
 
 def report_of(
@@ -44,8 +47,28 @@ def report_of(
         {name: other.report for name, other in evals.items()},
         overlaps,
         planned_steps(data, train, cache, epochs, shares),
-        hints,
+        [*_few_held_out(data, cache.report), *hints],
     )
+
+
+def _few_held_out(data: Data, report: CacheReport) -> list[DataWarning]:
+    """Rows that are alike stay on one side, so fewer may be held out than were asked for."""
+    if data.holdout is None:
+        return []
+    there = report.rows_out + report.held_out
+    wanted = data.holdout if isinstance(data.holdout, int) else round(data.holdout * there)
+    if report.held_out >= _FEW_HELD_OUT * wanted:
+        return []
+    return [
+        DataWarning(
+            f"{report.held_out:,} rows are held out where data.holdout={data.holdout} asks for"
+            f" {wanted:,} of {there:,}",
+            "Rows that are alike or have the same prompt stay on one side, and their groups are"
+            " large: hold out more, name rows of their own in data.eval, or see whether so many"
+            " rows should be alike (data.duplicates).",
+            [],
+        )
+    ]
 
 
 def planned_steps(

@@ -99,3 +99,21 @@ def test_a_figure_that_no_set_has_is_refused(flags):
     done = programs.tool("prepare_data", *flags, *others)
     assert done.returncode == 64
     assert "checkpoint.best=eval/holdout/los: " in done.stderr and "holdout/loss" in done.stderr
+
+
+def test_fewer_rows_than_were_asked_for_are_no_secret(tmp_path):
+    """20 rows have one prompt and stay together."""
+    rows = [("Which number is next?", f"It is {n}.") for n in range(20)]
+    rows += [(f"What colour has thing {n}{n}?", f"Shade {n} of {n * 7}.") for n in range(10)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": a, "completion": b}) + "\n" for a, b in rows))
+    done = programs.tool(
+        "prepare_data",
+        DEBUG,
+        f'--config.data.train=[{{"path": "{file}"}}]',
+        f"--config.data.cache_dir={tmp_path / 'cache'}",
+        "--config.data.holdout=15",
+    )
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "10 rows are held out where data.holdout=15 asks for 15 of 30" in said
