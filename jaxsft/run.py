@@ -26,6 +26,7 @@ from jaxsft.terminal.console import Console
 from jaxsft.training import first_state, inputs, preflight, started_adapter, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
+from jaxsft.training.lora import lora_notes
 from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.router_loss import router_notes
@@ -161,6 +162,8 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
         console.say("ema", f"a mean of the parameters, decay {config.optim.ema_decay}: {taken}")
     for row in job.program.what_trains:
         console.say("trains", row.words)
+    for note in lora_notes(config.lora):
+        console.say("lora", note)
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
     for what, which, why in job.program.choices:
         console.say(what, f"{which} ({why})")

@@ -17,6 +17,9 @@ class Lora:
     divide_expert_rank: bool = False
     rslora: bool = False  # multiplied by alpha / sqrt(rank) instead (arXiv:2312.03732)
     dora: bool = False  # learns each output's magnitude apart (arXiv:2402.09353); costs time
+    # Share of the numbers of an adapter's input that are dropped in training, often 0.05; the
+    # weight itself is given all of them. In steps of 1/65536.
+    dropout: float = 0.0
     # Parameters that are trained whole beside the adapters, by name or pattern, such as
     # ("embedding", "head", "norms"); PEFT's modules_to_save.
     train_whole: tuple[str, ...] = ()

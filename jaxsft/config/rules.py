@@ -241,6 +241,10 @@ def _check_lora(lora: Lora) -> None:
     for name, value in (("alpha", lora.alpha), ("lr_ratio", lora.lr_ratio)):
         if not 0 < value < math.inf:
             raise ConfigError(f"config.lora.{name}={value}: must be finite and greater than 0")
+    if not 0 <= lora.dropout < 1:
+        raise ConfigError(
+            f"config.lora.dropout={lora.dropout}: is a share of numbers; must lie in [0, 1)"
+        )
     if lora.targets is not None and not lora.targets:
         raise ConfigError(
             "config.lora.targets=(): nothing would get an adapter; None targets all matrices of"

@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsft.model.adapter_dropout import Dropout
+
 SUFFIX = "_lora"  # of an adapter's name, behind that of its weight
 A, B, SCALE, MAGNITUDE = "a", "b", "scale", "magnitude"
 
@@ -33,6 +35,7 @@ class Adapted:
     b: jax.Array
     scale: jax.Array
     magnitude: jax.Array | None = None
+    dropout: Dropout | None = None  # of what A is given, in training
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,17 +84,17 @@ def behind(array_x: jax.Array, ndim: int) -> jax.Array:
     return jnp.expand_dims(array_x, tuple(range(ndim - array_x.ndim)))
 
 
-def together(params: Mapping[str, Any]) -> dict[str, Any]:
+def together(params: Mapping[str, Any], dropout: Dropout | None = None) -> dict[str, Any]:
     """The parameters with each adapter in the place of its weight, as the model takes them."""
     found: dict[str, Any] = {}
     for name, value in params.items():
         if name.endswith(SUFFIX):
             continue
-        adapter = params.get(name + SUFFIX)
+        adapter, own = params.get(name + SUFFIX), dropout and dropout.below(name)
         if adapter is not None:
-            found[name] = Adapted(value, **adapter)
+            found[name] = Adapted(value, **adapter, dropout=own)
         else:
-            found[name] = together(value) if isinstance(value, Mapping) else value
+            found[name] = together(value, own) if isinstance(value, Mapping) else value
     return found
 
 

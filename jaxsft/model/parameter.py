@@ -76,15 +76,22 @@ def _adapted_product(
     if second is None:  # the weight is used the other way round: a tied head
         return jnp.einsum(equation, x, held.whole().astype(x.dtype).reshape(shape), **others)
     outputs = shape[held.num_inputs :]
-    out = jnp.einsum(equation, x, held.weight.astype(x.dtype).reshape(shape), **others)
-    low = jnp.einsum(first, x, held.a.astype(x.dtype), **others)
+    weight = held.weight.astype(x.dtype).reshape(shape)
+    out = jnp.einsum(equation, x, weight, **others)
+    seen = x if held.dropout is None else held.dropout(x, held.num_inputs)
+    low = jnp.einsum(first, seen, held.a.astype(x.dtype), **others)
     low = (held.scale * low).astype(x.dtype)
     b = held.b.reshape(-1, *outputs) if len(outputs) > 1 else held.b.reshape(held.b.shape[0], -1)
-    out += jnp.einsum(second, low, b.astype(x.dtype), **others)
+    change = jnp.einsum(second, low, b.astype(x.dtype), **others)
     ratio = held.ratio()
     if ratio is None:
-        return out
-    return (out * adapter.behind(ratio.reshape(outputs), out.ndim)).astype(out.dtype)
+        return out + change
+    ratio = adapter.behind(ratio.reshape(outputs), out.ndim)
+    if held.dropout is None:
+        return ((out + change) * ratio).astype(out.dtype)
+    # As PEFT: what DoRA adds to the weight's own product is all of what is left of the input.
+    base = jnp.einsum(equation, seen, weight, **others)
+    return (out + (ratio - 1) * base + ratio * change).astype(out.dtype)
 
 
 def _in_two(equation: str, num_inputs: int) -> tuple[str, str | None]:

@@ -1,5 +1,6 @@
 """From config.lora to what is trained: which weights get an adapter, which are trained whole."""
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jaxsft.errors import ConfigError
 from jaxsft.model import adapter_plan, parts, settings
 from jaxsft.model.adapter_plan import Adaptable, AdapterSpec, AdapterSpecs
 from jaxsft.model.state import Params
+from jaxsft.model.vocabulary import HEAD
 
 _DEFAULT = ("attention", "mlp", "experts")
 
@@ -45,6 +47,21 @@ def declare(
     return Adapters(specs, weights, *adapter_plan.declared(specs, weights, shapes, axes), frozen)
 
 
+def with_dropout(decoder: settings.DecoderSettings, lora: Lora | None) -> settings.DecoderSettings:
+    """The decoder whose adapters' inputs a training step drops numbers of."""
+    return decoder if lora is None else dataclasses.replace(decoder, adapter_dropout=lora.dropout)
+
+
+def lora_notes(lora: Lora | None) -> list[str]:
+    """What a run's adapters do that its table of parameters doesn't show, for the user."""
+    if lora is None or not lora.dropout:
+        return []
+    return [
+        f"dropout={lora.dropout:g}: of what an adapter is given, that share is dropped in training;"
+        " nothing is in evaluation and export"
+    ]
+
+
 def _specs(
     lora: Lora, decoder: settings.DecoderSettings, weights: Mapping[str, Adaptable]
 ) -> dict[str, AdapterSpec]:
@@ -54,6 +71,7 @@ def _specs(
     else:
         targets = _matching("targets", lora.targets, weights)
     _refuse_dora(lora, [path for path in targets if weights[path].has_experts])
+    _refuse_dropout(lora, targets, weights)
     for name in lora.ranks:
         _matching("ranks", [name], [path for path in weights if path in targets])
     return {path: _spec(lora, decoder, path, weights[path]) for path in weights if path in targets}
@@ -76,6 +94,23 @@ def _refuse_dora(lora: Lora, experts: Collection[str]) -> None:
         raise ConfigError(
             "config.lora.dora=True: experts have no DoRA, in PEFT neither; set config.lora.targets"
             " without them, such as ['attention']"
+        )
+
+
+def _refuse_dropout(lora: Lora, targets: Collection[str], weights: Mapping[str, Adaptable]) -> None:
+    """Refuses it where an adapter is merged into its weight, in a step here or in PEFT's."""
+
+    def has_none(path: str) -> bool:
+        return path == HEAD or weights[path].has_experts or parts.matches("router", path)
+
+    names = {parts.name_of(path): has_none(path) for path in weights if path in targets}
+    refused = [name for name, without in names.items() if without]
+    if lora.dropout and refused:
+        raise ConfigError(
+            f"config.lora.dropout={lora.dropout}: adapters of {', '.join(refused)} are merged into"
+            " their weights, which leaves no input to drop of; set config.lora.targets="
+            f"{[name for name in names if name not in refused]}, or dropout to 0 (lora_dropout in"
+            " the adapter_config.json that config.model.adapter names)"
         )
 
 

@@ -24,7 +24,7 @@ from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
 from jaxsft.model.remat import candidates
 from jaxsft.model.state import Params
-from jaxsft.training import mesh_fit, optim, over_mesh, parameters, step, what_trains
+from jaxsft.training import lora, mesh_fit, optim, over_mesh, parameters, step, what_trains
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
 from jaxsft.training.loss import loss_form
@@ -121,7 +121,7 @@ def make_program(
             the model.
     """
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
-    decoder = with_loss(decoder, config.loss)
+    decoder = lora.with_dropout(with_loss(decoder, config.loss), config.lora)
     way = ways(config, decoder, mesh)[0]
     declared = parameters.declare(config, decoder, way, stored, new_ids)
     placement = state.shardings(declared.shapes, declared.axes, mesh)
@@ -158,7 +158,8 @@ def make_program(
 
 def noise_seed(config: Config) -> int | None:
     """Of the random numbers that a training step draws; None where it draws none."""
-    return None if config.loss.neftune_alpha is None else config.train.seed
+    drops = config.lora is not None and config.lora.dropout > 0
+    return config.train.seed if drops or config.loss.neftune_alpha is not None else None
 
 
 def ways(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Sequence[Way]:

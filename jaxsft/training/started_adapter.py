@@ -40,6 +40,7 @@ def resolved(config: Config, base: Pretrained) -> Config:
         targets=tuple(stacks),
         ranks={path: stack.rank for path, stack in stacks.items()},
         dora=said.has_magnitudes,
+        dropout=said.dropout,
         train_whole=_kept(base, shapes, others),
     )
     return dataclasses.replace(config, lora=lora)

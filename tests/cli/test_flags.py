@@ -195,6 +195,10 @@ def test_override_refuses(path, text, message):
         ({"lora": Lora(rank=0)}, "config.lora.rank=0: must be 1 or more"),
         ({"lora": Lora(ranks={"mlp": 0})}, "config.lora.ranks['mlp']=0: must be 1 or more"),
         ({"lora": Lora(alpha=0.0)}, "config.lora.alpha=0.0: must be finite and greater than 0"),
+        (
+            {"lora": Lora(dropout=1.0)},
+            "config.lora.dropout=1.0: is a share of numbers; must lie in",
+        ),
         ({"lora": Lora(lr_ratio=-1.0)}, "config.lora.lr_ratio=-1.0: must be finite"),
         ({"lora": Lora(targets=())}, "config.lora.targets=(): nothing would get an adapter"),
         ({"checkpoint": Checkpoint(merge=True)}, "merge=True: there is no adapter to merge"),

@@ -34,6 +34,7 @@ def export_adapter(
     whole: Collection[str],
     *,
     rslora: bool = False,
+    dropout: float = 0.0,
     template: str | None = None,
     about: card.Card | None = None,
     tokenizer: Path | None = None,
@@ -45,6 +46,7 @@ def export_adapter(
     Args:
         params: with adapters beside their weights.
         rslora: how adapter_config.json says the scales.
+        dropout: that it was trained with, for who trains it further.
         template: the chat template trained with; None: the base's own.
         tokenizer: a tokenizer directory; None: the base's own.
 
@@ -64,7 +66,7 @@ def export_adapter(
     if first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        config = peft_config.fields(base, made, ranks, scales, rslora, dora)
+        config = peft_config.fields(base, made, ranks, scales, rslora, dora, dropout)
         safetensors_write.write_json(partial / source.ADAPTER, config)
         directory.copy_tokenizer(base, tokenizer, partial)
         used = directory.write_template(partial, template)
