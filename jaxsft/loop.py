@@ -84,7 +84,7 @@ def train(
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 best = None if watch is None else watch.best
-                out.store.save(done, state.changing, dataclasses.replace(notes, best=best))
+                out.store.save(done, state.saved, dataclasses.replace(notes, best=best))
             if evaluates or saves:
                 log.restart_clock()
             if stop or done == total:

@@ -103,11 +103,11 @@ def _first_state(
     """
     say = out.console.say
     if saved is not None:
-        frozen = first_state.frozen_params(config, base, job.program, data, say)
+        frozen = first_state.frozen_params(config, base, job.program, data, say, saved.params)
         at = int(saved.step)
         resume.refuse_other_base(out.store, at, resume.frozen_digests(frozen))
         resume.go_on_watching(out, at, measurer.watch)
-        return TrainState.of(saved, frozen)
+        return TrainState.of_saved(saved, frozen)
     trained = reopen.continued_params(config, job.program, say)
     state = first_state.first_state(config, base, job, data, say, trained)
     out.workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
@@ -162,7 +162,7 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
         console.say("ema", f"a mean of the parameters, decay {config.optim.ema_decay}: {taken}")
     for row in job.program.what_trains:
         console.say("trains", row.words)
-    for note in lora_notes(config.lora):
+    for note in lora_notes(config):
         console.say("lora", note)
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
     for what, which, why in job.program.choices:

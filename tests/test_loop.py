@@ -41,7 +41,7 @@ class Store:
 
 def state(step: int, skipped: int) -> Any:
     return types.SimpleNamespace(
-        step=step, skipped_steps=skipped, params=step, changing=None, trained={}
+        step=step, skipped_steps=skipped, params=step, saved=None, trained={}
     )
 
 

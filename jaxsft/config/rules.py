@@ -245,6 +245,12 @@ def _check_lora(lora: Lora) -> None:
         raise ConfigError(
             f"config.lora.dropout={lora.dropout}: is a share of numbers; must lie in [0, 1)"
         )
+    if lora.init == "pissa" and (lora.dora or lora.dropout):
+        other = "dora=True" if lora.dora else f"dropout={lora.dropout}"
+        raise ConfigError(
+            f"config.lora.init=pissa: not with {other}, as a part of the weight itself is trained:"
+            " set init=default, or leave that out"
+        )
     if lora.targets is not None and not lora.targets:
         raise ConfigError(
             "config.lora.targets=(): nothing would get an adapter; None targets all matrices of"

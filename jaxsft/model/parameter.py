@@ -79,9 +79,10 @@ def _adapted_product(
     weight = held.weight.astype(x.dtype).reshape(shape)
     out = jnp.einsum(equation, x, weight, **others)
     seen = x if held.dropout is None else held.dropout(x, held.num_inputs)
-    low = jnp.einsum(first, seen, held.a.astype(x.dtype), **others)
+    a, b = held.factors()
+    low = jnp.einsum(first, seen, a.astype(x.dtype), **others)
     low = (held.scale * low).astype(x.dtype)
-    b = held.b.reshape(-1, *outputs) if len(outputs) > 1 else held.b.reshape(held.b.shape[0], -1)
+    b = b.reshape(-1, *outputs) if len(outputs) > 1 else b.reshape(b.shape[0], -1)
     change = jnp.einsum(second, low, b.astype(x.dtype), **others)
     ratio = held.ratio()
     if ratio is None:
@@ -126,8 +127,9 @@ def rows(
     if not isinstance(held, Adapted):
         return _gathered(held.astype(dtype))[index_x]
     found = _gathered(held.weight.astype(dtype))[index_x]
-    low = held.scale * _gathered(held.a)[index_x]
-    return found + (low @ held.b).astype(dtype)
+    a, b = held.factors()
+    low = held.scale * _gathered(a)[index_x]
+    return found + (low @ b).astype(dtype)
 
 
 def _gathered(table_VD: jax.Array) -> jax.Array:
@@ -142,5 +144,6 @@ def of_experts(
     held: Any = weight_EKF.get_value()
     if not isinstance(held, Adapted):
         return held.astype(dtype), None
-    low = LowRank(held.a.astype(dtype), (held.scale * held.b).astype(dtype))
+    a, b = held.factors()
+    low = LowRank(a.astype(dtype), (held.scale * b).astype(dtype))
     return held.weight.astype(dtype), low

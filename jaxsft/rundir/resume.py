@@ -237,7 +237,7 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
         CheckpointError: what decides the result has changed since, no checkpoint can be read, or
             the fault is not the checkpoint's: a disk that can't be reached, no memory.
     """
-    abstract = mesh_program.abstract_state(job.program).changing
+    abstract = mesh_program.abstract_state(job.program).saved
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):

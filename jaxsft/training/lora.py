@@ -1,12 +1,13 @@
 """From config.lora to what is trained: which weights get an adapter, which are trained whole."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from flax import nnx
 
-from jaxsft.config import Lora
+from jaxsft.config import Config, Lora
 from jaxsft.errors import ConfigError
 from jaxsft.model import adapter_plan, parts, settings
 from jaxsft.model.adapter_plan import Adaptable, AdapterSpec, AdapterSpecs
@@ -52,14 +53,25 @@ def with_dropout(decoder: settings.DecoderSettings, lora: Lora | None) -> settin
     return decoder if lora is None else dataclasses.replace(decoder, adapter_dropout=lora.dropout)
 
 
-def lora_notes(lora: Lora | None) -> list[str]:
+def lora_notes(config: Config) -> list[str]:
     """What a run's adapters do that its table of parameters doesn't show, for the user."""
-    if lora is None or not lora.dropout:
-        return []
-    return [
-        f"dropout={lora.dropout:g}: of what an adapter is given, that share is dropped in training;"
-        " nothing is in evaluation and export"
-    ]
+    lora, decay, notes = config.lora, config.optim.weight_decay, []
+    if lora is not None and lora.dropout:
+        notes.append(
+            f"dropout={lora.dropout:g}: of what an adapter is given, that share is dropped in"
+            " training; nothing is in evaluation and export"
+        )
+    if lora is not None and lora.init == "pissa":
+        notes.append(
+            "init=pissa: adapters begin as the weights' largest singular values; the export has"
+            " twice the rank, on the base as it is"
+        )
+        if decay:
+            notes.append(
+                f"hint: config.optim.weight_decay={decay:g} draws adapters to zero, and with"
+                " init=pissa the largest part of the weights with them; 0 is usual"
+            )
+    return notes
 
 
 def _specs(
@@ -86,7 +98,13 @@ def _spec(
         assert decoder.moe is not None
         rank = max(1, rank // decoder.moe.experts_per_token)
     scale = lora.alpha / (rank**0.5 if lora.rslora else rank)
-    return AdapterSpec(rank, (scale,), lora.dora)
+    pissa = lora.init == "pissa"
+    if pissa and rank > (most := min(math.prod(weight.inputs), math.prod(weight.outputs))):
+        raise ConfigError(
+            f"config.lora: init=pissa and a rank of {rank}, but {path} has {most} singular values;"
+            " set a lower one, by config.lora.ranks for this one alone"
+        )
+    return AdapterSpec(rank, (scale,), lora.dora, pissa)
 
 
 def _refuse_dora(lora: Lora, experts: Collection[str]) -> None:

@@ -199,6 +199,8 @@ def test_override_refuses(path, text, message):
             {"lora": Lora(dropout=1.0)},
             "config.lora.dropout=1.0: is a share of numbers; must lie in",
         ),
+        ({"lora": Lora(init="pissa", dora=True)}, "config.lora.init=pissa: not with dora=True"),
+        ({"lora": Lora(init="pissa", dropout=0.1)}, "lora.init=pissa: not with dropout=0.1"),
         ({"lora": Lora(lr_ratio=-1.0)}, "config.lora.lr_ratio=-1.0: must be finite"),
         ({"lora": Lora(targets=())}, "config.lora.targets=(): nothing would get an adapter"),
         ({"checkpoint": Checkpoint(merge=True)}, "merge=True: there is no adapter to merge"),

@@ -32,7 +32,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(
         resume.mesh_program,
         "abstract_state",
-        lambda program: types.SimpleNamespace(changing=shapes),
+        lambda program: types.SimpleNamespace(saved=shapes),
     )
 
 

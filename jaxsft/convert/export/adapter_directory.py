@@ -119,18 +119,37 @@ def _factors(params: Params, target: Target) -> dict[str, Factors]:
         if own is None:
             continue
         index = part.layer
-        a, b = (huggingface.on_host(own[key][index]) for key in (adapter.A, adapter.B))
         experts = () if target.num_experts is None else (target.num_experts,)
-        rank = a.shape[-1]
+        a, b = _in_two_dims(own, index, experts)
         scale = float(huggingface.on_host(own[adapter.SCALE][index]))
         magnitude = own.get(adapter.MAGNITUDE)
         found[part.path] = Factors(
-            a.reshape(*experts, -1, rank),
-            b.reshape(*experts, rank, -1),
+            a,
+            b,
             scale,
             None if magnitude is None else huggingface.on_host(magnitude[index]).reshape(-1),
         )
     return found
+
+
+def _in_two_dims(
+    own: Any, index: tuple[int, ...], experts: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A [*E, in, R] and B [*E, R, out] of a layer; see Adapted.factors."""
+    rank = own[adapter.A].shape[-1]
+
+    def a_of(part: str) -> np.ndarray:
+        return huggingface.on_host(own[part][index]).reshape(*experts, -1, rank)
+
+    def b_of(part: str) -> np.ndarray:
+        return huggingface.on_host(own[part][index]).reshape(*experts, rank, -1)
+
+    a, b = a_of(adapter.A), b_of(adapter.B)
+    if adapter.A_START not in own:
+        return a, b
+    a_start, b_start = a_of(adapter.A_START), b_of(adapter.B_START)
+    a, b = [a, a - a_start], [b - b_start, b_start]
+    return np.concatenate(a, axis=-1), np.concatenate(b, axis=-2)
 
 
 def _saved(
