@@ -137,7 +137,7 @@ def _report_data(config: Config, job: Job, data: PreparedData, console: Console)
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", job.program.mesh.shape)
     epochs = job.batches.epochs
-    hints = preflight.method_hints(config)
+    hints = preflight.method_hints(config, job.program.num_trained, epochs, data.train)
     report = from_caches.report_of(
         config.data, config.train, data.train, data.eval, epochs, shares, hints
     )
