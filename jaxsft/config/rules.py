@@ -32,6 +32,11 @@ def validate(config: Config) -> None:
     _check_loss(config.loss)
     _check_new_rows(config)
     _check_data(config.data)
+    if config.model.adapter is not None and config.model.weights == "random":
+        raise ConfigError(
+            f"config.model.weights=random: config.model.adapter={config.model.adapter} was trained"
+            " on pretrained ones"
+        )
     if config.lora is not None:
         _check_lora(config.lora)
         if config.model.adapter is not None:

@@ -2,6 +2,7 @@
 
 A factor has a gradient where the other one of its adapter isn't zero. So one that begins at zero
 moves in the first update, the other one from the second on; where neither does, both move at once.
+Where both are zeros, as a layer that a foreign adapter leaves out has them, neither ever does.
 """
 
 import jax
@@ -32,6 +33,9 @@ class Movement:
         self._begun = jax.tree.map(jnp.copy, _factors(trained)) if step == 0 else {}
         zeros = jax.tree.map(jnp.zeros_like, self._begun)
         self._has_gradient = {_other(n): f for n, f in _differ(self._begun, zeros).items()}
+        self._is_used = {
+            n: f | self._has_gradient[_other(n)] for n, f in self._has_gradient.items()
+        }
         self._seen = 0
 
     def after(self, done: int, skipped: jax.Array | int, trained: Params) -> list[str]:
@@ -47,7 +51,7 @@ class Movement:
             return []
         self._seen = updates
         moved = _differ(_factors(trained), self._begun)
-        due = {n: flags | (updates == _LAST) for n, flags in self._has_gradient.items()}
+        due = self._is_used if updates == _LAST else self._has_gradient
         still = {n: np.flatnonzero(due[n] & ~moved[n]) for n in due}
         if updates == _LAST:
             self._begun = {}

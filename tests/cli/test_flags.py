@@ -201,6 +201,10 @@ def test_override_refuses(path, text, message):
         ),
         ({"lora": Lora(init="pissa", dora=True)}, "config.lora.init=pissa: not with dora=True"),
         ({"lora": Lora(init="pissa", dropout=0.1)}, "lora.init=pissa: not with dropout=0.1"),
+        (
+            {"model": Model(source="x", adapter="a/b", weights="random")},
+            "weights=random: config.model.adapter=a/b was trained on",
+        ),
         ({"lora": Lora(lr_ratio=-1.0)}, "config.lora.lr_ratio=-1.0: must be finite"),
         ({"lora": Lora(targets=())}, "config.lora.targets=(): nothing would get an adapter"),
         ({"checkpoint": Checkpoint(merge=True)}, "merge=True: there is no adapter to merge"),
