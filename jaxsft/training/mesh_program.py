@@ -22,7 +22,7 @@ from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import settings, state
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
-from jaxsft.model.remat import candidates
+from jaxsft.model.remat import OFFLOADED, candidates
 from jaxsft.model.state import Params
 from jaxsft.training import lora, mesh_fit, optim, over_mesh, parameters, step, what_trains
 from jaxsft.training.batch import Batch
@@ -163,8 +163,17 @@ def noise_seed(config: Config) -> int | None:
 
 
 def ways(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Sequence[Way]:
-    """Those that a run may take, the fastest first, of which each needs less memory."""
+    """Those that a run may take, the fastest first, of which each needs less memory.
+
+    Raises:
+        ConfigError: one that these devices can't.
+    """
     asked, most = config.model.unroll_layers, 1
+    if config.model.remat == OFFLOADED and (on := mesh.devices.flat[0].platform) != "tpu":
+        raise ConfigError(
+            f"config.model.remat={OFFLOADED}: what is kept waits in the memory of the host, which"
+            f" is built for TPUs alone; set full on a {on}"
+        )
     if mesh.size == 1 and mesh.devices.flat[0].platform == "gpu":
         most = decoder.num_layers if decoder.num_layers <= _MOST_UNROLLED else 1
     unrolled = sorted({1, most}, reverse=True) if asked is None else [asked]

@@ -149,7 +149,7 @@ def test_override_reaches_into_a_tuple():
         ("train.steps", "ten", "config.train.steps=ten: expected int or None"),
         ("train.batch_size", "1.5", "config.train.batch_size=1.5: expected int"),
         ("train.batch_size", "None", "config.train.batch_size=None: expected int"),
-        ("model.remat", "ful", "'save_context', 'full'; did you mean 'full'?"),
+        ("model.remat", "ful", "'full', 'offload'; did you mean 'full'?"),
         ("checkpoint.export", "yes", "config.checkpoint.export=yes: expected bool"),
         ("optim", "1", "config.optim=1: a whole section can't be set"),
         ("data.train", "x.jsonl", "config.data.train=x.jsonl: a whole section can't be set"),
