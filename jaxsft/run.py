@@ -30,6 +30,7 @@ from jaxsft.training.lora import lora_notes
 from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.router_loss import router_notes
+from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
 
 
@@ -107,7 +108,7 @@ def _first_state(
         at = int(saved.step)
         resume.refuse_other_base(out.store, at, resume.frozen_digests(frozen))
         resume.go_on_watching(out, at, measurer.watch)
-        return TrainState.of_saved(saved, frozen)
+        return state_of(saved, frozen)
     trained = reopen.continued_params(config, job.program, say)
     state = first_state.first_state(config, base, job, data, say, trained)
     out.workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place

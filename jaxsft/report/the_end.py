@@ -17,6 +17,7 @@ from jaxsft.rundir.checkpoint.store import CheckpointStore, nested
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.training import mesh_program
 from jaxsft.training.job import Job
+from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
 
@@ -92,7 +93,7 @@ def _params_after(
     # There may be no room for both.
     jax.tree.map(lambda leaf: leaf.delete(), (state.trained, state.opt_state))
     wanted = mesh_program.abstract_state(job.program)
-    wanted = wanted.trained if mean else wanted.saved.params
+    wanted = wanted.trained if mean else saved_of(wanted).params
     field = "opt_state.mean" if mean else "params"
     form = jax.tree.map(_float32, wanted) if mean else wanted
     read, digests = distributed.together(

@@ -23,6 +23,7 @@ from jaxsft.rundir.workdir import Workdir, opened
 from jaxsft.training import first_state, inputs, parameters
 from jaxsft.training.inputs import Say
 from jaxsft.training.mesh_program import MeshProgram, abstract_state
+from jaxsft.training.saved_state import saved_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def continued_params(config: Config, program: MeshProgram, say: Say) -> Params |
     given = config.model.continue_from
     if given is None:
         return None
-    wanted = abstract_state(program).saved.params
+    wanted = saved_of(abstract_state(program)).params
     with contextlib.ExitStack() as stack:
         other = _other_run(config, given)
         store, seen = distributed.together(lambda: stack.enter_context(other))

@@ -28,6 +28,7 @@ from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import mesh_program
 from jaxsft.training.inputs import Say
 from jaxsft.training.job import Job
+from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import Changing
 
 _DATA = "prepared training data"
@@ -237,7 +238,7 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
         CheckpointError: what decides the result has changed since, no checkpoint can be read, or
             the fault is not the checkpoint's: a disk that can't be reached, no memory.
     """
-    abstract = mesh_program.abstract_state(job.program).saved
+    abstract = saved_of(mesh_program.abstract_state(job.program))
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):

@@ -16,7 +16,6 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import noise
-from jaxsft.model.adapter import without_starts
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params, merged, split
 from jaxsft.training.batch import Batch
@@ -31,7 +30,7 @@ Totals = tuple[Sums, RouterStats | None]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Changing:
-    """What a step changes of the state. A checkpoint holds this, under these names; see `saved`."""
+    """What a step changes of the state. A checkpoint holds this, under these names."""
 
     step: jax.Array  # int32: batches consumed, which is also the data position
     params: Params  # those that are trained
@@ -61,25 +60,6 @@ class TrainState:
     @property
     def changing(self) -> Changing:
         return Changing(self.step, self.trained, self.opt_state, self.skipped_steps)
-
-    @property
-    def saved(self) -> Changing:
-        """What a checkpoint holds: also what adapters began with, where that isn't zero.
-
-        It could be computed again, but not to the last bit on other hardware.
-        """
-        params = merged(self.trained, without_starts(self.frozen)[1])
-        return dataclasses.replace(self.changing, params=params)
-
-    @classmethod
-    def of_saved(cls, saved: Changing, frozen: Params) -> "TrainState":
-        """The state that was saved.
-
-        Args:
-            frozen: with what adapters began with.
-        """
-        trained, _ = without_starts(saved.params)
-        return cls.of(dataclasses.replace(saved, params=trained), frozen)
 
     @classmethod
     def of(cls, changing: Changing, frozen: Params) -> "TrainState":

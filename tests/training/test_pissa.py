@@ -16,7 +16,7 @@ from jaxsft.model import adapter_plan, state
 from jaxsft.model.adapter import Adapted, whole_stack, without_starts
 from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.training import lora, mesh_program, over_mesh, step
-from jaxsft.training.step import TrainState
+from jaxsft.training.saved_state import saved_of, state_of
 from tests.training.test_lora import EIGHT, LENGTH, ONE, ROWS, asked, distance
 
 PISSA = Lora(rank=4, init="pissa")
@@ -70,7 +70,7 @@ def test_a_checkpoint_has_what_adapters_began_with():
     """So that a run goes on by it, and not by what another machine would compute."""
     program, current = begun(*ONE)
     current = trained(program, current, steps=2)
-    saved = current.saved
+    saved = saved_of(current)
     _, starts = without_starts(saved.params)
     assert set(named(saved.params)) == set(named(current.trained)) | set(named(starts))
     assert len(named(starts)) == 2 * len(program.adapters.specs)
@@ -80,7 +80,7 @@ def test_a_checkpoint_has_what_adapters_began_with():
         *made, tiny.host_params(), program.placement.params, seed=0, starts=elsewhere
     )
     _, frozen = state.split(params, program.recipe.frozen)
-    again = TrainState.of_saved(saved, frozen)
+    again = state_of(saved, frozen)
     jax.tree.map(np.testing.assert_array_equal, again.trained, current.trained)
     jax.tree.map(np.testing.assert_array_equal, without_starts(again.frozen)[1], elsewhere)
 
