@@ -20,6 +20,7 @@ from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
 
@@ -84,7 +85,7 @@ def train(
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 best = None if watch is None else watch.best
-                out.store.save(done, state.changing, dataclasses.replace(notes, best=best))
+                out.store.save(done, saved_of(state), dataclasses.replace(notes, best=best))
             if evaluates or saves:
                 log.restart_clock()
             if stop or done == total:

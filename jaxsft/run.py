@@ -26,9 +26,11 @@ from jaxsft.terminal.console import Console
 from jaxsft.training import first_state, inputs, preflight, started_adapter, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
+from jaxsft.training.lora import lora_notes
 from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.router_loss import router_notes
+from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
 
 
@@ -102,11 +104,11 @@ def _first_state(
     """
     say = out.console.say
     if saved is not None:
-        frozen = first_state.frozen_params(config, base, job.program, data, say)
+        frozen = first_state.frozen_params(config, base, job.program, data, say, saved.params)
         at = int(saved.step)
         resume.refuse_other_base(out.store, at, resume.frozen_digests(frozen))
         resume.go_on_watching(out, at, measurer.watch)
-        return TrainState.of(saved, frozen)
+        return state_of(saved, frozen)
     trained = reopen.continued_params(config, job.program, say)
     state = first_state.first_state(config, base, job, data, say, trained)
     out.workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
@@ -136,7 +138,7 @@ def _report_data(config: Config, job: Job, data: PreparedData, console: Console)
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", job.program.mesh.shape)
     epochs = job.batches.epochs
-    hints = preflight.method_hints(config)
+    hints = preflight.method_hints(config, job.program.num_trained, epochs, data.train)
     report = from_caches.report_of(
         config.data, config.train, data.train, data.eval, epochs, shares, hints
     )
@@ -161,6 +163,8 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
         console.say("ema", f"a mean of the parameters, decay {config.optim.ema_decay}: {taken}")
     for row in job.program.what_trains:
         console.say("trains", row.words)
+    for note in lora_notes(config):
+        console.say("lora", note)
     console.say("mesh", f"{len(jax.devices())} x {device}: {mesh.describe(job.program.mesh)}")
     for what, which, why in job.program.choices:
         console.say(what, f"{which} ({why})")

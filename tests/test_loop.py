@@ -40,14 +40,13 @@ class Store:
 
 
 def state(step: int, skipped: int) -> Any:
-    return types.SimpleNamespace(
-        step=step, skipped_steps=skipped, params=step, changing=None, trained={}
-    )
+    return types.SimpleNamespace(step=step, skipped_steps=skipped, params=step, trained={})
 
 
 def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sections):
     """A run of so many steps, evaluated after each; losses by step."""
     monkeypatch.setattr(loop, "StepLog", Log)
+    monkeypatch.setattr(loop, "saved_of", lambda state: state)
     monkeypatch.setattr(loop, "result_params", lambda recipe, state: state.params)
     config = Config(
         model=Model(source="m"),

@@ -27,6 +27,7 @@ def flags(base):
         "model.source": base,
         "model.weights": "pretrained",
         "lora.rank": 4,
+        "lora.dropout": 0.1,
         "lora.train_whole": '["norms"]',
         "optim.peak_lr": 1e-2,
         "checkpoint.merge": True,
@@ -53,6 +54,7 @@ def logits(source):
 def test_it_says_what_it_trained_and_learns(ran):
     workdir, done = ran
     assert "adapter" in done.stdout and "PEFT" in done.stdout
+    assert "dropout=0.1: of what an adapter is given" in done.stdout
     assert "read back, its logits are within" in done.stdout
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [line["eval/heldout/loss"] for line in lines if "eval/heldout/loss" in line]
@@ -138,14 +140,16 @@ def test_an_adapter_is_trained_further(ran, flags, base):
     workdir, _ = ran
     further = base.parent / "further"
     others = [one for one in flags if not one.startswith("--config.lora")]
-    train(further, *others, f"--config.model.adapter={workdir}", "--config.train.steps=6")
+    done = train(further, *others, f"--config.model.adapter={workdir}", "--config.train.steps=6")
+    assert "dropout=0.1: of what an adapter is given" in done.stdout  # of adapter_config.json
     before, after = (
         [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
         for d in (further, workdir)
     )
     assert before[0]["eval/heldout/loss"] == pytest.approx(after[-1]["eval/heldout/loss"], abs=1e-6)
     assert before[-1]["eval/heldout/loss"] != before[0]["eval/heldout/loss"]
-    assert json.loads((further / "export" / "adapter_config.json").read_text())["r"] == 4
+    written = json.loads((further / "export" / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_dropout"]) == (4, 0.1)
     train(further, *others, f"--config.model.adapter={workdir}", "--config.train.steps=8")
 
 

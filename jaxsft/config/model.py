@@ -31,10 +31,11 @@ class Model:
     # "save_context" all but attention, "save_attention" all but attention and its queries, keys and
     # values, "save_projections" no product with a weight. "auto" takes the fastest of these four
     # whose compiled step fits the devices. "none" names nothing to keep: XLA then chooses by
-    # itself, keeps more and computes as much again. docs/memory.md has the costs.
-    remat: Literal["auto", "none", "save_projections", "save_attention", "save_context", "full"] = (
-        "auto"
-    )
+    # itself, keeps more and computes as much again. "offload", on TPUs alone: as "full", and the
+    # layers' inputs wait in the host's memory. docs/memory.md has the costs.
+    remat: Literal[
+        "auto", "none", "save_projections", "save_attention", "save_context", "full", "offload"
+    ] = "auto"
     # Layers in one turn of their loop, which copies what it keeps of them. None: on a single GPU
     # all of them, as far as that fits; elsewhere one.
     unroll_layers: int | None = None

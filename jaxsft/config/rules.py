@@ -32,6 +32,11 @@ def validate(config: Config) -> None:
     _check_loss(config.loss)
     _check_new_rows(config)
     _check_data(config.data)
+    if config.model.adapter is not None and config.model.weights == "random":
+        raise ConfigError(
+            f"config.model.weights=random: config.model.adapter={config.model.adapter} was trained"
+            " on pretrained ones"
+        )
     if config.lora is not None:
         _check_lora(config.lora)
         if config.model.adapter is not None:
@@ -241,6 +246,16 @@ def _check_lora(lora: Lora) -> None:
     for name, value in (("alpha", lora.alpha), ("lr_ratio", lora.lr_ratio)):
         if not 0 < value < math.inf:
             raise ConfigError(f"config.lora.{name}={value}: must be finite and greater than 0")
+    if not 0 <= lora.dropout < 1:
+        raise ConfigError(
+            f"config.lora.dropout={lora.dropout}: is a share of numbers; must lie in [0, 1)"
+        )
+    if lora.init == "pissa" and (lora.dora or lora.dropout):
+        other = "dora=True" if lora.dora else f"dropout={lora.dropout}"
+        raise ConfigError(
+            f"config.lora.init=pissa: not with {other}, as a part of the weight itself is trained:"
+            " set init=default, or leave that out"
+        )
     if lora.targets is not None and not lora.targets:
         raise ConfigError(
             "config.lora.targets=(): nothing would get an adapter; None targets all matrices of"

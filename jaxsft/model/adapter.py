@@ -8,6 +8,12 @@ as it is:
                 b   [*E, R, *out]          zeros: an adapter changes nothing at first
                 scale     []               never trained: alpha / R, or alpha / sqrt(R)
                 magnitude [*out]           of DoRA (arXiv:2402.09353) alone
+                a_start, b_start           of PiSSA (arXiv:2404.02948) alone: A and B as they
+                                           began, which are not zero; never trained
+
+In PiSSA the weight is W - A0 B0, and A B beside it begins as A0 B0, the largest part of W. Here the
+weight stays W, so that it is that of the files, and the change is A B - A0 B0, computed as
+A (B - B0) + (A - A0) B0: nothing at first, to the last bit, and small numbers in bfloat16 later.
 
 R: rank. A rank that a layer of a stack doesn't use is zeros in both factors, which get no gradient.
 """
@@ -18,11 +24,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+from jaxsft.model.adapter_dropout import Dropout
 from jaxsft.model.quantised import Quantised
 
 SUFFIX = "_lora"  # of an adapter's name, behind that of its weight
 A, B, SCALE, MAGNITUDE = "a", "b", "scale", "magnitude"
+A_START, B_START = "a_start", "b_start"
 
 
 @jax.tree_util.register_dataclass
@@ -35,6 +44,9 @@ class Adapted:
     b: jax.Array
     scale: jax.Array
     magnitude: jax.Array | None = None
+    a_start: jax.Array | None = None
+    b_start: jax.Array | None = None
+    dropout: Dropout | None = None  # of what A is given, in training
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,9 +61,23 @@ class Adapted:
         """Dimensions of the weight that a product sums over: its first ones."""
         return self.weight.ndim - self.b.ndim + 1
 
+    @property
+    def num_stacked(self) -> int:
+        """Dimensions of layers and experts."""
+        return self.a.ndim + self.b.ndim - self.weight.ndim - 2
+
+    def factors(self) -> tuple[jax.Array, jax.Array]:
+        """What scale x A B is the change of: A and B, or twice their rank where they began apart
+        from zero."""
+        if self.a_start is None or self.b_start is None:
+            return self.a, self.b
+        a = jnp.concatenate([self.a, self.a - self.a_start], axis=-1)
+        b = jnp.concatenate([self.b - self.b_start, self.b_start], axis=self.num_stacked)
+        return a, b
+
     def change(self) -> jax.Array:
         """scale x A B, float32, in the weight's shape; of a weight without experts."""
-        a, b = (part.astype(jnp.float32) for part in (self.a, self.b))
+        a, b = (part.astype(jnp.float32) for part in self.factors())
         return self.scale * jnp.tensordot(a, b, axes=1)
 
     def ratio(self) -> jax.Array | None:
@@ -83,17 +109,17 @@ def behind(array_x: jax.Array, ndim: int) -> jax.Array:
     return jnp.expand_dims(array_x, tuple(range(ndim - array_x.ndim)))
 
 
-def together(params: Mapping[str, Any]) -> dict[str, Any]:
+def together(params: Mapping[str, Any], dropout: Dropout | None = None) -> dict[str, Any]:
     """The parameters with each adapter in the place of its weight, as the model takes them."""
     found: dict[str, Any] = {}
     for name, value in params.items():
         if name.endswith(SUFFIX):
             continue
-        adapter = params.get(name + SUFFIX)
+        adapter, own = params.get(name + SUFFIX), dropout and dropout.below(name)
         if adapter is not None:
-            found[name] = Adapted(value, **adapter)
+            found[name] = Adapted(value, **adapter, dropout=own)
         else:
-            found[name] = together(value) if isinstance(value, Mapping) else value
+            found[name] = together(value, own) if isinstance(value, Mapping) else value
     return found
 
 
@@ -146,14 +172,21 @@ def _seen_whole(held: Any) -> Any:
 @jax.jit
 def whole_stack(held: Adapted) -> jax.Array:
     """The weights of all layers and experts of a stack, changed."""
-    num_stacked = held.a.ndim + held.b.ndim - held.weight.ndim - 2
-    stack = held.a.shape[:num_stacked]
+    stack = held.a.shape[: held.num_stacked]
     scale = held.scale.reshape(*held.scale.shape, *(1 for _ in stack[held.scale.ndim :]))
     held = dataclasses.replace(held, scale=jnp.broadcast_to(scale, stack))
     whole = Adapted.whole
     for _ in stack:
         whole = jax.vmap(whole)
     return whole(held)
+
+
+def without_starts(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters without A and B as they began, and those alone: what no base's files hold."""
+    flat = nnx.traversals.flatten_mapping(params)
+    starts = {path: leaf for path, leaf in flat.items() if path[-1] in (A_START, B_START)}
+    others = {path: leaf for path, leaf in flat.items() if path not in starts}
+    return nnx.traversals.unflatten_mapping(others), nnx.traversals.unflatten_mapping(starts)
 
 
 def apart(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsft.model import adapter, settings, state
+from jaxsft.model import adapter, principal, settings, state
 from jaxsft.model.state import Params
 from jaxsft.model.vocabulary import EMBEDDING
 
@@ -20,9 +20,11 @@ class AdapterSpec:
     rank: int
     scale: tuple[float, ...]  # of the change; one number, or one for each layer of a stack
     dora: bool = False
+    pissa: bool = False  # begins with the weight's principal components
 
 
 AdapterSpecs = Mapping[str, AdapterSpec]  # by the weight's dotted path
+_STARTS = {adapter.A: adapter.A_START, adapter.B: adapter.B_START}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Adaptable:
         }
         if spec.dora:
             parts[adapter.MAGNITUDE] = ((*self.stack, *self.outputs), (*stack, *out))
+        if spec.pissa:
+            parts |= {adapter.A_START: parts[adapter.A], adapter.B_START: parts[adapter.B]}
         return parts
 
 
@@ -92,7 +96,11 @@ def declared(
 
 def constants(specs: AdapterSpecs) -> frozenset[str]:
     """The paths of what belongs to adapters and is never trained."""
-    return frozenset(".".join((*adapter_path(path), adapter.SCALE)) for path in specs)
+    return frozenset(
+        ".".join((*adapter_path(path), part))
+        for path, spec in specs.items()
+        for part in (adapter.SCALE, *(_STARTS.values() if spec.pissa else ()))
+    )
 
 
 def first_values(
@@ -101,6 +109,7 @@ def first_values(
     params: Params,
     placement: Params,
     seed: int,
+    starts: Params | None = None,
 ) -> Params:
     """The parameters with adapters that change nothing yet, made where they belong.
 
@@ -110,30 +119,72 @@ def first_values(
     Args:
         params: of the model alone.
         placement: of all that `declared` has.
+        starts: A and B as those of PiSSA began, of a run that goes on; None: it begins.
     """
     flat = nnx.traversals.flatten_mapping(params)
     places = nnx.traversals.flatten_mapping(placement)
+    begun = nnx.traversals.flatten_mapping(starts or {})
     wanted = {
         path: {part: places[*adapter_path(path), part] for part in weights[path].adapter(spec)}
         for path, spec in specs.items()
     }
+    known = {
+        path: {part: begun[*adapter_path(path), start] for part, start in _STARTS.items()}
+        for path, spec in specs.items()
+        if spec.pissa and starts is not None
+    }
 
-    def make(bases: Params) -> dict[str, dict[str, jax.Array]]:
+    def make(bases: Params, known: Params) -> dict[str, dict[str, jax.Array]]:
+        key = jax.random.key(seed)
         return {
-            path: _first(path, spec, weights[path], bases.get(path), jax.random.key(seed))
+            path: _first(path, spec, weights[path], bases.get(path), key, known.get(path))
             for path, spec in specs.items()
         }
 
-    bases = {path: flat[tuple(path.split("."))] for path, spec in specs.items() if spec.dora}
-    for path, parts in jax.jit(make, out_shardings=wanted)(bases).items():
+    bases = {
+        path: flat[tuple(path.split("."))]
+        for path, spec in specs.items()
+        if spec.dora or spec.pissa and starts is None
+    }
+    for path, parts in jax.jit(make, out_shardings=wanted)(bases, known).items():
         flat |= {(*adapter_path(path), part): leaf for part, leaf in parts.items()}
     return nnx.traversals.unflatten_mapping(flat)
 
 
 def _first(
-    path: str, spec: AdapterSpec, weight: Adaptable, base_x: jax.Array | None, key: jax.Array
+    path: str,
+    spec: AdapterSpec,
+    weight: Adaptable,
+    base_x: jax.Array | None,
+    key: jax.Array,
+    known: Mapping[str, jax.Array] | None,
 ) -> dict[str, jax.Array]:
     shapes = {part: shape for part, (shape, _) in weight.adapter(spec).items()}
+    scale = jnp.asarray(spec.scale, jnp.float32)
+    scale = jnp.broadcast_to(scale if weight.num_layers else scale[0], shapes[adapter.SCALE])
+    if known is not None:
+        drawn = dict(known)
+    elif spec.pissa:
+        assert base_x is not None
+        sizes = spec.rank, len(weight.stack), len(weight.inputs)
+        drawn = dict(zip(_STARTS, principal.factors(base_x, scale, *sizes), strict=True))
+    else:
+        drawn = _drawn(path, weight, shapes, key)
+    found: dict[str, Any] = {**drawn, adapter.SCALE: scale}
+    if spec.pissa:
+        found |= {start: drawn[part] for part, start in _STARTS.items()}
+    if spec.dora:
+        assert base_x is not None
+        norms = adapter.norms
+        for _ in weight.stack:
+            norms = jax.vmap(norms, in_axes=(0, None))
+        found[adapter.MAGNITUDE] = norms(base_x, len(weight.inputs))
+    return found
+
+
+def _drawn(
+    path: str, weight: Adaptable, shapes: Mapping[str, tuple[int, ...]], key: jax.Array
+) -> dict[str, jax.Array]:
     key = jax.random.fold_in(key, zlib.crc32(path.encode()))
     a, b = jnp.zeros(shapes[adapter.A]), jnp.zeros(shapes[adapter.B])
     if path == EMBEDDING:
@@ -141,15 +192,7 @@ def _first(
     else:
         bound = math.prod(weight.inputs) ** -0.5
         a = jax.random.uniform(key, a.shape, minval=-bound, maxval=bound)
-    scale = jnp.asarray(spec.scale, jnp.float32)
-    scale = jnp.broadcast_to(scale if weight.num_layers else scale[0], shapes[adapter.SCALE])
-    found: dict[str, Any] = {adapter.A: a, adapter.B: b, adapter.SCALE: scale}
-    if base_x is not None:
-        norms = adapter.norms
-        for _ in weight.stack:
-            norms = jax.vmap(norms, in_axes=(0, None))
-        found[adapter.MAGNITUDE] = norms(base_x, len(weight.inputs))
-    return found
+    return {adapter.A: a, adapter.B: b}
 
 
 def without_adapters(tree: Params) -> Params:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsft.devices.mesh import constrain
-from jaxsft.model import adapter, layer_stacks, settings
+from jaxsft.model import adapter, adapter_dropout, layer_stacks, settings
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import Context, LayerPlace
 from jaxsft.model.gradient_slot import with_slots
@@ -123,7 +123,9 @@ class Scans:
         def step(carry, inputs):
             params, slots, place = inputs
             params = params if slots is None else with_slots(params, slots, in_loop=True)
-            layer = nnx.merge(graphdef, adapter.together(params))
+            layer_number = stack.layers.start + stack.layers.step * place.index
+            dropout = adapter_dropout.of_layer(context.keys_BT, s.adapter_dropout, layer_number)
+            layer = nnx.merge(graphdef, adapter.together(params, dropout))
             x_BTD, cache, routed = layer(carry[0], context, carry[1], place)
             return (x_BTD, cache), routed
 

@@ -4,13 +4,14 @@ They depend on the seed, the step, the example and the position in it; not on th
 the row holds, on micro-batches or on devices. A token that an epoch has twice in one step has the
 same ones in both places.
 
-B: batch row, T: position, D: any width.
+B: batch row, T: position, X: tokens, rows and positions in one, D: any width.
 """
 
 import jax
 import jax.numpy as jnp
 
-EMBEDDING = 0  # the stream of a token's numbers that its embedding takes; layers have those behind
+EMBEDDING = 0  # the stream of a token's numbers that its embedding takes
+FIRST_LAYER = 1  # and that of the first layer; the others have those behind
 
 
 def token_keys(
@@ -28,6 +29,21 @@ def token_keys(
         return jax.random.fold_in(jax.random.fold_in(of_step, example), position)
 
     return jax.vmap(jax.vmap(key))(examples_BT, positions_BT)
+
+
+def of_stream(keys_BT: jax.Array, stream: jax.Array | int) -> jax.Array:
+    """Keys of their own for one who asks, independent from stream to stream."""
+    return jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, stream)))(keys_BT)
+
+
+def sixteen_bits(keys_X: jax.Array, dim: int) -> jax.Array:
+    """Uint16 numbers, [X, dim]."""
+
+    def numbers(key: jax.Array) -> jax.Array:
+        drawn = jax.random.bits(key, (-(-dim // 2),), jnp.uint32)
+        return jax.lax.bitcast_convert_type(drawn, jnp.uint16).reshape(-1)[:dim]
+
+    return jax.vmap(numbers)(keys_X)
 
 
 def uniform(keys_BT: jax.Array, stream: jax.Array | int, dim: int) -> jax.Array:

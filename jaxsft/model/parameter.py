@@ -92,14 +92,21 @@ def _adapted_product(
         return jnp.einsum(equation, x, held.whole().astype(x.dtype).reshape(shape), **others)
     outputs = shape[held.num_inputs :]
     out = _product(equation, x, held.weight, shape, others)
-    low = jnp.einsum(first, x, held.a.astype(x.dtype), **others)
+    seen = x if held.dropout is None else held.dropout(x, held.num_inputs)
+    a, b = held.factors()
+    low = jnp.einsum(first, seen, a.astype(x.dtype), **others)
     low = (held.scale * low).astype(x.dtype)
-    b = held.b.reshape(-1, *outputs) if len(outputs) > 1 else held.b.reshape(held.b.shape[0], -1)
-    out += jnp.einsum(second, low, b.astype(x.dtype), **others)
+    b = b.reshape(-1, *outputs) if len(outputs) > 1 else b.reshape(b.shape[0], -1)
+    change = jnp.einsum(second, low, b.astype(x.dtype), **others)
     ratio = held.ratio()
     if ratio is None:
-        return out
-    return (out * adapter.behind(ratio.reshape(outputs), out.ndim)).astype(out.dtype)
+        return out + change
+    ratio = adapter.behind(ratio.reshape(outputs), out.ndim)
+    if held.dropout is None:
+        return ((out + change) * ratio).astype(out.dtype)
+    # As PEFT: what DoRA adds to the weight's own product is all of what is left of the input.
+    base = _product(equation, seen, held.weight, shape, others)
+    return (out + (ratio - 1) * base + ratio * change).astype(out.dtype)
 
 
 def _in_two(equation: str, num_inputs: int) -> tuple[str, str | None]:
@@ -134,8 +141,9 @@ def rows(
     if not isinstance(held, Adapted):
         return _gathered(held.astype(dtype))[index_x]
     found = _gathered(held.weight.astype(dtype))[index_x]
-    low = held.scale * _gathered(held.a)[index_x]
-    return found + (low @ held.b).astype(dtype)
+    a, b = held.factors()
+    low = held.scale * _gathered(a)[index_x]
+    return found + (low @ b).astype(dtype)
 
 
 def _gathered(table_VD: jax.Array) -> jax.Array:
@@ -150,5 +158,6 @@ def of_experts(
     held: Any = weight_EKF.get_value()
     if not isinstance(held, Adapted):
         return held.astype(dtype), None
-    low = LowRank(held.a.astype(dtype), (held.scale * held.b).astype(dtype))
+    a, b = held.factors()
+    low = LowRank(a.astype(dtype), (held.scale * b).astype(dtype))
     return held.weight.astype(dtype), low

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 
 class Part(enum.Enum):
@@ -29,6 +30,9 @@ KEPT: dict[str, tuple[Part, ...] | None] = {
     "save_context": (Part.MIXED,),
     "full": (),
 }
+# As "full", with the layers' inputs in the memory of the host, from where each comes back in time.
+OFFLOADED = "offload"
+_INPUT = "layer_input"
 
 
 def candidates(asked: str) -> Sequence[str]:
@@ -47,7 +51,7 @@ def recomputed(policy: str) -> frozenset[Part]:
 
     What an attention kernel forms again by itself is left out.
     """
-    kept = KEPT[policy]
+    kept = KEPT["full" if policy == OFFLOADED else policy]
     return frozenset() if kept is None else frozenset(Part) - {*kept, Part.MLP_OUT}
 
 
@@ -57,8 +61,11 @@ def remat(
     """The scanned layer, keeping what the policy says.
 
     Args:
+        layer: of what the layer before gave, first of a tuple, and what is the layer's own.
         saved: the names of each part's results.
     """
+    if policy == OFFLOADED:
+        return _offloading(layer)
     kept = KEPT[policy]
     if kept is None:
         return layer
@@ -66,3 +73,16 @@ def remat(
     names = jax.checkpoint_policies.save_only_these_names(*found)
     # A loop's body is compiled by itself, so nothing outside it can undo the recomputation.
     return jax.checkpoint(layer, prevent_cse=False, policy=names)
+
+
+def _offloading(layer: Callable[..., Any]) -> Callable[..., Any]:
+    def named(carry: tuple[jax.Array, Any], inputs: Any) -> Any:
+        return layer((checkpoint_name(carry[0], _INPUT), *carry[1:]), inputs)
+
+    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+    return jax.checkpoint(named, prevent_cse=False, policy=policy)

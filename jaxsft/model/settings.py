@@ -150,6 +150,9 @@ class DecoderSettings:
     logit_soft_cap: float | None = None
     # NEFTune's alpha: noise on the embeddings of tokens that have keys; by the run.
     embedding_noise: float | None = None
+    adapter_dropout: float = (
+        0.0  # of what adapters are given, for tokens that have keys; by the run
+    )
     num_padding: int = 0  # of the vocabulary's rows, the last ones: never predicted
 
     @property

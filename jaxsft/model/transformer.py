@@ -167,6 +167,7 @@ class Decoder(nnx.Module):
         x_BTD = s.embedding_scale * x_BTD
         x_BTD = constrain(x_BTD, "batch", "sequence", "activation_embed")
         context = self._context(segments_BT, positions_BT, None if cache is None else cache.slots)
+        context = dataclasses.replace(context, keys_BT=keys_BT)
         scans = layers.Scans(s, self.layers, self.remat, self.unroll_layers)
         caches = {} if cache is None else cache.of_stacks
         x_BTD, caches, routed = scans(x_BTD, context, caches, layer_slots)

@@ -219,7 +219,11 @@ def _groups(config: Config, sizes: dict[str, int]) -> list[list[Change]]:
     parts = [m for m in range(train.microbatches + 1, rows + 1) if rows % m == 0]
     batch = mesh_fit.batch_multiple(sizes, train.microbatches)
     smaller = range(train.batch_size - batch, 0, -batch)
-    remats = sizing.REMATS[sizing.REMATS.index(model.remat) + 1 :]
+    remats = (
+        sizing.REMATS[sizing.REMATS.index(model.remat) + 1 :]
+        if model.remat in sizing.REMATS
+        else ()
+    )
     halves = [length // 2**n // over * over for n in range(1, 16)]
     groups: list[list[Change]] = [
         [{"train.microbatches": count} for count in _thinned(parts)],

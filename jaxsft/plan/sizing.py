@@ -16,7 +16,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.devices.chips import CHIPS
 from jaxsft.model import settings, state
 from jaxsft.model.attention.choice import kind_of
-from jaxsft.model.remat import KEPT, candidates
+from jaxsft.model.remat import KEPT, OFFLOADED, candidates
 from jaxsft.plan import efficiencies
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.topology import Topology
@@ -66,7 +66,7 @@ class Guesser:
     def _kept(self, config: Config, sizes: dict[str, int], tokens: int) -> float:
         """Each layer's input; without recomputation what its widest products read, too."""
         m = self.model
-        width = m.embed_dim
+        width = 0 if config.model.remat == OFFLOADED else m.embed_dim
         if config.model.remat == REMATS[0] and m.moe is None:
             width += (kind_of(m).mixed_dims(m) + 2 * m.mlp_dim) // sizes["tensor"]
         return m.num_layers * tokens * width * np.dtype(config.model.dtype).itemsize

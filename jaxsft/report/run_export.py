@@ -53,6 +53,7 @@ def export_params(
                 specs,
                 whole,
                 rslora=config.lora.rslora,
+                dropout=config.lora.dropout,
                 template=trained_on.template,
                 about=about,
                 tokenizer=tokenizer_directory(config),

@@ -10,12 +10,14 @@ from jaxsft.config import Config
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.evaluation.measurer import Measurer
+from jaxsft.model.adapter import without_starts
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint.notes import Best
 from jaxsft.rundir.checkpoint.store import CheckpointStore, nested
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.training import mesh_program
 from jaxsft.training.job import Job
+from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
 
@@ -87,10 +89,11 @@ def _params_after(
     config: Config, step: int, job: Job, state: TrainState, store: CheckpointStore
 ) -> Params:
     """The model's parameters after an earlier step; `state` is of no use any more."""
+    mean = config.optim.ema_decay is not None and config.optim.ema_is_result
     # There may be no room for both.
     jax.tree.map(lambda leaf: leaf.delete(), (state.trained, state.opt_state))
-    wanted = mesh_program.abstract_state(job.program).trained
-    mean = config.optim.ema_decay is not None and config.optim.ema_is_result
+    wanted = mesh_program.abstract_state(job.program)
+    wanted = wanted.trained if mean else saved_of(wanted).params
     field = "opt_state.mean" if mean else "params"
     form = jax.tree.map(_float32, wanted) if mean else wanted
     read, digests = distributed.together(
@@ -104,7 +107,7 @@ def _params_after(
             )
         )
     trained = jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), read, wanted)
-    return dataclasses.replace(state, trained=trained).params
+    return dataclasses.replace(state, trained=without_starts(trained)[0]).params
 
 
 def _float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

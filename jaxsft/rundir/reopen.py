@@ -15,6 +15,7 @@ from jaxsft.devices import distributed, mesh
 from jaxsft.errors import CheckpointError, ConfigError, known_to_all
 from jaxsft.files import run_names
 from jaxsft.model import adapter_plan, state
+from jaxsft.model.adapter import without_starts
 from jaxsft.model.state import Params
 from jaxsft.rundir import resume
 from jaxsft.rundir.checkpoint.store import CheckpointStore
@@ -22,6 +23,7 @@ from jaxsft.rundir.workdir import Workdir, opened
 from jaxsft.training import first_state, inputs, parameters
 from jaxsft.training.inputs import Say
 from jaxsft.training.mesh_program import MeshProgram, abstract_state
+from jaxsft.training.saved_state import saved_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ def check_continue_from(config: Config) -> None:
 
 
 def continued_params(config: Config, program: MeshProgram, say: Say) -> Params | None:
-    """The trained parameters of what config.model.continue_from names; None: it names nothing.
+    """The parameters saved by what config.model.continue_from names; None: it names nothing.
 
     Raises:
         ConfigError: no directory of a run, or one with other new tokens.
@@ -69,7 +71,7 @@ def continued_params(config: Config, program: MeshProgram, say: Say) -> Params |
     given = config.model.continue_from
     if given is None:
         return None
-    wanted = abstract_state(program).trained
+    wanted = saved_of(abstract_state(program)).params
     with contextlib.ExitStack() as stack:
         other = _other_run(config, given)
         store, seen = distributed.together(lambda: stack.enter_context(other))
@@ -149,27 +151,37 @@ def _read_params(config: Config, store: CheckpointStore, step: int, base: Pretra
     placement = state.shardings(declared.shapes, declared.axes, mesh.single_device_mesh())
     wanted = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        *(state.split(tree, declared.frozen)[0] for tree in (declared.shapes, placement)),
+        declared.shapes,
+        placement,
     )
-    trained = _read_result(config, store, step, wanted)
+    trained, starts = _read_result(config, store, step, *state.split(wanted, declared.frozen))
     if not declared.frozen:
         return trained
     of_model = adapter_plan.without_adapters
     params = first_state.base_params(config, base, of_model(placement), of_model(declared.shapes))
     params = first_state.with_adapters(
-        config, base, declared.adapters, declared.frozen, placement, params
+        config, base, declared.adapters, declared.frozen, placement, params, starts
     )
     _, frozen = state.split(params, declared.frozen)
     resume.refuse_other_base(store, step, resume.frozen_digests(frozen))
     return state.merged(trained, frozen)
 
 
-def _read_result(config: Config, store: CheckpointStore, step: int, wanted: Params) -> Params:
-    """The trained parameters, or their mean where that is the run's result."""
-    if config.optim.ema_decay is None or not config.optim.ema_is_result:
-        return store.restore_part(step, "params", wanted)
+def _read_result(
+    config: Config, store: CheckpointStore, step: int, trained: Params, frozen: Params
+) -> tuple[Params, Params]:
+    """The trained parameters, or their mean where that is the run's result; and what adapters
+    began with."""
+    starts = without_starts(frozen)[1]
+    is_mean = config.optim.ema_decay is not None and config.optim.ema_is_result
+    saved: Params = {}
+    if starts or not is_mean:
+        saved = store.restore_part(step, "params", state.merged(trained, starts))
+    found, starts = without_starts(saved)
+    if not is_mean:
+        return found, starts
     wide = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding), wanted
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32", sharding=leaf.sharding), trained
     )
     mean = store.restore_part(step, "opt_state.mean", wide)
-    return jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), mean, wanted)
+    return jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), mean, trained), starts

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxsft.config import Config, Data, Loss, Model, Optim
+from jaxsft.config import Config, Data, Lora, Loss, Model, Optim
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
@@ -29,6 +29,7 @@ from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import mesh_program
 from jaxsft.training.inputs import Say
 from jaxsft.training.job import Job
+from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import Changing
 
 _DATA = "prepared training data"
@@ -128,8 +129,8 @@ def _newest_identity(store: CheckpointStore) -> Mapping[str, Any] | None:
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises CheckpointError naming each value that differs from when the run began.
 
-    A field of Model, Data, Optim or Loss that the checkpoint doesn't know came later: it had its
-    default then. A run may be made longer.
+    A field of Model, Data, Optim, Loss or Lora that the checkpoint doesn't know came later: it had
+    its default then. A run may be made longer.
     """
     defaults = {
         f"config.{section}.{field.name}": field.default
@@ -137,6 +138,8 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for field in dataclasses.fields(fields)
     }
     defaults |= {f"config.loss.{name}": value for name, value in vars(Loss()).items()}
+    if before.get("config.lora") == "set":
+        defaults |= {f"config.lora.{name}": value for name, value in _plain(Lora()).items()}
     # Once, notes kept secrets.
     known: dict[str, Any] = {"config.model.new_tokens": [], "config.lora": None}
     before = redacted_values(defaults | known | dict(before))  # lists in the place of tuples, too
@@ -237,7 +240,7 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
         CheckpointError: what decides the result has changed since, no checkpoint can be read, or
             the fault is not the checkpoint's: a disk that can't be reached, no memory.
     """
-    abstract = mesh_program.abstract_state(job.program).changing
+    abstract = saved_of(mesh_program.abstract_state(job.program))
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):

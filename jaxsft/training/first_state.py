@@ -14,6 +14,7 @@ from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.devices import distributed
 from jaxsft.model import adapter_plan, dead_rows, state, vocabulary
+from jaxsft.model.adapter import without_starts
 from jaxsft.model.state import Params
 from jaxsft.training import started_adapter, step
 from jaxsft.training.inputs import PreparedData, Say
@@ -29,16 +30,17 @@ def first_state(
     job: Job,
     data: PreparedData,
     say: Say,
-    trained: Params | None = None,
+    saved: Params | None = None,
 ) -> TrainState:
     """The state of a run before step 0.
 
     Args:
-        trained: the trained parameters of another run, to begin with instead.
+        saved: the parameters that another run saved, to begin with instead.
     """
-    if trained is None:
+    if saved is None:
         return of_params(job.program, _own_params(config, base, job.program, data, say))
-    return _fresh(job.program, trained, frozen_params(config, base, job.program, data, say))
+    frozen = frozen_params(config, base, job.program, data, say, saved)
+    return _fresh(job.program, without_starts(saved)[0], frozen)
 
 
 def of_params(program: MeshProgram, params: Params) -> TrainState:
@@ -50,12 +52,21 @@ def of_params(program: MeshProgram, params: Params) -> TrainState:
 
 
 def frozen_params(
-    config: Config, base: Pretrained, program: MeshProgram, data: PreparedData, say: Say
+    config: Config,
+    base: Pretrained,
+    program: MeshProgram,
+    data: PreparedData,
+    say: Say,
+    saved: Params,
 ) -> Params:
-    """What no step changes and so no checkpoint holds: the same at each start of a run."""
+    """What no step changes: the same at each start of a run.
+
+    Args:
+        saved: the parameters in the run's checkpoint, which has of these what adapters began with.
+    """
     if not program.recipe.frozen:
         return {}
-    params = _own_params(config, base, program, data, say)
+    params = _own_params(config, base, program, data, say, without_starts(saved)[1])
     return state.split(params, program.recipe.frozen)[1]
 
 
@@ -84,6 +95,7 @@ def with_adapters(
     frozen: frozenset[str],
     placement: Params,
     params: Params,
+    starts: Params | None = None,
 ) -> Params:
     """The model's parameters with adapters: those of config.model.adapter, or ones that change
     nothing yet.
@@ -92,11 +104,12 @@ def with_adapters(
         frozen: parameters that are not trained, by dotted paths.
         placement: of model and adapters.
         params: of the model.
+        starts: what adapters began with, of a run that goes on; None: it begins.
     """
     if adapters is None:
         return params
-    seed = config.train.seed
-    params = adapter_plan.first_values(adapters.specs, adapters.weights, params, placement, seed)
+    seed, made = config.train.seed, (adapters.specs, adapters.weights)
+    params = adapter_plan.first_values(*made, params, placement, seed, starts)
     return started_adapter.begun(config, base, adapters, frozen, placement, params)
 
 
@@ -107,20 +120,31 @@ def run_params(config: Config, base: Pretrained, program: MeshProgram) -> Params
     return _adapted(config, base, program, base_params(config, base, placement, shapes))
 
 
-def _adapted(config: Config, base: Pretrained, program: MeshProgram, params: Params) -> Params:
+def _adapted(
+    config: Config,
+    base: Pretrained,
+    program: MeshProgram,
+    params: Params,
+    starts: Params | None = None,
+) -> Params:
     placement, frozen = program.placement.params, program.recipe.frozen
-    return with_adapters(config, base, program.adapters, frozen, placement, params)
+    return with_adapters(config, base, program.adapters, frozen, placement, params, starts)
 
 
 def _own_params(
-    config: Config, base: Pretrained, program: MeshProgram, data: PreparedData, say: Say
+    config: Config,
+    base: Pretrained,
+    program: MeshProgram,
+    data: PreparedData,
+    say: Say,
+    starts: Params | None = None,
 ) -> Params:
     of_model = adapter_plan.without_adapters
     placement, shapes = (of_model(tree.params) for tree in (program.placement, program.shapes))
     params = base_params(config, base, placement, shapes)
     if config.model.weights != "random":
         params = _without_dead_rows(config, base, params, data, say)
-    return _adapted(config, base, program, params)
+    return _adapted(config, base, program, params, starts)
 
 
 def _fresh(program: MeshProgram, trained: Params, frozen: Params) -> TrainState:

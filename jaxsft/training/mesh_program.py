@@ -21,9 +21,9 @@ from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import quantised, settings, state
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
-from jaxsft.model.remat import candidates
+from jaxsft.model.remat import OFFLOADED, candidates
 from jaxsft.model.state import Params
-from jaxsft.training import mesh_fit, optim, over_mesh, parameters, step, what_trains
+from jaxsft.training import lora, mesh_fit, optim, over_mesh, parameters, step, what_trains
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
 from jaxsft.training.loss import loss_form
@@ -116,7 +116,7 @@ def make_program(
             the model.
     """
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
-    decoder = with_loss(decoder, config.loss)
+    decoder = lora.with_dropout(with_loss(decoder, config.loss), config.lora)
     way = ways(config, decoder, mesh)[0]
     declared = parameters.declare(config, decoder, way, stored, new_ids)
     placement = state.shardings(declared.shapes, declared.axes, mesh)
@@ -153,12 +153,22 @@ def make_program(
 
 def noise_seed(config: Config) -> int | None:
     """Of the random numbers that a training step draws; None where it draws none."""
-    return None if config.loss.neftune_alpha is None else config.train.seed
+    drops = config.lora is not None and config.lora.dropout > 0
+    return config.train.seed if drops or config.loss.neftune_alpha is not None else None
 
 
 def ways(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Sequence[Way]:
-    """Those that a run may take, the fastest first, of which each needs less memory."""
+    """Those that a run may take, the fastest first, of which each needs less memory.
+
+    Raises:
+        ConfigError: one that these devices can't.
+    """
     asked, most = config.model.unroll_layers, 1
+    if config.model.remat == OFFLOADED and (on := mesh.devices.flat[0].platform) != "tpu":
+        raise ConfigError(
+            f"config.model.remat={OFFLOADED}: what is kept waits in the memory of the host, which"
+            f" is built for TPUs alone; set full on a {on}"
+        )
     # Unrolled, a GPU's compiler makes all layers' numbers of quantised weights at once.
     in_loop = config.model.frozen_dtype in quantised.KINDS
     if mesh.size == 1 and mesh.devices.flat[0].platform == "gpu" and not in_loop:

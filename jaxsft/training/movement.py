@@ -1,7 +1,8 @@
 """Whether adapters move: one that stays as it began was trained on nothing.
 
-The factor that begins at zero alone has a gradient in the first update; the other one from the
-second update on.
+A factor has a gradient where the other one of its adapter isn't zero. So one that begins at zero
+moves in the first update, the other one from the second on; where neither does, both move at once.
+Where both are zeros, as a layer that a foreign adapter leaves out has them, neither ever does.
 """
 
 import jax
@@ -31,7 +32,10 @@ class Movement:
         # Copies: the first step takes over the memory of what it is given.
         self._begun = jax.tree.map(jnp.copy, _factors(trained)) if step == 0 else {}
         zeros = jax.tree.map(jnp.zeros_like, self._begun)
-        self._has_gradient = {n: ~flags for n, flags in _differ(self._begun, zeros).items()}
+        self._has_gradient = {_other(n): f for n, f in _differ(self._begun, zeros).items()}
+        self._is_used = {
+            n: f | self._has_gradient[_other(n)] for n, f in self._has_gradient.items()
+        }
         self._seen = 0
 
     def after(self, done: int, skipped: jax.Array | int, trained: Params) -> list[str]:
@@ -47,7 +51,7 @@ class Movement:
             return []
         self._seen = updates
         moved = _differ(_factors(trained), self._begun)
-        due = {n: flags | (updates == _LAST) for n, flags in self._has_gradient.items()}
+        due = self._is_used if updates == _LAST else self._has_gradient
         still = {n: np.flatnonzero(due[n] & ~moved[n]) for n in due}
         if updates == _LAST:
             self._begun = {}
@@ -80,6 +84,12 @@ def _said(updates: int, still: dict[str, np.ndarray], due: int) -> list[str]:
 def _factors(trained: Params) -> _Leaves:
     flat = nnx.traversals.flatten_mapping(trained)
     return {".".join(path): leaf for path, leaf in flat.items() if _is_factor(path)}
+
+
+def _other(name: str) -> str:
+    """The other factor of the adapter."""
+    above, _, factor = name.rpartition(".")
+    return f"{above}.{adapter.A if factor == adapter.B else adapter.B}"
 
 
 def _is_factor(path: tuple[str, ...]) -> bool:

@@ -4,17 +4,20 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 
 from jaxsft.config import Config, Lora
 from jaxsft.convert import source
-from jaxsft.convert.adapter import factors
+from jaxsft.convert.adapter import factors, merge
 from jaxsft.convert.adapter.config import AdapterConfig
 from jaxsft.convert.adapter.factors import Stack
+from jaxsft.convert.adapter.tensor_roles import WEIGHTS
 from jaxsft.convert.families import config_json
-from jaxsft.convert.pretrained import Pretrained, open_pretrained
+from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface
-from jaxsft.errors import ConfigError
+from jaxsft.convert.tensors.safetensors_read import Directory
+from jaxsft.errors import ConfigError, ConversionError
 from jaxsft.model import adapter_plan, state
 from jaxsft.model.state import Params
 from jaxsft.training.lora import Adapters
@@ -25,12 +28,14 @@ def resolved(config: Config, base: Pretrained) -> Config:
 
     Raises:
         ConfigError: it names no adapter.
-        ConversionError: one that doesn't fit the base, or that PEFT itself would not load.
+        ConversionError: one that doesn't fit the base, that PEFT itself would not load, or that
+            makes of the base what it isn't here.
     """
     if config.model.adapter is None:
         return config
     directory = _directory(config.model.adapter)
     stacks, others = _read(directory, base)
+    _refuse_another_base(directory, base, others)
     said = AdapterConfig(directory)
     first = next(iter(stacks.values()))
     _, shapes, _ = state.abstract(base.settings, "float32", "none")
@@ -40,6 +45,7 @@ def resolved(config: Config, base: Pretrained) -> Config:
         targets=tuple(stacks),
         ranks={path: stack.rank for path, stack in stacks.items()},
         dora=said.has_magnitudes,
+        dropout=said.dropout,
         train_whole=_kept(base, shapes, others),
     )
     return dataclasses.replace(config, lora=lora)
@@ -71,11 +77,9 @@ def begun(
     own = adapter_plan.without_adapters(adapters.shapes)
     whole, _ = state.split(own, frozen & _names(own))
     if whole:  # by the files of the adapter: PEFT's modules_to_save
-        merged = open_pretrained(directory)
-        assert merged.tensors is not None
         own_placement = adapter_plan.without_adapters(placement)
-        where = str(directory)
-        read = huggingface.read_params(merged.tensors, merged.table, whole, own_placement, where)
+        tensors, where = _merged(directory, base), str(directory)
+        read = huggingface.read_params(tensors, base.table, whole, own_placement, where)
         flat |= nnx.traversals.flatten_mapping(read)
     return nnx.traversals.unflatten_mapping(flat)
 
@@ -94,6 +98,39 @@ def _read(directory: Path, base: Pretrained) -> tuple[dict[str, Stack], set[str]
     _, shapes, _ = state.abstract(base.settings, "float32", "none")
     in_memory = config_json.module_names(base.config, str(base.path))
     return factors.read(directory, base.table, shapes, in_memory)
+
+
+def _merged(directory: Path, base: Pretrained) -> merge.Merged:
+    """The base's tensors as the adapter changes them."""
+    assert base.tensors is not None
+    _, shapes, _ = state.abstract(base.settings, "float32", "none")
+    in_memory = config_json.module_names(base.config, str(base.path))
+    tied = base.settings.tied_embeddings
+    return merge.Merged(base.tensors, directory, base.table, shapes, in_memory, tied)
+
+
+def _refuse_another_base(directory: Path, base: Pretrained, others: set[str]) -> None:
+    """Refuses an adapter that unties its base, or that brings other weights for it.
+
+    Args:
+        others: tensors of its file that are no factors.
+    """
+    if _merged(directory, base).untied:
+        raise ConversionError(
+            f"config.model.adapter={directory}: changes the embedding and the head of a tied base"
+            " apart, which no adapter here can; config.model.source=that directory trains the"
+            " merged model"
+        )
+    assert base.tensors is not None
+    _, shapes, _ = state.abstract(base.settings, "float32", "none")
+    in_memory = config_json.module_names(base.config, str(base.path))
+    file = Directory(directory, WEIGHTS)
+    for ours, theirs in factors.wrapped(base.table, shapes, in_memory, others).items():
+        if not np.array_equal(base.tensors.read(ours), file.read(theirs)):
+            raise ConversionError(
+                f"config.model.adapter={directory}: {theirs} is not the base's {ours}: it was"
+                f" trained on another base than config.model.source={base.source}"
+            )
 
 
 def _names(tree: Params) -> frozenset[str]:

@@ -10,6 +10,7 @@ from jaxsft.config import Config
 from jaxsft.devices import gpu_memory
 from jaxsft.devices.mesh import fill
 from jaxsft.errors import ConfigError
+from jaxsft.model.remat import OFFLOADED
 from jaxsft.training.mesh_fit import batch_multiple
 
 # XLA says RESOURCE_EXHAUSTED of a kernel, too, that wants more of a core than there is.
@@ -77,7 +78,7 @@ def _less(config: Config) -> list[str]:
     splits = batch_multiple(sizes, train.microbatches) < train.batch_size
     possible = {
         "more config.train.microbatches": splits,
-        "config.model.remat=full": config.model.remat != "full",
+        "config.model.remat=full": config.model.remat not in ("full", OFFLOADED),
         "config.model.unroll_layers=1": (config.model.unroll_layers or 1) > 1,
         "a smaller config.data.sequence_length": True,
         "a smaller config.eval.batch_size": evaluates and config.eval.batch_size != 1,

@@ -63,11 +63,12 @@ def tokens():
     return np.random.default_rng(1).integers(0, tiny.VOCAB, (2, 12)).astype(np.int32)
 
 
+@pytest.mark.parametrize("init", ["default", "pissa"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_at_first_the_model_is_its_base_to_the_last_bit(name, dtype):
+def test_at_first_the_model_is_its_base_to_the_last_bit(name, dtype, init):
     model = MODELS[name]
-    params, _ = start(model, Lora(rank=3))
+    params, _ = start(model, Lora(rank=1, init=init))
     base = jax.tree.map(jax.numpy.asarray, tiny.host_params(model))
     changed, plain = (logits(model, dtype, p, tokens()) for p in (params, base))
     np.testing.assert_array_equal(changed, plain)
@@ -77,6 +78,8 @@ def test_at_first_the_model_is_its_base_to_the_last_bit(name, dtype):
     ("name", "asked"),
     [
         *((name, Lora(rank=3, alpha=6.0)) for name in MODELS),
+        ("mixture", Lora(rank=1, init="pissa")),
+        ("tied", Lora(rank=3, init="pissa", targets=("attention", "mlp"))),
         ("everything", Lora(rank=3, rslora=True, dora=True, targets=("attention", "mlp"))),
     ],
 )

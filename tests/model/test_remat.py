@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -34,6 +35,25 @@ def test_each_policy_computes_more_than_the_one_before_and_needs_less(compiled):
     flops, temporaries = zip(*compiled.values(), strict=True)
     assert list(flops) == sorted(flops) and len(set(flops)) == len(flops)
     assert list(temporaries) == sorted(temporaries, reverse=True)
+
+
+def test_offloading_computes_what_full_does_and_keeps_the_inputs_on_the_host():
+    """Where devices have memory of their own, that is: here both are one."""
+    s = dataclasses.replace(S, num_layers=3)
+    batch, params = tiny.uneven_batch(), tiny.host_params(s)
+    gradients, programs = [], []
+    for policy in ("full", remat.OFFLOADED):
+        graphdef, _, _ = state.abstract(s, "float32", policy)
+
+        def nll(params, graphdef=graphdef):
+            return loss_sums(graphdef, params, batch, loss_form(s)).nll
+
+        grad = jax.jit(jax.grad(nll))
+        gradients.append(jax.device_get(grad(params)))
+        programs.append(str(jax.make_jaxpr(grad)(params)))
+    jax.tree.map(np.testing.assert_array_equal, *gradients)
+    assert ["Host" in one or "pinned_host" in one for one in programs] == [False, True]
+    assert remat.recomputed(remat.OFFLOADED) == remat.recomputed("full")
 
 
 def test_saved_projections_leave_attention_alone_to_compute_again(compiled):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxsft.config import Loss
+from jaxsft.config import Lora, Loss
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir import resume
 from tests.training.test_mesh_fit import config
@@ -49,6 +49,16 @@ def test_what_is_minimised_counts():
         resume.refuse_changes(old, resume.identity(other))
     with pytest.raises(CheckpointError, match="z_loss was 0.1 when this run began and is 0.0 now"):
         resume.refuse_changes(resume.identity(other), plain)
+
+
+def test_adapters_of_a_checkpoint_without_a_field_had_its_default():
+    now = resume.identity(dataclasses.replace(config(), lora=Lora(dropout=0.1)))
+    old = {name: value for name, value in now.items() if name != "config.lora.dropout"}
+    with pytest.raises(
+        CheckpointError, match="lora.dropout was 0.0 when this run began and is 0.1"
+    ):
+        resume.refuse_changes(old, now)
+    resume.refuse_changes(old, now | {"config.lora.dropout": 0.0})
 
 
 def test_what_a_checkpoint_knows_counts():

@@ -9,7 +9,7 @@ import pytest
 from jaxsft.config import Model
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.model import moe_settings, settings
-from jaxsft.model.remat import KEPT
+from jaxsft.model.remat import KEPT, OFFLOADED
 from jaxsft.training.flops import recomputed_flops, row_cost, training_flops
 
 LLAMA_8B = settings.DecoderSettings(
@@ -110,4 +110,4 @@ def test_experts_are_recomputed_as_far_as_a_token_uses_them():
 
 
 def test_every_policy_says_what_it_keeps():
-    assert {"auto", *KEPT} == set(typing.get_args(typing.get_type_hints(Model)["remat"]))
+    assert {"auto", OFFLOADED, *KEPT} == set(typing.get_args(typing.get_type_hints(Model)["remat"]))

@@ -31,6 +31,23 @@ def test_b_moves_first_then_a():
     assert watched.after(3, 0, params()) == []  # nobody looks any more
 
 
+def test_what_begins_apart_from_zero_moves_at_once():
+    watched = Movement(params(b=1.0), step=0)  # as with init=pissa
+    (line,) = watched.after(1, 0, params(b=1.1))
+    assert "3 of 6 factors by update 1: head_DV_lora.a; layers.mlp.up_DF_lora.a of" in line
+
+
+def test_layers_without_an_adapter_stay():
+    begun = params(b=1.0)
+    up = begun["layers"]["mlp"]["up_DF_lora"]
+    zeros = {"a": up["a"].at[0].set(0.0), "b": up["b"].at[0].set(0.0)}
+    begun["layers"]["mlp"]["up_DF_lora"] = zeros
+    now = params(a=1.1, b=1.1)
+    now["layers"]["mlp"]["up_DF_lora"] = {n: 1.1 * leaf for n, leaf in zeros.items()}
+    watched = Movement(begun, step=0)
+    assert watched.after(1, 0, now) == [] and watched.after(2, 0, now) == []
+
+
 def test_what_stayed_is_named_with_its_layer():
     watched = Movement(params(), step=0)
     (line,) = watched.after(1, 0, with_b(params(), layer=1))

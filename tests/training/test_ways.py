@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from jaxsft.errors import ConfigError
 from jaxsft.model import gradient_slot
 from jaxsft.model.remat import candidates
 from jaxsft.training import mesh_program
@@ -49,6 +50,15 @@ def test_elsewhere_and_where_it_is_asked_for_there_is_one_way(where, unrolled):
     found = ways(remat="full", **where)
     assert found[0] == Way("full", unrolled)
     assert len(found) == (2 if unrolled == 48 else 1)
+
+
+def test_inputs_of_layers_wait_on_the_host_of_a_tpu_alone():
+    assert ways(platform="tpu", remat="offload") == [Way("offload", 1)]
+    for platform in ("cpu", "gpu"):
+        with pytest.raises(
+            ConfigError, match=f"remat=offload: .* TPUs alone; set full on a {platform}"
+        ):
+            ways(platform=platform, remat="offload")
 
 
 @pytest.mark.parametrize(("platform", "casts"), [("cuda", 0), ("tpu", 2)])

@@ -60,6 +60,7 @@ def main(config: Config) -> None:
         seed=config.train.seed,
     )
     preflight.steps_of_run(config, planned)
+    trained = preflight.num_trained(config, base)
     shares = mesh.parts("batch", mesh_fit.given_sizes(config.mesh))
     report = from_caches.report_of(
         config.data,
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
         data.eval,
         planned,
         shares,
-        preflight.method_hints(config),
+        preflight.method_hints(config, trained, planned, data.train),
     )
     console.show(lambda terminal: report_text.print_report(report, terminal))
     for cache in (data.train, *data.eval.values()):

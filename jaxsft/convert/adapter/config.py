@@ -98,6 +98,14 @@ class AdapterConfig:
         """Whether each module's outputs have magnitudes of their own, as in DoRA."""
         return bool(self._values.get("use_dora"))
 
+    @property
+    def dropout(self) -> float:
+        """Share of a module's input that is dropped before its factors, in training."""
+        value = self._values.get("lora_dropout") or 0.0
+        if not _is_number(value) or not 0 <= value < 1:
+            raise self.refuse("lora_dropout", "is not supported; expected a share below 1")
+        return float(value)
+
     def names(self, target: str, module: str) -> bool:
         """Whether one entry of target_modules means the module, exclude_modules aside."""
         module = self._named(module)

@@ -1,7 +1,8 @@
 """An adapter's file as our parameters have it: factors beside their weights, layers stacked.
 
 What a target holds of several of our weights is taken apart: each gets the ranks that its outputs
-use. Layers of other ranks are filled up with zeros, which add nothing and get no gradient.
+use. Layers of other ranks are filled up with zeros, which add nothing and get no gradient; so are
+layers without an adapter.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 
 from jaxsft.convert.adapter import peft_names
 from jaxsft.convert.adapter.config import AdapterConfig
@@ -84,10 +86,18 @@ def read(
         whole = peft_names.from_peft(target, tensors, config.scale(module))
         for part in target.parts:
             found.setdefault(part.path, {})[part.layer] = peft_names.of_part(part, whole)
-    if lost := sorted(name for name in there if not _is_kept(config, name)):
+    wrapped = {f"{PREFIX}{target.module}.base_layer.weight" for target in chosen}
+    if lost := sorted(name for name in there - wrapped if not _is_kept(config, name)):
         raise ConversionError(
             f"{directory}: {lost[0]} belongs to no module that it adapts or saves"
         )
+    flat = nnx.traversals.flatten_mapping(shapes)
+    for path, layers in found.items():
+        num_layers = 0 if () in layers else flat[tuple(path.split("."))].shape[0]
+        for layer in range(num_layers):
+            if (layer,) not in layers:
+                like, where = next(iter(layers.values())), f"{directory}: {path} of layer {layer}"
+                layers[layer,] = _idle(like, where)
     return {path: _stack(layers) for path, layers in found.items()}, there
 
 
@@ -101,6 +111,19 @@ def saved_paths(
         if in_memory(tensor.name) in bare:
             found |= {".".join(weight.row.ours): None for weight in tensor.weights}
     return tuple(found)
+
+
+def wrapped(
+    table: Table, shapes: Tree, in_memory: peft_names.InMemory, names: set[str]
+) -> dict[str, str]:
+    """Tensors of an adapter's file that are the base's own, which PEFT saves with an embedding's
+    or a head's factors: their names by those of the base's tensors."""
+    found = {}
+    for tensor in tensor_table.tensors(shapes, table):
+        module = in_memory(tensor.name).removesuffix(".weight")
+        if (name := f"{PREFIX}{module}.base_layer.weight") in names:
+            found[tensor.name] = name
+    return found
 
 
 def _is_kept(config: AdapterConfig, name: str) -> bool:
@@ -125,6 +148,20 @@ def _chosen(config: AdapterConfig, every: Sequence[Target]) -> list[Target]:
             else config.targeted(target.key.removesuffix(".weight"), linear)
         )
     ]
+
+
+def _idle(like: Factors, where: str) -> Factors:
+    """The adapter of a layer that has none.
+
+    Raises:
+        ConversionError: there is none that stays as it is.
+    """
+    if like.magnitude is not None:
+        raise ConversionError(
+            f"{where} has no adapter, and those of others have DoRA: its magnitudes would be"
+            " trained too; merge the adapter (config.model.source), or train it with PEFT"
+        )
+    return Factors(np.zeros_like(like.a), np.zeros_like(like.b), like.scale)
 
 
 def _stack(layers: Mapping[tuple[int, ...], Factors]) -> Stack:

@@ -18,6 +18,7 @@ from jaxsft.model.state import Params
 
 TOLERANCE = 1e-5  # of the largest logit: ranks that were put together are summed in another order
 _TOKENS = 32
+_STARTS = (adapter.A_START, adapter.B_START)  # which the files' factors have in them
 
 
 class Effect(NamedTuple):
@@ -82,6 +83,7 @@ def _read_back(params: Params, base: Pretrained, directory: Path) -> Params:
     adapted = {path[:-1] for path in flat if path[-1] == adapter.A}
     if missing := sorted(adapted - {adapter_plan.adapter_path(path) for path in stacks}):
         raise ConversionError(f"{directory}: has no adapter for {'.'.join(missing[0])}")
+    flat = {path: leaf for path, leaf in flat.items() if path[-1] not in _STARTS}
     for path, stack in stacks.items():
         at = adapter_plan.adapter_path(path)
         for part, array in stack.arrays(weights[path]).items():

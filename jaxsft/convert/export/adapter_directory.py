@@ -34,6 +34,7 @@ def export_adapter(
     whole: Collection[str],
     *,
     rslora: bool = False,
+    dropout: float = 0.0,
     template: str | None = None,
     about: card.Card | None = None,
     tokenizer: Path | None = None,
@@ -46,6 +47,7 @@ def export_adapter(
     Args:
         params: with adapters beside their weights.
         rslora: how adapter_config.json says the scales.
+        dropout: that it was trained with, for who trains it further.
         template: the chat template trained with; None: the base's own.
         tokenizer: a tokenizer directory; None: the base's own.
         frozen_dtype: of the base in training, which whoever opens the adapter is told of.
@@ -66,7 +68,7 @@ def export_adapter(
     if first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        config = peft_config.fields(base, made, ranks, scales, rslora, dora)
+        config = peft_config.fields(base, made, ranks, scales, rslora, dora, dropout)
         safetensors_write.write_json(partial / source.ADAPTER, config)
         directory.copy_tokenizer(base, tokenizer, partial)
         used = directory.write_template(partial, template)
@@ -121,18 +123,37 @@ def _factors(params: Params, target: Target) -> dict[str, Factors]:
         if own is None:
             continue
         index = part.layer
-        a, b = (huggingface.on_host(own[key][index]) for key in (adapter.A, adapter.B))
         experts = () if target.num_experts is None else (target.num_experts,)
-        rank = a.shape[-1]
+        a, b = _in_two_dims(own, index, experts)
         scale = float(huggingface.on_host(own[adapter.SCALE][index]))
         magnitude = own.get(adapter.MAGNITUDE)
         found[part.path] = Factors(
-            a.reshape(*experts, -1, rank),
-            b.reshape(*experts, rank, -1),
+            a,
+            b,
             scale,
             None if magnitude is None else huggingface.on_host(magnitude[index]).reshape(-1),
         )
     return found
+
+
+def _in_two_dims(
+    own: Any, index: tuple[int, ...], experts: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A [*E, in, R] and B [*E, R, out] of a layer; see Adapted.factors."""
+    rank = own[adapter.A].shape[-1]
+
+    def a_of(part: str) -> np.ndarray:
+        return huggingface.on_host(own[part][index]).reshape(*experts, -1, rank)
+
+    def b_of(part: str) -> np.ndarray:
+        return huggingface.on_host(own[part][index]).reshape(*experts, rank, -1)
+
+    a, b = a_of(adapter.A), b_of(adapter.B)
+    if adapter.A_START not in own:
+        return a, b
+    a_start, b_start = a_of(adapter.A_START), b_of(adapter.B_START)
+    a, b = [a, a - a_start], [b - b_start, b_start]
+    return np.concatenate(a, axis=-1), np.concatenate(b, axis=-2)
 
 
 def _saved(

@@ -87,6 +87,7 @@ def fields(
     scales: Mapping[str, float],
     rslora: bool,
     dora: bool,
+    dropout: float = 0.0,
 ) -> dict[str, Any]:
     """adapter_config.json, with every field that PEFT reads."""
     alphas = {key: scales[key] * (rank**0.5 if rslora else rank) for key, rank in ranks.items()}
@@ -111,6 +112,7 @@ def fields(
         "alpha_pattern": {k: _whole_number(v) for k, v in _pattern(alphas, alpha).items()},
         "use_rslora": rslora,
         "use_dora": dora,
+        "lora_dropout": dropout,
         "ensure_weight_tying": bool(tied),
     }
 
@@ -118,7 +120,7 @@ def fields(
 # Values of PEFT for what is not used here.
 _NEUTRAL: dict[str, Any] = {
     **{"task_type": "CAUSAL_LM", "peft_type": "LORA", "auto_mapping": None, "revision": None},
-    **{"inference_mode": True, "exclude_modules": None, "lora_dropout": 0.0, "bias": "none"},
+    **{"inference_mode": True, "exclude_modules": None, "bias": "none"},
     **{"fan_in_fan_out": False, "init_lora_weights": True, "layers_to_transform": None},
     **{"layers_pattern": None, "megatron_config": None, "megatron_core": "megatron.core"},
     **{"trainable_token_indices": None, "loftq_config": {}, "eva_config": None},

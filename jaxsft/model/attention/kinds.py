@@ -30,6 +30,7 @@ class Context:
     cos_XBTR: jax.Array
     sin_XBTR: jax.Array
     slots: CacheSlots | None  # None: whole rows, without a cache
+    keys_BT: jax.Array | None = None  # of a training step's random numbers; None: it has none
 
 
 @jax.tree_util.register_dataclass

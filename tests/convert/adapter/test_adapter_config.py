@@ -109,6 +109,7 @@ def test_the_first_pattern_that_matches_the_end_of_a_name_counts(config):
         ({"target_modules": ["x"], "exclude_modules": "("}, r"exclude_modules='\(' is no regular"),
         ({"rank_pattern": {"[": 1}}, r"rank_pattern={'\[': 1} is no regular expression"),
         ({"kasa_config": {"beta": 1}}, "kasa_config={'beta': 1} is not supported; None is"),
+        ({"lora_dropout": 1}, "lora_dropout=1 is not supported; expected a share below 1"),
         ({"lora_alpha": True}, "lora_alpha=True, expected a number"),
     ],
 )
@@ -117,3 +118,4 @@ def test_what_can_not_be_read_is_named(fields, message, config):
         rules = config(**fields)
         rules.targeted("a.x", ())
         rules.rank("a.x")
+        assert rules.dropout < 1

@@ -1,17 +1,29 @@
 """A learning rate that is far from what the method takes is named, once, with what to do."""
 
 import dataclasses
+import types
 from collections.abc import Sequence
+from typing import cast
 
+import numpy as np
 import pytest
 
+from jaxsft.config import Lora
+from jaxsft.data.cache.store import Cache
+from jaxsft.data.pack.epochs import Epochs
 from jaxsft.data.report import warnings
 from jaxsft.data.report.data_report import DataWarning
-from jaxsft.data.report.method_hints import of_rate
+from jaxsft.data.report.method_hints import of_capacity, of_rate
 from jaxsft.training import preflight
 from tests import programs
 from tests.data.report.test_gate import plan, report_of, rows, warnings_of
 from tests.training.test_mesh_fit import config
+
+# Three conversations with 90 targets.
+CACHE = cast(Cache, types.SimpleNamespace(supervised=np.array([20, 30, 40])))
+EPOCHS = Epochs(
+    np.array([40, 50, 60]), np.zeros(3, int), [3], sequence_length=64, batch_size=1, seed=0
+)
 
 
 def hints(rate: float, is_lora: bool = False, is_pretrained: bool = True) -> Sequence[DataWarning]:
@@ -38,7 +50,21 @@ def test_of_a_run_by_its_config():
     one = config()
     high = dataclasses.replace(one, optim=dataclasses.replace(one.optim, peak_lr=1e-3))
     pretrained = dataclasses.replace(one.model, weights="pretrained")
-    assert len(preflight.method_hints(dataclasses.replace(high, model=pretrained))) == 1
+    high = dataclasses.replace(high, model=pretrained)
+    found = preflight.method_hints(high, 10, EPOCHS, CACHE)
+    assert len(found) == 1  # all weights are trained, however many there are
+    adapted = dataclasses.replace(high, lora=Lora())
+    (few,) = preflight.method_hints(adapted, 10, EPOCHS, CACHE)
+    assert few.text == "10 parameters are few for 90 supervised tokens"
+    random = dataclasses.replace(adapted.model, weights="random")
+    assert not preflight.method_hints(dataclasses.replace(adapted, model=random), 10, EPOCHS, CACHE)
+
+
+def test_adapters_too_small_for_the_data_are_hinted_at():
+    assert list(of_capacity(50, 100)) == []
+    (few,) = of_capacity(4_900_000, 98_000_000)
+    assert few.text == "4,900,000 parameters are few for 98,000,000 supervised tokens"
+    assert "adapters 10 times as large" in few.advice
 
 
 def test_few_examples_and_many_epochs():

@@ -1,0 +1,51 @@
+"""A run with init=pissa through the whole program: stopped, gone on with, exported."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.programs import tool, train
+from tests.test_lora_run import base, logits  # noqa: F401 # a fixture
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(base, tmp_path):  # noqa: F811
+    given = {
+        "model.source": base,
+        "model.weights": "pretrained",
+        "lora.rank": 4,
+        "lora.init": "pissa",
+        "optim.peak_lr": 1e-2,
+        "optim.schedule": "constant",
+        "eval.prompts": 0,
+        "mesh.fsdp": 4,
+        "mesh.tensor": 2,
+    }
+    flags = [f"--config.{name}={value}" for name, value in given.items()]
+    again, plain = tmp_path / "again", tmp_path / "plain"
+    train(again, *flags, "--config.train.steps=10")
+    first = json.loads((again / "metrics.jsonl").read_text().splitlines()[0])
+    done = train(again, *flags)
+    assert "from step 10 of" in done.stdout and "init=pissa: adapters begin" in done.stdout
+    train(plain, *flags)
+    ours, theirs = (load_file(d / "export" / "adapter_model.safetensors") for d in (again, plain))
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name, strict=True)
+    lines = [json.loads(line) for line in (plain / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["eval/heldout/loss"] for line in lines if "eval/heldout/loss" in line]
+    assert first["eval/heldout/loss"] == losses[0] and losses[-1] < losses[0] - 0.1
+    written = json.loads((plain / "export" / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"], written["init_lora_weights"]) == (8, 64, True)
+    # From the checkpoint on one device, whatever its files were made on.
+    output = tmp_path / "tool"
+    done = tool("export_hf", f"--workdir={plain}", f"--output={output}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    np.testing.assert_allclose(logits(output), logits(plain / "export"), rtol=1e-6, atol=1e-6)
+    further = tmp_path / "further"
+    done = train(further, *flags, f"--config.model.continue_from={plain}", "--config.train.steps=2")
+    begun = json.loads((further / "metrics.jsonl").read_text().splitlines()[0])
+    assert begun["eval/heldout/loss"] == pytest.approx(losses[-1], abs=1e-6)
