@@ -16,6 +16,7 @@ from jaxsft.training.flops import row_cost
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.loader import Batches
 from jaxsft.training.mesh_fit import enough_rows
+from jaxsft.training.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,13 @@ class Job:
     num_steps: int
 
 
-def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
+def set_up(
+    config: Config, base: Pretrained, data: PreparedData, teacher: Teacher | None = None
+) -> Job:
     """Everything static: nothing here allocates a parameter.
+
+    Args:
+        teacher: of config.distil.
 
     Raises:
         ConfigError: model, mesh, batch and schedule don't fit each other.
@@ -70,6 +76,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
             most,
             stored=pretrained.stored_dtypes(base),
             new_ids=base.new_ids,
+            teacher=teacher,
         ),
         batches=train_batches,
         eval_batches=eval_batches,

@@ -76,7 +76,7 @@ def declare(
     adapters = lora.declare(config.lora, decoder, shapes, axes)
     treatments = groups.treatments(config, decoder, adapters.shapes, new_ids, adapters.frozen)
     frozen = groups.frozen_names(treatments)
-    kept = _as_kept(adapters.shapes, frozen, model.frozen_dtype, stored or {})
+    kept = as_kept(adapters.shapes, frozen, model.frozen_dtype, stored or {})
     return Declared(graphdef, kept, adapters.axes, frozen, adapters, treatments)
 
 
@@ -93,7 +93,7 @@ def with_known_dtype(config: Config, stored: StoredDtypes) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, frozen_dtype=kept))
 
 
-def _as_kept(
+def as_kept(
     shapes: Params, frozen: frozenset[str], frozen_dtype: str, stored: StoredDtypes
 ) -> Params:
     """The shapes with the dtypes of the model's frozen weights; adapters are float32."""

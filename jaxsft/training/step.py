@@ -13,13 +13,13 @@ import optax
 from flax import nnx
 
 from jaxsft.devices import mesh as mesh_lib
-from jaxsft.kernels.loss.form import LossForm
+from jaxsft.kernels.loss.form import LossForm, TeacherOutputs
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import noise
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params, merged, split
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_and_routing
+from jaxsft.training.loss import loss_and_routing, teacher_outputs
 from jaxsft.training.optimizer import Optimizer
 from jaxsft.training.router_loss import RouterLosses, counted, whole_of, with_router_losses
 from jaxsft.training.schedule import Schedule
@@ -51,6 +51,8 @@ class TrainState:
     frozen: Params  # those that Recipe.frozen names; the same arrays in every state of a run
     opt_state: Any
     skipped_steps: jax.Array
+    # The parameters of the model that is learnt from, the same arrays too; None: there is none.
+    teacher: Params | None = None
 
     @property
     def params(self) -> Params:
@@ -62,10 +64,10 @@ class TrainState:
         return Changing(self.step, self.trained, self.opt_state, self.skipped_steps)
 
     @classmethod
-    def of(cls, changing: Changing, frozen: Params) -> "TrainState":
+    def of(cls, changing: Changing, frozen: Params, teacher: Params | None = None) -> "TrainState":
         """The state whose changing part this is."""
         c = changing
-        return cls(c.step, c.params, frozen, c.opt_state, c.skipped_steps)
+        return cls(c.step, c.params, frozen, c.opt_state, c.skipped_steps, teacher)
 
 
 @jax.tree_util.register_dataclass
@@ -93,6 +95,7 @@ class Recipe:
     frozen: frozenset[str] = frozenset()
     routers: RouterLosses | None = None  # that are minimised too
     noise_seed: int | None = None  # of the random numbers of a step; None: it has none
+    teacher: nnx.GraphDef | None = None  # whose parameters are TrainState.teacher
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
@@ -124,7 +127,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     schedule go their way.
     """
     batch = with_keys(recipe, batch, state.step)
-    (sums, routing), grads = gradient_sums(recipe, state.params, batch)
+    (sums, routing), grads = gradient_sums(recipe, state.params, batch, state.teacher)
     grads = recipe.optimizer.trained_part(grads)
     grads, grad_norm = clipped_mean(recipe, grads, sums.minimised_weight)
     rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
@@ -133,7 +136,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     keep = functools.partial(jax.tree.map, functools.partial(jnp.where, usable))
     trained, opt_state = keep(new, (state.trained, state.opt_state))
     skipped = state.skipped_steps + jnp.where(usable, 0, 1)
-    new_state = TrainState(state.step + 1, trained, state.frozen, opt_state, skipped)
+    new_state = dataclasses.replace(
+        state, step=state.step + 1, trained=trained, opt_state=opt_state, skipped_steps=skipped
+    )
     return new_state, StepMetrics(sums, routing, grad_norm, rate, skipped)
 
 
@@ -174,21 +179,33 @@ def guard(sums: Sums, grad_norm: jax.Array) -> jax.Array:
     return usable & (sums.minimised_weight > 0)
 
 
-def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals, Params]:
+def gradient_sums(
+    recipe: Recipe, params: Params, batch: Batch, teacher: Params | None = None
+) -> tuple[Totals, Params]:
     """What `loss_and_routing` sums, with what is minimised, and the gradient of that.
 
     Over micro-batches; not divided.
 
     Args:
         params: all of the model's; those that are frozen get no gradient.
+        teacher: all of the teacher's, where the recipe has one.
     """
     trained, _ = split(params, recipe.frozen)
 
     def minimised(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
-        sums, routing = loss_and_routing(recipe.graphdef, params, part, recipe.loss_form, slots)
+        said = taught(part)
+        sums, routing = loss_and_routing(
+            recipe.graphdef, params, part, recipe.loss_form, slots, said
+        )
         if recipe.routers is not None:
             sums = with_router_losses(recipe.routers, sums, routing, whole)
         return sums.minimised, (sums, routing)
+
+    def taught(part: Batch) -> TeacherOutputs | None:
+        if recipe.teacher is None:
+            return None
+        assert teacher is not None, "a recipe with a teacher, but without its parameters"
+        return teacher_outputs(recipe.teacher, teacher, part)
 
     def of_part(part: Batch) -> tuple[Totals, Params]:
         slots = jax.tree.map(lambda p: jnp.zeros_like(p, recipe.gradient_dtype), trained)
