@@ -57,6 +57,12 @@ def test_it_says_who_teaches_and_logs_how_far_the_student_is(ran):
                    if name.startswith("eval/"))  # fmt: skip
 
 
+def test_the_report_says_so(ran):
+    workdir, teacher, _ = ran
+    page = (workdir / "report.html").read_text(encoding="utf-8")
+    assert f">{teacher}<" in page and "KL(teacher || student)" in page
+
+
 def test_two_steps_and_two_after_a_restart_equal_four(ran, tmp_path):
     first, teacher, _ = ran
     workdir = tmp_path / "workdir"

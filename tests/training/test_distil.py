@@ -11,6 +11,7 @@ import tiny
 from flax.nnx.traversals import flatten_mapping
 
 from jaxsft import config
+from jaxsft.checks import bench, laws
 from jaxsft.config import Distil, Lora
 from jaxsft.data.pack import packing
 from jaxsft.devices import mesh as mesh_lib
@@ -177,6 +178,21 @@ def test_adapters_learn_from_a_teacher_too(alone):
     flat = {".".join(at): leaf for at, leaf in flatten_mapping(grads).items()}
     moved = {name for name, leaf in flat.items() if np.abs(leaf).max() > 0}
     assert moved == {name for name in flat if name.endswith("_lora.b")} and moved
+
+
+def test_the_laws_are_measured_with_a_teacher_like_the_runs():
+    made = bench.make_bench(asked(config.Mesh(fsdp=8)), tiny.SETTINGS, teacher_of(OTHER))
+    assert made.teacher.settings.embed_dim == OTHER.embed_dim
+    assert made.teacher.settings.num_layers == bench.MAX_LAYERS < OTHER.num_layers
+    by_one, by_another = (
+        laws._gradients(one, one.rows, one.mesh, 1)
+        for one in (made, dataclasses.replace(made, teacher_params=zeros(made.teacher_params)))
+    )
+    assert laws._difference(by_one, by_another) > 0.1
+
+
+def zeros(params):
+    return jax.tree.map(np.zeros_like, params)
 
 
 @functools.cache
