@@ -29,7 +29,7 @@ from flax import nnx
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct, nnx.Variable)
 DTYPES = {
     **dict.fromkeys(("tokens_BT", "targets_BT", "segments_BT", "positions_BT"), np.int32),
-    **dict.fromkeys(("sources_BT", "examples_BT"), np.int32),
+    **dict.fromkeys(("sources_BT", "examples_BT", "ids_BTX", "teacher_ids_BTX"), np.int32),
     **dict.fromkeys(("weights_BT", "objective_weights_BT"), np.float32),
 }
 BACK_ENDS = ("attend", "blocked", "cudnn", "full", "splash", "triton")

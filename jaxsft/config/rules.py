@@ -237,10 +237,12 @@ def _check_loss(loss: Loss) -> None:
 
 
 def _check_distil(distil: Distil) -> None:
-    if distil.teacher is None or not distil.teacher.strip():
+    if distil.teacher is None:
+        _check_stored(distil)
+    elif not distil.teacher.strip():
         raise ConfigError(
-            f"config.distil.teacher={distil.teacher}: name the model to learn from: a directory, a"
-            " hub id or a run; or leave config.distil out"
+            f"config.distil.teacher={distil.teacher!r}: name the model to learn from: a directory,"
+            " a hub id or a run"
         )
     if not 0 <= distil.alpha < 1:
         raise ConfigError(
@@ -255,6 +257,27 @@ def _check_distil(distil: Distil) -> None:
         raise ConfigError(
             f"config.distil.top_k={distil.top_k}: must be 1 or more; None compares the whole"
             " vocabulary"
+        )
+
+
+def _check_stored(distil: Distil) -> None:
+    """A teacher whose words stand in the rows, which are what they are."""
+    if distil.top_k is None:
+        raise ConfigError(
+            "config.distil.teacher=None: name the model to learn from, a directory, a hub id or a"
+            " run; or, where the rows have teacher_ids and teacher_logprobs, say with"
+            " config.distil.top_k how many of them to take for a target"
+        )
+    if distil.temperature != 1:
+        raise ConfigError(
+            f"config.distil.temperature={distil.temperature}: the log-probabilities in rows are"
+            " those of temperature 1, from which those of another can't be told; set 1, or name a"
+            " model in config.distil.teacher"
+        )
+    if distil.dtype != "source":
+        raise ConfigError(
+            f"config.distil.dtype={distil.dtype}: is of a teacher's weights, but"
+            " config.distil.teacher=None names no model"
         )
 
 

@@ -12,6 +12,7 @@ from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.training import mesh_program, over_mesh, preflight
+from jaxsft.training import teacher as teachers
 from jaxsft.training.flops import row_cost
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.loader import Batches
@@ -55,6 +56,7 @@ def set_up(
             **others,
         )
 
+    teachers.refuse_rows_without(config, data.train)
     train_batches = batches(
         data.train,
         train.batch_size,
@@ -62,6 +64,7 @@ def set_up(
         microbatches=train.microbatches,
         reweighting=Reweighting.of(config.loss, config.data.train, data.train.sources),
         numbered=mesh_program.noise_seed(config) is not None,
+        stored_top_k=teachers.stored_top_k(config),
     )
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)

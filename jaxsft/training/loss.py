@@ -9,7 +9,7 @@ from jaxsft.config import Loss
 from jaxsft.data.pack.reweight import reweights
 from jaxsft.kernels.loss.chunks import AllSums
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
-from jaxsft.kernels.loss.form import DistilForm, LossForm, Targets, TeacherOutputs
+from jaxsft.kernels.loss.form import DistilForm, LossForm, Targets, TeacherOutputs, TeacherTargets
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.layer_stacks import LAYERS
@@ -85,10 +85,16 @@ def loss_and_routing(
         batch.sources_BT,
         batch.segments_BT,
         batch.objective_weights_BT,
-        teacher,
+        teacher if batch.teacher_ids_BTX is None else _said(batch),
     )
     sums: AllSums = cross_entropy(hidden_BTD, model.head(), targets, form)
     return sums[0], routing
+
+
+def _said(batch: Batch) -> TeacherTargets:
+    ids_BTX, logprobs_BTX = batch.teacher_ids_BTX, batch.teacher_logprobs_BTX
+    assert ids_BTX is not None and logprobs_BTX is not None
+    return TeacherTargets(ids_BTX, logprobs_BTX)
 
 
 def teacher_outputs(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> TeacherOutputs:

@@ -34,7 +34,12 @@ from jaxsft.training.parameters import Declared, StoredDtypes, Way
 from jaxsft.training.router_loss import router_losses
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
-from jaxsft.training.teacher import PlacedTeacher, Teacher, declare
+from jaxsft.training.teacher import (
+    PlacedTeacher,
+    Teacher,
+    declare,
+    form_of_stored,
+)
 from jaxsft.training.too_large import said_by_compiler
 from jaxsft.training.what_trains import TableRow
 
@@ -163,7 +168,8 @@ def _recipe(
     num_sources: int | None,
     taught: PlacedTeacher | None,
 ) -> Recipe:
-    distil, teacher = (None, None) if taught is None else (taught.form, taught.graphdef)
+    teacher = None if taught is None else taught.graphdef
+    distil = form_of_stored(config, decoder) if taught is None else taught.form
     return Recipe(
         declared.graphdef,
         optim.make_optimizer(config.optim, declared.treatments.__getitem__),
@@ -183,7 +189,8 @@ def _with_teacher(
     config: Config, teacher: Teacher | None, mesh: Mesh, max_segments: int | None
 ) -> tuple[PlacedTeacher | None, list[tuple[str, str, str]]]:
     """The teacher over the mesh, and the choice of its attention, which is always its own."""
-    assert (config.distil is None) == (teacher is None), "config.distil without its teacher"
+    named = config.distil is not None and config.distil.teacher is not None
+    assert named == (teacher is not None), "config.distil.teacher without the model"
     if teacher is None:
         return None, []
     automatic = dataclasses.replace(config.model, attention="auto", experts="auto")
@@ -310,8 +317,9 @@ def abstract_batch(program: MeshProgram, batch_size: int, sequence_length: int) 
     """The shapes of a batch of packed rows."""
     rows = over_mesh.batch_sharding(program.mesh)
 
-    def array(dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, sequence_length), dtype, sharding=rows)
+    def array(dtype: Any, *others: int) -> jax.ShapeDtypeStruct:
+        shape = batch_size, sequence_length, *others
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
     names = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
     int32 = {name: array(jnp.int32) for name in names}
@@ -322,4 +330,9 @@ def abstract_batch(program: MeshProgram, batch_size: int, sequence_length: int) 
         int32["examples_BT"] = array(jnp.int32)
     if recipe.loss_form.reweighted:
         weights["objective_weights_BT"] = array(jnp.float32)
+    distil = recipe.loss_form.distil
+    if distil is not None and distil.teacher is None:
+        assert distil.top_k is not None
+        int32["teacher_ids_BTX"] = array(jnp.int32, distil.top_k)
+        weights["teacher_logprobs_BTX"] = array(jnp.float32, distil.top_k)
     return Batch(**int32, **weights)  # pyright: ignore # shapes

@@ -226,8 +226,8 @@ def gradient_sums(
     return jax.lax.scan(add_part, zeros, parts)[0]
 
 
-def _split_rows(microbatches: int, rows_BT: jax.Array) -> jax.Array:
+def _split_rows(microbatches: int, rows_BTx: jax.Array) -> jax.Array:
     """[B, T] as [A, B / A, T]; micro-batch m has rows m, m + A, ...: each device keeps its own."""
-    batch, length = rows_BT.shape
-    parts = rows_BT.reshape(batch // microbatches, microbatches, length).swapaxes(0, 1)
-    return mesh_lib.constrain(parts, None, "batch", "sequence")
+    batch, length, *others = rows_BTx.shape
+    parts = rows_BTx.reshape(batch // microbatches, microbatches, length, *others).swapaxes(0, 1)
+    return mesh_lib.constrain(parts, None, "batch", "sequence", *[None] * len(others))

@@ -14,6 +14,7 @@ from jaxsft.config import Config, Distil
 from jaxsft.convert import other_rows, pretrained, source
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.vocabulary import check_tokenizer
+from jaxsft.data.cache.store import Cache
 from jaxsft.errors import ConfigError, ConversionError, MeshError
 from jaxsft.kernels.loss.form import DistilForm, LossForm
 from jaxsft.model import state
@@ -22,6 +23,8 @@ from jaxsft.model.state import Params
 from jaxsft.training import inputs, parameters
 from jaxsft.training.loss import loss_form
 from jaxsft.training.parameters import StoredDtypes
+
+_EVALUATION = "evaluation is without the teacher: the cross-entropy alone"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ class PlacedTeacher:
 
 
 def open_teacher(config: Config, student: DecoderSettings, weights: bool = True) -> Teacher | None:
-    """The model that config.distil names, its headers read and checked; None: no teacher.
+    """The model that config.distil names, its headers read and checked; None: it names none.
 
     Args:
         weights: whether they are needed at all, as they are not to plan.
@@ -60,9 +63,8 @@ def open_teacher(config: Config, student: DecoderSettings, weights: bool = True)
         ConversionError: it can't be read, or its tokens are not the student's.
     """
     distil = config.distil
-    if distil is None:
+    if distil is None or distil.teacher is None:
         return None
-    assert distil.teacher is not None
     with _naming(distil.teacher):
         opened = pretrained.open_pretrained(distil.teacher, weights=weights)
         theirs = _tokens(source.tokenizer_directory(distil.teacher, None, config.data.cache_dir))
@@ -95,7 +97,43 @@ def declare(config: Config, teacher: Teacher, mesh: Mesh) -> PlacedTeacher:
 def _form(distil: Distil, teacher: Teacher) -> DistilForm:
     head: LossForm = dataclasses.replace(loss_form(teacher.settings), vocab_size=teacher.num_tokens)
     return DistilForm(
-        teacher=head, alpha=distil.alpha, temperature=distil.temperature, top_k=distil.top_k
+        vocab_size=teacher.num_tokens,
+        teacher=head,
+        alpha=distil.alpha,
+        temperature=distil.temperature,
+        top_k=distil.top_k,
+    )
+
+
+def stored_top_k(config: Config) -> int | None:
+    """How many tokens are taken of what rows say of a teacher; None: they are not read."""
+    distil = config.distil
+    return distil.top_k if distil is not None and distil.teacher is None else None
+
+
+def form_of_stored(config: Config, student: DecoderSettings) -> DistilForm | None:
+    """The part of a teacher whose words stand in the rows; None: there is no such teacher."""
+    top_k = stored_top_k(config)
+    if config.distil is None or top_k is None:
+        return None
+    alpha = config.distil.alpha
+    return DistilForm(vocab_size=student.num_tokens, teacher=None, alpha=alpha, top_k=top_k)
+
+
+def refuse_rows_without(config: Config, cache: Cache) -> None:
+    """Refuses training data of which not all say what a teacher thought of them.
+
+    Raises:
+        ConfigError: with the first example that does not.
+    """
+    without = np.flatnonzero(cache.widths == 0)
+    if stored_top_k(config) is None or not len(without):
+        return
+    file, row = cache.source_of(int(without[0]))
+    raise ConfigError(
+        f"config.distil.teacher=None: {len(without):,} of {len(cache):,} examples have no"
+        f" teacher_ids and teacher_logprobs, such as {file}:{row}; name a model, or add them to"
+        " the rows, which must be of the format tokenized"
     )
 
 
@@ -110,8 +148,16 @@ def read(placed: PlacedTeacher) -> Params:
 def notes(config: Config, placed: PlacedTeacher | None) -> list[str]:
     """Who teaches, and what is minimised, for the user."""
     distil = config.distil
-    if distil is None or placed is None:
+    if distil is None:
         return []
+    if placed is None:
+        return [
+            f"objective = {distil.alpha:g} x the loss + {1 - distil.alpha:g} x KL(teacher ||"
+            f" student), of at most {distil.top_k} tokens that the rows say for a target, and all"
+            " others as one; metrics.jsonl has the cross-entropy as loss, and kl and objective"
+            " beside it",
+            _EVALUATION,
+        ]
     s, form = placed.model.settings, placed.form
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(placed.shapes)})
     compared = "the whole vocabulary"
@@ -122,9 +168,9 @@ def notes(config: Config, placed: PlacedTeacher | None) -> list[str]:
         f"teacher {distil.teacher}: {placed.num_parameters / 1e6:,.1f}M parameters,"
         f" {s.num_layers} layers, kept in {' and '.join(dtypes)}; read only, in no checkpoint",
         f"objective = {form.alpha:g} x the loss + {rate} x KL(teacher || student) at temperature"
-        f" {form.temperature:g}, of {compared}; {form.teacher.vocab_size:,} tokens are compared;"
+        f" {form.temperature:g}, of {compared}; {form.vocab_size:,} tokens are compared;"
         " metrics.jsonl has the cross-entropy as loss, and kl and objective beside it",
-        "evaluation is without the teacher: the cross-entropy alone",
+        _EVALUATION,
     ]
 
 

@@ -195,7 +195,9 @@ def test_override_refuses(path, text, message):
         ({"loss": Loss(kind="eaft")}, "config.loss.kind='eaft': expected one of 'cross_entropy', "),
         ({"loss": Loss(source_weights={"a": 0.0})}, "source_weights={'a': 0.0}: must be finite a"),
         ({"distil": Distil()}, "config.distil.teacher=None: name the model to learn from"),
-        ({"distil": Distil(teacher=" ")}, "config.distil.teacher= : name the model to learn"),
+        ({"distil": Distil(teacher=" ")}, "config.distil.teacher=' ': name the model to learn"),
+        ({"distil": Distil(top_k=4, temperature=2.0)}, "config.distil.temperature=2.0: the log-pr"),
+        ({"distil": Distil(top_k=4, dtype="float32")}, "config.distil.dtype=float32: is of a te"),
         ({"distil": Distil(teacher="t", alpha=1.0)}, "config.distil.alpha=1.0: is the share of"),
         ({"distil": Distil(teacher="t", alpha=-0.5)}, "config.distil.alpha=-0.5: is the share of"),
         (

@@ -47,10 +47,12 @@ def test_a_teacher_counts():
         resume.refuse_changes(old, taught)
     with pytest.raises(CheckpointError, match="distil was 'set' when this run began and is None"):
         resume.refuse_changes(taught, plain)
-    for name in ("teacher", "alpha", "temperature", "top_k", "dtype"):
+    values = {"teacher": "t", "alpha": 0.1, "temperature": 1.0, "top_k": None, "dtype": "source"}
+    for name, value in values.items():
         other = taught | {f"config.distil.{name}": "other"}
-        with pytest.raises(CheckpointError, match=f"config.distil.{name} was .* is 'other' now"):
+        with pytest.raises(CheckpointError, match=f"{name} was {value!r} when .* is 'other'"):
             resume.refuse_changes(taught, other)
+        assert taught[f"config.distil.{name}"] == value
 
 
 def test_what_is_minimised_counts():

@@ -13,7 +13,9 @@ from flax.nnx.traversals import flatten_mapping
 from jaxsft import config
 from jaxsft.checks import bench, laws
 from jaxsft.config import Distil, Lora
+from jaxsft.data.conversation import TeacherTargets
 from jaxsft.data.pack import packing
+from jaxsft.data.pack.teacher_rows import teacher_rows
 from jaxsft.devices import mesh as mesh_lib
 from jaxsft.model import adapter_plan, state
 from jaxsft.plan import cost, hlo
@@ -61,7 +63,8 @@ def program_of(settings, sizes=tiny.ONE_DEVICE, microbatches=1, distil=DISTIL, r
     lora = None if rank is None else Lora(rank=rank)
     one = asked(sizes, None if settings is None else distil, microbatches, lora=lora)
     over = mesh_lib.make_mesh(sizes, jax.devices()[:1] if sizes == tiny.ONE_DEVICE else None)
-    teacher = None if settings is None else teacher_of(settings)
+    taught = settings is not None and distil.teacher is not None
+    teacher = teacher_of(settings) if taught else None
     program = mesh_program.make_program(one, tiny.SETTINGS, 20, over, teacher=teacher)
     return one, program, jax.jit(functools.partial(step.gradient_sums, program.recipe))
 
@@ -83,7 +86,9 @@ def gradients(batch, settings=OTHER, theirs=None, **how):
         if program.adapters is not None:
             specs, weights = program.adapters.specs, program.adapters.weights
             params = adapter_plan.first_values(specs, weights, params, placement.params, 0)
-        teacher = jax.device_put(theirs or teacher_params(settings), placement.teacher)
+        teacher = None
+        if placement.teacher is not None:
+            teacher = jax.device_put(theirs or teacher_params(settings), placement.teacher)
         rows = jax.device_put(batch, over_mesh.batch_sharding(program.mesh))
         (sums, _), grads = jax.device_get(compute(params, rows, teacher))
     return sums, jax.tree.map(lambda leaf: leaf / sums.minimised_weight, grads)
@@ -147,6 +152,24 @@ def test_packing_changes_nothing():
         found.append(gradients(Batch(**rows)))
     assert plans[0].num_rows < plans[1].num_rows == ROWS
     tiny.assert_trees_close(*found)
+
+
+def test_what_rows_say_is_what_the_teacher_would():
+    """Over four micro-batches, of its five likeliest tokens; a sixth is there and not taken."""
+    batch, online = tiny.uneven_batch(ROWS, LENGTH), Distil(teacher="x", alpha=0.25, top_k=5)
+    whole = dataclasses.replace(OTHER, num_padding=0)
+    expected = gradients(batch, whole, distil=online)
+    inputs = batch.tokens_BT, batch.segments_BT, batch.positions_BT
+    logits = tiny.logits(teacher_params(whole), *inputs, model=whole)
+    logprobs, ids = map(np.asarray, jax.lax.top_k(jax.nn.log_softmax(logits), 6))
+    there = batch.weights_BT != 0
+    taught = TeacherTargets(ids[there], logprobs[there])
+    rows = teacher_rows([taught], batch.weights_BT, 5)
+    stored = dataclasses.replace(online, teacher=None)
+    how = {"distil": stored, "microbatches": 4, "sizes": config.Mesh(fsdp=4, tensor=2)}
+    sums, grads = gradients(dataclasses.replace(batch, **rows), whole, **how)
+    tiny.assert_trees_close(sums, expected[0])
+    tiny.assert_trees_close(grads, expected[1])
 
 
 @pytest.mark.parametrize("top_k", [None, 4])

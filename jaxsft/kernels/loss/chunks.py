@@ -13,8 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxsft.kernels.loss.divergence import divergence
-from jaxsft.kernels.loss.form import LossForm, Targets
+from jaxsft.kernels.loss.divergence import Said, divergence, said_of
+from jaxsft.kernels.loss.form import LossForm, Targets, TeacherTargets
 from jaxsft.kernels.loss.objective import Slopes, taught, token_objectives
 from jaxsft.kernels.loss.sums import SegmentSums, Sums
 
@@ -42,8 +42,7 @@ def sums_and_gradients(
     hidden_BTD, head, targets = jax.tree.map(jnp.asarray, (hidden_BTD, head, targets))
     weights_BT, own_BT = targets.weights_BT, targets.objective_weights_BT
     dtype = hidden_BTD.dtype
-    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    head = head.astype(dtype)
+    hidden_ND, head = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head.astype(dtype)
     chunk, num_chunks, order_N = _supervised_first(weights_BT)
 
     def add_chunk(i, carry):
@@ -62,7 +61,8 @@ def sums_and_gradients(
             chunk_sums = _with_sources(chunk_sums, nll_C, weights_C, sources_C, form.num_sources)
         own_C, slopes = weights_C if own_BT is None else take(own_BT.ravel()), None
         if not form.plain:
-            known = logits_CV, _teacher_logits(form, targets, take, vocab_axes), nll_C, log_sum_C
+            said = _said_by_teacher(form, targets, take, logits_CV.shape, vocab_axes)
+            known = logits_CV, said, nll_C, log_sum_C
             objective_C, slopes, kl_C = _objectives(form, *known, vocab_axes)
             chunk_sums = _with_objective(chunk_sums, objective_C, own_C, kl_C, weights_C)
         if nll_N is not None:
@@ -128,25 +128,35 @@ def _logits(form: LossForm, hidden_CD, head, vocab_axes):
     return logits_CV, slope_CV
 
 
-def _teacher_logits(
+def _said_by_teacher(
     form: LossForm,
     targets: Targets,
     take: Callable[[jax.Array], jax.Array],
+    shape: tuple[int, ...],
     vocab_axes: tuple[str, ...],
-) -> jax.Array | None:
-    """[C, V], of the tokens that `take` takes of all; None: no teacher."""
-    if form.distil is None:
-        return None
+) -> Said | None:
+    """Of the tokens that `take` takes of all; None: no teacher.
+
+    Args:
+        shape: [C, V].
+    """
     teacher = targets.teacher
-    assert teacher is not None
+    if form.distil is None or teacher is None:
+        return None
+    if isinstance(teacher, TeacherTargets):
+        ids_CX, logprobs_CX = (
+            take(one.reshape(-1, one.shape[-1])) for one in (teacher.ids_BTX, teacher.logprobs_BTX)
+        )
+        return said_of(ids_CX, logprobs_CX, shape, _first_column(shape[1], vocab_axes))
+    assert form.distil.teacher is not None
     hidden_NU = teacher.hidden_BTU.reshape(-1, teacher.hidden_BTU.shape[-1])
-    return _logits(form.distil.teacher, take(hidden_NU), teacher.head_x, vocab_axes)[0]
+    return Said(_logits(form.distil.teacher, take(hidden_NU), teacher.head_x, vocab_axes)[0])
 
 
 def _objectives(
     form: LossForm,
     logits_CV: jax.Array,
-    teacher_CV: jax.Array | None,
+    said: Said | None,
     nll_C: jax.Array,
     log_sum_C: jax.Array,
     vocab_axes: tuple[str, ...],
@@ -154,10 +164,10 @@ def _objectives(
     """Of each token what is minimised, its slopes, and the divergence from a teacher."""
     mean_logit_C = _mean_logits(form, logits_CV, vocab_axes)
     objective_C, slopes = token_objectives(form, nll_C, log_sum_C, mean_logit_C)
-    if form.distil is None or teacher_CV is None:
+    if form.distil is None or said is None:
         return objective_C, slopes, None
     first = _first_column(logits_CV.shape[1], vocab_axes)
-    kl_C, d_kl_CV = divergence(form.distil, logits_CV, teacher_CV, first, vocab_axes)
+    kl_C, d_kl_CV = divergence(form.distil, logits_CV, said, first, vocab_axes)
     return *taught(form.distil, objective_C, slopes, kl_C, d_kl_CV), kl_C
 
 

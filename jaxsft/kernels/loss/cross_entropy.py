@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from jaxsft.devices.mesh import RULES, spec
 from jaxsft.kernels.loss.chunks import AllSums, Gradients, sums_and_gradients
-from jaxsft.kernels.loss.form import LossForm, Targets, TeacherOutputs
+from jaxsft.kernels.loss.form import LossForm, Targets, TeacherOutputs, TeacherTargets
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -130,18 +130,21 @@ def _head_spec(form: LossForm) -> PartitionSpec:
 def _target_specs(form: LossForm, targets: Targets) -> Targets:
     rows = spec("batch", "sequence")
     specs = jax.tree.map(lambda _: rows, dataclasses.replace(targets, teacher=None))
-    if form.distil is None:
+    if isinstance(targets.teacher, TeacherTargets):
+        teacher: Any = jax.tree.map(lambda _: rows, targets.teacher)
+        return dataclasses.replace(specs, teacher=teacher)
+    if form.distil is None or form.distil.teacher is None:
         return specs
     head = _head_spec(form.distil.teacher)
-    teacher: Any = TeacherOutputs(spec("batch", "sequence", None), head)  # pyright: ignore # specs
+    teacher = TeacherOutputs(spec("batch", "sequence", None), head)  # pyright: ignore # specs
     return dataclasses.replace(specs, teacher=teacher)
 
 
 def _with_whole_head(form: LossForm, targets: Targets, shared: tuple[str, ...]) -> Targets:
     """The targets with the teacher's head, of which each device holds a part of the embedding."""
-    if form.distil is None:
+    if form.distil is None or form.distil.teacher is None:
         return targets
-    assert targets.teacher is not None
+    assert isinstance(targets.teacher, TeacherOutputs)
     embed_dim = 1 if form.distil.teacher.tied else 0
     head_x = jax.lax.all_gather(targets.teacher.head_x, shared, axis=embed_dim, tiled=True)
     return dataclasses.replace(targets, teacher=dataclasses.replace(targets.teacher, head_x=head_x))
@@ -158,7 +161,7 @@ def _used(form: LossForm, targets: Targets) -> Targets:
     assert not form.reweighted or own_BT is not None, "targets without weights of the objective"
     teacher = targets.teacher
     assert (form.distil is None) == (teacher is None), "a teacher without its form, or the reverse"
-    if teacher is not None:
+    if isinstance(teacher, TeacherOutputs):
         # Before devices send it to each other.
         head_x = teacher.head_x.astype(teacher.hidden_BTU.dtype)
         teacher = dataclasses.replace(teacher, head_x=head_x)

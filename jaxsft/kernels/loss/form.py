@@ -1,6 +1,6 @@
 """The static form of a cross-entropy, and its targets.
 
-B: batch row, T: position, U: embed_dim of the teacher.
+B: batch row, T: position, U: embed_dim of the teacher, X: likeliest token of a teacher.
 """
 
 import dataclasses
@@ -45,7 +45,8 @@ class DistilForm:
     It is alpha x the loss without a teacher + (1 - alpha) x temperature^2 x KL(teacher || student).
     """
 
-    teacher: LossForm  # its head's; vocab_size: the tokens that both models are compared on
+    vocab_size: int  # the first tokens of the vocabulary, over which they are compared
+    teacher: LossForm | None  # its head's; None: what it said comes with the targets
     alpha: float
     temperature: float = 1.0
     top_k: int | None = None  # of the teacher, that are compared one by one; None: all
@@ -62,6 +63,15 @@ class TeacherOutputs:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class TeacherTargets:
+    """What a teacher said once: its likeliest tokens."""
+
+    ids_BTX: jax.Array  # int32; -1 where there is none, behind the others
+    logprobs_BTX: jax.Array  # float32, natural
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Targets:
     targets_BT: jax.Array  # int32 in [0, vocab_size) wherever the weight isn't 0
     weights_BT: jax.Array  # float32; 0 for targets without loss
@@ -69,4 +79,4 @@ class Targets:
     segments_BT: jax.Array | None = None  # int32; a row's count from 1, padding is 0
     # float32; of what is minimised, 0 where weights_BT is. None: weights_BT.
     objective_weights_BT: jax.Array | None = None
-    teacher: TeacherOutputs | None = None
+    teacher: TeacherOutputs | TeacherTargets | None = None

@@ -10,7 +10,13 @@ import pytest
 from jaxsft import config
 from jaxsft.devices import mesh
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
-from jaxsft.kernels.loss.form import DistilForm, LossForm, Targets, TeacherOutputs
+from jaxsft.kernels.loss.form import (
+    DistilForm,
+    LossForm,
+    Targets,
+    TeacherOutputs,
+    TeacherTargets,
+)
 from tests.kernels.loss.test_cross_entropy import inputs
 
 VOCAB, COMPARED, COLUMNS = 40, 37, 64  # tokens that the student has, that both have; columns
@@ -25,7 +31,7 @@ KINDS = [
 def form_of(tied=False, compared=COMPARED, columns=VOCAB, **distil):
     head = LossForm(vocab_size=compared, soft_cap=3.0, tied=not tied)
     one = LossForm(vocab_size=columns, soft_cap=4.0, tied=tied, label_smoothing=0.1, z_loss=0.01)
-    return dataclasses.replace(one, distil=DistilForm(teacher=head, **distil))
+    return dataclasses.replace(one, distil=DistilForm(vocab_size=compared, teacher=head, **distil))
 
 
 def arrays_of(batch=2, length=256, tied=False):
@@ -44,7 +50,7 @@ def logits_of(hidden, head, form):
 def kl_of(hidden, head, targets, form):
     """Of each token with all logits in memory, by log_softmax and sorting."""
     distil, teacher = form.distil, targets.teacher
-    compared, temperature = distil.teacher.vocab_size, distil.temperature
+    compared, temperature = distil.vocab_size, distil.temperature
     ours = logits_of(hidden, head, form)[..., :compared] / temperature
     theirs = logits_of(teacher.hidden_BTU, teacher.head_x, distil.teacher)[..., :compared]
     log_q, log_p = jax.nn.log_softmax(ours), jax.nn.log_softmax(theirs / temperature)
@@ -132,7 +138,9 @@ def test_a_teacher_that_is_the_student_has_nothing_to_say(top_k):
     form = LossForm(
         vocab_size=VOCAB,
         soft_cap=4.0,
-        distil=DistilForm(teacher=teacher, alpha=0.0, temperature=2.0, top_k=top_k),
+        distil=DistilForm(
+            vocab_size=VOCAB, teacher=teacher, alpha=0.0, temperature=2.0, top_k=top_k
+        ),
     )
     targets = dataclasses.replace(targets, teacher=TeacherOutputs(hidden, head))
     by_teacher, sums = gradients(hidden, head, targets, form)
@@ -153,6 +161,35 @@ def test_as_many_likeliest_as_there_are_tokens_are_all():
     for got, want, other in zip(all_of_them, whole, few, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
         assert np.abs(other - want).max() > 1e-3 * np.abs(want).max()
+
+
+def said(targets, form, top_k):
+    """What a teacher has for each target, as rows say it; X is more than some places need."""
+    logits = logits_of(targets.teacher.hidden_BTU, targets.teacher.head_x, form.distil.teacher)
+    logprobs, ids = jax.lax.top_k(jax.nn.log_softmax(logits[..., :COMPARED]), top_k)
+    spare = [(0, 0), (0, 0), (0, 2)]
+    ids, logprobs = jnp.pad(ids, spare, constant_values=-1), jnp.pad(logprobs, spare)
+    return dataclasses.replace(targets, teacher=TeacherTargets(ids.astype(jnp.int32), logprobs))
+
+
+@pytest.mark.parametrize("top_k", [5, COMPARED])
+@pytest.mark.parametrize("sizes", [None, config.Mesh(fsdp=2, tensor=4)], ids=str)
+def test_what_rows_say_is_what_the_teacher_would(top_k, sizes):
+    """With all of its tokens too, which are the whole divergence."""
+    hidden, head, targets = arrays_of(8, 64)
+    form = form_of(alpha=0.3, top_k=top_k if top_k < COMPARED else None)
+    expected, alone = gradients(hidden, head, targets, form)
+    stored = said(targets, form, top_k)
+    form = dataclasses.replace(form, distil=dataclasses.replace(form.distil, teacher=None))
+    if sizes is None:
+        actual, sums = gradients(hidden, head, stored, form)
+    else:
+        over = mesh.make_mesh(sizes)
+        with jax.set_mesh(over):
+            actual, sums = jax.device_get(gradients(hidden, head, stored, form))
+    np.testing.assert_allclose(sums.kl, alone.kl, rtol=1e-5)
+    np.testing.assert_allclose(sums.objective, alone.objective, rtol=1e-5)
+    assert_close(actual, expected)
 
 
 def test_nothing_overflows_where_a_model_is_sure():
