@@ -68,7 +68,9 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}
         distributed.refuse_differences(chosen)
         report = _report_data(config, job, data, console)
-        _announce(config, job, first_state.precision_notes(config, base), console)
+        told = first_state.precision_notes(config, base)
+        told += teacher.unread_notes(config, data.train)
+        _announce(config, job, told, console)
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
         measurer = Measurer(config, job, data, out.samples, console.say)

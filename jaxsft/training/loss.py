@@ -1,7 +1,4 @@
-"""Sums and counts of the masked cross-entropy.
-
-B: batch row, T: position, D: embed_dim, U: embed_dim of the teacher.
-"""
+"""Sums and counts of the masked cross-entropy. B: batch row, T: position, D: embed_dim."""
 
 from flax import nnx
 
@@ -61,7 +58,7 @@ def loss_and_routing(
     batch: Batch,
     form: LossForm,
     slots: Params | None = None,
-    teacher: TeacherOutputs | None = None,
+    teacher: TeacherOutputs | TeacherTargets | None = None,
 ) -> tuple[Sums, RouterStats | None]:
     """`loss_sums`, and what the routers of a mixture of experts did with the batch's tokens.
 
@@ -85,26 +82,10 @@ def loss_and_routing(
         batch.sources_BT,
         batch.segments_BT,
         batch.objective_weights_BT,
-        teacher if batch.teacher_ids_BTX is None else _said(batch),
+        teacher,
     )
     sums: AllSums = cross_entropy(hidden_BTD, model.head(), targets, form)
     return sums[0], routing
-
-
-def _said(batch: Batch) -> TeacherTargets:
-    ids_BTX, logprobs_BTX = batch.teacher_ids_BTX, batch.teacher_logprobs_BTX
-    assert ids_BTX is not None and logprobs_BTX is not None
-    return TeacherTargets(ids_BTX, logprobs_BTX)
-
-
-def teacher_outputs(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> TeacherOutputs:
-    """What a teacher has to say of a batch: a forward pass of its own, without noise.
-
-    Nothing of it is differentiated, so nothing of it is kept for a backward pass.
-    """
-    model = model_of(graphdef, params)
-    hidden_BTU = model.hidden(batch.tokens_BT, batch.segments_BT, batch.positions_BT)
-    return TeacherOutputs(hidden_BTU, model.head())
 
 
 def routing_of(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> RouterStats | None:

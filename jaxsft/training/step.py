@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxsft.devices import mesh as mesh_lib
-from jaxsft.kernels.loss.form import LossForm, TeacherOutputs
+from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import noise
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params, merged, split
-from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_and_routing, teacher_outputs
+from jaxsft.training.batch import Batch, split_rows
+from jaxsft.training.loss import loss_and_routing
 from jaxsft.training.optimizer import Optimizer
 from jaxsft.training.router_loss import RouterLosses, counted, whole_of, with_router_losses
 from jaxsft.training.schedule import Schedule
+from jaxsft.training.taught import said_by_teacher
 
 Totals = tuple[Sums, RouterStats | None]
 
@@ -136,9 +136,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     keep = functools.partial(jax.tree.map, functools.partial(jnp.where, usable))
     trained, opt_state = keep(new, (state.trained, state.opt_state))
     skipped = state.skipped_steps + jnp.where(usable, 0, 1)
-    new_state = dataclasses.replace(
-        state, step=state.step + 1, trained=trained, opt_state=opt_state, skipped_steps=skipped
-    )
+    changed = Changing(state.step + 1, trained, opt_state, skipped)
+    new_state = TrainState.of(changed, state.frozen, state.teacher)
     return new_state, StepMetrics(sums, routing, grad_norm, rate, skipped)
 
 
@@ -193,19 +192,12 @@ def gradient_sums(
     trained, _ = split(params, recipe.frozen)
 
     def minimised(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
-        said = taught(part)
-        sums, routing = loss_and_routing(
-            recipe.graphdef, params, part, recipe.loss_form, slots, said
-        )
+        said = said_by_teacher(recipe.teacher, teacher, part)
+        form = recipe.loss_form
+        sums, routing = loss_and_routing(recipe.graphdef, params, part, form, slots, said)
         if recipe.routers is not None:
             sums = with_router_losses(recipe.routers, sums, routing, whole)
         return sums.minimised, (sums, routing)
-
-    def taught(part: Batch) -> TeacherOutputs | None:
-        if recipe.teacher is None:
-            return None
-        assert teacher is not None, "a recipe with a teacher, but without its parameters"
-        return teacher_outputs(recipe.teacher, teacher, part)
 
     def of_part(part: Batch) -> tuple[Totals, Params]:
         slots = jax.tree.map(lambda p: jnp.zeros_like(p, recipe.gradient_dtype), trained)
@@ -215,7 +207,7 @@ def gradient_sums(
     whole = whole_of(recipe.routers, batch)
     if recipe.microbatches == 1:
         return of_part(batch)  # no zeros to add to, which would be as large as the gradients
-    parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
+    parts = jax.tree.map(functools.partial(split_rows, recipe.microbatches), batch)
     whole = counted(whole, recipe.routers, recipe.graphdef, params, parts)
     one = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), parts)
     zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, one))
@@ -224,10 +216,3 @@ def gradient_sums(
         return jax.tree.map(jnp.add, sums, of_part(part)), None
 
     return jax.lax.scan(add_part, zeros, parts)[0]
-
-
-def _split_rows(microbatches: int, rows_BTx: jax.Array) -> jax.Array:
-    """[B, T] as [A, B / A, T]; micro-batch m has rows m, m + A, ...: each device keeps its own."""
-    batch, length, *others = rows_BTx.shape
-    parts = rows_BTx.reshape(batch // microbatches, microbatches, length, *others).swapaxes(0, 1)
-    return mesh_lib.constrain(parts, None, "batch", "sequence", *[None] * len(others))

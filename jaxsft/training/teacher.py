@@ -137,6 +137,17 @@ def refuse_rows_without(config: Config, cache: Cache) -> None:
     )
 
 
+def unread_notes(config: Config, cache: Cache) -> list[str]:
+    """A line where rows say what a teacher thought and nothing reads it."""
+    count = int(np.count_nonzero(cache.widths))
+    if stored_top_k(config) is not None or not count:
+        return []
+    return [
+        f"note: {count:,} examples have teacher_ids, which are not read:"
+        " config.distil.top_k=N without config.distil.teacher learns from them"
+    ]
+
+
 def read(placed: PlacedTeacher) -> Params:
     """The teacher's weights, where they belong; each process reads its own part."""
     base = placed.model.base

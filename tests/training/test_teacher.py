@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,6 +77,17 @@ def test_its_weights_are_kept_as_asked_for(directory):
         placed = teacher.declare(one, opened(directory, dtype=dtype), over)
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(teacher.read(placed))} == {kept}
         assert f"kept in {kept}; read only" in teacher.notes(one, placed)[0]
+
+
+def test_words_that_nothing_reads_are_said():
+    cache: Any = types.SimpleNamespace(widths=np.array([0, 3, 1]))
+    plain = config()
+    (note,) = teacher.unread_notes(plain, cache)
+    assert note.startswith("note: 2 examples have teacher_ids, which are not read: config.distil")
+    stored = dataclasses.replace(plain, distil=Distil(top_k=2))
+    assert teacher.unread_notes(stored, cache) == []
+    cache.widths[:] = 0
+    assert teacher.unread_notes(plain, cache) == []
 
 
 def renamed_token(directory, to):

@@ -10,7 +10,6 @@ B: batch row, T: position, D: embed_dim, V: vocabulary.
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,8 @@ from jax.sharding import PartitionSpec
 
 from jaxsft.devices.mesh import RULES, spec
 from jaxsft.kernels.loss.chunks import AllSums, Gradients, sums_and_gradients
-from jaxsft.kernels.loss.form import LossForm, Targets, TeacherOutputs, TeacherTargets
+from jaxsft.kernels.loss.form import LossForm, Targets
+from jaxsft.kernels.loss.placed_targets import head_spec, target_specs, used, with_whole_head
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -77,7 +77,7 @@ def _over_mesh(
     wanted: tuple[str, ...],
 ) -> tuple[AllSums, Gradients]:
     """Sums and gradients over the mesh in use, in the dtypes of what they are the gradients of."""
-    targets = _used(form, targets)
+    targets = used(form, targets)
     mesh = jax.sharding.get_abstract_mesh()
     dtypes = hidden_BTD.dtype, head.dtype
     if mesh.empty or mesh.size == 1:
@@ -94,7 +94,7 @@ def _over_mesh(
 
     def on_device(hidden_BTD, head, targets):
         head = jax.lax.all_gather(head.astype(dtypes[0]), shared, axis=embed_dim, tiled=True)
-        targets = _with_whole_head(form, targets, shared)
+        targets = with_whole_head(form, targets, shared)
         vocab_axes = RULES["vocab"] if split else ()
         (sums, by_segment), (d_hidden_BTD, d_head) = sums_and_gradients(
             form, hidden_BTD, head, targets, wanted, vocab_axes
@@ -108,67 +108,16 @@ def _over_mesh(
         sums = jax.lax.psum(sums, token_axes)
         return (sums, jax.lax.psum(by_segment, RULES["sequence"])), (d_hidden_BTD, d_head)
 
-    hidden_spec, head_spec = spec("batch", "sequence", None), _head_spec(form)
+    hidden_spec, own_spec = spec("batch", "sequence", None), head_spec(form)
     gradient_specs = (
         hidden_spec if "hidden" in wanted else None,
-        head_spec if "head" in wanted else None,
+        own_spec if "head" in wanted else None,
     )
     by_segment_spec = None if form.num_segments is None else spec("batch", None)
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(hidden_spec, head_spec, _target_specs(form, targets)),
+        in_specs=(hidden_spec, own_spec, target_specs(form, targets)),
         out_specs=((PartitionSpec(), by_segment_spec), gradient_specs),
         check_vma=False,
     )(hidden_BTD, head, targets)
-
-
-def _head_spec(form: LossForm) -> PartitionSpec:
-    return spec("vocab", "embed") if form.tied else spec("embed", "vocab")
-
-
-def _target_specs(form: LossForm, targets: Targets) -> Targets:
-    rows = spec("batch", "sequence")
-    specs = jax.tree.map(lambda _: rows, dataclasses.replace(targets, teacher=None))
-    if isinstance(targets.teacher, TeacherTargets):
-        teacher: Any = jax.tree.map(lambda _: rows, targets.teacher)
-        return dataclasses.replace(specs, teacher=teacher)
-    if form.distil is None or form.distil.teacher is None:
-        return specs
-    head = _head_spec(form.distil.teacher)
-    teacher = TeacherOutputs(spec("batch", "sequence", None), head)  # pyright: ignore # specs
-    return dataclasses.replace(specs, teacher=teacher)
-
-
-def _with_whole_head(form: LossForm, targets: Targets, shared: tuple[str, ...]) -> Targets:
-    """The targets with the teacher's head, of which each device holds a part of the embedding."""
-    if form.distil is None or form.distil.teacher is None:
-        return targets
-    assert isinstance(targets.teacher, TeacherOutputs)
-    embed_dim = 1 if form.distil.teacher.tied else 0
-    head_x = jax.lax.all_gather(targets.teacher.head_x, shared, axis=embed_dim, tiled=True)
-    return dataclasses.replace(targets, teacher=dataclasses.replace(targets.teacher, head_x=head_x))
-
-
-def _used(form: LossForm, targets: Targets) -> Targets:
-    """The targets without what the form keeps no sums of, a teacher's head in the dtype of the
-    product."""
-    sources_BT = None if form.num_sources is None else targets.sources_BT
-    segments_BT = None if form.num_segments is None else targets.segments_BT
-    assert form.num_sources is None or sources_BT is not None, "targets without sources"
-    assert form.num_segments is None or segments_BT is not None, "targets without segments"
-    own_BT = targets.objective_weights_BT if form.reweighted else None
-    assert not form.reweighted or own_BT is not None, "targets without weights of the objective"
-    teacher = targets.teacher
-    assert (form.distil is None) == (teacher is None), "a teacher without its form, or the reverse"
-    if isinstance(teacher, TeacherOutputs):
-        # Before devices send it to each other.
-        head_x = teacher.head_x.astype(teacher.hidden_BTU.dtype)
-        teacher = dataclasses.replace(teacher, head_x=head_x)
-    return dataclasses.replace(
-        targets,
-        sources_BT=sources_BT,
-        segments_BT=segments_BT,
-        objective_weights_BT=own_BT,
-        teacher=teacher,
-    )
