@@ -47,6 +47,7 @@ def train(
         epochs_at=job.batches.epochs.epochs_at,
         sources=job.program.sources,
         peak_flops=peak_flops(jax.devices()),
+        teacher=None if job.program.teacher is None else job.program.teacher.model.settings,
     )
     movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))

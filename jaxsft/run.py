@@ -23,7 +23,7 @@ from jaxsft.rundir import reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
-from jaxsft.training import first_state, inputs, preflight, started_adapter, too_large
+from jaxsft.training import first_state, inputs, preflight, started_adapter, teacher, too_large
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.lora import lora_notes
@@ -60,16 +60,19 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         base = distributed.together(lambda: inputs.open_model(config, console.say))
         config = distributed.together(lambda: started_adapter.resolved(config, base))
         distributed.together(lambda: preflight.check_config(config, base.settings))
+        opened = distributed.together(lambda: teacher.open_teacher(config, base.settings))
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes_of(config, data.train)
         resume.refuse_changed(out.store, notes.identity)  # the data too, before a compilation
-        job = distributed.together(lambda: set_up(config, base, data))
+        job = distributed.together(lambda: set_up(config, base, data, opened))
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}
         distributed.refuse_differences(chosen)
         report = _report_data(config, job, data, console)
-        _announce(config, job, first_state.precision_notes(config, base), console)
+        told = first_state.precision_notes(config, base)
+        told += teacher.unread_notes(config, data.train)
+        _announce(config, job, told, console)
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
         measurer = Measurer(config, job, data, out.samples, console.say)
@@ -82,7 +85,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
             state = _first_state(config, base, job, data, out, measurer, saved)
-            notes = dataclasses.replace(notes, frozen=resume.frozen_digests(state.frozen) or None)
+            notes = resume.with_digests(notes, state)
             state = train(config, job, train_step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
             finished_run.finish(config, base, data, job, end, out, command, started)
@@ -100,17 +103,19 @@ def _first_state(
     """What was saved, or the state before step 0, which is measured.
 
     Raises:
-        CheckpointError: what was saved was trained on another base.
+        CheckpointError: what was saved was trained on another base, or learnt from another teacher.
     """
-    say = out.console.say
+    say, placed = out.console.say, job.program.teacher
+    taught = None if placed is None else distributed.together(lambda: teacher.read(placed))
     if saved is not None:
         frozen = first_state.frozen_params(config, base, job.program, data, say, saved.params)
-        at = int(saved.step)
-        resume.refuse_other_base(out.store, at, resume.frozen_digests(frozen))
-        resume.go_on_watching(out, at, measurer.watch)
-        return state_of(saved, frozen)
+        state = state_of(saved, frozen, taught)
+        resume.refuse_other_files(out.store, int(saved.step), state)
+        resume.go_on_watching(out, int(saved.step), measurer.watch)
+        return state
     trained = reopen.continued_params(config, job.program, say)
     state = first_state.first_state(config, base, job, data, say, trained)
+    state = dataclasses.replace(state, teacher=taught)
     out.workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
     out.metrics.resume(None)
     out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
@@ -171,6 +176,8 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     routers = router_notes(config.loss, job.program.settings, config.train.microbatches)
     for note in [*loss_notes(config.loss), *routers]:
         console.say("loss", note)
+    for note in teacher.notes(config, job.program.teacher):
+        console.say("distil", note)
     for note in eval_notes(config, job):
         console.say("plan", note)
     console.say(

@@ -35,12 +35,12 @@ def disturbed(params, frozen):
     return nnx.traversals.unflatten_mapping(flat)
 
 
-def debug_base(directory):
+def debug_base(directory, seed=0):
     """Writes the debug model with weights, in bfloat16."""
     model = pretrained.open_pretrained(ROOT / "configs" / "debug_model", weights=False)
     _, shapes, _ = state.abstract(model.settings, "float32", "none")
     one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
-    params = state.random_params(model.settings, 0, one)
+    params = state.random_params(model.settings, seed, one)
     return export(params, model, directory, dtype="bfloat16").directory
 
 

@@ -29,7 +29,7 @@ from flax import nnx
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct, nnx.Variable)
 DTYPES = {
     **dict.fromkeys(("tokens_BT", "targets_BT", "segments_BT", "positions_BT"), np.int32),
-    **dict.fromkeys(("sources_BT", "examples_BT"), np.int32),
+    **dict.fromkeys(("sources_BT", "examples_BT", "ids_BTX", "teacher_ids_BTX"), np.int32),
     **dict.fromkeys(("weights_BT", "objective_weights_BT"), np.float32),
 }
 BACK_ENDS = ("attend", "blocked", "cudnn", "full", "splash", "triton")
@@ -89,6 +89,7 @@ ANY_DIMS = {
     "model.vocabulary.changed_rows": {"table"},
     "model.vocabulary.by_token": {"table"},
 }
+ANOTHER_MODEL = {"teacher", "PlacedTeacher"}  # its parameters' letters have sizes of their own
 ANY_TYPES = {"Adapted", "Quantised"}  # they stand in the place of a weight of any dimensions
 WRAPPED: set[str] = set()
 
@@ -124,13 +125,15 @@ class Call:
             if name not in ANY_DIMS.get(self._function, ()):
                 self.check(path, front + (letters_of(name) or ""), value)
         elif isinstance(value, Mapping):
-            self._look_in_tree(path, value)
+            call = Call(self._function) if name in ANOTHER_MODEL else self
+            call._look_in_tree(path, value)
         elif type(value).__name__ in ANY_TYPES:
             return
         elif dataclasses.is_dataclass(value) and _holds_arrays(type(value)):
             front += letters_of(name) or ""
+            call = Call(self._function) if type(value).__name__ in ANOTHER_MODEL else self
             for field in dataclasses.fields(value):
-                self.look(f"{path}.{field.name}", getattr(value, field.name), front)
+                call.look(f"{path}.{field.name}", getattr(value, field.name), front)
 
     def _look_in_tree(self, path: str, tree: Mapping[Any, Any]) -> None:
         """By stack and module, which differ in L, F and N; parameters of layers are stacked."""

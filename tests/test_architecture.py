@@ -44,11 +44,11 @@ ALLOWED = {
 }
 # The parts of the large rooms, each of which may import those before it.
 ORDER = {
-    "config": "data loss model lora optim run values rules",
+    "config": "data distil loss model lora optim run values rules",
     "data": "conversation read render encode quality cache pack report",
     "kernels": "loss attention experts",
     "convert": "vocabulary families gguf source tensors adapter pretrained new_tokenizer new_tokens"
-    " export api check_export",
+    " other_rows export api check_export",
 }
 # Also what a program needs before it knows that its command line is right.
 NUMPY_ONLY = {"cli", "config", "data", "errors", "files", "terminal"}

@@ -71,7 +71,9 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         copy=lambda now: None,
         store=Store(),
     )
-    program = types.SimpleNamespace(settings=None, remat=None, sources=(), recipe=None)
+    program = types.SimpleNamespace(
+        settings=None, remat=None, sources=(), recipe=None, teacher=None
+    )
     epochs = types.SimpleNamespace(epochs_at=None)
     batches = types.SimpleNamespace(
         epochs=epochs, stream=lambda first, total: iter([(None, None)] * (total - first))

@@ -30,21 +30,28 @@ METHODS = {
     "lora": LORA,
     "lora_plus": (*LORA, "lora.rslora=True", "lora.lr_ratio=4", 'lora.train_whole=["norms"]'),
     "dora": (*LORA, "lora.dora=True"),
+    "dropout": (*LORA, "lora.dropout=0.2"),
+    "pissa": (*LORA, "lora.init=pissa"),
     "nf4": (*LORA, "model.frozen_dtype=nf4"),
     "int8": (*LORA, "model.frozen_dtype=int8", "loss.neftune_alpha=5"),
+    "distil": ("distil.teacher=TEACHER", "distil.top_k=20", "distil.dtype=nf4"),
 }
 TOKENS = np.arange(24, dtype=np.int32)[None]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return adapted.debug_base(tmp_path_factory.mktemp("methods") / "base")
+    """A model, and beside it another that teaches."""
+    directory = tmp_path_factory.mktemp("methods")
+    adapted.debug_base(directory / "teacher", seed=1)
+    return adapted.debug_base(directory / "base")
 
 
 def flags_of(base, method, **more):
     fixed = ["model.weights=pretrained", f"model.source={base}", "eval.prompts=0"]
     fixed += ["optim.schedule=constant"]  # which a longer run goes on with
-    given = [*fixed, *METHODS[method], *(f"{k.replace('__', '.')}={v}" for k, v in more.items())]
+    named = (one.replace("TEACHER", str(base.parent / "teacher")) for one in METHODS[method])
+    given = [*fixed, *named, *(f"{k.replace('__', '.')}={v}" for k, v in more.items())]
     return [f"--config.{one}" for one in given]
 
 
@@ -56,7 +63,7 @@ def logits(source):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["losses", "neftune", "dora", "nf4"])
+@pytest.mark.parametrize("method", ["losses", "neftune", "dora", "dropout", "nf4", "distil"])
 def test_its_gradient_is_the_same_by_every_way(method, base):
     """Of micro-batches, meshes and packed rows; each of these methods changes the gradient."""
     start = ("--config=configs/debug.py", "--num_processes=1")

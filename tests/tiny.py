@@ -172,8 +172,8 @@ def _kept_gradients() -> Iterator[list[state.Params]]:
     kept: list[state.Params] = []
     sums = step.gradient_sums
 
-    def keeping(recipe, params, batch):
-        totals, gradients = sums(recipe, params, batch)
+    def keeping(recipe, params, batch, teacher):
+        totals, gradients = sums(recipe, params, batch, teacher)
         kept.append(gradients)
         return totals, gradients
 

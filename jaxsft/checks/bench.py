@@ -17,6 +17,7 @@ from jaxsft.model.adapter import SUFFIX, B
 from jaxsft.model.adapter_plan import first_values, without_adapters
 from jaxsft.model.state import Params
 from jaxsft.training import mesh_fit, mesh_program, parameters
+from jaxsft.training.teacher import Teacher
 
 MAX_LAYERS, MAX_LENGTH = 2, 1024
 _BLOCK = 128  # queries of a device's part of a row that kernels want a multiple of
@@ -36,6 +37,8 @@ class Bench:
     params: Params  # on the host
     rows: BatchFields  # packed, on the host
     alone: BatchFields  # the same conversations, one a row
+    teacher: Teacher | None = None  # as small as the model
+    teacher_params: Params | None = None  # on the host
 
     def as_run(self, attention: str) -> "Bench":
         """In the run's own dtype, which some kernels are for, with a back end of attention."""
@@ -51,8 +54,13 @@ class Bench:
         return ", ".join([self.config.model.dtype, *names, way.words])
 
 
-def make_bench(config: Config, base: settings.DecoderSettings) -> Bench:
+def make_bench(
+    config: Config, base: settings.DecoderSettings, teacher: Teacher | None = None
+) -> Bench:
     """That of a run.
+
+    Args:
+        teacher: of config.distil.
 
     Raises:
         ConfigError: a mesh that doesn't fit the devices, the model or the batch; a back end that
@@ -64,6 +72,7 @@ def make_bench(config: Config, base: settings.DecoderSettings) -> Bench:
     single = mesh_lib.single_device_mesh()
     params = _random_params(small, model, single)
     packed, alone = _made_up_rows(small, model)
+    taught = None if teacher is None else _small_teacher(teacher)
     return Bench(
         _with_attention_of_float32(small, model, mesh),
         config.model.dtype,
@@ -73,7 +82,19 @@ def make_bench(config: Config, base: settings.DecoderSettings) -> Bench:
         jax.device_get(params),
         packed,
         alone,
+        taught,
+        None if taught is None else jax.device_get(_teacher_params(taught, single)),
     )
+
+
+def _small_teacher(teacher: Teacher) -> Teacher:
+    return dataclasses.replace(teacher, settings=_few_layers(teacher.settings), base=None)
+
+
+def _teacher_params(teacher: Teacher, single: Mesh) -> Params:
+    """Random ones, other than those of a student of the same settings."""
+    _, shapes, axes = state.abstract(teacher.settings, "float32", "none")
+    return state.random_params(teacher.settings, 1, state.shardings(shapes, axes, single))
 
 
 def _random_params(small: Config, model: settings.DecoderSettings, single: Mesh) -> Params:
@@ -127,16 +148,8 @@ def _with_attention_of_float32(
 def _small(
     config: Config, base: settings.DecoderSettings
 ) -> tuple[Config, settings.DecoderSettings]:
-    """Few layers, of each kind one; float32; short rows; the run's micro-batches."""
-    dense = [layer in base.dense_layers for layer in range(base.num_layers)]
-    alike = list(dict.fromkeys(zip(base.kinds(), dense, strict=True)))
-    alike = (alike * MAX_LAYERS)[: max(MAX_LAYERS, len(alike))]
-    model = dataclasses.replace(
-        base,
-        num_layers=len(alike),
-        layer_kinds=tuple(kind for kind, _ in alike),
-        dense_layers=tuple(layer for layer, (_, dense) in enumerate(alike) if dense),
-    )
+    """Few layers; float32; short rows; the run's micro-batches."""
+    model = _few_layers(base)
     parts = max(2, config.train.microbatches)
     sizes = mesh_lib.fill(config.mesh, len(jax.devices()), mesh_lib.num_slices(jax.devices()))
     rows = mesh_fit.batch_multiple(sizes, parts)
@@ -154,8 +167,22 @@ def _small(
             eval=dataclasses.replace(config.eval, batch_size=rows),
             optim=dataclasses.replace(config.optim, gradient_dtype="float32"),
             loss=dataclasses.replace(config.loss, source_weights={}),
+            distil=config.distil and dataclasses.replace(config.distil, dtype="float32"),
         ),
         model,
+    )
+
+
+def _few_layers(base: settings.DecoderSettings) -> settings.DecoderSettings:
+    """Of each kind one."""
+    dense = [layer in base.dense_layers for layer in range(base.num_layers)]
+    alike = list(dict.fromkeys(zip(base.kinds(), dense, strict=True)))
+    alike = (alike * MAX_LAYERS)[: max(MAX_LAYERS, len(alike))]
+    return dataclasses.replace(
+        base,
+        num_layers=len(alike),
+        layer_kinds=tuple(kind for kind, _ in alike),
+        dense_layers=tuple(layer for layer, (_, dense) in enumerate(alike) if dense),
     )
 
 

@@ -31,6 +31,7 @@ from jaxsft.training.batch import Batch
 from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.schedule import shortest_run
 from jaxsft.training.step import TrainState
+from jaxsft.training.teacher import Teacher
 
 ALLOWED = 1e-4  # relative; sums in another order differ by about 1e-6, a fault by 1e-2 and more
 UNMOVED = 1e-6  # relative; experts may take a token in another place of their batch
@@ -54,17 +55,23 @@ class Check:
         return self.difference <= self.allowed  # false for NaN
 
 
-def measured(config: Config, base: settings.DecoderSettings, scratch: Path) -> Iterator[Check]:
+def measured(
+    config: Config,
+    base: settings.DecoderSettings,
+    scratch: Path,
+    teacher: Teacher | None = None,
+) -> Iterator[Check]:
     """Each law as soon as it is measured.
 
     Args:
         scratch: a directory that all processes see, for a checkpoint.
+        teacher: of config.distil.
 
     Raises:
         ConfigError: a mesh that doesn't fit the devices, the model or the batch; a back end that
             the run can't have.
     """
-    bench = make_bench(config, base)
+    bench = make_bench(config, base, teacher)
     with jax.default_matmul_precision("highest"):
         exact = _gradients(bench, bench.rows, mesh_lib.single_device_mesh(), 1)
         yield from _of_gradients(bench, exact)
@@ -142,24 +149,25 @@ def _built(bench: Bench, mesh: Mesh, rows: int, microbatches: int) -> MeshProgra
     train = dataclasses.replace(bench.config.train, batch_size=rows, microbatches=microbatches)
     config = dataclasses.replace(bench.config, train=train)
     num_steps = shortest_run(bench.config.optim) + _STEPS
-    return mesh_program.make_program(config, bench.model, num_steps, mesh)
+    return mesh_program.make_program(config, bench.model, num_steps, mesh, teacher=bench.teacher)
 
 
 def _gradients(bench: Bench, rows: BatchFields, mesh: Mesh, microbatches: int) -> Params:
     """The gradient over the weight of the batch, on the host of each process."""
     built = _built(bench, mesh, len(rows["tokens_BT"]), microbatches)
 
-    def compute(params: Params, batch: Batch) -> Params:
+    def compute(params: Params, teacher: Params | None, batch: Batch) -> Params:
         batch = step.with_keys(built.recipe, batch, 0)
-        (sums, _), gradients = step.gradient_sums(built.recipe, params, batch)
+        (sums, _), gradients = step.gradient_sums(built.recipe, params, batch, teacher)
         return jax.tree.map(lambda leaf: leaf / sums.weight, gradients)
 
     with jax.set_mesh(mesh):
         params = _placed(bench.params, built.placement.params)
+        teacher = _placed(bench.teacher_params, built.placement.teacher)
         batch = _batch(rows, mesh)
         trained, _ = split(params, built.recipe.frozen)
         whole = jax.tree.map(lambda _: mesh_lib.sharding(mesh), trained)
-        return jax.device_get(jax.jit(compute, out_shardings=whole)(params, batch))
+        return jax.device_get(jax.jit(compute, out_shardings=whole)(params, teacher, batch))
 
 
 def _placed(tree: Any, placement: Any) -> Any:
@@ -259,7 +267,8 @@ def _resumption(bench: Bench, scratch: Path) -> float:
 
         def fresh() -> TrainState:
             params = _placed(bench.params, built.placement.params)
-            return first_state.of_params(built, params)
+            teacher = _placed(bench.teacher_params, built.placement.teacher)
+            return dataclasses.replace(first_state.of_params(built, params), teacher=teacher)
 
         straight = train(fresh(), _STEPS)
         store = CheckpointStore(scratch, keep=1)
@@ -267,7 +276,7 @@ def _resumption(bench: Bench, scratch: Path) -> float:
         store.save(_STEPS // 2, half.changing, Notes())
         store.wait()
         restored = store.restore(_STEPS // 2, mesh_program.abstract_state(built).changing)
-        again = train(TrainState.of(restored, half.frozen), _STEPS - _STEPS // 2)
+        again = train(TrainState.of(restored, half.frozen, half.teacher), _STEPS - _STEPS // 2)
         spread = jax.jit(
             lambda a, b: jnp.stack(
                 [

@@ -5,6 +5,7 @@ A run is a Python file with `def get_config() -> Config`; the command line chang
 """
 
 from jaxsft.config.data import Data, Format, Part, Source
+from jaxsft.config.distil import Distil
 from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
@@ -17,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "Config",
     "Data",
+    "Distil",
     "Eval",
     "Format",
     "Group",

@@ -5,6 +5,7 @@ import datetime
 import math
 
 from jaxsft.config.data import Data
+from jaxsft.config.distil import Distil
 from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.optim import Group, Optim
@@ -30,6 +31,8 @@ def validate(config: Config) -> None:
     _check_train(config.train)
     _check_optim(config.optim)
     _check_loss(config.loss)
+    if config.distil is not None:
+        _check_distil(config.distil)
     _check_new_rows(config)
     _check_data(config.data)
     if config.model.adapter is not None and config.model.weights == "random":
@@ -235,6 +238,51 @@ def _check_loss(loss: Loss) -> None:
             f"config.loss.label_smoothing={loss.label_smoothing}: kind='dft' has a target's own"
             " probability as its weight and none for other tokens; set label_smoothing=0 or"
             " kind='cross_entropy'"
+        )
+
+
+def _check_distil(distil: Distil) -> None:
+    if distil.teacher is None:
+        _check_stored(distil)
+    elif not distil.teacher.strip():
+        raise ConfigError(
+            f"config.distil.teacher={distil.teacher!r}: name the model to learn from: a directory,"
+            " a hub id or a run"
+        )
+    if not 0 <= distil.alpha < 1:
+        raise ConfigError(
+            f"config.distil.alpha={distil.alpha}: is the share of the targets' own loss; must lie"
+            " in [0, 1): with 1 the teacher counts nothing, so leave config.distil out"
+        )
+    if not 0 < distil.temperature < math.inf:
+        raise ConfigError(
+            f"config.distil.temperature={distil.temperature}: must be finite and greater than 0"
+        )
+    if distil.top_k is not None and distil.top_k < 1:
+        raise ConfigError(
+            f"config.distil.top_k={distil.top_k}: must be 1 or more; None compares the whole"
+            " vocabulary"
+        )
+
+
+def _check_stored(distil: Distil) -> None:
+    """A teacher whose words stand in the rows, which are what they are."""
+    if distil.top_k is None:
+        raise ConfigError(
+            "config.distil.teacher=None: name the model to learn from, a directory, a hub id or a"
+            " run; or, where the rows have teacher_ids and teacher_logprobs, say with"
+            " config.distil.top_k how many of them to take for a target"
+        )
+    if distil.temperature != 1:
+        raise ConfigError(
+            f"config.distil.temperature={distil.temperature}: the log-probabilities in rows are"
+            " those of temperature 1, from which those of another can't be told; set 1, or name a"
+            " model in config.distil.teacher"
+        )
+    if distil.dtype != "source":
+        raise ConfigError(
+            f"config.distil.dtype={distil.dtype}: is of a teacher's weights, but"
+            " config.distil.teacher=None names no model"
         )
 
 

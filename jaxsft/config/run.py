@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxsft.config.data import Data
+from jaxsft.config.distil import Distil
 from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
@@ -84,6 +85,7 @@ class Config:
     train: Train
     lora: Lora | None = None  # None: the model's own weights are trained
     loss: Loss = Loss()
+    distil: Distil | None = None  # None: no teacher
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()

@@ -63,6 +63,17 @@ class PlainText:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class TeacherTargets:
+    """A teacher's likeliest tokens where a token is trained, the likeliest first.
+
+    S: trained tokens, in their order; X: tokens of a place.
+    """
+
+    ids_SX: np.ndarray  # int32; -1 behind the last of a place that has fewer than others
+    logprobs_SX: np.ndarray  # float32, natural; 0 there
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tokenized:
     """Tokens made by another program.
 
@@ -75,6 +86,7 @@ class Tokenized:
     file: str
     row: int
     unread: Columns = ()
+    teacher: TeacherTargets | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from jaxsft.training import mesh_program
 from jaxsft.training.flops import training_flops
 from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.schedule import shortest_run
+from jaxsft.training.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Estimate:
 
     mesh: dict[str, int]
     num_parameters: int
-    state_bytes: dict[str, float]  # parameters, optimizer, gradients
+    state_bytes: dict[str, float]  # parameters, optimizer, gradients, teacher
     memory: Memory
     remat: str  # its policy
     remat_why: str
@@ -69,17 +70,21 @@ def make(
     topology: Topology,
     rows: BatchLoad,
     say: remat_choice.Say = lambda line: None,
+    teacher: Teacher | None = None,
 ) -> Estimate:
     """Compiles the step that `train` would run there.
+
+    Args:
+        teacher: of config.distil.
 
     Raises:
         ConfigError: model, mesh and batch don't fit each other.
         TooLarge: the compiler itself finds that it can't fit.
     """
-    num_steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
+    steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
     config = on_slices(config, topology)
     mesh = mesh_program.checked_mesh(config, base, topology.devices)
-    built = mesh_program.make_program(config, base, num_steps, mesh, rows.max_segments)
+    built = mesh_program.make_program(config, base, steps, mesh, rows.max_segments, teacher=teacher)
     train, length = config.train, config.data.sequence_length
     chosen = remat_choice.choose(built, config, memory.limit_of(topology.chip), say)
     compiled, needed_memory = chosen.measured
@@ -90,10 +95,8 @@ def make(
     chip = topology.chip
     slots = train.batch_size * length
     tokens = rows.tokens * slots
-    needed = training_flops(
-        built.settings, rows.counts(slots, built.settings), rows.supervised * slots
-    )
-    flops = needed / topology.num_devices
+    counts = rows.counts(slots, built.settings)
+    flops = training_flops(built.settings, counts, rows.supervised * slots) / topology.num_devices
     skipped = Skipped(
         used_rows=1.0 if expert_rows is None else expert_rows.used_share,
         needed_pairs=kind_of(built.settings).needed_pairs(

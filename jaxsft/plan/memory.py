@@ -78,7 +78,8 @@ def limit_of(chip: Chip | None) -> int | None:
 
 
 def state_bytes(built: MeshProgram) -> dict[str, float]:
-    """Of parameters, optimizer and gradients on each device; gradients lie where parameters lie."""
+    """Of parameters, optimizer, gradients and a teacher on each device; gradients lie where
+    parameters lie."""
 
     def total(tree: Any, placement: Any, itemsize: int | None = None) -> float:
         sizes = jax.tree.map(
@@ -92,10 +93,12 @@ def state_bytes(built: MeshProgram) -> dict[str, float]:
 
     shapes, placement = built.shapes, built.placement
     gradients = built.recipe.gradient_dtype
+    taught = {} if built.teacher is None else {"teacher": total(shapes.teacher, placement.teacher)}
     return {
         "parameters": total(shapes.params, placement.params),
         "optimizer": total(shapes.opt_state, placement.opt_state),
         "gradients": total(shapes.trained, placement.trained, jnp.dtype(gradients).itemsize),
+        **taught,
     }
 
 

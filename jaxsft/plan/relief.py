@@ -25,6 +25,7 @@ from jaxsft.training import mesh_fit, mesh_program, optim
 from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.parameters import StoredDtypes
 from jaxsft.training.schedule import shortest_run
+from jaxsft.training.teacher import Teacher
 from jaxsft.training.too_large import TooLarge
 
 Change = dict[str, Any]  # of fields by their dotted names
@@ -48,11 +49,12 @@ def compiling(
     compile_seconds: float,
     max_segments: int | None = None,
     stored: StoredDtypes | None = None,
+    teacher: Teacher | None = None,
 ) -> Fits:
     """Whether a config's step fits, by its compilation.
 
     Args:
-        max_segments, stored: as mesh_program.make_program has them.
+        max_segments, stored, teacher: as mesh_program.make_program has them.
 
     Raises:
         _Enough: by the function returned, after some time.
@@ -65,7 +67,9 @@ def compiling(
         steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
         try:
             mesh = mesh_program.checked_mesh(config, model, devices)
-            built = mesh_program.make_program(config, model, steps, mesh, max_segments, stored)
+            built = mesh_program.make_program(
+                config, model, steps, mesh, max_segments, stored, teacher=teacher
+            )
             compiled = mesh_program.compile_train_step(built, config)
         except (ConfigError, jax.errors.JaxRuntimeError):
             return False
@@ -93,6 +97,7 @@ def compile_step(
     count, started = built.mesh.size, time.monotonic()
     alone = jax.process_count() == 1 and limit_bytes is not None
     most_saving = _most_saving(config)
+    teacher = None if built.teacher is None else built.teacher.model
 
     def fits() -> Fits | None:
         """Several processes would have to try the same, at the same time."""
@@ -101,18 +106,22 @@ def compile_step(
         say("too large for a device; trying what would fit, which takes some minutes")
         took = time.monotonic() - started
         room = built.settings.attention_max_segments
-        return compiling(built.settings, devices, limit_bytes or 0, took, room, built.stored)
+        limit = limit_bytes or 0
+        return compiling(built.settings, devices, limit, took, room, built.stored, teacher)
 
     def refuse_state() -> None:
-        state = sum(memory.state_bytes(built)[name] for name in ("parameters", "optimizer"))
+        held = memory.state_bytes(built)
+        state = sum(size for name, size in held.items() if name != "gradients")
+        of_teacher = "" if teacher is None else ", the teacher's"
         if limit_bytes is None or state <= limit_bytes:
             return
         where = "the device" if count == 1 else f"each of {count} devices"
         raise TooLarge(
-            f"the parameters and the optimizer's state alone take {state / GIB:.1f} GiB on {where},"
+            f"the parameters{of_teacher} and the optimizer's state alone take {state / GIB:.1f} GiB"
+            f" on {where},"
             f" {(state - limit_bytes) / GIB:.1f} more than the {limit_bytes / GIB:.1f} that a"
             " program may use."
-            f" {of_state(most_saving, built.settings, count, limit_bytes, fits())}"
+            f" {of_state(most_saving, built.settings, count, limit_bytes, fits(), teacher)}"
         )
 
     def refuse_step() -> None:
@@ -132,6 +141,7 @@ def estimated(
     topology: Topology,
     rows: BatchLoad,
     say: Callable[[str], None],
+    teacher: Teacher | None = None,
 ) -> Estimate:
     """What estimate.make says.
 
@@ -140,14 +150,14 @@ def estimated(
     """
     started = time.monotonic()
     try:
-        return estimate.make(config, model, topology, rows, say)
+        return estimate.make(config, model, topology, rows, say, teacher)
     except TooLarge as error:
         limit = int(memory.limit_of(topology.chip) or 0)
         placed = estimate.on_slices(config, topology)
         sizes = mesh_lib.fill(placed.mesh, topology.num_devices)
         took = time.monotonic() - started
-        fits = compiling(model, topology.devices, limit, took, rows.max_segments)
-        said = _of_either(placed, model, sizes, limit, fits)
+        fits = compiling(model, topology.devices, limit, took, rows.max_segments, teacher=teacher)
+        said = _of_either(placed, model, sizes, limit, fits, teacher)
         raise TooLarge(f"{error} {said}") from None
 
 
@@ -157,12 +167,15 @@ def of_estimate(
     topology: Topology,
     rows: BatchLoad,
     made: Estimate,
+    teacher: Teacher | None = None,
 ) -> str:
     """What would make a step fit whose estimate says that it doesn't, in words."""
     limit = made.memory.limit_bytes or 0
-    fits = compiling(model, topology.devices, limit, made.compile_seconds, rows.max_segments)
+    fits = compiling(
+        model, topology.devices, limit, made.compile_seconds, rows.max_segments, teacher=teacher
+    )
     placed = estimate.on_slices(config, topology)
-    return _of_either(placed, model, made.mesh, limit, fits)
+    return _of_either(placed, model, made.mesh, limit, fits, teacher)
 
 
 def _most_saving(config: Config) -> Config:
@@ -173,12 +186,17 @@ def _most_saving(config: Config) -> Config:
 
 
 def _of_either(
-    config: Config, model: settings.DecoderSettings, sizes: dict[str, int], limit: int, fits: Fits
+    config: Config,
+    model: settings.DecoderSettings,
+    sizes: dict[str, int],
+    limit: int,
+    fits: Fits,
+    teacher: Teacher | None,
 ) -> str:
     config = _most_saving(config)
     state = _state_bytes(config, model, mesh_fit.leaves(model), sizes, gradients=False)
-    if state > limit:
-        return of_state(config, model, math.prod(sizes.values()), limit, fits)
+    if state + sizing.teacher_bytes(config, teacher, sizes) > limit:
+        return of_state(config, model, math.prod(sizes.values()), limit, fits, teacher)
     return of_step(config, sizes, fits)
 
 
@@ -278,6 +296,7 @@ def of_state(
     num_devices: int,
     limit_bytes: int,
     fits: Fits | None,
+    teacher: Teacher | None = None,
 ) -> str:
     """What would make parameters and optimizer fit that are too large by themselves, in words.
 
@@ -286,14 +305,17 @@ def of_state(
     """
     named = mesh_fit.leaves(model)
     said = []
-    if fits and (narrow := _narrower(config, model, num_devices, limit_bytes, fits)):
+    if fits and (narrow := _narrower(config, model, num_devices, limit_bytes, fits, teacher)):
         said.append(_words(narrow))
     count = num_devices
     while count < _MAX_DEVICES:
         count *= 2
         sizes = _meshes(config, model, count)
         if any(
-            _state_bytes(config, model, named, one, gradients=True) <= limit_bytes for one in sizes
+            _state_bytes(config, model, named, one, gradients=True)
+            + sizing.teacher_bytes(config, teacher, one)
+            <= limit_bytes
+            for one in sizes
         ):
             said.append(f"{count} devices like these, which hold it with its gradients")
             break
@@ -306,10 +328,12 @@ def _narrower(
     num_devices: int,
     limit_bytes: int,
     fits: Fits,
+    teacher: Teacher | None,
 ) -> Change | None:
     """The fewest kinds of numbers kept in bfloat16, beside all else that saves memory."""
     named = mesh_fit.leaves(model)
     sizes = mesh_lib.fill(config.mesh, num_devices)
+    left = limit_bytes - sizing.teacher_bytes(config, teacher, sizes)
     saving: Change = {}
     for changes in _groups(config, sizes):
         if changes[-1].keys() <= _SAVING:
@@ -322,7 +346,7 @@ def _narrower(
     try:
         for narrow in narrower:
             one = _changed(config, saving | narrow)
-            small = _state_bytes(one, model, named, sizes, gradients=True) <= limit_bytes
+            small = _state_bytes(one, model, named, sizes, gradients=True) <= left
             if small and fits(one):
                 return narrow | saving
     except _Enough:

@@ -17,7 +17,8 @@ from jaxsft.plan.measured_data import PlannedRun
 from jaxsft.plan.memory import GIB
 from jaxsft.plan.sizing import REMATS, Guess, guesser
 from jaxsft.plan.topology import Topology
-from jaxsft.training.mesh_fit import fitting, words
+from jaxsft.training.mesh_fit import fitting, splitting, words
+from jaxsft.training.teacher import Teacher
 from jaxsft.training.too_large import TooLarge
 
 
@@ -59,6 +60,7 @@ def search(
     tries: int,
     minutes: float,
     say: Callable[[str], None],
+    teacher: Teacher | None = None,
 ) -> list[Tried]:
     """What fits, the fastest first.
 
@@ -66,7 +68,7 @@ def search(
     what saves more memory is slower and not needed, or what saves less can't fit either.
     """
     limit = memory.limit_of(topology.chip)
-    every = list(_candidates(config, model, topology, rows))
+    every = list(_candidates(config, model, topology, rows, teacher))
     left = [one for one in every if limit is None or _least(one.guess) <= limit]
     started, count, found = time.monotonic(), 0, []
     say(f"{len(every)} combinations; {len(every) - len(left)} of them can't fit by sizes alone")
@@ -74,7 +76,7 @@ def search(
     while left and count < tries and time.monotonic() - started < 60 * minutes:
         best = min(left, key=lambda one: (_expected(one, kept) > (limit or 0), one.guess.seconds))
         count += 1
-        made = _compiled(best, model, topology, rows)
+        made = _compiled(best, model, topology, rows, teacher)
         fits = made is not None and made.memory.fits
         say(f"{count}/{tries} {best.words}: {_outcome(made)}")
         # A step that the compiler refuses may have been twice too much: no more is known of it.
@@ -90,16 +92,21 @@ def search(
 
 
 def _candidates(
-    config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+    config: Config,
+    model: settings.DecoderSettings,
+    topology: Topology,
+    rows: BatchLoad,
+    teacher: Teacher | None,
 ) -> Iterator[Candidate]:
     batch = config.train.batch_size
-    guesses = guesser(config, model, topology, rows)
+    guesses = guesser(config, model, topology, rows, teacher)
     # One that names nothing to keep is slower and larger than one that does: only where asked for.
     remats = REMATS if config.model.remat == REMATS[0] else REMATS[1:]
     for microbatches in (n for n in range(1, batch + 1) if batch % n == 0):
         train = dataclasses.replace(config.train, microbatches=microbatches)
         parted = dataclasses.replace(config, train=train)
-        for mesh in fitting(parted, model, topology.num_devices, topology.num_slices):
+        meshes = fitting(parted, model, topology.num_devices, topology.num_slices)
+        for mesh in meshes if teacher is None else splitting(meshes, teacher.settings):
             for remat in remats:
                 changed: Any = {"mesh": mesh, "model": _with_remat(config, remat)}
                 one = dataclasses.replace(parted, **changed)
@@ -120,11 +127,15 @@ def _expected(one: Candidate, kept: dict[str, float]) -> float:
 
 
 def _compiled(
-    one: Candidate, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+    one: Candidate,
+    model: settings.DecoderSettings,
+    topology: Topology,
+    rows: BatchLoad,
+    teacher: Teacher | None,
 ) -> Estimate | None:
     """None where the compiler itself finds that it can't fit."""
     try:
-        return estimate.make(one.config, model, topology, rows)
+        return estimate.make(one.config, model, topology, rows, teacher=teacher)
     except TooLarge:
         return None
 

@@ -4,6 +4,7 @@ The seconds are only good for an order. No compiled step needs fewer bytes than 
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -21,16 +22,18 @@ from jaxsft.plan import efficiencies
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.topology import Topology
 from jaxsft.training import groups, mesh_fit, optim
-from jaxsft.training.flops import recomputed_flops, training_flops
+from jaxsft.training.flops import forward_flops, recomputed_flops, training_flops
+from jaxsft.training.teacher import Teacher
 
 REMATS = tuple(KEPT)  # from the least recomputation to the most
+_leaves = functools.cache(mesh_fit.leaves)  # of a teacher, for the guesses of a search
 _GATHERED = ("embed", "expert_embed")  # logical axes whose parts are put together for each layer
 
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
     seconds: float
-    state_bytes: float  # of parameters, their gradients and the optimizer, on a chip
+    state_bytes: float  # of parameters, their gradients, the optimizer and a teacher, on a chip
     kept_bytes: float  # of what a micro-batch's forward pass keeps, at least
 
 
@@ -44,6 +47,7 @@ class Guesser:
     optimizer_bytes: float  # for each parameter, in the mean over all
     topology: Topology
     rows: BatchLoad
+    teacher: Teacher | None = None
 
     def guess(self, config: Config) -> Guess:
         """For a config whose mesh has no open axes."""
@@ -59,7 +63,8 @@ class Guesser:
         gradients = 2  # at the least
         return Guess(
             seconds=self._seconds(config, sizes, here, gathered, tokens),
-            state_bytes=here * (itemsize + gradients * self.trained_share + self.optimizer_bytes),
+            state_bytes=here * (itemsize + gradients * self.trained_share + self.optimizer_bytes)
+            + teacher_bytes(config, self.teacher, sizes),
             kept_bytes=self._kept(config, sizes, tokens // train.microbatches),
         )
 
@@ -79,6 +84,9 @@ class Guesser:
         counts = self.rows.counts(slots, self.model)
         flops = training_flops(self.model, counts, self.rows.supervised * slots)
         flops += recomputed_flops(self.model, counts, candidates(config.model.remat)[0])
+        if self.teacher is not None:
+            theirs = self.rows.counts(slots, self.teacher.settings)
+            flops += forward_flops(self.teacher.settings, theirs, self.rows.supervised * slots)
         computing = flops / self.topology.num_devices / chip.bf16_flops
         inside, outside = self._sent(config, sizes, here, gathered, tokens)
         link_bandwidth = self.topology.links * chip.link_bandwidth
@@ -109,10 +117,25 @@ class Guesser:
 
 
 def guesser(
-    config: Config, model: settings.DecoderSettings, topology: Topology, rows: BatchLoad
+    config: Config,
+    model: settings.DecoderSettings,
+    topology: Topology,
+    rows: BatchLoad,
+    teacher: Teacher | None = None,
 ) -> Guesser:
     leaves = mesh_fit.leaves(model)
-    return Guesser(model, leaves, *trained_state(config, model, leaves), topology, rows)
+    return Guesser(model, leaves, *trained_state(config, model, leaves), topology, rows, teacher)
+
+
+def teacher_bytes(config: Config, teacher: Teacher | None, sizes: dict[str, int]) -> float:
+    """Of a teacher's parameters on a chip; 0 without one."""
+    if teacher is None or config.distil is None:
+        return 0.0
+    asked, found = config.distil.dtype, 0.0
+    for leaf in _leaves(teacher.settings):
+        dtype = teacher.stored.get(leaf[0], "float32") if asked == "source" else asked
+        found += held([leaf], sizes)[0] * np.dtype(dtype).itemsize
+    return found
 
 
 def trained_state(

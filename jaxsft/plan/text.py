@@ -61,10 +61,13 @@ def _experts(rows: ExpertRows) -> str:
 def _memory(estimate: Estimate) -> Table:
     memory, state = estimate.memory, estimate.state_bytes
     table = Table("memory of a chip", "GiB", title_justify="left")
-    rest = memory.arguments_bytes - state["parameters"] - state["optimizer"]
+    taught = {"teacher": state["teacher"]} if "teacher" in state else {}
+    held = state["parameters"] + state["optimizer"] + sum(taught.values())
+    rest = memory.arguments_bytes - held
     rows = {
         "parameters": state["parameters"],
         "optimizer state": state["optimizer"],
+        **taught,
         "batch and counters": max(rest, 0.0),
         "temporaries: gradients": min(state["gradients"], memory.temporaries_bytes),
         "temporaries: activations and the rest": max(

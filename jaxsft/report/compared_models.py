@@ -67,6 +67,7 @@ def compared(
 
 def _job(config: Config, model: Pretrained) -> Job:
     quiet = terminal.Console(speaks=False)
+    config = dataclasses.replace(config, distil=None)  # only evaluated, which knows no teacher
     return set_up(config, model, inputs.prepare_data(config, model, quiet))
 
 

@@ -198,6 +198,8 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
     facts = {
         "model": summary.model or (run.config.get("model") or {}).get("source"),
         "parameters": None if parameters is None else _count(parameters),
+        "teacher": (run.config.get("distil") or {}).get("teacher"),
+        "KL(teacher || student)": _divergence(run.steps),
         "device": summary.device,
         "mesh": summary.mesh,
         "steps": None if step is None else f"{step:,}",
@@ -211,6 +213,12 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         "packing": None if packing is None else f"{packing:.1%} of each row is tokens",
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _divergence(steps: Sequence[StepFigures]) -> str | None:
+    """In training, at the first and the last step that it is known of; None: no teacher."""
+    known = [value for line in steps if (value := line.others.get("kl")) is not None]
+    return f"{known[0]:.4f}, at last {known[-1]:.4f} nats" if known else None
 
 
 def _best(best: Best, exported: int | None) -> str:

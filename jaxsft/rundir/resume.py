@@ -30,7 +30,7 @@ from jaxsft.training import mesh_program
 from jaxsft.training.inputs import Say
 from jaxsft.training.job import Job
 from jaxsft.training.saved_state import saved_of
-from jaxsft.training.step import Changing
+from jaxsft.training.step import Changing, TrainState
 
 _DATA = "prepared training data"
 # Fields that decide when a run ends: more of it is more of the same data order.
@@ -76,6 +76,9 @@ def identity(config: Config) -> dict[str, Any]:
         values |= {f"config.lora.{name}": v for name, v in _plain(config.lora).items()}
     if config.lora is not None or config.model.frozen_dtype in quantised.KINDS:
         values["config.model.frozen_dtype"] = config.model.frozen_dtype
+    values["config.distil"] = None if config.distil is None else "set"
+    if config.distil is not None:
+        values |= {f"config.distil.{name}": v for name, v in _plain(config.distil).items()}
     values["config.model.new_tokens"] = list(config.model.new_tokens)
     for name in _DIVISION:
         values[f"config.data.{name}"] = getattr(config.data, name)
@@ -142,6 +145,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         defaults |= {f"config.lora.{name}": value for name, value in _plain(Lora()).items()}
     # Once, notes kept secrets.
     known: dict[str, Any] = {"config.model.new_tokens": [], "config.lora": None}
+    known["config.distil"] = None
     before = redacted_values(defaults | known | dict(before))  # lists in the place of tuples, too
     longer = {name for name, *_ in _extended(before, now)}
     changed = [
@@ -171,6 +175,27 @@ def _extended(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[s
     return [(name, a, b) for name, a, b in pairs if a is not None and b is not None and b > a]
 
 
+def with_digests(notes: Notes, state: TrainState) -> Notes:
+    """The notes with digests of what no checkpoint of the run holds; all processes take part."""
+    frozen, teacher = frozen_digests(state.frozen), frozen_digests(state.teacher or {})
+    return dataclasses.replace(notes, frozen=frozen or None, teacher=teacher or None)
+
+
+def refuse_other_files(store: CheckpointStore, step: int, state: TrainState) -> None:
+    """Refuses to go on on another base, or with another teacher.
+
+    Raises:
+        CheckpointError: naming a parameter that differs.
+    """
+    refuse_other_base(store, step, frozen_digests(state.frozen))
+    _refuse_differing(
+        store.notes(step).teacher or {},
+        frozen_digests(state.teacher or {}),
+        "config.distil.teacher: {name} is not what this run has learnt from ({changed} of {all} of"
+        " the teacher's parameters differ). Bring its old files back",
+    )
+
+
 def frozen_digests(frozen: Params) -> dict[str, int]:
     """What tells one set of untrained parameters from another; all processes take part."""
     return {name: int(value) for name, value in jax.device_get(digests(named(frozen))).items()}
@@ -182,16 +207,19 @@ def refuse_other_base(store: CheckpointStore, step: int, now: Mapping[str, int])
     Raises:
         CheckpointError: naming one that differs.
     """
-    before = store.notes(step).frozen or {}
+    _refuse_differing(
+        store.notes(step).frozen or {},
+        now,
+        "config.model.source: {name} is not what this run was trained on ({changed} of {all}"
+        " untrained parameters differ). Bring the base's old files back",
+    )
+
+
+def _refuse_differing(before: Mapping[str, int], now: Mapping[str, int], words: str) -> None:
     changed = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
     if changed:
-        raise known_to_all(
-            CheckpointError(
-                f"config.model.source: {changed[0]} is not what this run was trained on"
-                f" ({len(changed)} of {len(now)} untrained parameters differ). Bring the base's old"
-                " files back, or begin anew with another --workdir"
-            )
-        )
+        said = words.format(name=changed[0], changed=len(changed), all=len(now))
+        raise known_to_all(CheckpointError(f"{said}, or begin anew with another --workdir"))
 
 
 def refuse_lost_checkpoints(out: Outputs) -> None:

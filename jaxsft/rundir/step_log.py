@@ -12,7 +12,7 @@ from jaxsft.model import settings
 from jaxsft.model.moe import load_balancing_loss
 from jaxsft.rundir.metric_lines import finite
 from jaxsft.rundir.step_figures import StepFigures
-from jaxsft.training.flops import recomputed_flops, training_flops
+from jaxsft.training.flops import forward_flops, recomputed_flops, training_flops
 from jaxsft.training.step import StepMetrics
 
 
@@ -33,6 +33,7 @@ class StepLog:
         epochs_at: epochs that a number of steps makes.
         sources: names of the sources whose losses are kept apart.
         peak_flops: of all devices together, FLOP/s; None: neither mfu nor hfu.
+        teacher: whose forward pass counts in `hfu`; None: there is none.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class StepLog:
         epochs_at: Callable[[int], float],
         sources: Sequence[str],
         peak_flops: float | None,
+        teacher: settings.DecoderSettings | None = None,
     ):
         self._model = model
         self._remat = remat
@@ -51,6 +53,7 @@ class StepLog:
         self._epochs_at = epochs_at
         self._sources = sources
         self._peak_flops = peak_flops
+        self._teacher = teacher
         self._entries: list[_Entry] = []
         self._since = time.monotonic()
 
@@ -92,6 +95,8 @@ class StepLog:
         supervised = sums["supervised_tokens"]
         needed = training_flops(self._model, counts, supervised) / len(entries)
         again = recomputed_flops(self._model, counts, self._remat) / len(entries)
+        if self._teacher is not None:
+            again += forward_flops(self._teacher, counts, supervised) / len(entries)
         last, done = values[-1], entries[-1].done
         return StepFigures(
             step=done,
@@ -148,11 +153,12 @@ class StepLog:
 
 
 def _objective(sums: dict[str, float]) -> dict[str, float | None]:
-    """`objective`, what is minimised, where that isn't `loss`."""
+    """`objective`, what is minimised, where that isn't `loss`; and `kl`, with a teacher."""
     if "objective" not in sums:
         return {}
     weight = sums["objective_weight"]
-    return {"objective": finite(sums["objective"] / weight) if weight else None}
+    found = {"objective": finite(sums["objective"] / weight) if weight else None}
+    return found | ({"kl": _mean(sums, "kl")} if "kl" in sums else {})
 
 
 def _mean(sums: dict[str, float], name: str) -> float | None:

@@ -1,8 +1,13 @@
-"""A batch of packed rows, as the step takes it. B: batch row, T: position."""
+"""A batch of packed rows, as the step takes it.
+
+A: micro-batch, B: batch row, T: position, X: likeliest token of a teacher.
+"""
 
 import dataclasses
 
 import jax
+
+from jaxsft.devices import mesh as mesh_lib
 
 
 @jax.tree_util.register_dataclass
@@ -17,4 +22,15 @@ class Batch:
     # float32: weight of the target in what is minimised; None: weights_BT
     objective_weights_BT: jax.Array | None = None
     examples_BT: jax.Array | None = None  # int32: which example of the data the token is from
+    # The likeliest tokens that rows say a teacher had in the target's place, -1 behind the last of
+    # them, and their log-probabilities, float32; None: no rows are read for that.
+    teacher_ids_BTX: jax.Array | None = None
+    teacher_logprobs_BTX: jax.Array | None = None
     keys_BT: jax.Array | None = None  # of random numbers, made of examples_BT; None: no noise
+
+
+def split_rows(microbatches: int, rows_BTx: jax.Array) -> jax.Array:
+    """[B, T] as [A, B / A, T]; micro-batch m has rows m, m + A, ...: each device keeps its own."""
+    batch, length, *others = rows_BTx.shape
+    parts = rows_BTx.reshape(batch // microbatches, microbatches, length, *others).swapaxes(0, 1)
+    return mesh_lib.constrain(parts, None, "batch", "sequence", *[None] * len(others))

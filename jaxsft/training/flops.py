@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step: what the model needs, and with recomputation."""
+"""Floating-point operations of a training step: what the model needs, and what is beside that."""
 
 from jaxsft.data.pack.balance import RowCost
 from jaxsft.data.pack.counts import BatchCounts
@@ -25,6 +25,13 @@ def training_flops(
         + 6 * s.embed_dim * s.num_tokens * supervised_tokens
         + 6 * _mixing_products(s, counts)
     )
+
+
+def forward_flops(
+    s: settings.DecoderSettings, counts: BatchCounts, supervised_tokens: float
+) -> float:
+    """Operations of a forward pass alone over these tokens, as a teacher has it: a third."""
+    return training_flops(s, counts, supervised_tokens) / 3
 
 
 def recomputed_flops(s: settings.DecoderSettings, counts: BatchCounts, remat: str) -> float:

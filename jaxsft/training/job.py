@@ -12,10 +12,12 @@ from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.data.pack.reweight import Reweighting
 from jaxsft.training import mesh_program, over_mesh, preflight
+from jaxsft.training import teacher as teachers
 from jaxsft.training.flops import row_cost
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.loader import Batches
 from jaxsft.training.mesh_fit import enough_rows
+from jaxsft.training.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +28,13 @@ class Job:
     num_steps: int
 
 
-def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
+def set_up(
+    config: Config, base: Pretrained, data: PreparedData, teacher: Teacher | None = None
+) -> Job:
     """Everything static: nothing here allocates a parameter.
+
+    Args:
+        teacher: of config.distil.
 
     Raises:
         ConfigError: model, mesh, batch and schedule don't fit each other.
@@ -49,6 +56,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
             **others,
         )
 
+    teachers.refuse_rows_without(config, data.train)
     train_batches = batches(
         data.train,
         train.batch_size,
@@ -56,6 +64,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
         microbatches=train.microbatches,
         reweighting=Reweighting.of(config.loss, config.data.train, data.train.sources),
         numbered=mesh_program.noise_seed(config) is not None,
+        stored_top_k=teachers.stored_top_k(config),
     )
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
@@ -70,6 +79,7 @@ def set_up(config: Config, base: Pretrained, data: PreparedData) -> Job:
             most,
             stored=pretrained.stored_dtypes(base),
             new_ids=base.new_ids,
+            teacher=teacher,
         ),
         batches=train_batches,
         eval_batches=eval_batches,

@@ -18,6 +18,7 @@ from jaxsft.data.pack.balance import RowCost
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.data.pack.reweight import Reweighting
+from jaxsft.data.pack.teacher_rows import teacher_rows
 from jaxsft.training.batch import Batch
 
 
@@ -34,6 +35,7 @@ class Batches:
             attention is counted for the windows that it names.
         reweighting: what gives targets weights of their own in what is minimised.
         numbered: tokens say which example they are from.
+        stored_top_k: so many tokens that the data's teacher names for a target; None: not read.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Batches:
         cost: RowCost = balance.ALIKE,
         reweighting: Reweighting | None = None,
         numbered: bool = False,
+        stored_top_k: int | None = None,
     ):
         self._cache = cache
         self._lengths, self._supervised = np.asarray(cache.lengths), np.asarray(cache.supervised)
@@ -58,6 +61,7 @@ class Batches:
         self._microbatches = microbatches
         self._cost = cost
         self._reweighting, self._numbered = reweighting, numbered
+        self._stored_top_k = stored_top_k
         self._row_shards = row_shards(sharding, (batch_size, sequence_length))
         self._local_rows = local_rows(sharding, (batch_size, sequence_length))
         self.epochs = epochs_of(
@@ -81,6 +85,10 @@ class Batches:
             self._reweighting,
             self._numbered,
         )
+        if self._stored_top_k is not None:
+            mine = [plan.row(row) for row in rows[self._local_rows] if row != packing.PADDING_ROW]
+            taught = self._cache.taught(np.concatenate([plan.order[:0], *mine]).tolist())
+            local |= teacher_rows(taught, local["weights_BT"], self._stored_top_k)
         members = np.concatenate([plan.row(row) for row in rows if row != packing.PADDING_ROW])
         lengths = self._lengths[members]  # an example is a segment
         slots = self._batch_size * self._sequence_length
@@ -109,14 +117,14 @@ class Batches:
         local, counts = self.build(step)
         return Batch(**{name: self._global(array) for name, array in local.items()}), counts
 
-    def _global(self, local_BT: np.ndarray) -> jax.Array:
+    def _global(self, local_BTx: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             """What one device holds: whole rows, or some positions of them."""
             assert index is not None
             rows = np.arange(*index[0].indices(self._batch_size))
-            return local_BT[np.searchsorted(self._local_rows, rows), index[1]]
+            return local_BTx[np.searchsorted(self._local_rows, rows), index[1]]
 
-        shape = (self._batch_size, self._sequence_length)
+        shape = (self._batch_size, self._sequence_length, *local_BTx.shape[2:])
         return jax.make_array_from_callback(shape, self._sharding, part)
 
 

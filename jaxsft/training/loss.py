@@ -6,7 +6,7 @@ from jaxsft.config import Loss
 from jaxsft.data.pack.reweight import reweights
 from jaxsft.kernels.loss.chunks import AllSums
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
-from jaxsft.kernels.loss.form import LossForm, Targets
+from jaxsft.kernels.loss.form import DistilForm, LossForm, Targets, TeacherOutputs, TeacherTargets
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.layer_stacks import LAYERS
@@ -23,6 +23,7 @@ def loss_form(
     num_sources: int | None = None,
     num_segments: int | None = None,
     loss: Loss = PLAIN,
+    distil: DistilForm | None = None,
 ) -> LossForm:
     """What is static of a model's loss.
 
@@ -30,6 +31,7 @@ def loss_form(
         num_sources: of a mixture whose losses are kept apart.
         num_segments: of a row, at most, whose losses are kept apart.
         loss: what of it is minimised.
+        distil: the part of a teacher in that.
     """
     return LossForm(
         vocab_size=settings.num_tokens,
@@ -41,6 +43,7 @@ def loss_form(
         label_smoothing=loss.label_smoothing,
         z_loss=loss.z_loss,
         reweighted=reweights(loss),
+        distil=distil,
     )
 
 
@@ -55,12 +58,14 @@ def loss_and_routing(
     batch: Batch,
     form: LossForm,
     slots: Params | None = None,
+    teacher: TeacherOutputs | TeacherTargets | None = None,
 ) -> tuple[Sums, RouterStats | None]:
     """`loss_sums`, and what the routers of a mixture of experts did with the batch's tokens.
 
     Args:
         slots: where the gradients of the parameters go, in their own dtype; those without one get
             none. None: to `params`.
+        teacher: what it has for the same batch, where the form has a teacher.
     """
     layer_slots = None
     if slots is not None:
@@ -77,6 +82,7 @@ def loss_and_routing(
         batch.sources_BT,
         batch.segments_BT,
         batch.objective_weights_BT,
+        teacher,
     )
     sums: AllSums = cross_entropy(hidden_BTD, model.head(), targets, form)
     return sums[0], routing

@@ -61,6 +61,20 @@ def fitting(
     return sorted((one for one in _all(num_devices) if fits(one)), key=plainness)
 
 
+def splitting(meshes: list[Mesh], model: settings.DecoderSettings) -> list[Mesh]:
+    """Those of the meshes that split another model's parameters evenly, too."""
+    named = leaves(model)
+
+    def splits(sizes: Mesh) -> bool:
+        try:
+            _check_leaves(named, given_sizes(sizes))
+        except MeshError:
+            return False
+        return True
+
+    return [one for one in meshes if splits(one)]
+
+
 def leaves(model: settings.DecoderSettings) -> list[Leaf]:
     """All parameters, by their dotted paths."""
     _, shapes, axes = state.abstract(model, "float32", "none")
@@ -81,6 +95,10 @@ def _check(
     check_batch(sizes, train.batch_size, train.microbatches, length)
     if config.eval.batch_size is not None:
         check_batch(sizes, config.eval.batch_size, 1, length, "config.eval.batch_size")
+    _check_leaves(named, sizes)
+
+
+def _check_leaves(named: list[Leaf], sizes: Mapping[str, int]) -> None:
     for name, shape, axes in named:
         mesh_lib.check_divisible(name, shape, axes, sizes)
 

@@ -29,10 +29,16 @@ from jaxsft.training.lora import Adapters
 from jaxsft.training.loss import loss_form
 from jaxsft.training.loss_settings import with_loss
 from jaxsft.training.over_mesh import TrainStep
-from jaxsft.training.parameters import StoredDtypes, Way
+from jaxsft.training.parameters import Declared, StoredDtypes, Way
 from jaxsft.training.router_loss import router_losses
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import Recipe, TrainState
+from jaxsft.training.teacher import (
+    PlacedTeacher,
+    Teacher,
+    declare,
+    form_of_stored,
+)
 from jaxsft.training.too_large import said_by_compiler
 from jaxsft.training.what_trains import TableRow
 
@@ -56,6 +62,7 @@ class MeshProgram:
     what_trains: tuple[TableRow, ...]
     adapters: Adapters | None = None  # None: the model's own weights are trained
     stored: StoredDtypes | None = None  # as make_program got them
+    teacher: PlacedTeacher | None = None
 
     @property
     def remat(self) -> str:
@@ -100,6 +107,7 @@ def make_program(
     max_segments: int | None = None,
     stored: StoredDtypes | None = None,
     new_ids: Collection[int] = (),
+    teacher: Teacher | None = None,
 ) -> MeshProgram:
     """The program of a run of so many steps over a `checked_mesh`; no parameter is allocated.
 
@@ -110,6 +118,7 @@ def make_program(
         max_segments: of a row that it is given, its padding being one; None: not known.
         stored: the dtype of each parameter in the model's files; None: float32.
         new_ids: of config.model.new_tokens; without them no row of theirs trains.
+        teacher: of config.distil.
 
     Raises:
         ConfigError: the schedule does not fit the run, or config.lora or a rule of config.optim
@@ -120,35 +129,71 @@ def make_program(
     way = ways(config, decoder, mesh)[0]
     declared = parameters.declare(config, decoder, way, stored, new_ids)
     placement = state.shardings(declared.shapes, declared.axes, mesh)
+    taught, back_end = _with_teacher(config, teacher, mesh, max_segments)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
-    recipe = Recipe(
-        declared.graphdef,
-        optim.make_optimizer(config.optim, declared.treatments.__getitem__),
-        make_schedule(config.optim, num_steps),
-        config.train.microbatches,
-        config.optim.max_grad_norm,
-        loss_form(decoder, len(sources) or None, loss=config.loss),
-        config.optim.gradient_dtype,
-        declared.frozen,
-        router_losses(config.loss, decoder),
-        noise_seed(config),
-    )
+    recipe = _recipe(config, decoder, declared, num_steps, len(sources) or None, taught)
     state_placement = over_mesh.state_shardings(recipe, declared.shapes, placement, mesh)
+    shapes = jax.eval_shape(lambda params: step.init_state(recipe, params), declared.shapes)
+    if taught is not None:
+        shapes = dataclasses.replace(shapes, teacher=taught.shapes)
+        state_placement = dataclasses.replace(state_placement, teacher=taught.placement)
     return MeshProgram(
         settings=decoder,
         mesh=mesh,
         way=way,
         recipe=recipe,
-        shapes=jax.eval_shape(lambda params: step.init_state(recipe, params), declared.shapes),
+        shapes=shapes,
         placement=state_placement,
         sources=tuple(sources),
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
         eval_step=over_mesh.jit_eval_step(declared.graphdef, loss_form(decoder), placement, mesh),
-        choices=choices,
+        choices=(*choices, *back_end),
         what_trains=tuple(what_trains.table(config.optim, declared.treatments, declared.shapes)),
         adapters=declared.adapters,
         stored=stored,
+        teacher=taught,
     )
+
+
+def _recipe(
+    config: Config,
+    decoder: settings.DecoderSettings,
+    declared: Declared,
+    num_steps: int,
+    num_sources: int | None,
+    taught: PlacedTeacher | None,
+) -> Recipe:
+    teacher = None if taught is None else taught.graphdef
+    distil = form_of_stored(config, decoder) if taught is None else taught.form
+    return Recipe(
+        declared.graphdef,
+        optim.make_optimizer(config.optim, declared.treatments.__getitem__),
+        make_schedule(config.optim, num_steps),
+        config.train.microbatches,
+        config.optim.max_grad_norm,
+        loss_form(decoder, num_sources, loss=config.loss, distil=distil),
+        config.optim.gradient_dtype,
+        declared.frozen,
+        router_losses(config.loss, decoder),
+        noise_seed(config),
+        teacher,
+    )
+
+
+def _with_teacher(
+    config: Config, teacher: Teacher | None, mesh: Mesh, max_segments: int | None
+) -> tuple[PlacedTeacher | None, list[tuple[str, str, str]]]:
+    """The teacher over the mesh, and the choice of its attention, which is always its own."""
+    named = config.distil is not None and config.distil.teacher is not None
+    assert named == (teacher is not None), "config.distil.teacher without the model"
+    if teacher is None:
+        return None, []
+    automatic = dataclasses.replace(config.model, attention="auto", experts="auto")
+    own = dataclasses.replace(config, model=automatic)
+    decoder, choices = choose_back_ends(own, teacher.settings, mesh, max_segments)
+    placed = declare(config, dataclasses.replace(teacher, settings=decoder), mesh)
+    chosen = [(which, why) for what, which, why in choices if what == "attention"]
+    return placed, [("teacher", f"attention {which}", why) for which, why in chosen]
 
 
 def noise_seed(config: Config) -> int | None:
@@ -279,8 +324,9 @@ def abstract_batch(program: MeshProgram, batch_size: int, sequence_length: int) 
     """The shapes of a batch of packed rows."""
     rows = over_mesh.batch_sharding(program.mesh)
 
-    def array(dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, sequence_length), dtype, sharding=rows)
+    def array(dtype: Any, *others: int) -> jax.ShapeDtypeStruct:
+        shape = batch_size, sequence_length, *others
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
     names = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
     int32 = {name: array(jnp.int32) for name in names}
@@ -291,4 +337,9 @@ def abstract_batch(program: MeshProgram, batch_size: int, sequence_length: int) 
         int32["examples_BT"] = array(jnp.int32)
     if recipe.loss_form.reweighted:
         weights["objective_weights_BT"] = array(jnp.float32)
+    distil = recipe.loss_form.distil
+    if distil is not None and distil.teacher is None:
+        assert distil.top_k is not None
+        int32["teacher_ids_BTX"] = array(jnp.int32, distil.top_k)
+        weights["teacher_logprobs_BTX"] = array(jnp.float32, distil.top_k)
     return Batch(**int32, **weights)  # pyright: ignore # shapes

@@ -25,28 +25,31 @@ class TrainStep:
     The memory of the old state's trained parameters and optimizer is reused for the new ones.
     """
 
-    program: Any  # (Changing, frozen, Batch) -> (Changing, StepMetrics); under jit, or compiled
+    # (Changing, frozen, teacher, Batch) -> (Changing, StepMetrics); under jit, or compiled
+    program: Any
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        changing, metrics = self.program(state.changing, state.frozen, batch)
-        return TrainState.of(changing, state.frozen), metrics
+        changing, metrics = self.program(state.changing, state.frozen, state.teacher, batch)
+        return TrainState.of(changing, state.frozen, state.teacher), metrics
 
     def lower(self, state: TrainState, batch: Batch) -> Any:
         """The program for arrays of these shapes and places, to be compiled."""
-        return self.program.lower(state.changing, state.frozen, batch)
+        return self.program.lower(state.changing, state.frozen, state.teacher, batch)
 
 
 def jit_train_step(recipe: Recipe, placement: TrainState, mesh: Mesh) -> TrainStep:
     """The training step, compiled when it is first called."""
 
-    def run(changing: Changing, frozen: Params, batch: Batch) -> tuple[Changing, StepMetrics]:
-        state, metrics = train_step(recipe, TrainState.of(changing, frozen), batch)
+    def run(
+        changing: Changing, frozen: Params, teacher: Params | None, batch: Batch
+    ) -> tuple[Changing, StepMetrics]:
+        state, metrics = train_step(recipe, TrainState.of(changing, frozen, teacher), batch)
         return state.changing, metrics
 
     rows, replicated = batch_sharding(mesh), mesh_lib.sharding(mesh)
     program = jax.jit(
         run,
-        in_shardings=(placement.changing, placement.frozen, rows),
+        in_shardings=(placement.changing, placement.frozen, placement.teacher, rows),
         out_shardings=(placement.changing, replicated),
         donate_argnums=0,
     )

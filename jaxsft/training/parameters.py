@@ -79,7 +79,7 @@ def declare(
     untrained = () if adapters is None else adapters.frozen
     treatments = groups.treatments(config, decoder, shapes, new_ids, untrained)
     frozen = groups.frozen_names(treatments)
-    kept, axes = _as_kept(decoder, shapes, axes, frozen, model.frozen_dtype, stored or {})
+    kept, axes = as_kept(decoder, shapes, axes, frozen, model.frozen_dtype, stored or {})
     return Declared(graphdef, kept, axes, frozen, adapters, treatments)
 
 
@@ -96,7 +96,7 @@ def with_known_dtype(config: Config, stored: StoredDtypes) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, frozen_dtype=kept))
 
 
-def _as_kept(
+def as_kept(
     decoder: settings.DecoderSettings,
     shapes: Params,
     axes: Params,

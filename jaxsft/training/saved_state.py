@@ -16,11 +16,11 @@ def saved_of(state: TrainState) -> Changing:
     return dataclasses.replace(state.changing, params=params)
 
 
-def state_of(saved: Changing, frozen: Params) -> TrainState:
+def state_of(saved: Changing, frozen: Params, teacher: Params | None = None) -> TrainState:
     """The state that was saved.
 
     Args:
         frozen: all that no step changes, what adapters began with too.
     """
     trained, _ = without_starts(saved.params)
-    return TrainState.of(dataclasses.replace(saved, params=trained), frozen)
+    return TrainState.of(dataclasses.replace(saved, params=trained), frozen, teacher)

@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model import noise
 from jaxsft.model.moe import RouterStats
 from jaxsft.model.state import Params, merged, split
-from jaxsft.training.batch import Batch
+from jaxsft.training.batch import Batch, split_rows
 from jaxsft.training.loss import loss_and_routing
 from jaxsft.training.optimizer import Optimizer
 from jaxsft.training.router_loss import RouterLosses, counted, whole_of, with_router_losses
 from jaxsft.training.schedule import Schedule
+from jaxsft.training.taught import said_by_teacher
 
 Totals = tuple[Sums, RouterStats | None]
 
@@ -51,6 +51,8 @@ class TrainState:
     frozen: Params  # those that Recipe.frozen names; the same arrays in every state of a run
     opt_state: Any
     skipped_steps: jax.Array
+    # The parameters of the model that is learnt from, the same arrays too; None: there is none.
+    teacher: Params | None = None
 
     @property
     def params(self) -> Params:
@@ -62,10 +64,10 @@ class TrainState:
         return Changing(self.step, self.trained, self.opt_state, self.skipped_steps)
 
     @classmethod
-    def of(cls, changing: Changing, frozen: Params) -> "TrainState":
+    def of(cls, changing: Changing, frozen: Params, teacher: Params | None = None) -> "TrainState":
         """The state whose changing part this is."""
         c = changing
-        return cls(c.step, c.params, frozen, c.opt_state, c.skipped_steps)
+        return cls(c.step, c.params, frozen, c.opt_state, c.skipped_steps, teacher)
 
 
 @jax.tree_util.register_dataclass
@@ -93,6 +95,7 @@ class Recipe:
     frozen: frozenset[str] = frozenset()
     routers: RouterLosses | None = None  # that are minimised too
     noise_seed: int | None = None  # of the random numbers of a step; None: it has none
+    teacher: nnx.GraphDef | None = None  # whose parameters are TrainState.teacher
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
@@ -124,7 +127,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     schedule go their way.
     """
     batch = with_keys(recipe, batch, state.step)
-    (sums, routing), grads = gradient_sums(recipe, state.params, batch)
+    (sums, routing), grads = gradient_sums(recipe, state.params, batch, state.teacher)
     grads = recipe.optimizer.trained_part(grads)
     grads, grad_norm = clipped_mean(recipe, grads, sums.minimised_weight)
     rate = jnp.asarray(recipe.schedule(state.step), jnp.float32)
@@ -133,7 +136,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     keep = functools.partial(jax.tree.map, functools.partial(jnp.where, usable))
     trained, opt_state = keep(new, (state.trained, state.opt_state))
     skipped = state.skipped_steps + jnp.where(usable, 0, 1)
-    new_state = TrainState(state.step + 1, trained, state.frozen, opt_state, skipped)
+    changed = Changing(state.step + 1, trained, opt_state, skipped)
+    new_state = TrainState.of(changed, state.frozen, state.teacher)
     return new_state, StepMetrics(sums, routing, grad_norm, rate, skipped)
 
 
@@ -174,18 +178,23 @@ def guard(sums: Sums, grad_norm: jax.Array) -> jax.Array:
     return usable & (sums.minimised_weight > 0)
 
 
-def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals, Params]:
+def gradient_sums(
+    recipe: Recipe, params: Params, batch: Batch, teacher: Params | None = None
+) -> tuple[Totals, Params]:
     """What `loss_and_routing` sums, with what is minimised, and the gradient of that.
 
     Over micro-batches; not divided.
 
     Args:
         params: all of the model's; those that are frozen get no gradient.
+        teacher: all of the teacher's, where the recipe has one.
     """
     trained, _ = split(params, recipe.frozen)
 
     def minimised(slots: Params, part: Batch) -> tuple[jax.Array, Totals]:
-        sums, routing = loss_and_routing(recipe.graphdef, params, part, recipe.loss_form, slots)
+        said = said_by_teacher(recipe.teacher, teacher, part)
+        form = recipe.loss_form
+        sums, routing = loss_and_routing(recipe.graphdef, params, part, form, slots, said)
         if recipe.routers is not None:
             sums = with_router_losses(recipe.routers, sums, routing, whole)
         return sums.minimised, (sums, routing)
@@ -198,7 +207,7 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals,
     whole = whole_of(recipe.routers, batch)
     if recipe.microbatches == 1:
         return of_part(batch)  # no zeros to add to, which would be as large as the gradients
-    parts = jax.tree.map(functools.partial(_split_rows, recipe.microbatches), batch)
+    parts = jax.tree.map(functools.partial(split_rows, recipe.microbatches), batch)
     whole = counted(whole, recipe.routers, recipe.graphdef, params, parts)
     one = jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype), parts)
     zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, one))
@@ -207,10 +216,3 @@ def gradient_sums(recipe: Recipe, params: Params, batch: Batch) -> tuple[Totals,
         return jax.tree.map(jnp.add, sums, of_part(part)), None
 
     return jax.lax.scan(add_part, zeros, parts)[0]
-
-
-def _split_rows(microbatches: int, rows_BT: jax.Array) -> jax.Array:
-    """[B, T] as [A, B / A, T]; micro-batch m has rows m, m + A, ...: each device keeps its own."""
-    batch, length = rows_BT.shape
-    parts = rows_BT.reshape(batch // microbatches, microbatches, length).swapaxes(0, 1)
-    return mesh_lib.constrain(parts, None, "batch", "sequence")

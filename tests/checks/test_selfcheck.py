@@ -105,7 +105,7 @@ def test_a_fault_of_attention_is_seen(monkeypatch):
 def test_the_program_says_of_each_law_whether_it_holds(monkeypatch, difference, code):
     """The laws themselves are measured above, and by two processes together below."""
     checks = [laws.Check("one", "x", 0.5, 1.0), laws.Check("another", "x", difference, 1.0)]
-    monkeypatch.setattr(laws, "measured", lambda config, model, folder: iter(checks))
+    monkeypatch.setattr(laws, "measured", lambda config, model, folder, teacher: iter(checks))
     done = programs.tool("selfcheck", f"--config={ROOT}/configs/debug.py", "--num_processes=1")
     assert done.returncode == code and "configs/debug_model on 8 x cpu" in done.stdout
     verdicts = [row.split()[-2] for row in done.stdout.splitlines() if " 1e+00 " in row]
@@ -138,7 +138,7 @@ def test_two_processes_measure_together_and_one_speaks(tmp_path):
 def test_a_mean_of_means_is_seen(monkeypatch):
     sound = step.gradient_sums
 
-    def mean_of_means(recipe, params, batch):
+    def mean_of_means(recipe, params, batch, teacher):
         totals, gradients = sound(recipe, params, batch)
         if recipe.microbatches > 1:
             half = dataclasses.replace(recipe, microbatches=1)

@@ -15,6 +15,7 @@ from jaxsft.config import (
     Checkpoint,
     Config,
     Data,
+    Distil,
     Eval,
     Group,
     Lora,
@@ -140,6 +141,7 @@ def test_one_field_of_a_section_that_is_off_switches_it_on():
     assert flags.override(config, "lora", "None").lora is None
     with pytest.raises(ConfigError, match="Lora has no field 'rnak'; did you mean 'rank'?"):
         flags.override(make_config(), "lora.rnak", "8")
+    assert flags.override(make_config(), "distil.alpha", "0.1").distil == Distil(alpha=0.1)
 
 
 def test_override_reaches_into_a_tuple():
@@ -206,6 +208,18 @@ def test_override_refuses(path, text, message):
         ({"loss": Loss(kind="dft", label_smoothing=0.1)}, "label_smoothing=0.1: kind='dft' has a"),
         ({"loss": Loss(kind="eaft")}, "config.loss.kind='eaft': expected one of 'cross_entropy', "),
         ({"loss": Loss(source_weights={"a": 0.0})}, "source_weights={'a': 0.0}: must be finite a"),
+        ({"distil": Distil()}, "config.distil.teacher=None: name the model to learn from"),
+        ({"distil": Distil(teacher=" ")}, "config.distil.teacher=' ': name the model to learn"),
+        ({"distil": Distil(top_k=4, temperature=2.0)}, "config.distil.temperature=2.0: the log-pr"),
+        ({"distil": Distil(top_k=4, dtype="float32")}, "config.distil.dtype=float32: is of a te"),
+        ({"distil": Distil(teacher="t", alpha=1.0)}, "config.distil.alpha=1.0: is the share of"),
+        ({"distil": Distil(teacher="t", alpha=-0.5)}, "config.distil.alpha=-0.5: is the share of"),
+        (
+            {"distil": Distil(teacher="t", temperature=0.0)},
+            "config.distil.temperature=0.0: must be",
+        ),
+        ({"distil": Distil(teacher="t", top_k=0)}, "config.distil.top_k=0: must be 1 or more"),
+        ({"distil": Distil(teacher="t", dtype="int4")}, "config.distil.dtype='int4': expected one"),
         ({"lora": Lora(rank=0)}, "config.lora.rank=0: must be 1 or more"),
         ({"lora": Lora(ranks={"mlp": 0})}, "config.lora.ranks['mlp']=0: must be 1 or more"),
         ({"lora": Lora(alpha=0.0)}, "config.lora.alpha=0.0: must be finite and greater than 0"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import pytest
@@ -217,10 +218,15 @@ def test_what_fits_is_what_the_compiler_says(built, compiled, monkeypatch):
     odd = relief._changed(one, {"train.batch_size": 9})
     assert not relief.compiling(tiny.SETTINGS, None, enough, 0.0)(odd)  # over 8 devices
     asked_for = []  # back ends differ by the segments of a row, memory by dtypes of frozen weights
-    monkeypatch.setattr(mesh_program, "make_program", lambda *given: asked_for.append(given[-2:]))
+    monkeypatch.setattr(
+        mesh_program,
+        "make_program",
+        lambda *given, teacher: asked_for.append((*given[-2:], teacher)),
+    )
+    teacher: Any = object()
     dtypes = {"embedding_VD": "bfloat16"}
-    assert relief.compiling(tiny.SETTINGS, None, enough, 0.0, 7, dtypes)(one)
-    assert asked_for == [(7, dtypes)]
+    assert relief.compiling(tiny.SETTINGS, None, enough, 0.0, 7, dtypes, teacher)(one)
+    assert asked_for == [(7, dtypes, teacher)]
     monkeypatch.setattr(relief, "_MIN_SECONDS", -1.0)
     with pytest.raises(relief._Enough):
         relief.compiling(tiny.SETTINGS, None, enough, 0.0)(one)

@@ -26,7 +26,7 @@ def compiled(monkeypatch):
     """Made-up estimates in the place of compilations, of as many GiB as `gib` says; and a log."""
     tried = []
 
-    def make(config, model, where, rows):
+    def make(config, model, where, rows, teacher=None):
         tried.append((config.mesh, config.model.remat, config.train.microbatches))
         needed = int(make.gib(*tried[-1]) * memory.GIB)
         if needed > 99 * memory.GIB:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxsft.config import Lora, Loss
+from jaxsft.config import Distil, Lora, Loss
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir import resume
 from tests.training.test_mesh_fit import config
@@ -34,6 +34,25 @@ def test_a_field_that_a_checkpoint_does_not_know_had_its_default():
         resume.refuse_changes(OLD, OLD | added | {"config.model.pad_vocab_to": 64})
     with pytest.raises(CheckpointError, match=r"new_tokens was \[\] when .* is \['<\|a\|>'\]"):
         resume.refuse_changes(OLD, OLD | {"config.model.new_tokens": ["<|a|>"]})
+
+
+def test_a_teacher_counts():
+    """A checkpoint from before there were any was made without."""
+    plain = resume.identity(config())
+    taught = resume.identity(dataclasses.replace(config(), distil=Distil(teacher="t", alpha=0.1)))
+    old = {name: value for name, value in plain.items() if ".distil" not in name}
+    assert len(old) == len(plain) - 1
+    resume.refuse_changes(old, plain)
+    with pytest.raises(CheckpointError, match=r"config.distil was None when .* is 'set' now"):
+        resume.refuse_changes(old, taught)
+    with pytest.raises(CheckpointError, match="distil was 'set' when this run began and is None"):
+        resume.refuse_changes(taught, plain)
+    values = {"teacher": "t", "alpha": 0.1, "temperature": 1.0, "top_k": None, "dtype": "source"}
+    for name, value in values.items():
+        other = taught | {f"config.distil.{name}": "other"}
+        with pytest.raises(CheckpointError, match=f"{name} was {value!r} when .* is 'other'"):
+            resume.refuse_changes(taught, other)
+        assert taught[f"config.distil.{name}"] == value
 
 
 def test_what_is_minimised_counts():

@@ -20,7 +20,7 @@ COUNTS = dataclasses.replace(
 SUPERVISED, PEAK = 11, 1e9
 
 
-def lines(monkeypatch, remat, peak_flops, saves_until=None, steps=2, **changes):
+def lines(monkeypatch, remat, peak_flops, saves_until=None, steps=2, teacher=None, **changes):
     """Of steps, two to a line, that took four seconds together, after a save perhaps."""
     begin = [10.0] if saves_until is None else [10.0, saves_until]
     clock = iter([*begin, begin[-1] + 4])
@@ -32,6 +32,7 @@ def lines(monkeypatch, remat, peak_flops, saves_until=None, steps=2, **changes):
         epochs_at=lambda step: 0.0,
         sources=(),
         peak_flops=peak_flops,
+        teacher=teacher,
     )
     if saves_until is not None:
         log.restart_clock()
@@ -56,6 +57,15 @@ def test_mfu_counts_what_is_needed_and_hfu_what_is_done(monkeypatch):
     assert found.hfu == pytest.approx((needed + again) / 2 / PEAK)
     kept = line(monkeypatch, "none", PEAK)
     assert kept.hfu == kept.mfu == found.mfu
+
+
+def test_a_teachers_forward_pass_is_done_but_not_needed(monkeypatch):
+    """A third of what training it would need: two operations a weight and token of its six."""
+    wider = dataclasses.replace(tiny.SETTINGS, embed_dim=64)
+    found = line(monkeypatch, "none", PEAK, teacher=wider)
+    forward = training_flops(wider, COUNTS, SUPERVISED) / 3
+    assert found.hfu - found.mfu == pytest.approx(forward / 2 / PEAK)
+    assert found.mfu == line(monkeypatch, "none", PEAK).mfu
 
 
 def test_where_no_peak_is_known_there_is_no_share(monkeypatch):
@@ -88,10 +98,10 @@ def test_a_save_between_two_lines_is_no_time_of_a_step(monkeypatch):
 
 def test_the_objective_is_shown_where_it_is_not_the_loss(monkeypatch):
     """Each over its own weight."""
-    sums = {"nll": 6.0, "weight": 4.0, "objective": 5.0, "objective_weight": 2.0}
+    sums = {"nll": 6.0, "weight": 4.0, "objective": 5.0, "objective_weight": 2.0, "kl": 6.0}
     found = line(monkeypatch, "none", None, **{k: jnp.float32(v) for k, v in sums.items()})
-    assert found.loss == 1.5 and found.others == {"objective": 2.5}
-    none = line(monkeypatch, "none", None, objective=None, objective_weight=None)
+    assert found.loss == 1.5 and found.others == {"objective": 2.5, "kl": 1.5}
+    none = line(monkeypatch, "none", None, objective=None, objective_weight=None, kl=None)
     assert none.others == {}
-    empty = line(monkeypatch, "none", None, objective_weight=jnp.float32(0))
+    empty = line(monkeypatch, "none", None, objective_weight=jnp.float32(0), kl=None)
     assert empty.others == {"objective": None}

@@ -16,7 +16,7 @@ from absl import flags
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
 from jaxsft.convert import pretrained
-from jaxsft.training import inputs, parameters
+from jaxsft.training import inputs, parameters, teacher
 
 jaxsft_flags.define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "such as v5p:2x2x2, h200:8 or cpu:8")
@@ -45,23 +45,25 @@ def main(config: Config) -> int:
     found = topology.open_topology(name, _SLICES.value)
     base = inputs.open_model(config, lambda topic, line: None, weights=False)
     config = parameters.with_known_dtype(config, pretrained.stored_dtypes(base))
+    taught = teacher.open_teacher(config, base.settings, weights=False)
     run = measured_data.look(config, base)
     if _SEARCH.value:
         limits = _TRIES.value, _MINUTES.value
-        tried = search.search(config, base.settings, found, run.rows, *limits, _say)
+        tried = search.search(config, base.settings, found, run.rows, *limits, _say, taught)
         if _JSON.value:
             print(json.dumps([search.as_json(one, found, run) for one in tried], indent=2))
         else:
             search.show(tried, terminal)
         return 0 if tried else 1
-    made = relief.estimated(config, base.settings, found, run.rows, _say)
+    made = relief.estimated(config, base.settings, found, run.rows, _say, taught)
     if _JSON.value:
         print(json.dumps(text.as_json(made, found, run), indent=2))
     else:
         text.show(made, found, run, terminal)
         if not made.memory.fits:
             _say("trying what would fit, which takes some minutes")
-            terminal.print(relief.of_estimate(config, base.settings, found, run.rows, made))
+            said = relief.of_estimate(config, base.settings, found, run.rows, made, taught)
+            terminal.print(said)
     return 0
 
 

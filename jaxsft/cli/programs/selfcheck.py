@@ -7,6 +7,7 @@ where a law does not hold. On several hosts it is started on each of them, like 
 with --scratch=a directory that they share: one law restarts from a checkpoint.
 """
 
+import dataclasses
 import sys
 
 from absl import flags
@@ -14,7 +15,7 @@ from absl import flags
 from jaxsft import errors
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config
-from jaxsft.training import inputs
+from jaxsft.training import inputs, teacher
 
 jaxsft_flags.define_config()
 jaxsft_flags.define_peers()
@@ -38,10 +39,13 @@ def main(config: Config) -> int:
     )
     distributed.refuse_differences(distributed.facts(config))
     base = inputs.open_model(config, lambda topic, line: None, weights=False)
+    if stored := teacher.stored_top_k(config) is not None:
+        config = dataclasses.replace(config, distil=None)
+    taught = teacher.open_teacher(config, base.settings, weights=False)
     table = Table("law", "with", "difference", "allowed", "")
     failed = 0
     with distributed.scratch(_SCRATCH.value) as folder:
-        for check in laws.measured(config, base.settings, folder):
+        for check in laws.measured(config, base.settings, folder, taught):
             passed = all(one["passed"] for one in distributed.gather({"passed": check.passed}))
             failed += not passed
             verdict = "passed" if passed else "FAILED"
@@ -56,6 +60,11 @@ def main(config: Config) -> int:
         kind = jax.devices()[0].device_kind
         print(f"{config.model.source} on {len(jax.devices())} x {kind}:")
         Console().print(table)
+        if stored:
+            print("without config.distil: what a teacher said in rows is not made up here")
+        if config.distil is not None:
+            name = config.distil.teacher
+            print(f"with a teacher like {name}, as small as the model: KL is in all gradients")
         if config.model.remat == "auto":
             print("remat auto: only its first policy; a run takes the first that fits the devices")
     return errors.INTERNAL if failed else errors.DONE

@@ -168,7 +168,8 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
     bad: list[BadRow] = []
     num_bad = 0
     names, entries = [], []
-    arrays: dict[str, list[np.ndarray]] = {"lengths": [], "supervised": [], "rows": []}
+    of_examples = ("lengths", "supervised", "widths")
+    arrays: dict[str, list[np.ndarray]] = {name: [] for name in (*of_examples, "rows")}
     row_counts: list[np.ndarray] = []
     ends: set[int] = set()
     controls: set[int] = set()
@@ -180,8 +181,8 @@ def collect(work: Work, made: Iterable[Shard], progress: Progress = None) -> Non
         bad = bad_rows.first_of(bad + shard.bad, job.data.max_bad_rows)
         names.append(shard.name)
         entries.append(shard.entry)
-        arrays["lengths"].append(shard.lengths)
-        arrays["supervised"].append(shard.supervised)
+        for name in of_examples:
+            arrays[name].append(getattr(shard, name))
         row_counts.append(shard.row_counts)
         numbers = np.array([number_of[file] for file in shard.files], np.int64)
         source = np.full(len(shard.rows), shard.source)

@@ -83,6 +83,7 @@ class Shard:
     entry: tuple[int, ...]  # examples and checksums
     lengths: np.ndarray  # int32 [N]
     supervised: np.ndarray  # int32 [N]
+    widths: np.ndarray  # int32 [N]: tokens that a teacher names for a target; 0: no teacher
     files: tuple[str, ...]
     rows: np.ndarray  # int32 [N, 2]: index in `files`, row
     row_counts: np.ndarray  # int32 [R, C]: of each row that gives an example, account.ROW_COUNTS
@@ -167,6 +168,7 @@ def encode_shard(job: ShardJob, chunk: Chunk) -> Shard:
         files=files,
         lengths=np.array([len(example.ids) for example in kept], np.int32),
         supervised=np.array([np.count_nonzero(e.weights) for e in kept], np.int32),
+        widths=np.array([e.teacher.ids_SX.shape[1] if e.teacher else 0 for e in kept], np.int32),
         rows=np.array([(files.index(e.file), e.row) for e in kept], np.int32).reshape(-1, 2),
         row_counts=np.array(
             [row_counts(outcome.kept) for outcome in results if outcome.kept], np.int32

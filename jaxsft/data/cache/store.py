@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxsft.data.cache.manifest import CacheReport, Manifest
+from jaxsft.data.conversation import TeacherTargets
 from jaxsft.data.encode.tokenize import Example
 from jaxsft.errors import DataError
 from jaxsft.files import places, records
@@ -29,6 +30,8 @@ _PLACES = "examples.npy"  # of a cache that is a part of another
 _ROW_COUNTS = "row_counts.npz"
 IdsAndWeights = tuple[np.ndarray, np.ndarray]  # ids int32, weights float32
 _ARRAYS = {"ids": np.dtype("<i4"), "weights": np.dtype("<f4")}
+# What a teacher said: for each supervised target as many numbers as its example's width.
+_TAUGHT = {"ids_SX": np.dtype("<i4"), "logprobs_SX": np.dtype("<f4")}
 
 
 class Cache:
@@ -62,7 +65,9 @@ class Cache:
         num_stored = sum(sizes) if self._places is None else len(self._places)
         if not len(self.lengths) == len(rows) == num_stored:
             raise damaged(directory, f"{len(self.lengths)} lengths but {num_stored} examples")
-        self.tokens = tokens or Tokens(directory, self.manifest.shards, self.lengths)
+        self.tokens = tokens or Tokens(
+            directory, self.manifest.shards, self.lengths, self.supervised
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -90,6 +95,17 @@ class Cache:
         wanted = np.asarray(indices, np.int64)
         return self.tokens.examples(wanted if self._places is None else self._places[wanted])
 
+    @property
+    def widths(self) -> np.ndarray:
+        """int64 [N]: tokens that a teacher named for a target of each example; 0: it was none."""
+        widths = self.tokens.widths
+        return widths if self._places is None else widths[self._places]
+
+    def taught(self, indices: Sequence[int]) -> list[TeacherTargets]:
+        """What a teacher said of the targets of each index, in the order asked for."""
+        wanted = np.asarray(indices, np.int64)
+        return self.tokens.taught(wanted if self._places is None else self._places[wanted])
+
 
 class Tokens:
     """The ids and weights of all examples that one call of `prepare` made, mapped from disk.
@@ -97,9 +113,16 @@ class Tokens:
     Args:
         shards: examples and checksums of each, as in the manifest.
         lengths: int64 [N], tokens of each example.
+        supervised: int64 [N], targets with weight of each example.
     """
 
-    def __init__(self, directory: Path, shards: Sequence[Sequence[int]], lengths: np.ndarray):
+    def __init__(
+        self,
+        directory: Path,
+        shards: Sequence[Sequence[int]],
+        lengths: np.ndarray,
+        supervised: np.ndarray,
+    ):
         self._directory = directory
         self._shards = shards
         self._lengths = lengths
@@ -108,7 +131,12 @@ class Tokens:
         self._verified = np.zeros(len(sizes), bool)
         self._stops = np.cumsum(lengths)
         num_tokens = int(lengths.sum())
-        self._ids, self._weights = (self._map(name, num_tokens) for name in _ARRAYS)
+        self._ids, self._weights = (self._map(n, d, num_tokens) for n, d in _ARRAYS.items())
+        self.widths = read_array(directory / "widths.npy")
+        self._taught_sizes = supervised * self.widths
+        self._taught_stops = np.cumsum(self._taught_sizes)
+        num_taught = int(self._taught_sizes.sum())
+        self._taught = [self._map(n, d, num_taught) for n, d in _TAUGHT.items()]
 
     def examples(self, wanted: np.ndarray) -> list[IdsAndWeights]:
         """(ids, weights) of each index, in the order asked for.
@@ -116,28 +144,51 @@ class Tokens:
         Raises:
             DataError: the files changed since they were written.
         """
-        shards = self._shard_of[wanted]
-        for shard in np.unique(shards[~self._verified[shards]]).tolist():
-            self._verify(shard)
+        self._verify_shards_of(wanted)
         stops = self._stops[wanted]
         starts = (stops - self._lengths[wanted]).tolist()
         ids, weights = self._ids, self._weights
         return [(ids[a:b], weights[a:b]) for a, b in zip(starts, stops.tolist(), strict=True)]
 
-    def _map(self, name: str, num_tokens: int) -> np.ndarray:
-        path, dtype = self._directory / f"{name}.bin", _ARRAYS[name]
+    def taught(self, wanted: np.ndarray) -> list[TeacherTargets]:
+        """What a teacher said of the targets of each index, in the order asked for.
+
+        Raises:
+            DataError: the files changed since they were written.
+        """
+        self._verify_shards_of(wanted)
+        found = []
+        for index in wanted.tolist():
+            stop, width = self._taught_stops[index], int(self.widths[index])
+            start = stop - self._taught_sizes[index]
+            parts = (a[start:stop].reshape(-1, max(width, 1)) for a in self._taught)
+            found.append(TeacherTargets(*parts))
+        return found
+
+    def _map(self, name: str, dtype: np.dtype, count: int) -> np.ndarray:
+        path = _joined_path(self._directory, name)
         size = path.stat().st_size if path.is_file() else None
-        if size != num_tokens * dtype.itemsize:
-            raise damaged(self._directory, f"{path.name} has {size} bytes for {num_tokens} tokens")
+        if size != count * dtype.itemsize:
+            raise damaged(self._directory, f"{path.name} has {size} bytes for {count} numbers")
         # A plain view: slices of np.memmap itself are ten times as slow.
-        return np.asarray(np.memmap(path, dtype, "r")) if num_tokens else np.zeros(0, dtype)
+        return np.asarray(np.memmap(path, dtype, "r")) if count else np.zeros(0, dtype)
+
+    def _verify_shards_of(self, wanted: np.ndarray) -> None:
+        shards = self._shard_of[wanted]
+        for shard in np.unique(shards[~self._verified[shards]]).tolist():
+            self._verify(shard)
 
     def _verify(self, shard: int) -> None:
         first, last = np.searchsorted(self._shard_of, [shard, shard + 1])
-        start = self._stops[first] - self._lengths[first]
+        of_tokens = slice(self._stops[first] - self._lengths[first], self._stops[last - 1])
+        of_taught = slice(
+            self._taught_stops[first] - self._taught_sizes[first], self._taught_stops[last - 1]
+        )
+        parts = [self._ids[of_tokens], self._weights[of_tokens]]
+        parts += [array[of_taught] for array in self._taught]
         _, *expected = self._shards[shard]
-        for array, checksum in zip((self._ids, self._weights), expected, strict=True):
-            if zlib.crc32(array[start : self._stops[last - 1]].data) != checksum:
+        for part, checksum in zip(parts, expected, strict=True):
+            if zlib.crc32(part.data) != checksum:
                 raise damaged(
                     self._directory, f"examples {first} to {last - 1} differ from their checksum"
                 )
@@ -179,8 +230,11 @@ def write_shard(directory: Path, shard: str, examples: Iterable[Example]) -> tup
     """Writes the examples of one shard; returns their number and the checksum of each array."""
     kept = list(examples)
     checksums = []
-    for name, dtype in _ARRAYS.items():
-        arrays = [np.asarray(getattr(example, name), dtype) for example in kept]
+    every = [(name, dtype, [getattr(e, name) for e in kept]) for name, dtype in _ARRAYS.items()]
+    taught = [e.teacher for e in kept if e.teacher is not None]
+    every += [(n, dtype, [getattr(t, n).ravel() for t in taught]) for n, dtype in _TAUGHT.items()]
+    for name, dtype, parts in every:
+        arrays = [np.asarray(part, dtype) for part in parts]
         flat = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
         path = _shard_path(directory, name, shard)
         with places.using(str(path)):  # numpy says how much it wrote, but not where
@@ -191,14 +245,18 @@ def write_shard(directory: Path, shard: str, examples: Iterable[Example]) -> tup
 
 def join_shards(directory: Path, shards: Sequence[str]) -> None:
     """Moves the tokens of the shards, in this order, into one file for each array."""
-    for name in _ARRAYS:
-        target = directory / f"{name}.bin"
+    for name in (*_ARRAYS, *_TAUGHT):
+        target = _joined_path(directory, name)
         with places.using(str(target)), target.open("wb") as whole:
             for shard in shards:
                 path = _shard_path(directory, name, shard)
                 with path.open("rb") as part:
                     shutil.copyfileobj(part, whole, 2**24)
                 path.unlink()
+
+
+def _joined_path(directory: Path, name: str) -> Path:
+    return directory / (f"{name}.bin" if name in _ARRAYS else f"teacher_{name}.bin")
 
 
 def _shard_path(directory: Path, name: str, shard: str) -> Path:

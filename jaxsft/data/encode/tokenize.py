@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from jaxsft.config import Data
-from jaxsft.data.conversation import Conversation, Message, PlainText, RowError, Tokenized
+from jaxsft.data.conversation import (
+    Conversation,
+    Message,
+    PlainText,
+    RowError,
+    TeacherTargets,
+    Tokenized,
+)
 from jaxsft.data.encode.prompts import Prompts
 from jaxsft.data.encode.spelling import Encoded, Spelling
 from jaxsft.data.encode.trained_parts import Range, trained_ranges
@@ -51,6 +58,7 @@ class Example:
     header: str = ""  # is trained before an answer, for the template has no generation prompt
     near_turns: int = 0  # supervised, compared with what stands near their prompts only
     text_controls: int = 0  # control tokens that plain text spells, and which its ids have
+    teacher: TeacherTargets | None = None  # of the targets with weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +166,12 @@ class ChatTokenizer:
         if isinstance(record, PlainText):
             examples = [self._encode_plain(record)]
         elif isinstance(record, Tokenized):
-            examples = [self._whole(record.ids, record.weights, record)]
-            self._check(record.ids, self.vocab_size if vocab_size is None else vocab_size)
+            whole = self._whole(record.ids, record.weights, record)
+            examples = [dataclasses.replace(whole, teacher=record.teacher)]
+            most = self.vocab_size if vocab_size is None else vocab_size
+            self._check(record.ids, most)
+            if record.teacher is not None:
+                self._check_ids(record.teacher.ids_SX, most)
         else:
             examples = self._encode_conversation(record, train_on, train_parts)
         for example in examples:
@@ -306,14 +318,17 @@ class ChatTokenizer:
         encoded = self._spelling.encode(plain, controls)
         return _Spelt(plain, controls, encoded, left_as_text)
 
-    def _check(self, ids: np.ndarray, vocab_size: int | None) -> None:
-        if vocab_size is not None and len(ids) and ids.max() >= vocab_size:
+    def _check_ids(self, ids: np.ndarray, vocab_size: int | None) -> None:
+        if vocab_size is not None and ids.size and ids.max() >= vocab_size:
             token_id = int(ids.max())
             raise RowError(
                 "token outside the model",
                 f"token {self.token_text(token_id)!r} has id {token_id}; "
                 f"the model's vocab_size={vocab_size}",
             )
+
+    def _check(self, ids: np.ndarray, vocab_size: int | None) -> None:
+        self._check_ids(ids, vocab_size)
         if self.bos_id is not None and len(ids) > 1 and (ids[:2] == self.bos_id).all():
             raise RowError("two BOS tokens", f"begins with {self.token_text(self.bos_id)!r} twice")
 

@@ -19,7 +19,7 @@ from jaxsft.data.conversation import (
     Record,
     RowError,
 )
-from jaxsft.data.read import tokenized
+from jaxsft.data.read import teacher_rows, tokenized
 from jaxsft.data.read.columns import left_out, unread_of
 from jaxsft.data.read.dialogs import messages_of, template_options
 from jaxsft.data.read.messages import REASONING_KEYS
@@ -52,7 +52,7 @@ _BESIDE = ("system", "tools", "functions", "chat_template_kwargs")  # any conver
 _CALLS = ("tool_calls", "tool_call_id", "name")
 _MESSAGE = ("role", "content", *_CALLS, *REASONING_KEYS, *NUMBER_KEYS, *SWITCH_KEYS)
 _SHAREGPT = ("from", "value", *REASONING_KEYS, *NUMBER_KEYS, *SWITCH_KEYS)
-_TOKENS = (*tokenized.WEIGHTS, "attention_mask", "position_ids")
+_TOKENS = (*tokenized.WEIGHTS, *teacher_rows.KEYS, "attention_mask", "position_ids")
 FORMATS = {
     "messages": Keys(("messages",), _BESIDE, _MESSAGE),
     "sharegpt": Keys(("conversations",), _BESIDE, _SHAREGPT),

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxsft.data.conversation import RowError, Tokenized
 from jaxsft.data.read.strict_json import clip
+from jaxsft.data.read.teacher_rows import teacher_targets
 from jaxsft.data.read.weights import LEAST, MOST, WANTED
 
 IGNORED = -100  # the label of a token that is not trained, as in PyTorch's cross-entropy
@@ -23,6 +24,7 @@ def tokenized(row: dict[str, Any], file: str, number: int) -> Tokenized:
     weights       0    0    1  1
 
     Without any of them every token is trained. The first token, which nothing predicts, never is.
+    `teacher_ids` and `teacher_logprobs` may say what a teacher thinks of those that are.
 
     Raises:
         RowError: naming the key, the place and the value.
@@ -44,7 +46,8 @@ def tokenized(row: dict[str, Any], file: str, number: int) -> Tokenized:
     elif given:
         weights = _weights(row, given[0], len(ids))
     weights[0] = 0
-    return Tokenized(ids.astype(np.int32), weights, file, number)
+    taught = teacher_targets(row, weights)
+    return Tokenized(ids.astype(np.int32), weights, file, number, teacher=taught)
 
 
 def _weights_of_labels(row: dict[str, Any], ids: np.ndarray) -> np.ndarray:

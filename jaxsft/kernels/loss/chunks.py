@@ -4,16 +4,18 @@ Targets of weight 0 cost nothing: rows are ordered supervised first, and the loo
 behind the last of them.
 
 B: batch row, T: position, N: tokens of this device, C: tokens of a chunk, D: embed_dim,
-V: vocabulary, or this device's part, M: segment of a row.
+V: vocabulary, or this device's part, M: segment of a row, U: embed_dim of the teacher.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxsft.kernels.loss.form import LossForm, Targets
-from jaxsft.kernels.loss.objective import Slopes, token_objectives
+from jaxsft.kernels.loss.divergence import Said, divergence, said_of
+from jaxsft.kernels.loss.form import LossForm, Targets, TeacherTargets
+from jaxsft.kernels.loss.objective import Slopes, taught, token_objectives
 from jaxsft.kernels.loss.sums import SegmentSums, Sums
 
 # The logit of padding; finite, since 0 x infinity would spoil the entropy.
@@ -40,8 +42,7 @@ def sums_and_gradients(
     hidden_BTD, head, targets = jax.tree.map(jnp.asarray, (hidden_BTD, head, targets))
     weights_BT, own_BT = targets.weights_BT, targets.objective_weights_BT
     dtype = hidden_BTD.dtype
-    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    head = head.astype(dtype)
+    hidden_ND, head = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head.astype(dtype)
     chunk, num_chunks, order_N = _supervised_first(weights_BT)
 
     def add_chunk(i, carry):
@@ -60,9 +61,10 @@ def sums_and_gradients(
             chunk_sums = _with_sources(chunk_sums, nll_C, weights_C, sources_C, form.num_sources)
         own_C, slopes = weights_C if own_BT is None else take(own_BT.ravel()), None
         if not form.plain:
-            mean_logit_C = _mean_logits(form, logits_CV, vocab_axes)
-            objective_C, slopes = token_objectives(form, nll_C, log_sum_C, mean_logit_C)
-            chunk_sums = _with_objective(chunk_sums, objective_C, own_C)
+            said = _said_by_teacher(form, targets, take, logits_CV.shape, vocab_axes)
+            known = logits_CV, said, nll_C, log_sum_C
+            objective_C, slopes, kl_C = _objectives(form, *known, vocab_axes)
+            chunk_sums = _with_objective(chunk_sums, objective_C, own_C, kl_C, weights_C)
         if nll_N is not None:
             nll_N = nll_N.at[index_C].set(nll_C, mode="drop")
         if wanted:
@@ -89,7 +91,8 @@ def _zeros(form: LossForm, hidden_ND: jax.Array, head: jax.Array, wanted: tuple[
     d_hidden_ND = jnp.zeros_like(hidden_ND) if "hidden" in wanted else None
     d_head = jnp.zeros(head.shape, jnp.float32) if "head" in wanted else None
     nll_N = None if form.num_segments is None else jnp.zeros(len(hidden_ND), jnp.float32)
-    return Sums.zero(form.num_sources, form.plain), d_hidden_ND, d_head, nll_N
+    sums = Sums.zero(form.num_sources, form.plain, form.distil is not None)
+    return sums, d_hidden_ND, d_head, nll_N
 
 
 def _supervised_first(weights_BT: jax.Array) -> tuple[int, jax.Array, jax.Array]:
@@ -125,6 +128,49 @@ def _logits(form: LossForm, hidden_CD, head, vocab_axes):
     return logits_CV, slope_CV
 
 
+def _said_by_teacher(
+    form: LossForm,
+    targets: Targets,
+    take: Callable[[jax.Array], jax.Array],
+    shape: tuple[int, ...],
+    vocab_axes: tuple[str, ...],
+) -> Said | None:
+    """Of the tokens that `take` takes of all; None: no teacher.
+
+    Args:
+        shape: [C, V].
+    """
+    teacher = targets.teacher
+    if form.distil is None or teacher is None:
+        return None
+    if isinstance(teacher, TeacherTargets):
+        ids_CX, logprobs_CX = (
+            take(one.reshape(-1, one.shape[-1])) for one in (teacher.ids_BTX, teacher.logprobs_BTX)
+        )
+        return said_of(ids_CX, logprobs_CX, shape, _first_column(shape[1], vocab_axes))
+    assert form.distil.teacher is not None
+    hidden_NU = teacher.hidden_BTU.reshape(-1, teacher.hidden_BTU.shape[-1])
+    return Said(_logits(form.distil.teacher, take(hidden_NU), teacher.head_x, vocab_axes)[0])
+
+
+def _objectives(
+    form: LossForm,
+    logits_CV: jax.Array,
+    said: Said | None,
+    nll_C: jax.Array,
+    log_sum_C: jax.Array,
+    vocab_axes: tuple[str, ...],
+) -> tuple[jax.Array, Slopes, jax.Array | None]:
+    """Of each token what is minimised, its slopes, and the divergence from a teacher."""
+    mean_logit_C = _mean_logits(form, logits_CV, vocab_axes)
+    objective_C, slopes = token_objectives(form, nll_C, log_sum_C, mean_logit_C)
+    if form.distil is None or said is None:
+        return objective_C, slopes, None
+    first = _first_column(logits_CV.shape[1], vocab_axes)
+    kl_C, d_kl_CV = divergence(form.distil, logits_CV, said, first, vocab_axes)
+    return *taught(form.distil, objective_C, slopes, kl_C, d_kl_CV), kl_C
+
+
 def _logit_gradients(
     logits_CV, slope_CV, log_sum_C, label_C, weights_C, slopes: Slopes | None
 ) -> jax.Array:
@@ -138,6 +184,8 @@ def _logit_gradients(
         d_objective_CV -= slopes.label_C[:, None] * is_label_CV
         if slopes.every:
             d_objective_CV -= slopes.every * (logits_CV > _LOWEST)
+        if slopes.others_CV is not None:
+            d_objective_CV += slopes.others_CV
         d_logits_CV = weights_C[:, None] * d_objective_CV
     return d_logits_CV if slope_CV is None else d_logits_CV * slope_CV
 
@@ -189,11 +237,18 @@ def _mean_logits(form: LossForm, logits_CV, vocab_axes) -> jax.Array | None:
     return jax.lax.psum(sum_C, vocab_axes) / form.vocab_size
 
 
-def _with_objective(sums: Sums, objective_C: jax.Array, weights_C: jax.Array) -> Sums:
+def _with_objective(
+    sums: Sums,
+    objective_C: jax.Array,
+    own_C: jax.Array,
+    kl_C: jax.Array | None,
+    weights_C: jax.Array,
+) -> Sums:
     return dataclasses.replace(
         sums,
-        objective=jnp.sum(weights_C * objective_C),
-        objective_weight=jnp.sum(weights_C),
+        objective=jnp.sum(own_C * objective_C),
+        objective_weight=jnp.sum(own_C),
+        kl=None if kl_C is None else jnp.sum(weights_C * kl_C),
     )
 
 

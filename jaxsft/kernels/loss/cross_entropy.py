@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxsft.devices.mesh import RULES, spec
 from jaxsft.kernels.loss.chunks import AllSums, Gradients, sums_and_gradients
 from jaxsft.kernels.loss.form import LossForm, Targets
+from jaxsft.kernels.loss.placed_targets import head_spec, target_specs, used, with_whole_head
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -27,10 +28,10 @@ def cross_entropy(
 ) -> AllSums:
     """Sums of the cross-entropy over all tokens of the global batch, and over each segment.
 
-    Differentiable in hidden and head through `minimised` of the whole alone. Without
-    differentiation no gradient is formed; none of the head where only hidden is differentiated. A
-    function of the segments' sums has the gradient of `nll` with each segment's weights times the
-    function's derivative by that segment's nll.
+    Differentiable in hidden and head through `minimised` of the whole alone; what a teacher gives
+    is constant. Without differentiation no gradient is formed; none of the head where only hidden
+    is differentiated. A function of the segments' sums has the gradient of `nll` with each
+    segment's weights times the function's derivative by that segment's nll.
 
     Args:
         hidden_BTD: any float dtype; the matmuls run in it, logits and log-sum-exp in float32.
@@ -76,7 +77,7 @@ def _over_mesh(
     wanted: tuple[str, ...],
 ) -> tuple[AllSums, Gradients]:
     """Sums and gradients over the mesh in use, in the dtypes of what they are the gradients of."""
-    targets = _used(form, targets)
+    targets = used(form, targets)
     mesh = jax.sharding.get_abstract_mesh()
     dtypes = hidden_BTD.dtype, head.dtype
     if mesh.empty or mesh.size == 1:
@@ -93,6 +94,7 @@ def _over_mesh(
 
     def on_device(hidden_BTD, head, targets):
         head = jax.lax.all_gather(head.astype(dtypes[0]), shared, axis=embed_dim, tiled=True)
+        targets = with_whole_head(form, targets, shared)
         vocab_axes = RULES["vocab"] if split else ()
         (sums, by_segment), (d_hidden_BTD, d_head) = sums_and_gradients(
             form, hidden_BTD, head, targets, wanted, vocab_axes
@@ -106,30 +108,16 @@ def _over_mesh(
         sums = jax.lax.psum(sums, token_axes)
         return (sums, jax.lax.psum(by_segment, RULES["sequence"])), (d_hidden_BTD, d_head)
 
-    hidden_spec = spec("batch", "sequence", None)
-    head_spec = spec("vocab", "embed") if form.tied else spec("embed", "vocab")
+    hidden_spec, own_spec = spec("batch", "sequence", None), head_spec(form)
     gradient_specs = (
         hidden_spec if "hidden" in wanted else None,
-        head_spec if "head" in wanted else None,
+        own_spec if "head" in wanted else None,
     )
     by_segment_spec = None if form.num_segments is None else spec("batch", None)
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(hidden_spec, head_spec, spec("batch", "sequence")),
+        in_specs=(hidden_spec, own_spec, target_specs(form, targets)),
         out_specs=((PartitionSpec(), by_segment_spec), gradient_specs),
         check_vma=False,
     )(hidden_BTD, head, targets)
-
-
-def _used(form: LossForm, targets: Targets) -> Targets:
-    """The targets without what the form keeps no sums of."""
-    sources_BT = None if form.num_sources is None else targets.sources_BT
-    segments_BT = None if form.num_segments is None else targets.segments_BT
-    assert form.num_sources is None or sources_BT is not None, "targets without sources"
-    assert form.num_segments is None or segments_BT is not None, "targets without segments"
-    own_BT = targets.objective_weights_BT if form.reweighted else None
-    assert not form.reweighted or own_BT is not None, "targets without weights of the objective"
-    return dataclasses.replace(
-        targets, sources_BT=sources_BT, segments_BT=segments_BT, objective_weights_BT=own_BT
-    )

@@ -8,19 +8,20 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxsft.kernels.loss.form import LossForm
+from jaxsft.kernels.loss.form import DistilForm, LossForm
 
 
 @dataclasses.dataclass(frozen=True)
 class Slopes:
     """The gradient by a token's logits, as multiples of vectors over the vocabulary.
 
-    It is probability x their softmax - label x the target's unit vector - every x ones.
+    It is probability x their softmax - label x the target's unit vector - every x ones, and others.
     """
 
     probability_C: jax.Array
     label_C: jax.Array
     every: float  # column that is a token
+    others_CV: jax.Array | None = None
 
 
 def token_objectives(
@@ -47,3 +48,26 @@ def token_objectives(
         objective_C += form.z_loss * jnp.square(log_sum_C)
         probability_C = scale_C + 2 * form.z_loss * log_sum_C
     return objective_C, Slopes(probability_C, (1 - share) * scale_C, every)
+
+
+def taught(
+    form: DistilForm,
+    objective_C: jax.Array,
+    slopes: Slopes,
+    kl_C: jax.Array,
+    d_kl_CV: jax.Array,
+) -> tuple[jax.Array, Slopes]:
+    """Each token's objective and its slopes, the teacher's part with them.
+
+    Args:
+        objective_C, slopes: without a teacher.
+        kl_C, d_kl_CV: as divergence gives them: the gradient by the logits over the temperature.
+    """
+    share, temperature = 1 - form.alpha, form.temperature
+    objective_C = form.alpha * objective_C + share * temperature**2 * kl_C
+    return objective_C, Slopes(
+        form.alpha * slopes.probability_C,
+        form.alpha * slopes.label_C,
+        form.alpha * slopes.every,
+        share * temperature * d_kl_CV,
+    )

@@ -23,6 +23,7 @@ class Sums:
     source_weight_S: jax.Array | None = None
     objective: jax.Array | None = None  # what is minimised, and its weight; None: nll and weight
     objective_weight: jax.Array | None = None
+    kl: jax.Array | None = None  # weight x KL(teacher || student), nats; None: no teacher
 
     @property
     def minimised(self) -> jax.Array:
@@ -38,11 +39,12 @@ class Sums:
         return jax.tree.map(jnp.add, self, other)
 
     @staticmethod
-    def zero(num_sources: int | None = None, plain: bool = True) -> "Sums":
+    def zero(num_sources: int | None = None, plain: bool = True, taught: bool = False) -> "Sums":
         zero = jnp.float32(0)
         by_source = None if num_sources is None else jnp.zeros(num_sources, jnp.float32)
         own = None if plain else zero
-        return Sums(zero, zero, zero, zero, zero, by_source, by_source, own, own)
+        kl = zero if taught else None
+        return Sums(zero, zero, zero, zero, zero, by_source, by_source, own, own, kl)
 
 
 @jax.tree_util.register_dataclass

@@ -44,6 +44,7 @@ class Notes:
     digests: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by a leaf's dotted path
     # Digests of the parameters that are not trained, which no checkpoint holds; None: all are.
     frozen: Mapping[str, int] | None = records.where_known()
+    teacher: Mapping[str, int] | None = records.where_known()  # of the model that was learnt from
 
 
 def notes_json(notes: Notes) -> dict[str, Any]:

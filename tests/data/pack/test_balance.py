@@ -8,7 +8,7 @@ import pytest
 
 from jaxsft.data.pack import balance
 from jaxsft.data.pack.balance import RowCost
-from jaxsft.training import step
+from jaxsft.training import batch
 
 SHAPES = [(1, 1, 4), (4, 1, 1), (4, 2, 1), (2, 1, 3), (2, 3, 2), (3, 2, 2)]  # devices, A, rows
 
@@ -53,7 +53,7 @@ def test_it_is_the_best_order_or_near_it(devices, microbatches, rows, near):
 def test_the_places_are_those_of_the_step():
     """Two devices, two micro-batches, two rows each: rows 0 to 3 are the first device's."""
     rows_BT = jnp.arange(8)[:, None]
-    parts = np.asarray(step._split_rows(2, rows_BT))[..., 0]
+    parts = np.asarray(batch.split_rows(2, rows_BT))[..., 0]
     costs_B = 10.0 ** np.arange(8)
     of_parts = [costs_B[part].reshape(2, 2).sum(axis=1).max() for part in parts]
     assert balance.busiest(costs_B, 2, 2) == sum(of_parts)
