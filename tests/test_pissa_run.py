@@ -12,7 +12,7 @@ from tests.test_lora_run import base, logits  # noqa: F401 # a fixture
 pytestmark = pytest.mark.slow
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(base, tmp_path):  # noqa: F811
+def flags_of(base, **more):  # noqa: F811
     given = {
         "model.source": base,
         "model.weights": "pretrained",
@@ -24,7 +24,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(base, tmp_path):  # noqa: F811
         "mesh.fsdp": 4,
         "mesh.tensor": 2,
     }
-    flags = [f"--config.{name}={value}" for name, value in given.items()]
+    return [f"--config.{name}={value}" for name, value in (given | more).items()]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(base, tmp_path):  # noqa: F811
+    flags = flags_of(base)
     again, plain = tmp_path / "again", tmp_path / "plain"
     train(again, *flags, "--config.train.steps=10")
     first = json.loads((again / "metrics.jsonl").read_text().splitlines()[0])
@@ -49,3 +53,18 @@ def test_a_stopped_run_goes_on_to_the_same_bits(base, tmp_path):  # noqa: F811
     done = train(further, *flags, f"--config.model.continue_from={plain}", "--config.train.steps=2")
     begun = json.loads((further / "metrics.jsonl").read_text().splitlines()[0])
     assert begun["eval/heldout/loss"] == pytest.approx(losses[-1], abs=1e-6)
+
+
+def test_the_mean_of_a_run_is_read_beside_what_adapters_began_with(base, tmp_path):  # noqa: F811
+    """From the last step by the tool; and from an earlier one by the run, whose best it was."""
+    best = {"checkpoint.best": "eval/heldout/loss", "checkpoint.best_mode": "max"}  # not the last
+    more = {"optim.ema_decay": 0.5, "eval.every_steps": 2, "train.steps": 6}
+    flags = flags_of(base, **more, **best)
+    workdir, output = tmp_path / "run", tmp_path / "tool"
+    train(workdir, *flags)
+    summary = json.loads((workdir / "summary.json").read_text())
+    step = summary["exported_step"]
+    done = tool("export_hf", f"--workdir={workdir}", f"--output={output}", f"--step={step}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    np.testing.assert_allclose(logits(output), logits(workdir / "export"), rtol=1e-5, atol=1e-5)
+    assert step < 6
