@@ -29,13 +29,7 @@ def main(path):
     ).to(device)
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
     if job["lora"]:
-        import peft
-
-        versions["peft"] = peft.__version__
-        adapters = peft.LoraConfig(
-            task_type="CAUSAL_LM", target_modules="all-linear", lora_dropout=0.0, **job["lora"]
-        )
-        model = peft.get_peft_model(model, adapters)
+        model, versions["peft"] = adapted(model, job["lora"])
     model.train()
     trained = [one for one in model.parameters() if one.requires_grad]
     optim = job["optim"]
@@ -80,6 +74,14 @@ def main(path):
     about = {"versions": versions, "attention": attention, "threads": torch.get_num_threads()}
     say(about | {"trained": sum(one.numel() for one in trained)})
     serve(step)
+
+
+def adapted(model, lora):
+    """The model with adapters on all its linear layers, and the version of peft."""
+    import peft
+
+    asked = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **lora)
+    return peft.get_peft_model(model, asked), peft.__version__
 
 
 def nll_sum(model, batch):
