@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxsft.config import Config, Data, Lora, Model, Optim, Source, Train
+from jaxsft.convert import pretrained
+from jaxsft.convert.export.directory import export
 from jaxsft.devices import mesh
 from jaxsft.model import adapter, adapter_plan, state
 from jaxsft.training import lora
+from tests.programs import ROOT
 
 
 def with_adapters(model, asked, params):
@@ -29,3 +33,23 @@ def disturbed(params, frozen):
             change = size * rng.normal(size=leaf.shape).astype(np.float32)
             flat[path] = leaf + change.astype(leaf.dtype)
     return nnx.traversals.unflatten_mapping(flat)
+
+
+def debug_base(directory):
+    """Writes the debug model with weights, in bfloat16."""
+    model = pretrained.open_pretrained(ROOT / "configs" / "debug_model", weights=False)
+    _, shapes, _ = state.abstract(model.settings, "float32", "none")
+    one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+    params = state.random_params(model.settings, 0, one)
+    return export(params, model, directory, dtype="bfloat16").directory
+
+
+def config_of(kind, **lora):
+    """A run of adapters on a base that is kept in a kind of quantisation."""
+    return Config(
+        model=Model(source="x", weights="random", dtype="float32", frozen_dtype=kind),
+        data=Data(train=(Source(path="x"),), sequence_length=16),
+        optim=Optim(peak_lr=1e-3, warmup_steps=0),
+        train=Train(batch_size=8, steps=2),
+        lora=Lora(rank=2, **lora),
+    )

@@ -84,11 +84,12 @@ ANY_DIMS = {
     "model.moe.Moe._activate": {"gate", "up"},
     "model.norm.normalise": {"x", "scale", "bias"},
     "model.parameter._adapted_product": {"x"},
+    "model.parameter._product": {"x", "held"},
     "model.parameter.product": {"x", "weight"},
     "model.vocabulary.changed_rows": {"table"},
     "model.vocabulary.by_token": {"table"},
 }
-ANY_TYPES = {"Adapted"}  # it stands in the place of a weight of any dimensions
+ANY_TYPES = {"Adapted", "Quantised"}  # they stand in the place of a weight of any dimensions
 WRAPPED: set[str] = set()
 
 _SUFFIX = re.compile(r"_(x?[A-Z1-9]*[A-Z][A-Z1-9]*x?|x)$")

@@ -4,29 +4,21 @@ import json
 import shutil
 import warnings
 
+import adapted
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxsft
-from jaxsft.convert import pretrained
-from jaxsft.convert.export.directory import export
-from jaxsft.model import state
-from tests.programs import ROOT, tool, train
+from tests.programs import tool, train
 
 TOKENS = np.arange(24, dtype=np.int32)[None]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The debug model with weights on disk, in bfloat16."""
-    directory = tmp_path_factory.mktemp("lora")
-    model = pretrained.open_pretrained(ROOT / "configs" / "debug_model", weights=False)
-    _, shapes, _ = state.abstract(model.settings, "float32", "none")
-    one = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
-    params = state.random_params(model.settings, 0, one)
-    return export(params, model, directory / "base", dtype="bfloat16").directory
+    return adapted.debug_base(tmp_path_factory.mktemp("lora") / "base")
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,8 @@ def _random_params(small: Config, model: settings.DecoderSettings, single: Mesh)
     """Of the model, and of the run's adapters, which change something here."""
     declared = parameters.declare(small, model)
     placement = state.shardings(declared.shapes, declared.axes, single)
-    params = state.random_params(model, 0, without_adapters(placement))
+    own = (without_adapters(tree) for tree in (placement, declared.shapes))
+    params = state.random_params(model, 0, *own)
     adapters = declared.adapters
     if adapters is None:
         return params

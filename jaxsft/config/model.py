@@ -19,7 +19,9 @@ class Model:
     # Dtype in which the parameters are kept; bfloat16 rounds updates below 1/512 of a weight away.
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
     # Dtype in which parameters that are not trained are kept; "source": each as in its file.
-    frozen_dtype: Literal["source", "float32", "bfloat16"] = "source"
+    # "int8", "nf4": weights of attention, MLPs and experts in 8 or 4 bits a number and a scale for
+    # each 64, the others as in their file; so the base is another, which the run says.
+    frozen_dtype: Literal["source", "float32", "bfloat16", "int8", "nf4"] = "source"
     # Back end; "auto" takes the fastest that passes its test on the devices, or needs none.
     attention: Literal["auto", "splash", "cudnn", "triton", "blocked", "xla"] = "auto"
     # Back end of a mixture's experts; "auto": "ragged" on TPU, "tiled" elsewhere. "triton": kernels

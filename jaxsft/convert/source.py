@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxsft.convert.families import config_json, quantised
 from jaxsft.errors import ConversionError
 from jaxsft.files import places, run_names, untrusted
+from jaxsft.model.quantised import KINDS
 
 # Never pickled weights and never code. "*" also matches "/", so sub-directories are ignored apart.
 HUB_FILES = [
@@ -174,11 +175,25 @@ def adapter_notes(source: str | Path, path: Path) -> list[str]:
     """
     adapter = adapter_directory(source)
     if adapter is not None:
-        if not (adapter / "config.json").is_file():
-            return []
-        return [f"{adapter}: config.json has no effect beside {ADAPTER}; the base's own is read"]
+        told = _kept_base_notes(adapter)
+        if (adapter / "config.json").is_file():
+            line = f"{adapter}: config.json has no effect beside {ADAPTER}; the base's own is read"
+            told.append(line)
+        return told
     found = sorted(path.glob("adapter_model.*")) if path.is_dir() else []
     return [f"{file}: has no {ADAPTER} beside it and is not read" for file in found]
+
+
+def _kept_base_notes(adapter: Path) -> list[str]:
+    """A line for an adapter that a run of ours trained on another base than the files hold."""
+    marker = adapter / run_names.EXPORT_MARKER
+    kept = untrusted.read_json(marker).get("frozen_dtype") if marker.is_file() else None
+    if kept not in KINDS:
+        return []
+    return [
+        f"{adapter}: was trained on its base in {kept}; on the base in its files it predicts"
+        " something else (report.html of its run: how much)"
+    ]
 
 
 def _base_of(directory: Path) -> str:

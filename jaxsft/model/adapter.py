@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxsft.model.quantised import Quantised
+
 SUFFIX = "_lora"  # of an adapter's name, behind that of its weight
 A, B, SCALE, MAGNITUDE = "a", "b", "scale", "magnitude"
 
@@ -28,7 +30,7 @@ A, B, SCALE, MAGNITUDE = "a", "b", "scale", "magnitude"
 class Adapted:
     """A weight with its adapter, in the place of the weight."""
 
-    weight: jax.Array
+    weight: jax.Array | Quantised
     a: jax.Array
     b: jax.Array
     scale: jax.Array
@@ -70,7 +72,7 @@ class Adapted:
         return changed if ratio is None else changed * behind(ratio, changed.ndim)
 
 
-def norms(weight_x: jax.Array, num_inputs: int) -> jax.Array:
+def norms(weight_x: jax.Array | Quantised, num_inputs: int) -> jax.Array:
     """Of each output's weights, float32 [*out]."""
     squares = jnp.square(weight_x.astype(jnp.float32))
     return jnp.sqrt(jnp.sum(squares, axis=tuple(range(num_inputs))))
@@ -96,9 +98,10 @@ def together(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MergedStack:
-    """A stack of changed weights, each computed when it is asked for; seen as an array."""
+    """A stack of weights, changed or quantised, each computed when it is asked for; seen as an
+    array."""
 
-    def __init__(self, held: Adapted):
+    def __init__(self, held: Adapted | Quantised):
         self._held = held
         self.shape, self.dtype, self.ndim = held.shape, jnp.dtype("float32"), len(held.shape)
 
@@ -106,6 +109,8 @@ class MergedStack:
         """The weight of a layer, or of an expert of a layer, float32."""
         index = index if isinstance(index, tuple) else (index,)
         held = self._held
+        if isinstance(held, Quantised):
+            return held[index].astype(jnp.float32)
         parts = {
             field.name: getattr(held, field.name)[index]
             for field in dataclasses.fields(held)
@@ -117,8 +122,8 @@ class MergedStack:
 def merged(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with each adapter's change in its weight, float32, and no adapters.
 
-    Weights without an adapter stay as they are, in their dtype; stacks that have one are
-    `MergedStack`.
+    Weights without an adapter stay as they are, in their dtype; stacks that have one, or are
+    quantised, are `MergedStack`.
     """
 
     def plain(tree: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +136,8 @@ def merged(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seen_whole(held: Any) -> Any:
+    if isinstance(held, Quantised):
+        return MergedStack(held)
     if not isinstance(held, Adapted):
         return held
     return MergedStack(held) if held.scale.ndim else whole_stack(held)
@@ -154,7 +161,7 @@ def apart(params: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in params.items():
         if isinstance(value, Adapted):
-            parts = dataclasses.asdict(value)
+            parts = dict(vars(value))
             found[name] = parts.pop("weight")
             found[name + SUFFIX] = {part: v for part, v in parts.items() if v is not None}
         else:

@@ -23,7 +23,8 @@ def with_slots(params: Any, slots: Any, in_loop: bool = False) -> Any:
 
     if isinstance(params, Mapping):
         return {name: with_slots(p, slots.get(name, {}), in_loop) for name, p in params.items()}
-    param = _sliced_before_cast(params) if in_loop else params
+    # A quantised one has several arrays.
+    param = jax.tree.map(_sliced_before_cast, params) if in_loop else params
     return param if isinstance(slots, Mapping) else _with_slot(param, slots, slots.dtype)
 
 

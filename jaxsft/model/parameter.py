@@ -14,6 +14,7 @@ from jaxsft.devices.mesh import constrain
 from jaxsft.kernels.experts.gated_mlps import LowRank
 from jaxsft.model import adapter
 from jaxsft.model.adapter import Adapted
+from jaxsft.model.quantised import Quantised
 
 
 def matrix(
@@ -61,7 +62,21 @@ def product(
     shape = tuple(held.shape if seen_as is None else seen_as)
     if isinstance(held, Adapted):
         return _adapted_product(equation, x, held, shape, others)
-    return jnp.einsum(equation, x, held.astype(x.dtype).reshape(shape), **others)
+    return _product(equation, x, held, shape, others)
+
+
+def _product(
+    equation: str, x: jax.Array, held: Any, shape: tuple[int, ...], others: dict[str, Any]
+) -> jax.Array:
+    """`product` with an array, or a quantised weight in its place."""
+
+    def times(x: jax.Array, held: Any) -> jax.Array:
+        return jnp.einsum(equation, x, held.astype(x.dtype).reshape(shape), **others)
+
+    if isinstance(held, Quantised):
+        # Else the backward pass would keep each layer's numbers beside its codes.
+        times = jax.checkpoint(times, prevent_cse=False)
+    return times(x, held)
 
 
 def _adapted_product(
@@ -76,7 +91,7 @@ def _adapted_product(
     if second is None:  # the weight is used the other way round: a tied head
         return jnp.einsum(equation, x, held.whole().astype(x.dtype).reshape(shape), **others)
     outputs = shape[held.num_inputs :]
-    out = jnp.einsum(equation, x, held.weight.astype(x.dtype).reshape(shape), **others)
+    out = _product(equation, x, held.weight, shape, others)
     low = jnp.einsum(first, x, held.a.astype(x.dtype), **others)
     low = (held.scale * low).astype(x.dtype)
     b = held.b.reshape(-1, *outputs) if len(outputs) > 1 else held.b.reshape(held.b.shape[0], -1)
@@ -107,7 +122,7 @@ def _in_two(equation: str, num_inputs: int) -> tuple[str, str | None]:
 def whole(weight: nnx.Param[jax.Array], dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
     """The weight as an array, for kernels that multiply with it themselves."""
     held: Any = weight.get_value()
-    array = held.whole() if isinstance(held, Adapted) else held
+    array: Any = held.whole() if isinstance(held, Adapted) else held
     return array if dtype is None else array.astype(dtype)
 
 

@@ -1,5 +1,6 @@
 """A decoder as a graph definition and a plain pytree of arrays, with each leaf's logical axes."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -9,9 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxsft.devices import mesh as mesh_lib
-from jaxsft.model import settings
+from jaxsft.model import quantised, settings
 from jaxsft.model.adapter import together
 from jaxsft.model.layer_stacks import LAYERS
+from jaxsft.model.quantised import Quantised
 from jaxsft.model.transformer import Decoder
 
 Params = dict[str, Any]  # nested; the leaves are arrays, those of layers stacked
@@ -80,10 +82,13 @@ def shardings(shapes: Params, axes: Params, mesh: Mesh) -> Params:
     """
 
     def place(path, shape, leaf_axes):
+        if isinstance(shape, Quantised):
+            split = quantised.placed(shape, leaf_axes, mesh.shape)
+            return jax.tree.map(lambda *part: place(path, *part), shape, split)
         mesh_lib.check_divisible(jax.tree_util.keystr(path), shape.shape, leaf_axes, mesh.shape)
         return mesh_lib.sharding(mesh, *mesh_lib.fitted(shape.shape, leaf_axes, mesh.shape))
 
-    return jax.tree.map_with_path(place, shapes, axes)
+    return jax.tree.map_with_path(place, shapes, axes, is_leaf=quantised.is_weight)
 
 
 def random_params(
@@ -100,9 +105,28 @@ def random_params(
         params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
         if shapes is None:
             return params
-        return jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), params, shapes)
+        return as_kept(params, shapes)
 
     return jax.jit(init, out_shardings=placement)(jax.random.key(seed))
+
+
+def num_parameters(params: Params) -> int:
+    """Numbers in all weights, however they are kept."""
+    flat = nnx.traversals.flatten_mapping(params)
+    return sum(math.prod(leaf.shape) for leaf in flat.values())
+
+
+def as_kept(params: Params, shapes: Params) -> Params:
+    """The parameters in the dtypes of `shapes`, quantised where those are."""
+
+    def kept(leaf: jax.Array, shape: Any) -> Any:
+        return shape.of(leaf) if isinstance(shape, Quantised) else leaf.astype(shape.dtype)
+
+    flat = nnx.traversals.flatten_mapping(params)
+    wanted = nnx.traversals.flatten_mapping(shapes)
+    return nnx.traversals.unflatten_mapping(
+        {path: kept(leaf, wanted[path]) for path, leaf in flat.items()}
+    )
 
 
 def split(params: Params, names: Collection[str]) -> tuple[Params, Params]:

@@ -71,10 +71,20 @@ def _read_by(program: HloProgram, inside: Computation, user: Instruction, place:
         return 0.0  # what it replaces is not read
     if user.op == "fusion":
         nested = program.computations[user.called[0]]
+        if _is_view(nested) and not user.is_root:
+            return _read(program, inside, user.name)
         return _read(program, nested, _parameter(nested, place))
     if user.op in _VIEWS and not user.is_root:
         return _read(program, inside, user.name)
     return math.inf
+
+
+def _is_view(computation: Computation) -> bool:
+    """Whether it gives the bytes of its parameter, in another order at most."""
+    one = computation.root
+    while one.op in _VIEWS:
+        one = computation.instructions[one.operands[0]]
+    return one.op == "parameter"
 
 
 def _written(program: HloProgram, inside: Computation, root: Instruction) -> float:

@@ -17,9 +17,18 @@ from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory
 from jaxsft.devices.mesh import describe
 from jaxsft.files import buckets, run_names
+from jaxsft.model import quantised
 from jaxsft.model.state import Params
-from jaxsft.report import comparison, endings, last_lines, run_export, weight_change
+from jaxsft.report import (
+    comparison,
+    endings,
+    kept_base,
+    last_lines,
+    run_export,
+    weight_change,
+)
 from jaxsft.report import summary as summary_file
+from jaxsft.report.kept_base import Difference
 from jaxsft.report.page import write_report
 from jaxsft.report.summary import Summary
 from jaxsft.report.the_end import End
@@ -47,10 +56,13 @@ def finish(
     before = comparison.figures_at(lines, 0)
     after: dict[str, Any] = dict(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
-    if config.checkpoint.export:
-        _export(config, base, data, end.params, about, out, run_names.EXPORT)
-    if config.checkpoint.merge:
-        _export(config, base, data, end.params, about, out, run_names.EXPORT_MERGED)
+    few_bits = _kept_base(config, base, data, job, end.params, out)
+    wanted = {
+        run_names.EXPORT: config.checkpoint.export,
+        run_names.EXPORT_MERGED: config.checkpoint.merge,
+    }
+    for name in (name for name, writes in wanted.items() if writes):
+        few_bits += _export(config, base, data, job, end.params, about, out, name)
     weights = _moved_weights(config, base, job, end, out)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
@@ -79,6 +91,7 @@ def finish(
             out.workdir.shown(run_names.EXPORT_MERGED) if config.checkpoint.merge else None
         ),
         weights=weights,
+        kept_base=few_bits,
         command=command,
         versions=run_export.versions(),
         choices=job.program.choices,
@@ -94,12 +107,17 @@ def _export(
     config: Config,
     base: Pretrained,
     data: PreparedData,
+    job: Job,
     params: Params,
     about: Card,
     out: Outputs,
     name: str,
-) -> None:
-    """Writes one of the run's exports, compared with transformers where the config asks for it."""
+) -> list[Difference]:
+    """Writes one of the run's exports, compared with transformers where the config asks for it.
+
+    Returns:
+        How it differs from what was trained, where that was in fewer bits.
+    """
     trained_on, merge = data.train.manifest.trained_on, name == run_names.EXPORT_MERGED
     first = jax.process_index() == 0
     with buckets.staged(out.workdir.shown(name), MARKER, writes=first) as directory:
@@ -117,6 +135,36 @@ def _export(
         if first and config.checkpoint.check_export:
             difference = check_export.compare_logits(directory)
             out.console.say("export", run_export.said_difference(difference))
+        return _kept_base(config, base, data, job, params, out, directory, merge)
+
+
+def _kept_base(
+    config: Config,
+    base: Pretrained,
+    data: PreparedData,
+    job: Job,
+    params: Params,
+    out: Outputs,
+    directory: Path | None = None,
+    merged: bool = False,
+) -> list[Difference]:
+    """What it changed that the base is kept in few bits: in the base, or in an export; nothing
+    where that can't be found out."""
+    if config.model.frozen_dtype not in quantised.KINDS or base.tensors is None:
+        return []
+    ((token_ids, _),) = data.train.examples([0])
+    try:
+        with jax.set_mesh(job.program.mesh):
+            if directory is None:
+                found = kept_base.of_base(params, base, token_ids)
+            else:
+                found = kept_base.of_export(params, base, directory, token_ids, merged)
+    except Exception as failed:  # no room for the weights in their files, above all
+        said = str(failed).partition("\n")[0]
+        out.console.say(config.model.frozen_dtype, f"note: what it changed is not known: {said}")
+        return []
+    out.console.say(config.model.frozen_dtype, found.words)
+    return [found]
 
 
 def _moved_weights(

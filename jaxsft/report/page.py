@@ -132,6 +132,7 @@ def _page(run: RunFiles, name: str) -> str:
         facts=_facts(run),
         figures=draw_curves(run.steps, run.evaluations),
         comparisons=comparisons,
+        kept_base=run.summary.kept_base,
         moved=weight_change.rows(run.summary.weights),
         moved_layers=[
             (layer, f"{share:.3%}") for layer, share in weight_change.by_layer(run.summary.weights)

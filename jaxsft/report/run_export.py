@@ -1,5 +1,6 @@
 """The trained parameters of a run as a directory that others read, and the card in it."""
 
+import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from jaxsft.convert.export.directory import ExportDtype, Exported, export
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.files import places
-from jaxsft.model import adapter, state
+from jaxsft.model import adapter, quantised, state
 from jaxsft.model.adapter_plan import AdapterSpecs, without_adapters
 from jaxsft.model.state import Params
 from jaxsft.training import parameters
@@ -45,7 +46,7 @@ def export_params(
     with places.using(f"the export to {directory}", directory):
         if config.lora is not None and not merge:
             specs, whole = adapted(config, base)
-            return export_adapter(
+            written: Exported = export_adapter(
                 params,
                 base,
                 directory,
@@ -55,17 +56,30 @@ def export_params(
                 template=trained_on.template,
                 about=about,
                 tokenizer=tokenizer_directory(config),
+                frozen_dtype=config.model.frozen_dtype,
             )
-        return export(
-            adapter.merged(params),
-            base,
-            directory,
-            dtype=dtype or config.checkpoint.export_dtype,
-            template=trained_on.template,
-            end_of_turn_ids=trained_on.end_of_turn_ids,
-            about=about,
-            tokenizer=tokenizer_directory(config),
-        )
+        else:
+            written = export(
+                adapter.merged(params),
+                base,
+                directory,
+                dtype=dtype or config.checkpoint.export_dtype,
+                template=trained_on.template,
+                end_of_turn_ids=trained_on.end_of_turn_ids,
+                about=about,
+                tokenizer=tokenizer_directory(config),
+            )
+    kept = _kept_base_notes(config, merge)
+    return dataclasses.replace(written, told=(*written.told, *kept))
+
+
+def _kept_base_notes(config: Config, merge: bool) -> tuple[str, ...]:
+    kind = config.model.frozen_dtype
+    if kind not in quantised.KINDS:
+        return ()
+    if config.lora is not None and not merge:
+        return (f"it was trained on its base in {kind}: on another it predicts something else",)
+    return (f"frozen weights are as they were trained with, in {kind}, and rounded",)
 
 
 def adapted(config: Config, base: Pretrained) -> tuple[AdapterSpecs, frozenset[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
+from jaxsft.report.kept_base import Difference
 from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Best
 from jaxsft.terminal.redact import redacted_values
@@ -35,6 +36,7 @@ class Summary:
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)
     data: Mapping[str, CacheReport] = dataclasses.field(default_factory=dict)
     weights: Sequence[LeafChange] = ()  # how far the exported parameters are from the base model's
+    kept_base: Sequence[Difference] = ()  # what few bits of a frozen base changed
     export: str | None = None
     export_merged: str | None = None
     command: str | None = None
@@ -44,7 +46,7 @@ class Summary:
 
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
-        kept = dataclasses.replace(self, before={}, after={}, weights=())
+        kept = dataclasses.replace(self, before={}, after={}, weights=(), kept_base=())
         of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds")
         exports = ("export", "export_merged")
         return dataclasses.replace(kept, **dict.fromkeys((*of_end, *exports)))

@@ -16,9 +16,9 @@ from flax import nnx
 from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.model import adapter, adapter_plan, layer_stacks, vocabulary
+from jaxsft.model.quantised import Quantised
 from jaxsft.model.settings import DecoderSettings
 from jaxsft.model.state import Params
-from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.training import first_state
 from jaxsft.training.mesh_program import MeshProgram
 
@@ -85,6 +85,8 @@ def measured(base: Params, result: Params, s: DecoderSettings) -> list[LeafChang
         for path, leaf in nnx.traversals.flatten_mapping(base).items():
             if isinstance(after[path], adapter.Adapted):
                 found[path] = _of_adapted(after[path], bool(stacked[path]))
+            elif isinstance(leaf, Quantised):
+                found[path] = _of_quantised(leaf, after[path])
             else:
                 found[path] = _squares(leaf, after[path], bool(stacked[path]))
         return found
@@ -109,13 +111,17 @@ def of_run(
     """
     result = adapter.together(params)
     own = adapter_plan.without_adapters(params)
-    if program.adapters is not None and set(named(own)) <= program.recipe.frozen:
+    names = map(".".join, nnx.traversals.flatten_mapping(own))
+    if program.adapters is not None and program.recipe.frozen.issuperset(names):
         return measured(own, result, base.settings)
-    placement = adapter_plan.without_adapters(program.placement.params)
-    return measured(first_state.base_params(config, base, placement), result, base.settings)
+    placement, shapes = (
+        adapter_plan.without_adapters(tree.params) for tree in (program.placement, program.shapes)
+    )
+    before = first_state.base_params(config, base, placement, shapes)
+    return measured(before, result, base.settings)
 
 
-def _squares(before: jax.Array, after: jax.Array, stacked: bool) -> tuple[jax.Array, jax.Array]:
+def _squares(before: Any, after: Any, stacked: bool) -> tuple[jax.Array, jax.Array]:
     """Squared norms of a leaf and of its change, for each of its layers if it has some."""
     before = before.astype(jnp.float32)
     change = after.astype(jnp.float32) - before
@@ -130,6 +136,11 @@ def _of_adapted(held: adapter.Adapted, stacked: bool) -> tuple[jax.Array, jax.Ar
         return _squares(held.weight, adapter.whole_stack(held), False)
 
     return jax.lax.map(of_one, held) if stacked else of_one(held)
+
+
+def _of_quantised(before: Quantised, after: Any) -> tuple[jax.Array, jax.Array]:
+    """`_squares` of a stack that is kept in few bits, one layer after the other."""
+    return jax.lax.map(lambda pair: _squares(pair[0], pair[1], False), (before, after))
 
 
 def by_kind(changes: Sequence[LeafChange]) -> list[LeafChange]:

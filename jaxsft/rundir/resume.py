@@ -13,6 +13,7 @@ from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.files import run_names
+from jaxsft.model import quantised
 from jaxsft.model.state import Params
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
@@ -72,6 +73,7 @@ def identity(config: Config) -> dict[str, Any]:
     values["config.lora"] = "set" if own else None
     if config.lora is not None and own:
         values |= {f"config.lora.{name}": v for name, v in _plain(config.lora).items()}
+    if config.lora is not None or config.model.frozen_dtype in quantised.KINDS:
         values["config.model.frozen_dtype"] = config.model.frozen_dtype
     values["config.model.new_tokens"] = list(config.model.new_tokens)
     for name in _DIVISION:

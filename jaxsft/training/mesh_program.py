@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxsft.config import Config
@@ -19,7 +18,7 @@ from jaxsft.errors import ConfigError, MeshError
 from jaxsft.kernels.experts import choose as choose_experts
 from jaxsft.kernels.experts.form import Use as ExpertsUse
 from jaxsft.kernels.loss.sums import Sums
-from jaxsft.model import settings, state
+from jaxsft.model import quantised, settings, state
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
 from jaxsft.model.remat import candidates
@@ -38,10 +37,6 @@ from jaxsft.training.too_large import said_by_compiler
 from jaxsft.training.what_trains import TableRow
 
 _MOST_UNROLLED = 48  # layers: more would compile for minutes
-
-
-def _count(params: Params) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +64,11 @@ class MeshProgram:
     @property
     def num_parameters(self) -> int:
         """Of the model, adapters among them."""
-        return _count(self.shapes.params)
+        return state.num_parameters(self.shapes.params)
 
     @property
     def num_trained(self) -> int:
-        return _count(self.shapes.trained)
+        return state.num_parameters(self.shapes.trained)
 
 
 def checked_mesh(
@@ -164,7 +159,9 @@ def noise_seed(config: Config) -> int | None:
 def ways(config: Config, decoder: settings.DecoderSettings, mesh: Mesh) -> Sequence[Way]:
     """Those that a run may take, the fastest first, of which each needs less memory."""
     asked, most = config.model.unroll_layers, 1
-    if mesh.size == 1 and mesh.devices.flat[0].platform == "gpu":
+    # Unrolled, a GPU's compiler makes all layers' numbers of quantised weights at once.
+    in_loop = config.model.frozen_dtype in quantised.KINDS
+    if mesh.size == 1 and mesh.devices.flat[0].platform == "gpu" and not in_loop:
         most = decoder.num_layers if decoder.num_layers <= _MOST_UNROLLED else 1
     unrolled = sorted({1, most}, reverse=True) if asked is None else [asked]
     return [Way(remat, layers) for remat in candidates(config.model.remat) for layers in unrolled]

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsft.config import Config
-from jaxsft.model import settings, state
-from jaxsft.model.adapter_plan import without_adapters
+from jaxsft.errors import ConfigError
+from jaxsft.model import parts, quantised, settings, state
+from jaxsft.model.adapter_plan import Adaptable, adaptable, without_adapters
+from jaxsft.model.quantised import Kind
 from jaxsft.model.state import Params
 from jaxsft.training import groups, lora
 from jaxsft.training.lora import Adapters
@@ -70,14 +72,15 @@ def declare(
     graphdef, shapes, axes = state.abstract(
         decoder, model.dtype, way.remat, model.parameter_dtype, way.unroll_layers
     )
-    if config.lora is None:
-        treatments = groups.treatments(config, decoder, shapes, new_ids)
-        return Declared(graphdef, shapes, axes, groups.frozen_names(treatments), None, treatments)
-    adapters = lora.declare(config.lora, decoder, shapes, axes)
-    treatments = groups.treatments(config, decoder, adapters.shapes, new_ids, adapters.frozen)
+    adapters = None
+    if config.lora is not None:
+        adapters = lora.declare(config.lora, decoder, shapes, axes)
+        shapes, axes = adapters.shapes, adapters.axes
+    untrained = () if adapters is None else adapters.frozen
+    treatments = groups.treatments(config, decoder, shapes, new_ids, untrained)
     frozen = groups.frozen_names(treatments)
-    kept = _as_kept(adapters.shapes, frozen, model.frozen_dtype, stored or {})
-    return Declared(graphdef, kept, adapters.axes, frozen, adapters, treatments)
+    kept, axes = _as_kept(decoder, shapes, axes, frozen, model.frozen_dtype, stored or {})
+    return Declared(graphdef, kept, axes, frozen, adapters, treatments)
 
 
 def with_known_dtype(config: Config, stored: StoredDtypes) -> Config:
@@ -94,17 +97,59 @@ def with_known_dtype(config: Config, stored: StoredDtypes) -> Config:
 
 
 def _as_kept(
-    shapes: Params, frozen: frozenset[str], frozen_dtype: str, stored: StoredDtypes
-) -> Params:
-    """The shapes with the dtypes of the model's frozen weights; adapters are float32."""
+    decoder: settings.DecoderSettings,
+    shapes: Params,
+    axes: Params,
+    frozen: frozenset[str],
+    frozen_dtype: str,
+    stored: StoredDtypes,
+) -> tuple[Params, Params]:
+    """The shapes with the dtypes of the model's frozen weights, or their parts where those are
+    quantised; adapters are float32. And the logical axes of all.
 
-    def kept(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        name = ".".join(path)
-        if path not in own or name not in frozen:
-            return leaf
-        dtype = stored.get(name, "float32") if frozen_dtype == "source" else frozen_dtype
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+    Raises:
+        ConfigError: nothing is there to be quantised.
+    """
+    kind: Kind | None = next((one for one in quantised.KINDS if one == frozen_dtype), None)
+    own, own_axes = (without_adapters(tree) for tree in (shapes, axes))
+    flat, flat_axes = (nnx.traversals.flatten_mapping(tree) for tree in (shapes, axes))
+    few_bits = {} if kind is None else _quantisable(decoder, own, own_axes, frozen)
+    if kind is not None and not few_bits:
+        raise ConfigError(
+            f"config.model.frozen_dtype={kind}: no weight of attention, MLP or experts is frozen;"
+            " set config.lora or rules of config.optim.groups, or leave it at source"
+        )
+    for path in nnx.traversals.flatten_mapping(own):
+        leaf, name = flat[path], ".".join(path)
+        if kind is not None and name in few_bits:
+            weight = few_bits[name]
+            stacked, inputs = len(weight.stack), len(weight.inputs)
+            flat[path], flat_axes[path] = quantised.declared(
+                leaf.shape, weight.axes, kind, stacked, inputs
+            )
+        elif name in frozen:
+            as_stored = kind is not None or frozen_dtype == "source"
+            dtype = stored.get(name, "float32") if as_stored else frozen_dtype
+            flat[path] = jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+    return nnx.traversals.unflatten_mapping(flat), nnx.traversals.unflatten_mapping(flat_axes)
 
-    flat = nnx.traversals.flatten_mapping(shapes)
-    own = nnx.traversals.flatten_mapping(without_adapters(shapes))
-    return nnx.traversals.unflatten_mapping({path: kept(path, leaf) for path, leaf in flat.items()})
+
+def _quantisable(
+    decoder: settings.DecoderSettings, shapes: Params, axes: Params, frozen: frozenset[str]
+) -> dict[str, Adaptable]:
+    """The large frozen matrices of layers: what chooses experts and what knows tokens stay as they
+    are, as in QLoRA."""
+    found = {
+        path: weight
+        for path, weight in adaptable(decoder, shapes, axes).items()
+        if path in frozen
+        and weight.num_layers
+        and parts.name_of(path) in ("attention", "mlp", "experts")
+    }
+    for path, weight in found.items():
+        if weight.inputs[-1] % 2:  # two numbers lie in one byte
+            raise ConfigError(
+                f"config.model.frozen_dtype: {path} has an odd number of inputs,"
+                f" {weight.inputs[-1]}, which blocks can't hold; leave it at source"
+            )
+    return found

@@ -3,12 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 
-import jax
 import numpy as np
+from flax import nnx
 
 from jaxsft.config import Optim
 from jaxsft.model.state import Params
-from jaxsft.training.optimizer import dotted
 from jaxsft.training.treatment import Treatment
 
 
@@ -35,7 +34,8 @@ class TableRow:
 
 def table(optim: Optim, found: Mapping[str, Treatment], shapes: Params) -> list[TableRow]:
     """What trains, and what doesn't, in rows of parameters that train alike."""
-    leaves = {dotted(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
+    flat = nnx.traversals.flatten_mapping(shapes)
+    leaves = {".".join(path): leaf.shape for path, leaf in flat.items()}
     rows: dict[tuple[str, str, float, bool], list[str]] = {}
     for name, one in found.items():
         rate = "none" if one.frozen else _rate(optim.peak_lr, one)

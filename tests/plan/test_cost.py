@@ -344,3 +344,28 @@ ENTRY %main (stack: f32[10,4,8], at: s32[]) -> f32[4,8] {
 }
 """
     assert memory_traffic.bytes_moved(hlo.parse(text)) == STACK + LAYER
+
+
+def test_a_slice_of_a_stack_that_is_seen_in_other_tiles_is_what_is_read():
+    """As XLA writes for a TPU, of arrays of bytes."""
+    text = """
+%tiled (input: f32[10,4,8]) -> f32[10,4,8] {
+  %input = f32[10,4,8]{2,1,0} parameter(0)
+  ROOT %copy = f32[10,4,8]{2,1,0} copy(%input)
+}
+
+%slice (p: f32[10,4,8], i: s32[]) -> f32[1,4,8] {
+  %p = f32[10,4,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] constant(0)
+  %seen = f32[10,4,8]{2,1,0} fusion(%p), kind=kLoop, calls=%tiled
+  ROOT %row = f32[1,4,8]{2,1,0} dynamic-slice(%seen, %i, %z, %z), dynamic_slice_sizes={1,4,8}
+}
+
+ENTRY %main (stack: f32[10,4,8], at: s32[]) -> f32[1,4,8] {
+  %stack = f32[10,4,8]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %out = f32[1,4,8]{2,1,0} fusion(%stack, %at), kind=kLoop, calls=%slice
+}
+"""
+    assert memory_traffic.bytes_moved(hlo.parse(text)) == 2 * LAYER

@@ -37,6 +37,7 @@ def export_adapter(
     template: str | None = None,
     about: card.Card | None = None,
     tokenizer: Path | None = None,
+    frozen_dtype: str = "source",
 ) -> directory.Exported:
     """Writes the adapters of these parameters, reads them back, and only then gives them a name.
 
@@ -47,6 +48,7 @@ def export_adapter(
         rslora: how adapter_config.json says the scales.
         template: the chat template trained with; None: the base's own.
         tokenizer: a tokenizer directory; None: the base's own.
+        frozen_dtype: of the base in training, which whoever opens the adapter is told of.
 
     Raises:
         ConversionError: what PEFT has no name for, values that are not finite, or files that read
@@ -71,7 +73,7 @@ def export_adapter(
         names = directory.base_name(base), directory.license_of(base)
         text = card.render(about or card.Card(), *names, used, library="peft")
         whole_files.write_text(partial / "README.md", text)
-        _write(partial, tensors)
+        _write(partial, tensors, frozen_dtype)
         told = (*_verify_effect(params, base, partial), *_base_notes(base))
         directory.publish(partial, path)
     if jax.process_count() > 1:
@@ -80,13 +82,15 @@ def export_adapter(
     return directory.Exported(path, tuple(files), (), (), 0, told)
 
 
-def _write(partial: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def _write(partial: Path, tensors: Mapping[str, np.ndarray], frozen_dtype: str) -> None:
     """The tensors in one file, read back, and their digests."""
     planned = [
         safetensors_write.Planned(name, array.dtype, array.shape) for name, array in tensors.items()
     ]
     digests = safetensors_write.write(partial, planned, tensors.__getitem__, 2**62, WEIGHTS)
-    safetensors_write.write_json(partial / directory.MARKER, {"tensors": digests})
+    safetensors_write.write_json(
+        partial / directory.MARKER, {"tensors": digests, "frozen_dtype": frozen_dtype}
+    )
     _verify(partial, tensors)
 
 

@@ -18,9 +18,11 @@ from jax.experimental import multihost_utils
 
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.families.tensor_table import Table, Tensor, TensorRow, Weight
-from jaxsft.convert.tensors import host_copy, safetensors_write
+from jaxsft.convert.tensors import host_quantised, safetensors_write
+from jaxsft.convert.tensors.host_parts import HostParts
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings
+from jaxsft.model.quantised import Quantised
 from jaxsft.model.state import Params
 
 DTYPES = {
@@ -28,7 +30,6 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-Index = tuple[slice, ...]  # of what a device holds of a leaf
 
 
 class Tensors(Protocol):
@@ -48,7 +49,8 @@ def read_params(
 ) -> Params:
     """Parameters in the dtypes of `shapes`, each placed by its sharding.
 
-    Beside them stay a block for each thread, and one tensor where `tensors` makes it anew.
+    Beside them stay a block for each thread, and one tensor where `tensors` makes it anew. What
+    `shapes` has quantised is made from whole tensors, so each process reads those whole.
 
     Args:
         table: of the model's family.
@@ -67,8 +69,7 @@ def read_params(
             target = result
             for key in row.ours[:-1]:
                 target = target.setdefault(key, {})
-            sharding = tensor_table.leaf(placement, row.ours)
-            target[row.ours[-1]] = reader.read_leaf(row, shapes, sharding)
+            target[row.ours[-1]] = reader.read_leaf(row, shapes, placement)
     return result
 
 
@@ -79,40 +80,30 @@ class _Reader:
     where: str
     threads: Executor
 
-    def read_leaf(
-        self, row: TensorRow, shapes: Params, sharding: jax.sharding.Sharding
-    ) -> jax.Array:
+    def read_leaf(self, row: TensorRow, shapes: Params, placement: Params) -> Any:
+        """An array, or a weight that is quantised as it is read."""
         leaf = tensor_table.leaf(shapes, row.ours)
-        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
-        parts: dict[str, tuple[Index, np.ndarray]] = {}
-        for index in sharding.addressable_devices_indices_map(shape).values():
-            index = _full(index, shape)
-            if str(index) not in parts:
-                sizes = [s.stop - s.start for s in index]
-                parts[str(index)] = (index, host_copy.zeros(sizes, dtype))
+        filled: Any = jax.tree.map(HostParts.of, leaf, tensor_table.leaf(placement, row.ours))
         for weight in tensor_table.row_weights(row, shapes):
             ours = self.named[weight.name].to_ours(self.tensors.read(weight.name), weight)
-            for index, part in parts.values():
-                self._fill(part, index, ours, weight)
-        return jax.make_array_from_callback(
-            shape, sharding, lambda index: parts[str(_full(index, shape))][1]
-        )
+            if isinstance(leaf, Quantised):
+                is_finite = self._fill_quantised(filled, leaf, np.asarray(ours), weight)
+            else:
+                is_finite = filled.fill(weight.index, ours, self.threads)
+            if not is_finite:
+                fits = "" if leaf.dtype == np.float32 else f", or too large for {leaf.dtype}"
+                raise ConversionError(
+                    f"{self.where}: {weight.name} holds NaN or infinite values{fits}"
+                )
+        return jax.tree.map(HostParts.placed, filled)
 
-    def _fill(self, part: np.ndarray, index: Index, ours: np.ndarray, weight: Weight) -> None:
-        """Copies into `part` what `index` takes of one tensor."""
-        for at in weight.index:
-            if not index[0].start <= at < index[0].stop:
-                return
-            part, index = part[at - index[0].start], index[1:]
-        if not host_copy.copy(part, np.asarray(ours[index]), self.threads):
-            fits = "" if part.dtype == np.float32 else f", or too large for {part.dtype}"
-            raise ConversionError(f"{self.where}: {weight.name} holds NaN or infinite values{fits}")
-
-
-def _full(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Index:
-    """The index with its open slices closed: one spelling for each part of the array."""
-    assert index is not None
-    return tuple(slice(*s.indices(size)[:2]) for s, size in zip(index, shape, strict=True))
+    def _fill_quantised(
+        self, filled: Quantised, leaf: Quantised, ours: np.ndarray, weight: Weight
+    ) -> bool:
+        made = host_quantised.of_tensor(ours, leaf, self.threads)
+        for part, array in zip(jax.tree.leaves(filled), jax.tree.leaves(made), strict=True):
+            part.fill(weight.index, array, self.threads)
+        return host_quantised.is_finite(made)
 
 
 def check_names(
@@ -263,7 +254,8 @@ def to_theirs(params: Params, tensor: Tensor, dtype: np.dtype) -> tuple[np.ndarr
 
 def _weight_to_theirs(params: Params, weight: Weight, dtype: np.dtype) -> tuple[np.ndarray, int]:
     leaf: Any = tensor_table.leaf(params, weight.row.ours)
-    wide = on_host(leaf[weight.index] if weight.index else leaf)
+    part = leaf[weight.index] if weight.index else leaf
+    wide = on_host(part.astype(np.float32) if isinstance(part, Quantised) else part)
     if not np.isfinite(wide).all():
         raise ConversionError(f"{weight.name}: holds NaN or infinite values; not exported")
     with np.errstate(over="ignore"):
