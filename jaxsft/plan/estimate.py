@@ -24,6 +24,7 @@ from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_program
 from jaxsft.training.flops import training_flops
 from jaxsft.training.mesh_program import MeshProgram
+from jaxsft.training.parameters import StoredDtypes
 from jaxsft.training.schedule import shortest_run
 
 
@@ -69,8 +70,12 @@ def make(
     topology: Topology,
     rows: BatchLoad,
     say: remat_choice.Say = lambda line: None,
+    stored: StoredDtypes | None = None,
 ) -> Estimate:
     """Compiles the step that `train` would run there.
+
+    Args:
+        stored: as mesh_program.make_program has it.
 
     Raises:
         ConfigError: model, mesh and batch don't fit each other.
@@ -79,7 +84,7 @@ def make(
     num_steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
     config = on_slices(config, topology)
     mesh = mesh_program.checked_mesh(config, base, topology.devices)
-    built = mesh_program.make_program(config, base, num_steps, mesh, rows.max_segments)
+    built = mesh_program.make_program(config, base, num_steps, mesh, rows.max_segments, stored)
     train, length = config.train, config.data.sequence_length
     chosen = remat_choice.choose(built, config, memory.limit_of(topology.chip), say)
     compiled, needed_memory = chosen.measured

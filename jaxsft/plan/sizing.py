@@ -55,11 +55,11 @@ class Guesser:
             * length
             // (mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes))
         )
-        itemsize = np.dtype(config.model.parameter_dtype).itemsize
         gradients = 2  # at the least
         return Guess(
             seconds=self._seconds(config, sizes, here, gathered, tokens),
-            state_bytes=here * (itemsize + gradients * self.trained_share + self.optimizer_bytes),
+            state_bytes=here
+            * (kept_bytes(config) + gradients * self.trained_share + self.optimizer_bytes),
             kept_bytes=self._kept(config, sizes, tokens // train.microbatches),
         )
 
@@ -118,7 +118,12 @@ def guesser(
 def trained_state(
     config: Config, model: settings.DecoderSettings, leaves: list[mesh_fit.Leaf]
 ) -> tuple[float, float]:
-    """The share of the parameters that trains; the optimizer's bytes for each parameter of all."""
+    """The share of the parameters that trains; the optimizer's bytes for each parameter of all.
+
+    Adapters, which are few, count as none.
+    """
+    if _has_adapters(config):
+        return 0.0, 0.0
     shapes = nnx.traversals.unflatten_mapping(
         {
             tuple(name.split(".")): jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -130,6 +135,19 @@ def trained_state(
     sizes = [sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(t)) for t in (trained, shapes)]
     share = sizes[0] / sizes[1]
     return share, share * optim.make_optimizer(config.optim).bytes_per_parameter(trained)
+
+
+def kept_bytes(config: Config) -> float:
+    """Of each parameter, as it is kept; beside adapters at the least."""
+    if not _has_adapters(config):
+        return np.dtype(config.model.parameter_dtype).itemsize
+    # A file's dtype is not known here: none has less than two bytes.
+    least = {"float32": 4, "bfloat16": 2, "source": 2, "int8": 1, "nf4": 0.5}
+    return least[config.model.frozen_dtype]
+
+
+def _has_adapters(config: Config) -> bool:
+    return config.lora is not None or config.model.adapter is not None
 
 
 def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, float]:
