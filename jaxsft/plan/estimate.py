@@ -72,10 +72,7 @@ def make(
     say: remat_choice.Say = lambda line: None,
     stored: StoredDtypes | None = None,
 ) -> Estimate:
-    """Compiles the step that `train` would run there.
-
-    Args:
-        stored: as mesh_program.make_program has it.
+    """Compiles the step that `train` would run there; `stored` is mesh_program.make_program's.
 
     Raises:
         ConfigError: model, mesh and batch don't fit each other.
