@@ -2,7 +2,7 @@
 
 command   python -m jaxsft.train --config=configs/smollm2_135m.py --workdir=runs/smollm2
 hardware  one GPU or TPU chip; on a CPU set sequence_length and batch_size lower
-time      not measured on a GPU yet
+planned   v5e:1x1: 13.1 of 15.8 GiB a chip, 0.591 s a step, 55,439 tokens/s
 result    depends on your data; report.html shows loss and answers before and after
 
 data/train.jsonl and data/heldout.jsonl are yours, one conversation a line:

@@ -25,6 +25,7 @@ ALLOWED = {
     "terminal": {"errors"},
     "config": {"errors"},
     "cli": CONFIG,
+    "recipes": {"config", "cli"},
     "data": CONFIG,
     "devices": CONFIG,
     "kernels": {"errors", "devices"},

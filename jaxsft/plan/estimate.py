@@ -24,6 +24,7 @@ from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_program
 from jaxsft.training.flops import training_flops
 from jaxsft.training.mesh_program import MeshProgram
+from jaxsft.training.parameters import StoredDtypes
 from jaxsft.training.schedule import shortest_run
 from jaxsft.training.teacher import Teacher
 
@@ -70,9 +71,10 @@ def make(
     topology: Topology,
     rows: BatchLoad,
     say: remat_choice.Say = lambda line: None,
+    stored: StoredDtypes | None = None,
     teacher: Teacher | None = None,
 ) -> Estimate:
-    """Compiles the step that `train` would run there.
+    """Compiles the step that `train` would run there; `stored` is mesh_program.make_program's.
 
     Args:
         teacher: of config.distil.
@@ -84,7 +86,9 @@ def make(
     steps = config.train.steps or shortest_run(config.optim)  # changes a constant only
     config = on_slices(config, topology)
     mesh = mesh_program.checked_mesh(config, base, topology.devices)
-    built = mesh_program.make_program(config, base, steps, mesh, rows.max_segments, teacher=teacher)
+    built = mesh_program.make_program(
+        config, base, steps, mesh, rows.max_segments, stored, teacher=teacher
+    )
     train, length = config.train, config.data.sequence_length
     chosen = remat_choice.choose(built, config, memory.limit_of(topology.chip), say)
     compiled, needed_memory = chosen.measured

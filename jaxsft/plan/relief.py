@@ -141,6 +141,7 @@ def estimated(
     topology: Topology,
     rows: BatchLoad,
     say: Callable[[str], None],
+    stored: StoredDtypes | None = None,
     teacher: Teacher | None = None,
 ) -> Estimate:
     """What estimate.make says.
@@ -150,13 +151,14 @@ def estimated(
     """
     started = time.monotonic()
     try:
-        return estimate.make(config, model, topology, rows, say, teacher)
+        return estimate.make(config, model, topology, rows, say, stored, teacher)
     except TooLarge as error:
         limit = int(memory.limit_of(topology.chip) or 0)
         placed = estimate.on_slices(config, topology)
         sizes = mesh_lib.fill(placed.mesh, topology.num_devices)
         took = time.monotonic() - started
-        fits = compiling(model, topology.devices, limit, took, rows.max_segments, teacher=teacher)
+        room = rows.max_segments
+        fits = compiling(model, topology.devices, limit, took, room, stored, teacher)
         said = _of_either(placed, model, sizes, limit, fits, teacher)
         raise TooLarge(f"{error} {said}") from None
 
@@ -372,7 +374,7 @@ def _state_bytes(
     """Of parameters and optimizer, and of gradients, on each device."""
     here, _ = sizing.held(named, sizes)
     share, optimizer = sizing.trained_state(config, model, named)
-    each = np.dtype(config.model.parameter_dtype).itemsize + optimizer
+    each = sizing.kept_bytes(config) + optimizer
     each += share * np.dtype(config.optim.gradient_dtype).itemsize if gradients else 0
     return here * each
 

@@ -27,6 +27,8 @@ from jaxsft.training.teacher import Teacher
 
 REMATS = tuple(KEPT)  # from the least recomputation to the most
 _leaves = functools.cache(mesh_fit.leaves)  # of a teacher, for the guesses of a search
+# Of a number as it is kept; what float16 holds is kept so too.
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "nf4": 0.5}
 _GATHERED = ("embed", "expert_embed")  # logical axes whose parts are put together for each layer
 
 
@@ -59,11 +61,11 @@ class Guesser:
             * length
             // (mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes))
         )
-        itemsize = np.dtype(config.model.parameter_dtype).itemsize
         gradients = 2  # at the least
         return Guess(
             seconds=self._seconds(config, sizes, here, gathered, tokens),
-            state_bytes=here * (itemsize + gradients * self.trained_share + self.optimizer_bytes)
+            state_bytes=here
+            * (kept_bytes(config) + gradients * self.trained_share + self.optimizer_bytes)
             + teacher_bytes(config, self.teacher, sizes),
             kept_bytes=self._kept(config, sizes, tokens // train.microbatches),
         )
@@ -134,14 +136,19 @@ def teacher_bytes(config: Config, teacher: Teacher | None, sizes: dict[str, int]
     asked, found = config.distil.dtype, 0.0
     for leaf in _leaves(teacher.settings):
         dtype = teacher.stored.get(leaf[0], "float32") if asked == "source" else asked
-        found += held([leaf], sizes)[0] * np.dtype(dtype).itemsize
+        found += held([leaf], sizes)[0] * _BYTES[dtype]
     return found
 
 
 def trained_state(
     config: Config, model: settings.DecoderSettings, leaves: list[mesh_fit.Leaf]
 ) -> tuple[float, float]:
-    """The share of the parameters that trains; the optimizer's bytes for each parameter of all."""
+    """The share of the parameters that trains; the optimizer's bytes for each parameter of all.
+
+    Adapters, which are few, count as none.
+    """
+    if _has_adapters(config):
+        return 0.0, 0.0
     shapes = nnx.traversals.unflatten_mapping(
         {
             tuple(name.split(".")): jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -153,6 +160,18 @@ def trained_state(
     sizes = [sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(t)) for t in (trained, shapes)]
     share = sizes[0] / sizes[1]
     return share, share * optim.make_optimizer(config.optim).bytes_per_parameter(trained)
+
+
+def kept_bytes(config: Config) -> float:
+    """Of each parameter, as it is kept; beside adapters at the least."""
+    if not _has_adapters(config):
+        return np.dtype(config.model.parameter_dtype).itemsize
+    # A file's dtype is not known here: none has less than two bytes.
+    return _BYTES.get(config.model.frozen_dtype, 2)
+
+
+def _has_adapters(config: Config) -> bool:
+    return config.lora is not None or config.model.adapter is not None
 
 
 def held(leaves: list[mesh_fit.Leaf], sizes: dict[str, int]) -> tuple[float, float]:

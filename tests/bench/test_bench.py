@@ -1,21 +1,25 @@
 """The real step measured: what is counted, what is said, what the page shows."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from bench import measured_steps, measurement, page, step_batches, terminal_summary
 from bench.ours import Ours, Step
 
 from jaxsft.cli.config_file import load
+from jaxsft.config import Lora
 from jaxsft.convert.pretrained import open_pretrained
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.errors import ConfigError
 from jaxsft.plan import memory
+from jaxsft.training import mesh_program
 from jaxsft.training.flops import recomputed_flops, training_flops
 from jaxsft.training.too_large import TooLarge
 
@@ -142,3 +146,14 @@ def test_shapes_to_measure_cost_what_was_published(name, gigaflops):
     s = open_pretrained(ROOT / "configs/bench_models" / name, weights=False).settings
     counts = BatchCounts.of_segments(np.array([4096]), 4096, {None})
     assert training_flops(s, counts, 4096) / 4096e9 == pytest.approx(gigaflops, abs=0.01)
+
+
+def test_weights_beside_adapters_are_kept_as_their_files_have_them(tmp_path):
+    model = json.loads((ROOT / "configs/debug_model/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(model | {"dtype": "bfloat16"}))
+    config = load(str(DEBUG))
+    source = dataclasses.replace(config.model, source=str(tmp_path), remat="full")
+    config = dataclasses.replace(config, model=source, lora=Lora())
+    ours = Ours(config, open_pretrained(tmp_path, weights=False), 2)
+    frozen = jax.tree.leaves(mesh_program.abstract_state(ours.program).frozen)
+    assert {str(leaf.dtype) for leaf in frozen if leaf.ndim > 1} == {"bfloat16"}

@@ -1,16 +1,21 @@
 """The pipe to another trainer, and ratios of rates by hand."""
 
+import dataclasses
 import shutil
 import sys
+from pathlib import Path
 
+import jax
 import pytest
 from bench import peer, peer_job, peer_turns
-from bench.ours import Step
+from bench.ours import Ours, Step
 from bench.peer import PeerStep
 
-from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.cli.config_file import load
+from jaxsft.config import Config, Data, Lora, Model, Optim, Source, Train
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.errors import ConfigError
+from jaxsft.training.inputs import open_model
 
 COUNTING = """
 import json, sys
@@ -97,3 +102,33 @@ def test_what_a_peer_cannot_read_is_refused(tmp_path):
         peer_job._conversations(config(asked, asked), "trl")
     with pytest.raises(ConfigError, match="--synthetic_segments=4: --peer=tunix reads"):
         peer_job.write(config(asked), "tunix", tmp_path, 4, 1)
+
+
+def test_adapters_that_a_peer_does_not_train_are_refused(tmp_path):
+    def asked(lora, name):
+        peer_job.write(dataclasses.replace(config("a.jsonl"), lora=lora), name, tmp_path, None, 1)
+
+    with pytest.raises(ConfigError, match="config.lora.rank=3: --peer=trl trains all weights"):
+        asked(Lora(rank=3), "trl")
+    with pytest.raises(ConfigError, match=r"config.lora.targets=\('mlp',\): --peer=transformers"):
+        asked(Lora(targets=("mlp",)), "transformers")
+
+
+@pytest.mark.slow  # loads torch and peft
+def test_peft_trains_what_we_train(tmp_path):
+    """From the same weights, on the same rows, as many parameters: the first loss is the same."""
+    pytest.importorskip("peft")
+    debug = load(str(Path(__file__).parents[2] / "configs" / "debug.py"))
+    asked = dataclasses.replace(debug, lora=Lora(rank=3))
+    job = peer_job.write(asked, "transformers", tmp_path, None, 2)
+    job |= {"compile": False}
+    assert job["lora"] == {"r": 3, "lora_alpha": 32.0, "use_rslora": False, "use_dora": False}
+    base = open_model(asked, lambda topic, line: None, weights=False)
+    ours = Ours(asked, base, None)
+    mine = ours.run(2)
+    with peer.Peer("transformers", sys.executable, job) as other:
+        theirs = [other.step(), other.step()]
+        trained = other.about["trained"]
+    assert trained == sum(leaf.size for leaf in jax.tree.leaves(ours.program.shapes.trained))
+    assert mine[0].loss == pytest.approx(theirs[0].loss, abs=1e-5)
+    assert mine[1].supervised_tokens == theirs[1].supervised_tokens

@@ -8,6 +8,7 @@ import jax
 from bench import step_batches
 from bench.step_batches import BenchBatches
 from jaxsft.config import Config
+from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.plan import memory, relief, remat_choice
@@ -49,8 +50,9 @@ class Ours:
             self.rows: BenchBatches = step_batches.of_config(config, base, mesh)
         else:
             self.rows = step_batches.synthetic(config, base.settings, mesh, num_segments)
+        stored = pretrained.stored_dtypes(base)
         built = mesh_program.make_program(
-            config, base.settings, 10**6, mesh, self.rows.max_segments
+            config, base.settings, 10**6, mesh, self.rows.max_segments, stored
         )
         chosen = remat_choice.choose(built, config, memory.limit_here(), _quiet)
         if chosen.error is not None:  # nothing is tried: the device is here to be measured

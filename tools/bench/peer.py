@@ -17,7 +17,7 @@ from jaxsft.errors import ConfigError
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "peers"
 NEEDED = {
-    "transformers": "torch and transformers",
+    "transformers": "torch and transformers (and peft and accelerate for config.lora)",
     "trl": "trl==1.16.0 and torch",
     "tunix": "google-tunix==0.1.7 and transformers, on Python 3.11",
 }

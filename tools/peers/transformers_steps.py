@@ -4,7 +4,7 @@ PYTHON_WITH_TORCH tools/peers/transformers_steps.py JOB.json
 
 tools/bench.py runs it (tools/bench/peer.py has the protocol); it needs nothing of jaxsft. Segments
 don't see each other: a mask of all pairs and positions of their own. Eager attention, or SDPA and
-torch.compile where the job says so.
+torch.compile where the job says so. Adapters of the job are peft's, on all linear layers.
 """
 
 import contextlib
@@ -27,10 +27,14 @@ def main(path):
         dtype=getattr(torch, job["parameter_dtype"]),
         attn_implementation="sdpa" if job["compile"] else "eager",
     ).to(device)
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    if job["lora"]:
+        model, versions["peft"] = adapted(model, job["lora"])
     model.train()
+    trained = [one for one in model.parameters() if one.requires_grad]
     optim = job["optim"]
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        trained,
         lr=optim["peak_lr"],
         betas=(optim["b1"], optim["b2"]),
         eps=optim["eps"],
@@ -55,7 +59,7 @@ def main(path):
             (nll / weight).backward()
             total += nll.detach()
         if optim["max_grad_norm"] is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), optim["max_grad_norm"])
+            torch.nn.utils.clip_grad_norm_(trained, optim["max_grad_norm"])
         optimizer.step()
         optimizer.zero_grad()
         loss = float(total / weight)  # waits for the device
@@ -67,9 +71,17 @@ def main(path):
         }
 
     attention = model.config._attn_implementation + (", torch.compile" if job["compile"] else "")
-    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-    say({"versions": versions, "attention": attention, "threads": torch.get_num_threads()})
+    about = {"versions": versions, "attention": attention, "threads": torch.get_num_threads()}
+    say(about | {"trained": sum(one.numel() for one in trained)})
     serve(step)
+
+
+def adapted(model, lora):
+    """The model with adapters on all its linear layers, and the version of peft."""
+    import peft
+
+    asked = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **lora)
+    return peft.get_peft_model(model, asked), peft.__version__
 
 
 def nll_sum(model, batch):

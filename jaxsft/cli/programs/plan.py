@@ -44,7 +44,8 @@ def main(config: Config) -> int:
     terminal = Console()
     found = topology.open_topology(name, _SLICES.value)
     base = inputs.open_model(config, lambda topic, line: None, weights=False)
-    config = parameters.with_known_dtype(config, pretrained.stored_dtypes(base))
+    stored = pretrained.stored_dtypes(base)
+    config = parameters.with_known_dtype(config, stored)
     taught = teacher.open_teacher(config, base.settings, weights=False)
     run = measured_data.look(config, base)
     if _SEARCH.value:
@@ -55,7 +56,7 @@ def main(config: Config) -> int:
         else:
             search.show(tried, terminal)
         return 0 if tried else 1
-    made = relief.estimated(config, base.settings, found, run.rows, _say, taught)
+    made = relief.estimated(config, base.settings, found, run.rows, _say, stored, taught)
     if _JSON.value:
         print(json.dumps(text.as_json(made, found, run), indent=2))
     else:
