@@ -48,6 +48,7 @@ def train(
         sources=job.program.sources,
         peak_flops=peak_flops(jax.devices()),
         teacher=None if job.program.teacher is None else job.program.teacher.model.settings,
+        untrained=job.program.untrained,
     )
     movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))

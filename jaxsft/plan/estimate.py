@@ -100,7 +100,8 @@ def make(
     slots = train.batch_size * length
     tokens = rows.tokens * slots
     counts = rows.counts(slots, built.settings)
-    flops = training_flops(built.settings, counts, rows.supervised * slots) / topology.num_devices
+    needed = training_flops(built.settings, counts, rows.supervised * slots, built.untrained)
+    flops = needed / topology.num_devices
     skipped = Skipped(
         used_rows=1.0 if expert_rows is None else expert_rows.used_share,
         needed_pairs=kind_of(built.settings).needed_pairs(

@@ -14,6 +14,7 @@ from jaxsft.rundir.metric_lines import finite
 from jaxsft.rundir.step_figures import StepFigures
 from jaxsft.training.flops import forward_flops, recomputed_flops, training_flops
 from jaxsft.training.step import StepMetrics
+from jaxsft.training.untrained import ALL_TRAINS, Untrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StepLog:
         sources: names of the sources whose losses are kept apart.
         peak_flops: of all devices together, FLOP/s; None: neither mfu nor hfu.
         teacher: whose forward pass counts in `hfu`; None: there is none.
+        untrained: what `mfu` and `hfu` leave out.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class StepLog:
         sources: Sequence[str],
         peak_flops: float | None,
         teacher: settings.DecoderSettings | None = None,
+        untrained: Untrained = ALL_TRAINS,
     ):
         self._model = model
         self._remat = remat
@@ -54,6 +57,7 @@ class StepLog:
         self._sources = sources
         self._peak_flops = peak_flops
         self._teacher = teacher
+        self._untrained = untrained
         self._entries: list[_Entry] = []
         self._since = time.monotonic()
 
@@ -93,7 +97,7 @@ class StepLog:
         }
         counts = sum((entry.counts for entry in entries[1:]), entries[0].counts)
         supervised = sums["supervised_tokens"]
-        needed = training_flops(self._model, counts, supervised) / len(entries)
+        needed = training_flops(self._model, counts, supervised, self._untrained) / len(entries)
         again = recomputed_flops(self._model, counts, self._remat) / len(entries)
         if self._teacher is not None:
             again += forward_flops(self._teacher, counts, supervised) / len(entries)

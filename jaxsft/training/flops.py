@@ -6,25 +6,25 @@ from jaxsft.model import moe_settings, settings
 from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.layer_stacks import stacks
 from jaxsft.model.remat import Part, recomputed
+from jaxsft.training.untrained import ALL_TRAINS, Untrained
 
 
 def training_flops(
     s: settings.DecoderSettings,
     counts: BatchCounts,
     supervised_tokens: float,
+    untrained: Untrained = ALL_TRAINS,
 ) -> float:
     """Operations that training on these tokens needs: no padding, recomputation or masked pairs.
 
     Six per weight and token: two forward, two for the gradient of the layer's input, two for that
     of the weight. So for each product by which attention mixes positions, too; its kind counts
     those. The head on supervised tokens only. Of experts, those that a token uses. Embedding
-    look-ups cost none.
+    look-ups cost none. Frozen weights have no gradient: four; adapters beside them six of theirs.
     """
-    return (
-        6 * sum(_weights(s).values()) * counts.tokens
-        + 6 * s.embed_dim * s.num_tokens * supervised_tokens
-        + 6 * _mixing_products(s, counts)
-    )
+    layers = 6 * (sum(_weights(s).values()) + untrained.adapters) - 2 * untrained.weights
+    head = 6 * s.embed_dim * s.num_tokens - 2 * untrained.head
+    return layers * counts.tokens + head * supervised_tokens + 6 * _mixing_products(s, counts)
 
 
 def forward_flops(

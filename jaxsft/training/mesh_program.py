@@ -4,6 +4,7 @@ Training runs them; the plan compiles the step for devices that aren't there.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -23,7 +24,16 @@ from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.attention.kinds import RunShape
 from jaxsft.model.remat import OFFLOADED, candidates
 from jaxsft.model.state import Params
-from jaxsft.training import lora, mesh_fit, optim, over_mesh, parameters, step, what_trains
+from jaxsft.training import (
+    lora,
+    mesh_fit,
+    optim,
+    over_mesh,
+    parameters,
+    step,
+    untrained,
+    what_trains,
+)
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
 from jaxsft.training.loss import loss_form
@@ -40,6 +50,7 @@ from jaxsft.training.teacher import (
     form_of_stored,
 )
 from jaxsft.training.too_large import said_by_compiler
+from jaxsft.training.untrained import Untrained
 from jaxsft.training.what_trains import TableRow
 
 _MOST_UNROLLED = 48  # layers: more would compile for minutes
@@ -72,6 +83,10 @@ class MeshProgram:
     def num_parameters(self) -> int:
         """Of the model, adapters among them."""
         return state.num_parameters(self.shapes.params)
+
+    @functools.cached_property
+    def untrained(self) -> Untrained:
+        return untrained.of_run(self.settings, self.recipe.frozen, self.adapters)
 
     @property
     def num_trained(self) -> int:

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxsft import config
 from jaxsft.checks import bench, laws
 from jaxsft.config import Lora
+from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
 from jaxsft.model import state
@@ -20,6 +21,7 @@ from jaxsft.model.moe_settings import MoeSettings
 from jaxsft.plan import cost, hlo
 from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.training import lora, mesh_program, over_mesh, parameters, step
+from jaxsft.training.flops import training_flops
 from jaxsft.training.saved_state import saved_of
 
 MIXTURE = dataclasses.replace(
@@ -164,6 +166,11 @@ def test_the_compiled_step_forms_no_product_for_a_frozen_weight():
     adapters = sum(6 * tokens * RANK * int(a + b) for a, b in sides) * s.num_layers
     head = 2 * 128 * s.embed_dim * s.vocab_size  # of the one chunk that the parser counts
     assert flops[1] - flops[0] == products + head - adapters
+    one = BatchCounts(tokens, tokens, {None: 0}, 0)
+    needed = [
+        training_flops(s, one, 128, compiled(on)[0].untrained) for on in (True, False)
+    ]  # as mfu counts
+    assert needed[1] - needed[0] == products + head - adapters
 
 
 def test_only_adapters_have_a_gradient_a_moment_and_a_place_in_checkpoints():

@@ -13,6 +13,7 @@ from jaxsft.devices import peak_memory
 from jaxsft.devices.chips import peak_flops
 from jaxsft.model.settings import DecoderSettings
 from jaxsft.training.flops import recomputed_flops, training_flops
+from jaxsft.training.untrained import ALL_TRAINS, Untrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,13 @@ class Rates:
     loader_share: float
 
 
-def rates(s: DecoderSettings, remat: str, steps: Sequence[Step], peak: float | None) -> Rates:
+def rates(
+    s: DecoderSettings,
+    remat: str,
+    steps: Sequence[Step],
+    peak: float | None,
+    untrained: Untrained = ALL_TRAINS,
+) -> Rates:
     """Work over time.
 
     Args:
@@ -38,7 +45,7 @@ def rates(s: DecoderSettings, remat: str, steps: Sequence[Step], peak: float | N
     total = sum(one.seconds for one in steps)
     counts = sum((one.counts for one in steps[1:]), steps[0].counts)
     supervised = sum(one.supervised_tokens for one in steps)
-    needed = training_flops(s, counts, supervised) / total
+    needed = training_flops(s, counts, supervised, untrained) / total
     again = recomputed_flops(s, counts, remat) / total
     return Rates(
         tokens_per_second=counts.tokens / total,
@@ -56,7 +63,9 @@ def measurement(
     config: Config, ours: Ours, steps: Sequence[Step], command: str = ""
 ) -> StepMeasurement:
     """All that is known of these steps, without a peer."""
-    found = rates(ours.program.settings, ours.program.remat, steps, peak_flops(jax.devices()))
+    program = ours.program
+    peak = peak_flops(jax.devices())
+    found = rates(program.settings, program.remat, steps, peak, program.untrained)
     return StepMeasurement(
         model=_model(config, ours),
         rows=ours.rows.description,
