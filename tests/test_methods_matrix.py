@@ -49,7 +49,8 @@ def base(tmp_path_factory):
 
 def flags_of(base, method, **more):
     fixed = ["model.weights=pretrained", f"model.source={base}", "eval.prompts=0"]
-    fixed += ["optim.schedule=constant"]  # which a longer run goes on with
+    # A schedule that a longer run goes on with; and no evaluation, which each run would compile.
+    fixed += ["optim.schedule=constant", "data.eval=[]"]
     named = (one.replace("TEACHER", str(base.parent / "teacher")) for one in METHODS[method])
     given = [*fixed, *named, *(f"{k.replace('__', '.')}={v}" for k, v in more.items())]
     return [f"--config.{one}" for one in given]

@@ -27,6 +27,8 @@ HUB_FILES = [
 HUB_IGNORED = ["*/*", "consolidated*.safetensors"]
 PICKLES = ("pytorch_model*.bin*", "*.pt", "*.pth", "*.ckpt", "consolidated*.pth")
 MODEL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+# In an export: digests of its tensors; without it a directory is not ours to replace.
+EXPORT_MARKER = "jaxsft_export.json"
 ADAPTER = "adapter_config.json"  # a LoRA adapter in PEFT's format
 _TOKENIZER_FILE = re.compile(
     r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
@@ -186,7 +188,7 @@ def adapter_notes(source: str | Path, path: Path) -> list[str]:
 
 def _kept_base_notes(adapter: Path) -> list[str]:
     """A line for an adapter that a run of ours trained on another base than the files hold."""
-    marker = adapter / run_names.EXPORT_MARKER
+    marker = adapter / EXPORT_MARKER
     kept = untrusted.read_json(marker).get("frozen_dtype") if marker.is_file() else None
     if kept not in KINDS:
         return []

@@ -263,6 +263,29 @@ def of_first(work: Callable[[], Result]) -> Result:
     return gather({"result": together(work if first else lambda: None)})[0]["result"]
 
 
+def arrays_of_first(work: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays that `work` gives on the first process, on all of them; the others don't do it.
+
+    Raises:
+        UserError, PeerError, FailedTogether: as together.
+    """
+    made: dict[str, np.ndarray] = {}
+
+    def describe() -> dict[str, Any]:
+        made.update(work())
+        return {name: [array.shape, str(array.dtype)] for name, array in made.items()}
+
+    forms = of_first(describe)
+    if jax.process_count() == 1:
+        return made
+    return {
+        name: np.asarray(
+            multihost_utils.broadcast_one_to_all(made.get(name, np.zeros(shape, dtype)))
+        )
+        for name, (shape, dtype) in forms.items()
+    }
+
+
 @contextlib.contextmanager
 def scratch(parent: str | None) -> Iterator[Path]:
     """A directory that all processes of this run write to, gone at the end.

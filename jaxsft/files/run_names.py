@@ -10,5 +10,3 @@ ERROR = "error.json"  # of a run that failed
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 EXPORT_MERGED = "export_merged"  # the whole model of a run that trained an adapter
-# In an export: digests of its tensors; without it a directory is not ours to replace.
-EXPORT_MARKER = "jaxsft_export.json"

@@ -65,6 +65,17 @@ class Estimate:
     compile_seconds: float
 
 
+def _skipped(
+    config: Config, built: MeshProgram, rows: BatchLoad, expert_rows: ExpertRows | None
+) -> Skipped:
+    return Skipped(
+        used_rows=1.0 if expert_rows is None else expert_rows.used_share,
+        needed_pairs=kind_of(built.settings).needed_pairs(
+            built.settings, mesh_program.run_shape(config, built.mesh), rows.segment_length
+        ),
+    )
+
+
 def make(
     config: Config,
     base: settings.DecoderSettings,
@@ -102,12 +113,7 @@ def make(
     counts = rows.counts(slots, built.settings)
     needed = training_flops(built.settings, counts, rows.supervised * slots, built.untrained)
     flops = needed / topology.num_devices
-    skipped = Skipped(
-        used_rows=1.0 if expert_rows is None else expert_rows.used_share,
-        needed_pairs=kind_of(built.settings).needed_pairs(
-            built.settings, mesh_program.run_shape(config, mesh), rows.segment_length
-        ),
-    )
+    skipped = _skipped(config, built, rows, expert_rows)
     computed, moved = cost.matmul_flops(parsed, skipped), bytes_moved(parsed)
     collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))
     seconds = None if chip is None else seconds_of(chip, computed, moved, collectives)

@@ -166,8 +166,11 @@ def _kept_base(
     merged: bool = False,
 ) -> list[Difference]:
     """What it changed that the base is kept in few bits: in the base, or in an export; nothing
-    where that can't be found out."""
+    where that can't be found out, as of an export whose files only the first of several processes
+    may see."""
     if config.model.frozen_dtype not in quantised.KINDS or base.tensors is None:
+        return []
+    if directory is not None and jax.process_count() > 1:
         return []
     ((token_ids, _),) = data.train.examples([0])
     try:

@@ -92,6 +92,16 @@ def alone(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
+def test_what_several_processes_export_of_adapters_is_read_back(tmp_path):
+    """The first one reads the files; all of them compute with what it read."""
+    flags = ("--config.train.steps=2", "--config.lora.rank=2", "--config.model.frozen_dtype=nf4")
+    done = finish(start(tmp_path, 2, *flags))
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert "read back, its logits are within" in done[0][1]
+    assert (tmp_path / "export" / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one_does(count, alone, tmp_path, tmp_path_factory):
     """Two of them on hosts that share no disk but the run's: each prepares the data for itself."""

@@ -79,7 +79,7 @@ def test_an_adapted_product_is_that_of_peft(dora):
             layer.lora_magnitude_vector["default"].weight.copy_(torch.tensor(magnitude))
         layer.lora_dropout["default"].forward = lambda x: x * torch.tensor(keep)
         expected = layer.train()(torch.tensor(x)).numpy()
-    held = Adapted(weight, a, b, jnp.float32(3.0), magnitude if dora else None, made)
+    held = Adapted(weight, a, b, jnp.float32(3.0), magnitude if dora else None, dropout=made)
     found = parameter.product("BTD,DF->BTF", jnp.asarray(x), nnx.Param(held))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 

@@ -1,5 +1,7 @@
 """Whether an adapter's directory holds what was trained: its logits beside those of the run."""
 
+import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsft.convert.adapter import factors
 from jaxsft.convert.families import config_json
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.devices import distributed
 from jaxsft.errors import ConversionError
 from jaxsft.model import adapter, adapter_plan, state
 from jaxsft.model.adapter_plan import without_adapters
@@ -44,7 +48,10 @@ def compare(params: Params, base: Pretrained, directory: Path, rows: int = 1) ->
     drawn = np.random.default_rng(0).integers(0, vocabulary, (rows, length))
     tokens_BT = jnp.asarray(drawn, jnp.int32)
 
-    @jax.jit
+    mesh = jax.sharding.get_mesh()
+    everywhere = None if mesh.empty else NamedSharding(mesh, PartitionSpec())
+
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def differences(trained: Params, again: Params) -> list[jax.Array]:
         own = without_adapters(again)
         logits = [state.model_of(graphdef, tree)(tokens_BT) for tree in (trained, again, own)]
@@ -65,28 +72,37 @@ def compare(params: Params, base: Pretrained, directory: Path, rows: int = 1) ->
     return Effect(read_back, effect)
 
 
-def read_names(base: Pretrained, directory: Path) -> None:
-    """Raises ConversionError where a tensor of the file, or a module of its configuration, belongs
-    to nothing."""
-    _, shapes, _ = state.abstract(base.settings, "float32", "none")
-    in_memory = config_json.module_names(base.config, str(base.path))
-    factors.read(directory, base.table, shapes, in_memory)
-
-
 def _read_back(params: Params, base: Pretrained, directory: Path) -> Params:
-    """The parameters with the adapters of the files in the place of their own."""
+    """The parameters with the adapters of the files, which the first process reads, in the place of
+    their own."""
+    flat = nnx.traversals.flatten_mapping(params)
+    adapted = {path[:-1] for path in flat if path[-1] == adapter.A}
+    read = distributed.arrays_of_first(lambda: _parts(base, directory, adapted))
+    flat = {path: leaf for path, leaf in flat.items() if path[-1] not in _STARTS}
+    for name, array in read.items():
+        path = tuple(name.split("."))
+        flat[path] = jax.device_put(array, flat[path].sharding)
+    return nnx.traversals.unflatten_mapping(flat)
+
+
+def _parts(
+    base: Pretrained, directory: Path, adapted: Collection[tuple[str, ...]]
+) -> dict[str, np.ndarray]:
+    """The parts of adapters in a directory, stacked as in the model, by their dotted paths.
+
+    Raises:
+        ConversionError: the directory lacks one, or holds what belongs to nothing.
+    """
     _, shapes, axes = state.abstract(base.settings, "float32", "none")
     weights = adapter_plan.adaptable(base.settings, shapes, axes)
     in_memory = config_json.module_names(base.config, str(base.path))
     stacks, _ = factors.read(directory, base.table, shapes, in_memory)
-    flat = nnx.traversals.flatten_mapping(params)
-    adapted = {path[:-1] for path in flat if path[-1] == adapter.A}
-    if missing := sorted(adapted - {adapter_plan.adapter_path(path) for path in stacks}):
+    if missing := sorted(set(adapted) - {adapter_plan.adapter_path(path) for path in stacks}):
         raise ConversionError(f"{directory}: has no adapter for {'.'.join(missing[0])}")
-    flat = {path: leaf for path, leaf in flat.items() if path[-1] not in _STARTS}
-    for path, stack in stacks.items():
-        at = adapter_plan.adapter_path(path)
-        for part, array in stack.arrays(weights[path]).items():
-            if at in adapted:  # a part of a fused matrix that has none of its own gets zeros
-                flat[*at, part] = jax.device_put(array, flat[*at, part].sharding)
-    return nnx.traversals.unflatten_mapping(flat)
+    return {
+        ".".join((*at, part)): np.asarray(array)
+        for path, stack in stacks.items()
+        # A part of a fused matrix that has none of its own gets zeros.
+        if (at := adapter_plan.adapter_path(path)) in adapted
+        for part, array in stack.arrays(weights[path]).items()
+    }

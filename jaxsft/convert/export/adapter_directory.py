@@ -64,7 +64,6 @@ def export_adapter(
     tensors, ranks, scales = _tensors(params, made)
     tensors |= _saved(params, base, made)
     dora = any(spec.dora for spec in specs.values())
-    told: tuple[str, ...] = ()
     if first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -76,7 +75,8 @@ def export_adapter(
         text = card.render(about or card.Card(), *names, used, library="peft")
         whole_files.write_text(partial / "README.md", text)
         _write(partial, tensors, frozen_dtype)
-        told = (*_verify_effect(params, base, partial), *_base_notes(base))
+    told = (_effect(params, base, partial), *_base_notes(base))
+    if first:
         directory.publish(partial, path)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxsft export {path.name}")
@@ -175,17 +175,14 @@ def _saved(
     return found
 
 
-def _verify_effect(params: Params, base: Pretrained, partial: Path) -> tuple[str, ...]:
-    """Compares logits where one process has all of the model; returns what was found."""
-    if jax.process_count() > 1:
-        adapter_check.read_names(base, partial)
-        return ()
+def _effect(params: Params, base: Pretrained, partial: Path) -> str:
+    """Compares logits; what was found."""
     mesh = jax.sharding.get_abstract_mesh()
     rows = 1 if mesh.empty else parts("batch", mesh.shape)
     effect = adapter_check.compare(params, base, partial, rows)
     return (
         f"read back, its logits are within {effect.read_back:.2g} of those trained, and up to"
-        f" {effect.base:.2g} from the base's",
+        f" {effect.base:.2g} from the base's"
     )
 
 

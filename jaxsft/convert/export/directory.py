@@ -21,11 +21,11 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface, safetensors_read, safetensors_write
 from jaxsft.convert.vocabulary import chat_template, check_tokenizer
 from jaxsft.errors import ConversionError
-from jaxsft.files import run_names, untrusted, whole_files
+from jaxsft.files import untrusted, whole_files
 from jaxsft.model.state import Params
 
 ExportDtype = Literal["source", "float32", "bfloat16", "float16"]
-MARKER = run_names.EXPORT_MARKER
+MARKER = source.EXPORT_MARKER
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _WRITTEN = {"config.json", "generation_config.json", MARKER}
 _WEIGHTS = re.compile(
