@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from tests.programs import tool, train
 from tests.test_lora_run import base, logits  # noqa: F401 # a fixture
@@ -27,21 +26,14 @@ def flags_of(base, **more):  # noqa: F811
     return [f"--config.{name}={value}" for name, value in (given | more).items()]
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(base, tmp_path):  # noqa: F811
+def test_it_learns_is_exported_and_continued(base, tmp_path):  # noqa: F811
     flags = flags_of(base)
-    again, plain = tmp_path / "again", tmp_path / "plain"
-    train(again, *flags, "--config.train.steps=10")
-    first = json.loads((again / "metrics.jsonl").read_text().splitlines()[0])
-    done = train(again, *flags)
-    assert "from step 10 of" in done.stdout and "init=pissa: adapters begin" in done.stdout
-    train(plain, *flags)
-    ours, theirs = (load_file(d / "export" / "adapter_model.safetensors") for d in (again, plain))
-    assert ours.keys() == theirs.keys()
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(ours[name], array, err_msg=name, strict=True)
+    plain = tmp_path / "plain"
+    done = train(plain, *flags)
+    assert "init=pissa: adapters begin" in done.stdout
     lines = [json.loads(line) for line in (plain / "metrics.jsonl").read_text().splitlines()]
     losses = [line["eval/heldout/loss"] for line in lines if "eval/heldout/loss" in line]
-    assert first["eval/heldout/loss"] == losses[0] and losses[-1] < losses[0] - 0.1
+    assert losses[-1] < losses[0] - 0.1
     written = json.loads((plain / "export" / "adapter_config.json").read_text())
     assert (written["r"], written["lora_alpha"], written["init_lora_weights"]) == (8, 64, True)
     # From the checkpoint on one device, whatever its files were made on.

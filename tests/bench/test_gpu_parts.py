@@ -54,23 +54,18 @@ def test_cheap_parts_leave_lines_and_a_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_part_that_a_cpu_can_take(tmp_path):
-    parts = "cpu attention tiles llama1b e2e torch torch_attention qwen4b qwen06b pytest det peer"
+def test_parts_that_a_cpu_can_take(tmp_path):
+    """Those beside them take minutes: TINY=1 tools/bench/gpu/run.sh llama1b qwen4b e2e peer."""
+    parts = "cpu attention tiles torch torch_attention qwen06b pytest det"
     said, found = measured(tmp_path, *parts.split())
-    for part in [*parts.split(), "logits"]:
+    for part in parts.split():
         assert part == "cpu" or f"-- {part} " in said
     assert all(one["ok"] for one in found["selftest"])
     assert {one["name"] for one in found["attn"]} == {"blocked", "xla", "torch_sdpa_causal"}
     shapes = [one["name"].split()[0] for one in found["step"]]
-    assert shapes == ["llama3_2_1b", "llama3_2_1b", "qwen3_4b", "qwen3_0_6b"]
+    assert shapes == ["qwen3_0_6b"]
     assert all(one["plan_tflop"] > 0 and one["plan_GB_moved"] > 0 for one in found["step"])
-    assert found["profile"] and (tmp_path / "trace.xplane.pb.gz").stat().st_size > 0
-    compared = [one for one in found["e2e"] if "bitwise" in one]
-    assert [one["run"].partition(" ")[2] for one in compared] == ["resumed at 10"] * 3 + ["again"]
-    assert all(one["bitwise"] and one["losses_equal"] for one in compared)
     assert {one["mode"] for one in found["torch"]} == {"mask", "causal"}
-    assert [one["relative"] < 1e-5 for one in found["logits"]] == [True, True]
-    assert json.loads((tmp_path / "peer.json").read_text())["peer"]["losses"]
 
 
 def test_work_of_attention_by_hand():
