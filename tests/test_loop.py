@@ -10,6 +10,7 @@ from jaxsft import loop
 from jaxsft.config import Checkpoint, Config, Data, Eval, Model, Optim, Source, Train
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.watch import Watch
+from jaxsft.training.untrained import ALL_TRAINS
 
 LOSS = "eval/x/loss"
 
@@ -72,7 +73,7 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         store=Store(),
     )
     program = types.SimpleNamespace(
-        settings=None, remat=None, sources=(), recipe=None, teacher=None
+        settings=None, remat=None, sources=(), recipe=None, teacher=None, untrained=ALL_TRAINS
     )
     epochs = types.SimpleNamespace(epochs_at=None)
     batches = types.SimpleNamespace(

@@ -46,10 +46,9 @@ class Quantised:
     scales: Any
     least: Any = None
     step: Any = None
-    num_inputs: int = dataclasses.field(
-        default=1, metadata={"static": True}
-    )  # that are summed over
-    num_outputs: int = dataclasses.field(default=1, metadata={"static": True})  # dimensions of O
+    # Dimensions of I, the last one counted, and of O.
+    num_inputs: int = dataclasses.field(default=1, metadata={"static": True})
+    num_outputs: int = dataclasses.field(default=1, metadata={"static": True})
     # Logical axes of the codes of one layer; None: of no mesh.
     axes: tuple[str | None, ...] | None = dataclasses.field(default=None, metadata={"static": True})
 

@@ -38,10 +38,14 @@ class Difference:
 
 
 def of_base(params: Params, base: Pretrained, token_ids: np.ndarray) -> Difference:
-    """The base as it was kept, beside the one in its files; every process takes part."""
+    """The base as it was kept, beside the one in its files; every process takes part.
+
+    Args:
+        params: where they lie, on the mesh in use.
+    """
     own = adapter_plan.without_adapters(params)
     what = "the base as it was kept, from the one in its files"
-    return _difference(what, _logits(own, base, token_ids), base.source, token_ids)
+    return _difference(what, own, base, base.source, token_ids)
 
 
 def of_export(
@@ -49,29 +53,28 @@ def of_export(
 ) -> Difference:
     """An export as others read it, beside what was trained; every process takes part."""
     what = "the merged model" if merged else "the adapter on the base in its files"
-    what += ", from what was trained"
-    return _difference(what, _logits(params, base, token_ids), directory, token_ids)
+    return _difference(f"{what}, from what was trained", params, base, directory, token_ids)
 
 
 def _difference(
-    what: str, logits_TV: np.ndarray, source: str | Path, token_ids: np.ndarray
+    what: str, params: Params, base: Pretrained, source: str | Path, token_ids: np.ndarray
 ) -> Difference:
-    other_TV = _logits_of_files(source, token_ids)
-    num_tokens = min(logits_TV.shape[-1], other_TV.shape[-1])  # one may be padded
-    ours_TV, theirs_TV = (x[:, :num_tokens].astype(np.float64) for x in (logits_TV, other_TV))
-    known = np.isfinite(ours_TV) & np.isfinite(theirs_TV)
-    ours_TV, theirs_TV = (np.where(known, x, -1e30) for x in (ours_TV, theirs_TV))
+    """Between these parameters and those of a model or an adapter on disk."""
+    opened = pretrained.open_pretrained(source)
+    num_tokens = min(one.settings.num_tokens for one in (base, opened))  # one may have new ones
+    ids_T = np.resize(token_ids[token_ids < num_tokens], _TOKENS)
+    ours_TV = _logits(params, base, ids_T)[:, :num_tokens].astype(np.float64)
+    theirs_TV = _logits_of_files(opened, ids_T)[:, :num_tokens].astype(np.float64)
     logs = [x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (ours_TV, theirs_TV)]
     nats_T = np.sum(np.exp(logs[0]) * (logs[0] - logs[1]), axis=-1)
     return Difference(what, float(np.abs(ours_TV - theirs_TV).max()), float(nats_T.mean()))
 
 
-def _logits(params: Params, base: Pretrained, token_ids: np.ndarray) -> np.ndarray:
-    """Float32 [T, V] of parameters where they lie, on the mesh in use."""
+def _logits(params: Params, base: Pretrained, ids_T: np.ndarray) -> np.ndarray:
+    """Float32 [T, V]."""
     mesh = jax.sharding.get_abstract_mesh()
     rows = 1 if mesh.empty else mesh_lib.parts("batch", mesh.shape)
-    ids = np.resize(token_ids, _TOKENS) % base.settings.num_tokens
-    tokens_BT = jnp.asarray(np.tile(ids, (rows, 1)), jnp.int32)
+    tokens_BT = jnp.asarray(np.tile(ids_T, (rows, 1)), jnp.int32)
     graphdef, _, _ = state.abstract(base.settings, "float32", "none")
 
     @jax.jit
@@ -83,9 +86,8 @@ def _logits(params: Params, base: Pretrained, token_ids: np.ndarray) -> np.ndarr
         return np.asarray(compute(params))
 
 
-def _logits_of_files(source: str | Path, token_ids: np.ndarray) -> np.ndarray:
-    """Of a model or an adapter on disk: in the host's memory, where one process has all of it."""
-    opened = pretrained.open_pretrained(source)
+def _logits_of_files(opened: Pretrained, ids_T: np.ndarray) -> np.ndarray:
+    """With the weights in the host's memory, where one process has all of them."""
     stored = pretrained.stored_dtypes(opened)
     _, shapes, axes = state.abstract(opened.settings, "float32", "none")
     flat = nnx.traversals.flatten_mapping(shapes)
@@ -98,7 +100,7 @@ def _logits_of_files(source: str | Path, token_ids: np.ndarray) -> np.ndarray:
     mesh = _mesh()
     with jax.set_mesh(mesh):
         placement = state.shardings(shapes, axes, mesh)
-        return _logits(pretrained.read_params(opened, placement, shapes), opened, token_ids)
+        return _logits(pretrained.read_params(opened, placement, shapes), opened, ids_T)
 
 
 def _mesh() -> jax.sharding.Mesh:
