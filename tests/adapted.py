@@ -1,10 +1,13 @@
 """Models with adapters that were moved at random, for tests."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import jaxsft
 from jaxsft.config import Config, Data, Lora, Model, Optim, Source, Train
 from jaxsft.convert import pretrained
 from jaxsft.convert.export.directory import export
@@ -12,6 +15,8 @@ from jaxsft.devices import mesh
 from jaxsft.model import adapter, adapter_plan, state
 from jaxsft.training import lora
 from tests.programs import ROOT
+
+TOKENS = np.arange(24, dtype=np.int32)[None]
 
 
 def with_adapters(model, asked, params):
@@ -53,3 +58,11 @@ def config_of(kind, **lora):
         train=Train(batch_size=8, steps=2),
         lora=Lora(rank=2, **lora),
     )
+
+
+def logits(source):
+    """What load_model makes of it computes for a row of tokens."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = jaxsft.load_model(source)
+    return np.asarray(jax.jit(lambda model: model(TOKENS))(model))

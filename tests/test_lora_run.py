@@ -1,18 +1,14 @@
 """Adapters through the whole program: trained, stopped, gone on with, exported, merged, loaded."""
 
 import json
-import warnings
 
 import adapted
-import jax
 import numpy as np
 import pytest
+from adapted import logits
 from safetensors.numpy import load_file, save_file
 
-import jaxsft
 from tests.programs import tool, train
-
-TOKENS = np.arange(24, dtype=np.int32)[None]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +37,6 @@ def flags(base):
 def ran(flags, base):
     workdir = base.parent / "run"
     return workdir, train(workdir, *flags)
-
-
-def logits(source):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = jaxsft.load_model(source)
-    return np.asarray(jax.jit(lambda model: model(TOKENS))(model))
 
 
 def test_it_says_what_it_trained_and_learns(ran):

@@ -3,15 +3,12 @@
 selfcheck holds the method to micro-batches, mesh, packing and restart; docs/methods.md names them.
 """
 
-import warnings
-
 import adapted
-import jax
 import numpy as np
 import pytest
+from adapted import logits
 from safetensors.numpy import load_file
 
-import jaxsft
 from tests.programs import tool, train
 
 LORA = ("lora.rank=4", "optim.peak_lr=1e-2")
@@ -35,7 +32,6 @@ METHODS = {
     "int8": (*LORA, "model.frozen_dtype=int8", "loss.neftune_alpha=5"),
     "distil": ("distil.teacher=TEACHER", "distil.top_k=20", "distil.dtype=nf4"),
 }
-TOKENS = np.arange(24, dtype=np.int32)[None]
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +49,6 @@ def flags_of(base, method, **more):
     named = (one.replace("TEACHER", str(base.parent / "teacher")) for one in METHODS[method])
     given = [*fixed, *named, *(f"{k.replace('__', '.')}={v}" for k, v in more.items())]
     return [f"--config.{one}" for one in given]
-
-
-def logits(source):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = jaxsft.load_model(source)
-    return np.asarray(jax.jit(lambda model: model(TOKENS))(model))
 
 
 @pytest.mark.slow

@@ -1,17 +1,23 @@
-"""A run with init=pissa through the whole program: stopped, gone on with, exported."""
+"""A run with init=pissa through the whole program: exported, gone on with."""
 
 import json
 
+import adapted
 import numpy as np
 import pytest
+from adapted import logits
 
 from tests.programs import tool, train
-from tests.test_lora_run import base, logits  # noqa: F401 # a fixture
 
 pytestmark = pytest.mark.slow
 
 
-def flags_of(base, **more):  # noqa: F811
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return adapted.debug_base(tmp_path_factory.mktemp("pissa") / "base")
+
+
+def flags_of(base, **more):
     given = {
         "model.source": base,
         "model.weights": "pretrained",
@@ -26,7 +32,7 @@ def flags_of(base, **more):  # noqa: F811
     return [f"--config.{name}={value}" for name, value in (given | more).items()]
 
 
-def test_it_learns_is_exported_and_continued(base, tmp_path):  # noqa: F811
+def test_it_learns_is_exported_and_continued(base, tmp_path):
     flags = flags_of(base)
     plain = tmp_path / "plain"
     done = train(plain, *flags)
@@ -47,7 +53,7 @@ def test_it_learns_is_exported_and_continued(base, tmp_path):  # noqa: F811
     assert begun["eval/heldout/loss"] == pytest.approx(losses[-1], abs=1e-6)
 
 
-def test_the_mean_of_a_run_is_read_beside_what_adapters_began_with(base, tmp_path):  # noqa: F811
+def test_the_mean_of_a_run_is_read_beside_what_adapters_began_with(base, tmp_path):
     """From the last step by the tool; and from an earlier one by the run, whose best it was."""
     best = {"checkpoint.best": "eval/heldout/loss", "checkpoint.best_mode": "max"}  # not the last
     more = {"optim.ema_decay": 0.5, "eval.every_steps": 2, "train.steps": 6}

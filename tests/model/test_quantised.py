@@ -72,16 +72,20 @@ def test_each_number_is_the_nearest_that_there_is(shape, inputs, outputs):
 
 
 @pytest.mark.parametrize(("shape", "inputs", "outputs"), SHAPES)
-def test_eight_bits_are_within_half_a_step(shape, inputs, outputs):
+def test_each_number_is_the_nearest_of_eight_bits(shape, inputs, outputs):
     weight = normal(shape)
-    found = numbers(quantised.quantised(weight, "int8", inputs, outputs))
+    kept = quantised.quantised(weight, "int8", inputs, outputs)
     at = len(shape) - outputs - 1
     size = quantised.block_of(shape[at])
-    for exact, rounded in zip(
-        *(np.split(x, shape[at] // size, axis=at) for x in (weight, found)), strict=True
-    ):
-        step = np.abs(exact).max(axis=at, keepdims=True) / 127
-        assert np.all(np.abs(exact - rounded) <= 0.505 * step + 0.5 * step)  # the scale is bfloat16
+    blocks = [np.split(x, shape[at] // size, axis=at) for x in (weight, numbers(kept))]
+    scales = np.moveaxis(np.asarray(kept.scales, np.float32), at, 0)
+    for exact, rounded, scale in zip(*blocks, scales, strict=True):
+        scale = np.expand_dims(scale, at)
+        steps = np.arange(-127, 128, dtype=np.float32)
+        nearest = np.abs(exact[..., None] - scale[..., None] * steps).min(-1)
+        np.testing.assert_allclose(np.abs(exact - rounded), nearest, atol=1e-6)
+        largest = np.abs(exact).max(axis=at, keepdims=True)
+        np.testing.assert_allclose(127 * scale, largest, rtol=2**-8)  # scales are bfloat16
 
 
 @pytest.mark.parametrize("kind", KINDS)
