@@ -129,6 +129,10 @@ if want pytest; then
     "$PY" -m pytest -p no:cacheprovider -rfE "${tests[@]}"
   grep -aE "^(FAILED|ERROR)|passed|failed" "$OUT/log.txt" | tail -30 | cut -c1-230
 fi
+if by_name lora8b; then
+  measured 110 lora8b step llama3_1_8b 2:auto:lora,2:save_attention:lora 3
+fi
+if by_name nf4; then measured 90 nf4 step llama3_1_8b 2:auto:nf4 2; fi
 if by_name tiles; then measured 120 tiles tiles; fi
 if by_name det; then
   for kind in $(tr , ' ' <<<"${DET:-bf16det+twice,f32+twice}"); do

@@ -10,22 +10,29 @@ from bench import measured_steps, profile
 from bench.gpu import predicted, results
 from bench.ours import Ours
 from jaxsft.cli import config_file
-from jaxsft.config import Config
+from jaxsft.config import Config, Lora
 from jaxsft.devices import compile_cache
 from jaxsft.files.caches import cache_root
 from jaxsft.training import inputs
 
 _KEPT = ("mfu", "hfu", "tokens_per_second", "compile_seconds", "losses", "choices")
 _NUM_SEGMENTS, _NUM_PROFILED, _NUM_COSTLIEST = 4, 2, 20
+_MICROBATCHES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Try:
-    """A way to take the step, `4:none:16` or `2:full:12:cudnn:16` on the command line."""
+    """A way to take the step, `4:none:16`, `2:full:12:cudnn:16` or `2:auto:nf4` on the command line.
+
+    Attributes:
+        trained: all weights, by the bytes that each takes with gradient and moments: 16 in float32,
+            or 12. Or adapters of rank 16, in a step of 16 micro-batches of `batch_size`: `lora`, or
+            `nf4` beside a model in four bits.
+    """
 
     batch_size: int
     remat: str
-    parameter_bytes: str  # that each takes with gradient and moments: 16 in float32, or 12
+    trained: str
     attention: str = "auto"
     unroll_layers: str = ""
 
@@ -33,6 +40,10 @@ class Try:
     def of(cls, text: str) -> "Try":
         batch_size, *rest = text.split(":")
         return cls(int(batch_size), *rest)
+
+    @property
+    def adapters(self) -> bool:
+        return self.trained in ("lora", "nf4")
 
 
 def measure(model: str, tries: str, num_steps: str = "12", profiled: str = "") -> int:
@@ -52,10 +63,12 @@ def measure(model: str, tries: str, num_steps: str = "12", profiled: str = "") -
 def _measure_first(model: str, tries: str, num_steps: str, profiled: str) -> int:
     for one in map(Try.of, tries.split(",")):
         since = time.time()
-        how = f"{one.remat} {one.parameter_bytes}B {one.attention} {one.unroll_layers}".rstrip()
+        trained = one.trained if one.adapters else f"{one.trained}B"
+        how = f"{one.remat} {trained} {one.attention} {one.unroll_layers}".rstrip()
         name = f"{model} B{one.batch_size} {how}"
+        warm = 1 if one.adapters else 3  # of 16 micro-batches each
         try:
-            ours = _measure(_config(model, one), name, int(num_steps))
+            ours = _measure(_config(model, one), name, warm, int(num_steps))
         except Exception as error:  # the next may fit
             results.put("step", name=name, error=results.said(error), total_s=time.time() - since)
             gc.collect()
@@ -69,8 +82,8 @@ def _measure_first(model: str, tries: str, num_steps: str, profiled: str) -> int
 def _config(model: str, one: Try) -> Config:
     root = Path(__file__).resolve().parents[3] / "configs"
     config = config_file.load(str(root / "bench_gpu.py"))
-    optim = config.optim
-    if one.parameter_bytes == "12":
+    optim, microbatches = config.optim, _MICROBATCHES if one.adapters else 1
+    if one.trained == "12":
         optim = dataclasses.replace(optim, gradient_dtype="bfloat16", first_moment_dtype="bfloat16")
     tiny = results.is_tiny()
     source = root / "debug_model" if tiny else root / "bench_models" / model
@@ -80,22 +93,26 @@ def _config(model: str, one: Try) -> Config:
         remat=one.remat,
         attention=one.attention,
         unroll_layers=int(one.unroll_layers) if one.unroll_layers else None,
+        frozen_dtype={"nf4": "nf4", "lora": "bfloat16"}.get(one.trained, "source"),
     )
     return dataclasses.replace(
         config,
         model=shown,
         data=dataclasses.replace(config.data, sequence_length=256 if tiny else 4096),
         optim=optim,
-        train=dataclasses.replace(config.train, batch_size=one.batch_size),
+        lora=Lora(rank=16, alpha=32.0) if one.adapters else None,
+        train=dataclasses.replace(
+            config.train, batch_size=one.batch_size * microbatches, microbatches=microbatches
+        ),
     )
 
 
-def _measure(config: Config, name: str, num_steps: int) -> Ours:
+def _measure(config: Config, name: str, num_warm: int, num_steps: int) -> Ours:
     since = time.time()
     base = inputs.open_model(config, lambda topic, line: None, weights=False)
     ours = Ours(config, base, _NUM_SEGMENTS)
     built = time.time() - since
-    ours.run(3)
+    ours.run(num_warm)
     found = measured_steps.measurement(config, ours, ours.run(num_steps))
     results.put(
         "step",

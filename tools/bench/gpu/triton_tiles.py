@@ -44,7 +44,7 @@ class _Shape(NamedTuple):
     H: int
 
 
-_SHAPES = (_Shape(4096, 32, 8, 128), _Shape(4096, 32, 8, 64))
+_SHAPES = (_Shape(4096, 32, 8, 64), _Shape(4096, 32, 8, 128))
 
 
 class _Candidate(NamedTuple):
