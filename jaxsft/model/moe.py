@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxsft.devices.mesh import constrain
 from jaxsft.kernels.experts import gated_mlps as kernel
 from jaxsft.kernels.experts.choose import fastest
+from jaxsft.kernels.experts.form import Use
 from jaxsft.model import moe_settings, parameter
 
 
@@ -98,7 +99,7 @@ class Moe(nnx.Module):
             shares_BTX,
             self._weights(x_BTD.dtype),
             self._activate,
-            self._back_end(),
+            self._back_end(x_BTD),
         )
         if self.settings.expert_biases:
             shares_BTE = kernel.spread(chosen_BTX, shares_BTX, self.settings.num_experts)
@@ -148,9 +149,18 @@ class Moe(nnx.Module):
             down_change=down_change,
         )
 
-    def _back_end(self) -> str:
-        asked = self.settings.back_end
-        return fastest(jax.default_backend())[0] if asked == "auto" else asked
+    def _back_end(self, x_BTD: jax.Array) -> str:
+        s = self.settings
+        if s.back_end != "auto":
+            return s.back_end
+        embed_dim, dtype = x_BTD.shape[-1], x_BTD.dtype.name
+        use = Use(
+            platform=jax.default_backend(),
+            embed_dim=embed_dim,
+            mlp_dim=s.expert_mlp_dim,
+            dtype=dtype,
+        )
+        return fastest(use, None)[0]
 
     def _activate(self, gate: jax.Array, up: jax.Array) -> jax.Array:
         clamped = self.settings.clamped_swiglu

@@ -150,7 +150,8 @@ def head_chunks(config: Config, built: MeshProgram, rows: BatchLoad) -> float:
     parts = mesh_lib.parts("batch", sizes) * mesh_lib.parts("sequence", sizes)
     slots = config.train.batch_size * config.data.sequence_length
     local = max(1, slots // (config.train.microbatches * parts))
-    return np.ceil(rows.supervised * local / chunk_tokens(local))
+    most = built.recipe.loss_form.most_chunk_tokens
+    return np.ceil(rows.supervised * local / chunk_tokens(local, most))
 
 
 def seconds_of(

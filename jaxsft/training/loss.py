@@ -4,7 +4,7 @@ from flax import nnx
 
 from jaxsft.config import Loss
 from jaxsft.data.pack.reweight import reweights
-from jaxsft.kernels.loss.chunks import AllSums
+from jaxsft.kernels.loss.chunks import AllSums, most_chunk_tokens
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
 from jaxsft.kernels.loss.form import DistilForm, LossForm, Targets, TeacherOutputs, TeacherTargets
 from jaxsft.kernels.loss.sums import Sums
@@ -24,6 +24,7 @@ def loss_form(
     num_segments: int | None = None,
     loss: Loss = PLAIN,
     distil: DistilForm | None = None,
+    platform: str = "cpu",
 ) -> LossForm:
     """What is static of a model's loss.
 
@@ -32,6 +33,7 @@ def loss_form(
         num_segments: of a row, at most, whose losses are kept apart.
         loss: what of it is minimised.
         distil: the part of a teacher in that.
+        platform: of the devices.
     """
     return LossForm(
         vocab_size=settings.num_tokens,
@@ -44,6 +46,7 @@ def loss_form(
         z_loss=loss.z_loss,
         reweighted=reweights(loss),
         distil=distil,
+        most_chunk_tokens=most_chunk_tokens(platform),
     )
 
 

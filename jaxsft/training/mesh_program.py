@@ -146,7 +146,8 @@ def make_program(
     placement = state.shardings(declared.shapes, declared.axes, mesh)
     taught, back_end = _with_teacher(config, teacher, mesh, max_segments)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
-    recipe = _recipe(config, decoder, declared, num_steps, len(sources) or None, taught)
+    platform = mesh.devices.flat[0].platform
+    recipe = _recipe(config, decoder, declared, num_steps, len(sources) or None, taught, platform)
     state_placement = over_mesh.state_shardings(recipe, declared.shapes, placement, mesh)
     shapes = jax.eval_shape(lambda params: step.init_state(recipe, params), declared.shapes)
     if taught is not None:
@@ -161,7 +162,9 @@ def make_program(
         placement=state_placement,
         sources=tuple(sources),
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
-        eval_step=over_mesh.jit_eval_step(declared.graphdef, loss_form(decoder), placement, mesh),
+        eval_step=over_mesh.jit_eval_step(
+            declared.graphdef, loss_form(decoder, platform=platform), placement, mesh
+        ),
         choices=(*choices, *back_end),
         what_trains=tuple(what_trains.table(config.optim, declared.treatments, declared.shapes)),
         adapters=declared.adapters,
@@ -177,6 +180,7 @@ def _recipe(
     num_steps: int,
     num_sources: int | None,
     taught: PlacedTeacher | None,
+    platform: str,
 ) -> Recipe:
     teacher = None if taught is None else taught.graphdef
     distil = form_of_stored(config, decoder) if taught is None else taught.form
@@ -186,7 +190,7 @@ def _recipe(
         make_schedule(config.optim, num_steps),
         config.train.microbatches,
         config.optim.max_grad_norm,
-        loss_form(decoder, num_sources, loss=config.loss, distil=distil),
+        loss_form(decoder, num_sources, loss=config.loss, distil=distil, platform=platform),
         config.optim.gradient_dtype,
         declared.frozen,
         router_losses(config.loss, decoder),

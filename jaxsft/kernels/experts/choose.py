@@ -8,8 +8,9 @@ from jaxsft.kernels.experts.form import Use
 
 # tiled: a loop over tiles of rows of one expert. ragged: jax.lax.ragged_dot, which is a kernel on
 # TPU and num_experts times the work elsewhere; the gradient of its matrices would be that on TPU
-# too, and is a kernel of jax's own there. triton: kernels for GPUs, by name alone until they are
-# measured. dense: every expert on every token, the reference.
+# too, and is a kernel of jax's own there. triton: kernels for GPUs. dense: every expert on every
+# token, the reference. A layer of Qwen3-30B-A3B on an H100, 8192 tokens, forward and backward, ms:
+# triton 5.1, dense 53, tiled 617, ragged more than that.
 BACK_ENDS = ("tiled", "ragged", "triton", "dense")
 
 
@@ -23,7 +24,7 @@ def choose(name: str, use: Use, device: Any) -> tuple[str, str]:
         ConfigError: a back end that is not there, can't do what is asked, or does it wrong.
     """
     if name == "auto":
-        return fastest(use.platform)
+        return fastest(use, device)
     if name not in BACK_ENDS:
         raise ConfigError(f"config.model.experts={name}: expected auto, {' or '.join(BACK_ENDS)}")
     refused, tested = (None, "") if name != "triton" else _verdict(use, device)
@@ -32,11 +33,21 @@ def choose(name: str, use: Use, device: Any) -> tuple[str, str]:
     return name, f"asked for by config.model.experts{tested}"
 
 
-def fastest(platform: str) -> tuple[str, str]:
-    """The back end that is taken on a device's platform, and why."""
-    if platform == "tpu":
+def fastest(use: Use, device: Any) -> tuple[str, str]:
+    """The back end that is taken for a run's experts, and why.
+
+    Args:
+        device: as in `choose`.
+    """
+    if use.platform == "tpu":
         return "ragged", "ragged_dot is a kernel on TPU"
-    return "tiled", "ragged_dot would run every expert on every row here"
+    otherwise = "ragged_dot would run every expert on every row here"
+    if use.platform != "gpu":
+        return "tiled", otherwise
+    refused, tested = _verdict(use, device)
+    if refused is not None:
+        return "tiled", f"not triton: {refused}; {otherwise}"
+    return "triton", f"the fastest that works on gpu{tested}"
 
 
 def _verdict(use: Use, device: Any) -> tuple[str | None, str]:

@@ -43,7 +43,7 @@ def sums_and_gradients(
     weights_BT, own_BT = targets.weights_BT, targets.objective_weights_BT
     dtype = hidden_BTD.dtype
     hidden_ND, head = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head.astype(dtype)
-    chunk, num_chunks, order_N = _supervised_first(weights_BT)
+    chunk, num_chunks, order_N = _supervised_first(weights_BT, form.most_chunk_tokens)
 
     def add_chunk(i, carry):
         sums, d_hidden_ND, d_head, nll_N = carry
@@ -95,13 +95,13 @@ def _zeros(form: LossForm, hidden_ND: jax.Array, head: jax.Array, wanted: tuple[
     return sums, d_hidden_ND, d_head, nll_N
 
 
-def _supervised_first(weights_BT: jax.Array) -> tuple[int, jax.Array, jax.Array]:
+def _supervised_first(weights_BT: jax.Array, most: int) -> tuple[int, jax.Array, jax.Array]:
     """Tokens of a chunk, chunks with a target, and the tokens' order, the supervised ones first.
 
     Behind those come indices out of range, read as zeros and never written to.
     """
     weights_N = weights_BT.ravel()
-    chunk = chunk_tokens(weights_N.size)
+    chunk = chunk_tokens(weights_N.size, most)
     num_supervised = jnp.count_nonzero(weights_N)
     order_N = jnp.argsort(weights_N == 0)
     order_N = jnp.where(jnp.arange(weights_N.size) < num_supervised, order_N, weights_N.size)
@@ -280,7 +280,17 @@ def _segment_sums(nll_BT: jax.Array, targets: Targets, num_segments: int) -> Seg
     return SegmentSums(by_segment(weights_BT * nll_BT), by_segment(weights_BT))
 
 
-def chunk_tokens(num_tokens: int) -> int:
-    """Tokens of one chunk: an eighth of the batch, so that skipping pays, from 128 to 1024."""
+def chunk_tokens(num_tokens: int, most: int) -> int:
+    """Tokens of one chunk: an eighth of the batch, so that skipping pays, from 128 to `most`."""
     eighth = -(-num_tokens // 8)
-    return min(-(-eighth // 128) * 128, 1024)
+    return min(-(-eighth // 128) * 128, most)
+
+
+def most_chunk_tokens(platform: str) -> int:
+    """Those that a device's memory keeps up with: each chunk reads and writes the head's gradient.
+
+    A product of C tokens does C / 4 operations for each of those bytes; a GPU does some 300 in the
+    time of one, a TPU fewer. Measured on an H100, Llama-3.2-1B, 4 x 4096 tokens a step: 249.5 ms
+    in chunks of 1024, 245.5 of 2048, 245.7 of 4096.
+    """
+    return 2048 if platform == "gpu" else 1024

@@ -11,10 +11,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossForm:
-    """All that is static of a cross-entropy; made with the program.
-
-    The size of a chunk is not in it: it follows from the number of a device's tokens.
-    """
+    """All that is static of a cross-entropy; made with the program."""
 
     vocab_size: int  # columns of the head that are no padding, which never wins
     soft_cap: float | None = None  # logits become soft_cap * tanh(logits / soft_cap)
@@ -26,6 +23,7 @@ class LossForm:
     z_loss: float = 0.0  # x the square of the log-sum-exp
     reweighted: bool = False  # targets have weights of their own in what is minimised
     distil: "DistilForm | None" = None  # None: no teacher
+    most_chunk_tokens: int = 1024  # at once, of a device's
 
     @property
     def plain(self) -> bool:

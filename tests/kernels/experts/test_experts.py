@@ -1,5 +1,7 @@
 """Groups of rows times their matrices: values, gradients, and rows that belong to no group."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,6 +153,9 @@ def use(platform):
 def test_ragged_dot_is_not_chosen_where_it_has_no_kernel():
     platforms = ("cpu", "gpu", "tpu")
     chosen = {platform: choose.choose("auto", use(platform), None)[0] for platform in platforms}
-    assert chosen == {"cpu": "tiled", "gpu": "tiled", "tpu": "ragged"}
+    assert chosen == {"cpu": "tiled", "gpu": "triton", "tpu": "ragged"}
+    float32 = dataclasses.replace(use("gpu"), dtype="float32")
+    name, reason = choose.choose("auto", float32, None)
+    assert name == "tiled" and reason.startswith("not triton: can't do dtype float32; ")
     asked = "asked for by config.model.experts"
     assert choose.choose("ragged", use("cpu"), None) == ("ragged", asked)

@@ -173,12 +173,16 @@ def test_what_multiplies_wrongly_is_refused(monkeypatch, wrong):
     use = Use(platform="gpu", embed_dim=32, mlp_dim=32, dtype="bfloat16")
     with pytest.raises(ConfigError, match="config.model.experts=triton: its test differs"):
         choose.choose("triton", use, jax.devices()[0])
+    name, reason = choose.choose("auto", use, jax.devices()[0])
+    assert name == "tiled" and reason.startswith("not triton: its test differs from tiles by ")
 
 
 def test_what_multiplies_rightly_is_taken(monkeypatch):
     monkeypatch.setattr(triton, "dot", interpreted)
     name, reason = choose.choose("triton", USE, jax.devices()[0])
     assert name == "triton" and "tested: differs from tiles by 0.00" in reason
+    name, reason = choose.choose("auto", USE, jax.devices()[0])
+    assert name == "triton" and reason.startswith("the fastest that works on gpu, tested: ")
 
 
 def test_what_does_not_compile_is_refused():

@@ -1,5 +1,7 @@
 """The chunked cross-entropy against the plain one: sums and all gradients."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from jaxsft import config
 from jaxsft.devices import mesh
 from jaxsft.kernels.loss import chunks
-from jaxsft.kernels.loss.chunks import chunk_tokens
+from jaxsft.kernels.loss.chunks import chunk_tokens, most_chunk_tokens
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
 from jaxsft.kernels.loss.form import LossForm, Targets
 from jaxsft.plan import cost, hlo
@@ -131,7 +133,7 @@ def test_only_gradients_that_are_wanted_are_computed():
 
 def test_a_gradient_in_bfloat16_is_added_up_in_float32():
     hidden, head, targets, weights = inputs(4, 512, 16, 64, 64, 1.0)
-    assert hidden.shape[0] * hidden.shape[1] > 4 * chunk_tokens(2048)
+    assert hidden.shape[0] * hidden.shape[1] > 4 * chunk_tokens(2048, 1024)
     half = head.astype(jnp.bfloat16)
 
     def loss(head):
@@ -201,10 +203,12 @@ def test_what_is_asked_for_must_be_given(asked):
 
 def test_a_chunk_is_an_eighth_of_the_tokens_within_limits():
     """In steps of 128, and no larger than it needs to be."""
-    for tokens in (1, *range(1023, 9000, 511), 1024, 1025, 4096, 4097, 8192, 100_000):
-        chunk = chunk_tokens(tokens)
+    sizes = (1, *range(1023, 9000, 511), 1024, 1025, 4096, 4097, 8192, 16_384, 100_000)
+    for tokens, platform in itertools.product(sizes, ("cpu", "gpu", "tpu")):
+        most = most_chunk_tokens(platform)
+        chunk = chunk_tokens(tokens, most)
         assert chunk % 128 == 0 and 8 * (chunk - 128) < tokens
-        assert 8 * chunk >= tokens if chunk < 1024 else chunk == 1024
+        assert 8 * chunk >= tokens if chunk < most else chunk == most
 
 
 @pytest.mark.parametrize("devices", [1, 2])

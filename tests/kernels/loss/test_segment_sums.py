@@ -49,7 +49,7 @@ def assert_each_is_its_own(by_segment, packed):
 
 @pytest.mark.parametrize("chunk", [128, 2048])
 def test_each_segment_has_its_own_sums_and_they_add_up(packed, monkeypatch, chunk):
-    monkeypatch.setattr(chunks, "chunk_tokens", lambda num_tokens: chunk)
+    monkeypatch.setattr(chunks, "chunk_tokens", lambda num_tokens, most: chunk)
     sums, by_segment = jax.jit(lambda *arrays: cross_entropy(*arrays, APART))(*packed)
     assert_each_is_its_own(by_segment, packed)
     np.testing.assert_allclose(jnp.sum(by_segment.nll_BM), sums.nll, rtol=1e-6)

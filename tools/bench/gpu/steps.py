@@ -22,7 +22,7 @@ _MICROBATCHES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Try:
-    """A way to take the step, `4:none:16`, `2:full:12:cudnn:16` or `2:auto:nf4` on the command line.
+    """A way to take the step: `4:none:16`, `2:full:12:cudnn:16`, `2:auto:nf4` on the command line.
 
     Attributes:
         trained: all weights, by the bytes that each takes with gradient and moments: 16 in float32,
