@@ -41,32 +41,34 @@ def matmul_flops(program: HloProgram, skipped: Skipped = NOTHING_SKIPPED) -> flo
     Args:
         skipped: what kernels leave out, by the data.
     """
-    total = 0.0
-    for computation, times in program.running():
-        total += times * _dots(program, computation, skipped)
-    return total
+    return sum(
+        times * products_of(program, computation, one, skipped)
+        for computation, times in program.running()
+        for one in computation.instructions.values()
+    )
 
 
-def _dots(program: HloProgram, computation: Computation, skipped: Skipped) -> float:
-    """Of one computation and the fusions in it."""
-    total = 0.0
-    for one in computation.instructions.values():
-        if one.op in hlo.FUSIONS:
-            inside = (program.computations[name] for name in one.called)
-            total += sum(_dots(program, fused, skipped) for fused in inside)
-        elif one.op == "dot":
-            lhs = computation.instructions[one.operands[0]].arrays[0]
-            axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
-            assert axes, one
-            contracted = math.prod(lhs.shape[int(axis)] for axis in axes[1].split(",") if axis)
-            total += 2.0 * one.arrays[0].size * contracted
-        elif one.op == "convolution":
-            total += _convolution(one, computation)
-        elif one.op == "custom-call" and _LIBRARY_MATMUL.search(one.attributes):
-            total += _library_matmul(one, computation)
-        elif one.op == "custom-call":
-            total += kernel_flops(one, computation, skipped)
-    return total
+def products_of(
+    program: HloProgram, computation: Computation, one: Instruction, skipped: Skipped
+) -> float:
+    """FLOPs of the matrix products of one operation, and of those fused into it."""
+    if one.op in hlo.FUSIONS:
+        return sum(
+            products_of(program, program.computations[name], inner, skipped)
+            for name in one.called
+            for inner in program.computations[name].instructions.values()
+        )
+    if one.op == "dot":
+        lhs = computation.instructions[one.operands[0]].arrays[0]
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+        assert axes, one
+        contracted = math.prod(lhs.shape[int(axis)] for axis in axes[1].split(",") if axis)
+        return 2.0 * one.arrays[0].size * contracted
+    if one.op == "convolution":
+        return _convolution(one, computation)
+    if one.op == "custom-call" and _LIBRARY_MATMUL.search(one.attributes):
+        return _library_matmul(one, computation)
+    return kernel_flops(one, computation, skipped) if one.op == "custom-call" else 0.0
 
 
 def _convolution(one: Instruction, computation: Computation) -> float:

@@ -1,6 +1,7 @@
 """A run's real training step compiled for named devices: memory, work, communication, time."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,15 +12,15 @@ from jaxsft.kernels.experts.tiles import TILES_SCOPE
 from jaxsft.kernels.loss.chunks import chunk_tokens
 from jaxsft.model import settings
 from jaxsft.model.attention.choice import kind_of
-from jaxsft.plan import communication, cost, hlo, memory, remat_choice
+from jaxsft.plan import communication, cost, hlo, kernels, memory, remat_choice
 from jaxsft.plan import expert_rows as experts
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.communication import Communication
 from jaxsft.plan.efficiencies import expected_seconds
 from jaxsft.plan.expert_rows import ExpertRows
 from jaxsft.plan.kernel_flops import Skipped
+from jaxsft.plan.kernels import Kernel
 from jaxsft.plan.memory import Memory
-from jaxsft.plan.memory_traffic import bytes_moved
 from jaxsft.plan.topology import Topology
 from jaxsft.training import mesh_program
 from jaxsft.training.flops import training_flops
@@ -114,9 +115,9 @@ def make(
     needed = training_flops(built.settings, counts, rows.supervised * slots, built.untrained)
     flops = needed / topology.num_devices
     skipped = _skipped(config, built, rows, expert_rows)
-    computed, moved = cost.matmul_flops(parsed, skipped), bytes_moved(parsed)
+    found = kernels.of_program(parsed, skipped)
     collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))
-    seconds = None if chip is None else seconds_of(chip, computed, moved, collectives)
+    seconds = None if chip is None else seconds_of(chip, found, collectives)
     return Estimate(
         mesh=dict(built.mesh.shape),
         num_parameters=built.num_parameters,
@@ -125,8 +126,8 @@ def make(
         remat=built.remat,
         remat_why=chosen.why,
         flops=flops,
-        matmul_flops=computed,
-        bytes_moved=moved,
+        matmul_flops=sum(one.flops for one in found),
+        bytes_moved=sum(one.bytes for one in found),
         collectives=collectives,
         seconds=seconds,
         mfu=flops / (chip.bf16_flops * seconds.estimate) if chip and seconds else None,
@@ -155,9 +156,12 @@ def head_chunks(config: Config, built: MeshProgram, rows: BatchLoad) -> float:
 
 
 def seconds_of(
-    chip: Chip, computed: float, moved: float, collectives: tuple[Communication, ...]
+    chip: Chip, found: Sequence[Kernel], collectives: tuple[Communication, ...]
 ) -> Seconds:
-    matmuls, moving = computed / chip.bf16_flops, moved / chip.memory_bandwidth
     sending = sum(one.seconds or 0.0 for one in collectives)
-    expected = expected_seconds(chip, matmuls, moving, sending)
-    return Seconds(matmuls=matmuls, memory=moving, communication=sending, estimate=expected)
+    return Seconds(
+        matmuls=sum(one.flops for one in found) / chip.bf16_flops,
+        memory=sum(one.bytes for one in found) / chip.memory_bandwidth,
+        communication=sending,
+        estimate=expected_seconds(chip, found, sending),
+    )

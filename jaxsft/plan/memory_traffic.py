@@ -1,4 +1,4 @@
-"""What one call of a compiled program reads from memory and writes to it, per device."""
+"""What the operations of a compiled program read from memory and write to it, per device."""
 
 import math
 
@@ -15,17 +15,10 @@ _SLICES = ("dynamic-slice", "slice", "gather")
 _VIEWS = ("bitcast", "copy", "transpose", "reshape", "convert")  # inside a fusion they move nothing
 
 
-def bytes_moved(program: HloProgram) -> float:
-    """Read and written, if every operation that is not fused moves its arrays."""
-    total = 0.0
-    for computation, times in program.running():
-        for one in computation.instructions.values():
-            if one.op not in _NOT_MOVED and kind_of(one) is None:
-                total += times * _moved(program, computation, one)
-    return total
-
-
-def _moved(program: HloProgram, computation: Computation, one: Instruction) -> float:
+def moved_by(program: HloProgram, computation: Computation, one: Instruction) -> float:
+    """Bytes, if what is not fused moves its arrays; what is sent to others is not counted."""
+    if one.op in _NOT_MOVED or kind_of(one) is not None:
+        return 0.0
     if one.op in _SLICES:
         return 2 * one.bytes
     if one.op == "dynamic-update-slice":

@@ -20,6 +20,7 @@ from jaxsft.model.attention.choice import kind_of
 from jaxsft.model.remat import KEPT, OFFLOADED, candidates
 from jaxsft.plan import efficiencies
 from jaxsft.plan.batch_load import BatchLoad
+from jaxsft.plan.kernels import Kernel
 from jaxsft.plan.topology import Topology
 from jaxsft.training import groups, mesh_fit, optim
 from jaxsft.training.flops import forward_flops, recomputed_flops, training_flops
@@ -89,12 +90,13 @@ class Guesser:
         if self.teacher is not None:
             theirs = self.rows.counts(slots, self.teacher.settings)
             flops += forward_flops(self.teacher.settings, theirs, self.rows.supervised * slots)
-        computing = flops / self.topology.num_devices / chip.bf16_flops
+        flops /= self.topology.num_devices
         inside, outside = self._sent(config, sizes, here, gathered, tokens)
         link_bandwidth = self.topology.links * chip.link_bandwidth
         sending = max(inside / link_bandwidth, outside / chip.network_bandwidth)
-        longest = efficiencies.expected_seconds(chip, computing, 0.0, sending)
-        return longest + 1e-3 * (computing + sending)  # of two that take as long, the lighter one
+        longest = efficiencies.expected_seconds(chip, [Kernel(flops, 0.0)], sending)
+        # Of two that take as long, the lighter one.
+        return longest + 1e-3 * (flops / chip.bf16_flops + sending)
 
     def _sent(
         self, config: Config, sizes: dict[str, int], here: float, gathered: float, tokens: int

@@ -6,10 +6,9 @@ from bench.ours import Ours
 from jaxsft.config import Config
 from jaxsft.devices import chips
 from jaxsft.model.attention.choice import kind_of
-from jaxsft.plan import cost, estimate, hlo
+from jaxsft.plan import estimate, hlo, kernels
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.plan.kernel_flops import Skipped
-from jaxsft.plan.memory_traffic import bytes_moved
 from jaxsft.training import mesh_program
 
 
@@ -26,11 +25,11 @@ def of_step(config: Config, ours: Ours, num_segments: int) -> dict[str, float]:
     pairs = kind_of(program.settings).needed_pairs(program.settings, shape, rows.segment_length)
     text = ours.compiled.as_text()
     parsed = hlo.parse(text, estimate.head_chunks(config, program, rows))
-    computed = cost.matmul_flops(parsed, Skipped(needed_pairs=pairs))
-    moved = bytes_moved(parsed)
+    listed = kernels.of_program(parsed, Skipped(needed_pairs=pairs))
+    computed, moved = (sum(sizes) for sizes in zip(*listed, strict=True))
     found = {"plan_tflop": computed / 1e12, "plan_GB_moved": moved / 1e9}
     if chip := chips.chip_of(jax.devices()[0].device_kind):
-        seconds = estimate.seconds_of(chip, computed, moved, ())
+        seconds = estimate.seconds_of(chip, listed, ())
         found["plan_matmuls_ms"] = seconds.matmuls * 1e3
         found["plan_memory_ms"] = seconds.memory * 1e3
         found["plan_step_ms"] = seconds.estimate * 1e3

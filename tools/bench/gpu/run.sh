@@ -126,7 +126,7 @@ if want pytest; then
     tests=(-n 0 tests/devices/test_chips.py)
   fi
   part 90 pytest env JAXSFT_TEST_PLATFORM="$platform" XLA_PYTHON_CLIENT_MEM_FRACTION=.1 \
-    "$PY" -m pytest -p no:cacheprovider -rfE "${tests[@]}"
+    "$PY" -m pytest -p no:cacheprovider -p no:benchmark -rfE "${tests[@]}"
   grep -aE "^(FAILED|ERROR)|passed|failed" "$OUT/log.txt" | tail -30 | cut -c1-230
 fi
 if by_name lora8b; then
