@@ -3,7 +3,7 @@
 for       a lab with a pod and a hundred thousand conversations: try llama3_3_70b_lora.py first
 command   python -m jaxsft.train --config=configs/llama3_3_70b.py --workdir=runs/mine
 data      data/train.jsonl, or --config.data.train[0].path=...; 5 % of it are held out
-planned   h100:8x4: 56.5 of 72.8 GiB a chip, 3.64 s a step, 36,013 tokens/s
+planned   h100:8x4: 56.5 of 72.8 GiB a chip, 3.75 s a step, 34,947 tokens/s
 result    loss and answers on the held-out part, before and after, in report.html
 
 Where its hub page asks for it, accept its licence and log in before the first run. Its template

@@ -3,7 +3,7 @@
 for       one task or a style, on one card
 command   python -m jaxsft.train --config=configs/mistral_7b_lora.py --workdir=runs/mine
 data      data/train.jsonl, or --config.data.train[0].path=...; 5 % of it are held out
-planned   h100:1: 42.0 of 72.8 GiB a chip, 4.59 s a step, 14,268 tokens/s
+planned   h100:1: 42.0 of 72.8 GiB a chip, 4.56 s a step, 14,357 tokens/s
 result    export/ is an adapter for PEFT and vLLM; --config.checkpoint.merge=true: a model too
 
 What mistral_7b.py says of model and data holds here too.

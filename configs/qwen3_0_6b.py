@@ -3,7 +3,7 @@
 for       a narrow task on a phone or a CPU: sorting, extracting, short answers
 command   python -m jaxsft.train --config=configs/qwen3_0_6b.py --workdir=runs/mine
 data      data/train.jsonl, or --config.data.train[0].path=...; 5 % of it are held out
-planned   h100:1: 69.3 of 72.8 GiB a chip, 0.914 s a step, 71,731 tokens/s
+planned   h100:1: 69.5 of 72.8 GiB a chip, 0.79 s a step, 82,965 tokens/s
 result    loss and answers on the held-out part, before and after, in report.html
 
 Its template leaves the reasoning of earlier turns out, so each turn of a conversation is an example

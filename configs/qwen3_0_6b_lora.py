@@ -4,7 +4,7 @@ for       the same with several results of one model
 command   python -m jaxsft.train --config=configs/qwen3_0_6b_lora.py --workdir=runs/mine
 data      data/train.jsonl, or --config.data.train[0].path=...; 5 % of it are held out
 planned   v5e:1x1: 5.0 of 15.8 GiB a chip, 2.42 s a step, 27,060 tokens/s
-          l4:1: 8.3 of 20.2 GiB a chip, 8.65 s a step, 7,581 tokens/s
+          l4:1: 8.3 of 20.2 GiB a chip, 7.56 s a step, 8,671 tokens/s
 result    export/ is an adapter for PEFT and vLLM; --config.checkpoint.merge=true: a model too
 
 What qwen3_0_6b.py says of model and data holds here too.

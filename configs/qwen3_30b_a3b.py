@@ -3,7 +3,7 @@
 for       much to be learnt where answers must come fast: 3B of its 30B work for a token
 command   python -m jaxsft.train --config=configs/qwen3_30b_a3b.py --workdir=runs/mine
 data      data/train.jsonl, or --config.data.train[0].path=...; 5 % of it are held out
-planned   h200:8: 108.0 of 128.5 GiB a chip, 3.51 s a step, 37,348 tokens/s
+planned   h200:8: 106.7 of 128.5 GiB a chip, 1.33 s a step, 98,376 tokens/s
 result    loss and answers on the held-out part, before and after, in report.html
 
 Its template leaves the reasoning of earlier turns out, so each turn of a conversation is an example

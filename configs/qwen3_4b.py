@@ -3,7 +3,7 @@
 for       one task or a style, with ten thousand conversations or more
 command   python -m jaxsft.train --config=configs/qwen3_4b.py --workdir=runs/mine
 data      data/train.jsonl, or --config.data.train[0].path=...; 5 % of it are held out
-planned   h100:4: 41.7 of 72.8 GiB a chip, 2.04 s a step, 64,159 tokens/s
+planned   h100:4: 41.7 of 72.8 GiB a chip, 1.98 s a step, 66,057 tokens/s
 result    loss and answers on the held-out part, before and after, in report.html
 
 Its template leaves the reasoning of earlier turns out, so each turn of a conversation is an example

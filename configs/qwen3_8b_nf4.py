@@ -3,7 +3,7 @@
 for       one card of 24 GB
 command   python -m jaxsft.train --config=configs/qwen3_8b_nf4.py --workdir=runs/mine
 data      data/train.jsonl, or --config.data.train[0].path=...; 5 % of it are held out
-planned   rtx4090:1: 19.0 of 21.6 GiB a chip, 25.7 s a step, 2,552 tokens/s
+planned   rtx4090:1: 19.0 of 21.6 GiB a chip, 26.6 s a step, 2,463 tokens/s
 result    export/ is an adapter for PEFT and vLLM, trained beside the model in four bits
 
 What qwen3_8b.py says of model and data holds here too.

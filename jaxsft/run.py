@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 
 import jax
 
@@ -19,7 +20,7 @@ from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
 from jaxsft.report import endings, finished_run, the_end
-from jaxsft.rundir import reopen, resume
+from jaxsft.rundir import identity, reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
@@ -34,11 +35,12 @@ from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
 
 
-def run(config: Config, workdir: Workdir, command: str) -> None:
+def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[str] = ()) -> None:
     """The whole job.
 
     Args:
         command: that started it, for the report.
+        allow_changed: fields that decide the result and may differ from when the run began.
 
     Raises:
         UserError: what the user can mend.
@@ -55,7 +57,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         if memory_share is not None:
             console.say("memory", memory_share)
-        config, out = _open(config, workdir, console)
+        config, out, allowed = _open(config, workdir, console, allow_changed)
         leaving.callback(out.metrics.close)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
         config = distributed.together(lambda: started_adapter.resolved(config, base))
@@ -64,7 +66,8 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes_of(config, data.train)
-        resume.refuse_changed(out.store, notes.identity)  # the data too, before a compilation
+        # The data too, before a compilation.
+        notes = resume.with_changes(out.store, notes, allowed, console.say)
         job = distributed.together(lambda: set_up(config, base, data, opened))
         # Each process tests kernels on a device of its own.
         chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}
@@ -80,7 +83,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             # Before a weight is loaded.
             job, train_step = _compile(config, job, console)
             leaving.enter_context(too_large.explained(job.program.way.set_in(config)))
-            saved = resume.resume(out.store, job, notes, console.say)
+            saved = resume.resume(out.store, job, notes, console.say, allowed)
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
@@ -88,7 +91,7 @@ def run(config: Config, workdir: Workdir, command: str) -> None:
             notes = resume.with_digests(notes, state)
             state = train(config, job, train_step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
-            finished_run.finish(config, base, data, job, end, out, command, started)
+            finished_run.finish(config, base, data, job, end, out, command, started, notes.changes)
 
 
 def _first_state(
@@ -122,11 +125,15 @@ def _first_state(
     return state
 
 
-def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, Outputs]:
-    """The run's files, and the config with what an earlier start decided.
+def _open(
+    config: Config, workdir: Workdir, console: Console, allow_changed: Sequence[str]
+) -> tuple[Config, Outputs, frozenset[str]]:
+    """The config with what an earlier start decided, the run's files, and the names in its identity
+    that may differ.
 
     Raises:
         CheckpointError: that start decided otherwise, or its checkpoints are not there.
+        ConfigError: a name that is none.
     """
     workdir.reports = jax.process_index() == 0
     distributed.of_first(workdir.fetch)
@@ -134,9 +141,11 @@ def _open(config: Config, workdir: Workdir, console: Console) -> tuple[Config, O
     out = distributed.together(lambda: open_outputs(config, workdir, console))
     config = with_date(config, workdir, out.store)
     distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
-    resume.refuse_changed(out.store, resume.identity(config), console.say)
+    now = identity.identity(config)
+    allowed = identity.allowed_fields(allow_changed, now)
+    resume.refuse_changed(out.store, now, allowed)
     distributed.together(lambda: out.store.steps() or reopen.check_continue_from(config))
-    return config, out
+    return config, out, allowed
 
 
 def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> DataReport:

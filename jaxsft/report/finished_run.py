@@ -1,6 +1,7 @@
 """The end of a run: its export, its summary, its page and the last lines on the terminal."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from jaxsft.report.page import write_report
 from jaxsft.report.summary import Summary
 from jaxsft.report.the_end import End
 from jaxsft.report.weight_change import LeafChange
+from jaxsft.rundir.checkpoint.notes import Change
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
@@ -49,6 +51,7 @@ def finish(
     out: Outputs,
     command: str,
     started: float,
+    changes: Sequence[Change],
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
     command = redacted(command)
@@ -74,6 +77,7 @@ def finish(
         exported_step=end.exported_step,
         best=end.best,
         ended=end.why,
+        changes=changes,
         wall_seconds=time.monotonic() - started,
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,

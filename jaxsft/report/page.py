@@ -204,6 +204,11 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         "mesh": summary.mesh,
         "steps": None if step is None else f"{step:,}",
         "ended early": summary.ended,
+        "changed on the way": "; ".join(
+            f"{one.field} from {one.before!r} to {one.now!r} after step {one.step}"
+            for one in summary.changes
+        )
+        or None,
         "best": None if summary.best is None else _best(summary.best, summary.exported_step),
         "epochs": None if epoch is None else f"{epoch:.2f}",
         "time": _duration(summary.wall_seconds),

@@ -11,7 +11,7 @@ from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
 from jaxsft.report.kept_base import Difference
 from jaxsft.report.weight_change import LeafChange
-from jaxsft.rundir.checkpoint.notes import Best
+from jaxsft.rundir.checkpoint.notes import Best, Change
 from jaxsft.terminal.redact import redacted_values
 
 
@@ -30,6 +30,8 @@ class Summary:
     exported_step: int | None = None  # after which the exported parameters, and `after`, are
     best: Best | None = None  # of the figure that the run followed
     ended: str | None = None  # why, before its last step
+    # Of what decides the result, since the run began, as its starts were allowed to.
+    changes: Sequence[Change] = ()
     wall_seconds: float | None = None
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)

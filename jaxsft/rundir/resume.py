@@ -3,18 +3,18 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 
-from jaxsft.config import Config, Data, Lora, Loss, Model, Optim
+from jaxsft.config import Config
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.files import run_names
-from jaxsft.model import quantised
 from jaxsft.model.state import Params
+from jaxsft.rundir import identity
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
 from jaxsft.rundir.checkpoint.digest import digests, named
@@ -25,154 +25,80 @@ from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import StepFigures, figures_of, is_of_steps
 from jaxsft.rundir.watch import Watch
 from jaxsft.rundir.workdir import Workdir
-from jaxsft.terminal.redact import redacted_values
 from jaxsft.training import mesh_program
 from jaxsft.training.inputs import Say
 from jaxsft.training.job import Job
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import Changing, TrainState
 
-_DATA = "prepared training data"
-# Fields that decide when a run ends: more of it is more of the same data order.
-_LENGTHS = ("config.train.epochs", "config.train.steps")
-# Fields of Data that decide which rows are trained on.
-_DIVISION = ("holdout", "holdout_seed", "duplicates")
-# Fields of Optim that change no step: when to give up.
-_FREE = ("max_skipped_steps",)
-
 
 def notes_of(config: Config, train: Cache) -> Notes:
     """What the checkpoints of a run carry beside the arrays."""
     return Notes(
-        identity=identity(config) | {_DATA: train.fingerprint},
+        identity=identity.identity(config) | {identity.DATA: train.fingerprint},
         template_date=config.data.template_date,
         trained_on=train.manifest.trained_on,
     )
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """What of the config must stay the same for a resumed run to be the same run; no secrets, which
-    may change."""
-    kept = {
-        "model": (
-            *("source", "weights", "continue_from", "parameter_dtype"),
-            *("new_token_init", "pad_vocab_to", "dead_rows"),
-        ),
-        "train": ("batch_size", "epochs", "steps", "seed"),
-    }
-    values = {
-        f"config.{section}.{field}": getattr(getattr(config, section), field)
-        for section, fields in kept.items()
-        for field in fields
-    }
-    optim = dataclasses.asdict(config.optim).items()
-    values |= {f"config.optim.{name}": value for name, value in optim if name not in _FREE}
-    values |= {f"config.loss.{name}": value for name, value in vars(config.loss).items()}
-    values["config.model.adapter"] = config.model.adapter
-    # What config.model.adapter brings is known once the model is open: its own path stands for it.
-    own = config.lora is not None and config.model.adapter is None
-    values["config.lora"] = "set" if own else None
-    if config.lora is not None and own:
-        values |= {f"config.lora.{name}": v for name, v in _plain(config.lora).items()}
-    if config.lora is not None or config.model.frozen_dtype in quantised.KINDS:
-        values["config.model.frozen_dtype"] = config.model.frozen_dtype
-    values["config.distil"] = None if config.distil is None else "set"
-    if config.distil is not None:
-        values |= {f"config.distil.{name}": v for name, v in _plain(config.distil).items()}
-    values["config.model.new_tokens"] = list(config.model.new_tokens)
-    for name in _DIVISION:
-        values[f"config.data.{name}"] = getattr(config.data, name)
-    values["config.data.sequence_length"] = config.data.sequence_length
-    values["config.data.train: weight, count"] = [[s.weight, s.count] for s in config.data.train]
-    return redacted_values(values)
-
-
-def _plain(section: Any) -> dict[str, Any]:
-    """Its fields, lists in the place of tuples: as JSON gives them back."""
-    values = dataclasses.asdict(section).items()
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
-
-
 def refuse_changed(
-    store: CheckpointStore, now: Mapping[str, Any], say: Say = lambda topic, line: None
+    store: CheckpointStore, now: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> None:
     """Compares with the newest checkpoint, before anything takes time.
 
     Args:
         now: the identity of this start, or what is known of it.
+        allowed: names in it that may differ.
 
     Raises:
         CheckpointError: naming each value that decides the result and is another now.
     """
 
-    def compare() -> list[tuple[str, int, int]]:
-        saved = _newest_identity(store)
-        if saved is None:
-            return []
-        refuse_changes(saved, now)
-        return _extended(saved, now)
+    def compare() -> None:
+        _, saved = _newest_notes(store)
+        if saved.identity:
+            identity.refuse_changes(saved.identity, now, allowed)
 
-    for name, before, longer in distributed.together(compare):
+    distributed.together(compare)
+
+
+def with_changes(store: CheckpointStore, notes: Notes, allowed: Collection[str], say: Say) -> Notes:
+    """The notes with what this start and earlier ones were allowed to change, each said.
+
+    Raises:
+        CheckpointError: as refuse_changed.
+    """
+    refuse_changed(store, notes.identity, allowed)
+    step, saved = distributed.together(lambda: _newest_notes(store))
+    if not saved.identity:
+        return notes
+    for one in identity.extended(saved.identity, notes.identity):
         say(
             "resume",
-            f"note: {name} was {before} and is {longer}: the learning rate goes on as in a run of"
-            f" {longer} from its start, which it is not the same as",
+            f"note: {one.field} was {one.before} and is {one.now}: the learning rate goes on as in"
+            f" a run of {one.now} from its start, which it is not the same as",
         )
+    new = identity.changes(saved.identity, notes.identity)
+    for one in new:
+        say(
+            "resume",
+            f"warning: {one.field} was {one.before!r} and is {one.now!r} after step {step}, as"
+            " --allow_changed asks: what comes of it is no run that one command makes",
+        )
+    for name in sorted(set(allowed) - {one.field for one in new}):
+        say("resume", f"note: {name} is as it was; --allow_changed need not name it")
+    made = [dataclasses.replace(one, step=step) for one in new]
+    return dataclasses.replace(notes, changes=(*saved.changes, *made))
 
 
-def _newest_identity(store: CheckpointStore) -> Mapping[str, Any] | None:
-    """What the newest checkpoint with readable notes says; the others are judged when restored."""
+def _newest_notes(store: CheckpointStore) -> tuple[int, Notes]:
+    """Those of the newest checkpoint with readable ones, and its step; the others are judged when
+    restored. Empty ones where there is none."""
     for number in reversed(store.steps()):
         with contextlib.suppress(Damaged):
-            if saved := store.notes(number).identity:
-                return saved
-    return None
-
-
-def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises CheckpointError naming each value that differs from when the run began.
-
-    A field of Model, Data, Optim, Loss or Lora that the checkpoint doesn't know came later: it had
-    its default then. A run may be made longer.
-    """
-    defaults = {
-        f"config.{section}.{field.name}": field.default
-        for section, fields in (("model", Model), ("data", Data), ("optim", Optim))
-        for field in dataclasses.fields(fields)
-    }
-    defaults |= {f"config.loss.{name}": value for name, value in vars(Loss()).items()}
-    if before.get("config.lora") == "set":
-        defaults |= {f"config.lora.{name}": value for name, value in _plain(Lora()).items()}
-    # Once, notes kept secrets.
-    known: dict[str, Any] = {"config.model.new_tokens": [], "config.lora": None}
-    known["config.distil"] = None
-    before = redacted_values(defaults | known | dict(before))  # lists in the place of tuples, too
-    longer = {name for name, *_ in _extended(before, now)}
-    changed = [
-        f"{name} was {before.get(name)!r} when this run began and is {value!r} now"
-        for name, value in now.items()
-        if before.get(name) != value and name not in longer
-    ]
-    if changed:
-        more = (
-            "epochs and steps may grow; " if any(n in line for n in _LENGTHS for line in changed)
-            else ""
-        )  # fmt: skip
-        raise CheckpointError(
-            "\n".join(
-                [
-                    *changed,
-                    f"{more}go back to the old values, or use another --workdir, with"
-                    " --continue_from=this run to start from its weights",
-                ]
-            )
-        )
-
-
-def _extended(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Name, old and new value of a length of the run that grew."""
-    pairs = [(name, before.get(name), now.get(name)) for name in _LENGTHS]
-    return [(name, a, b) for name, a, b in pairs if a is not None and b is not None and b > a]
+            if (saved := store.notes(number)).identity:
+                return number, saved
+    return 0, Notes()
 
 
 def with_digests(notes: Notes, state: TrainState) -> Notes:
@@ -258,11 +184,16 @@ def _save_every_steps(workdir: Workdir, last: StepFigures) -> int | None:
     return saves.get("save_every_steps")
 
 
-def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing | None:
+def resume(
+    store: CheckpointStore, job: Job, notes: Notes, say: Say, allowed: Collection[str] = ()
+) -> Changing | None:
     """The newest state that can be restored, but for what is frozen; None: nothing has been saved.
 
     Nothing is deleted. A step that was proven altered is renamed once an older one is verified; one
     that can't be read for another reason stays where it is.
+
+    Args:
+        allowed: names in the identity that may differ.
 
     Raises:
         CheckpointError: what decides the result has changed since, no checkpoint can be read, or
@@ -272,7 +203,7 @@ def resume(store: CheckpointStore, job: Job, notes: Notes, say: Say) -> Changing
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
     for number in reversed(steps):
-        state, failure = _verified(store, number, abstract, notes.identity)
+        state, failure = _verified(store, number, abstract, notes.identity, allowed)
         where = f"{store.directory}/{number}"
         if failure is None:
             _leave(store, unread, number, say)
@@ -331,14 +262,18 @@ def _remember_best(store: CheckpointStore, step: int, watch: Watch, say: Say) ->
 
 
 def _verified(
-    store: CheckpointStore, number: int, abstract: Any, now: Mapping[str, Any]
+    store: CheckpointStore,
+    number: int,
+    abstract: Any,
+    now: Mapping[str, Any],
+    allowed: Collection[str],
 ) -> tuple[Changing | None, Failure | None]:
     """The state of a step, or why it can't be had; the same answer on every process."""
 
     def read() -> tuple[Changing, Mapping[str, int]] | Failure:
         try:
             saved = store.notes(number)
-            refuse_changes(saved.identity, now)
+            identity.refuse_changes(saved.identity, now, allowed)
             return store.read(number, abstract), saved.digests
         except Damaged as damaged:
             return damaged.failure

@@ -15,7 +15,7 @@ from jaxsft.config import Mesh
 from jaxsft.devices import distributed
 from jaxsft.model.remat import KEPT, candidates
 from jaxsft.plan import memory, relief, remat_choice
-from jaxsft.rundir import resume
+from jaxsft.rundir import identity
 from jaxsft.training import mesh_program
 from jaxsft.training.parameters import Way
 from jaxsft.training.too_large import TooLarge
@@ -197,7 +197,7 @@ def test_where_even_the_last_does_not_fit_the_rest_is_proposed(built, compiled, 
 
 
 def test_another_policy_than_before_goes_on_with_the_same_run(built):
-    identities = [resume.identity(asked(policy)) for policy in ("auto", "none", "full")]
+    identities = [identity.identity(asked(policy)) for policy in ("auto", "none", "full")]
     assert identities[1:] == identities[:-1]
     other = mesh_program.with_way(built, ASKED, Way("full", 1))
     states = [mesh_program.abstract_state(one).changing for one in (built, other)]

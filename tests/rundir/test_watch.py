@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxsft.config import Checkpoint, Eval
 from jaxsft.errors import CheckpointError, ConfigError
-from jaxsft.rundir import resume
+from jaxsft.rundir import identity, resume
 from jaxsft.rundir.checkpoint.notes import Best, Notes, notes_json, parse_notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.watch import Watch, watch_of
@@ -160,15 +160,17 @@ def test_other_rows_are_another_run():
 
     def of(**data):
         one = config(batch_size=8)
-        return resume.identity(dataclasses.replace(one, data=dataclasses.replace(one.data, **data)))
+        return identity.identity(
+            dataclasses.replace(one, data=dataclasses.replace(one.data, **data))
+        )
 
     plain = of()
     old = {name: value for name, value in plain.items() if "hold" not in name}
-    resume.refuse_changes(old, plain)  # of a version that could hold out nothing
+    identity.refuse_changes(old, plain)  # of a version that could hold out nothing
     for change, said in (
         ({"holdout": 0.1}, "data.holdout was None when this run began and is 0.1 now"),
         ({"holdout_seed": 1}, "data.holdout_seed was 0 when this run began and is 1 now"),
         ({"duplicates": "drop_near"}, "data.duplicates was 'keep' when .* is 'drop_near' now"),
     ):
         with pytest.raises(CheckpointError, match=said):
-            resume.refuse_changes(old, of(**change))
+            identity.refuse_changes(old, of(**change))

@@ -14,7 +14,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.errors import CheckpointError, ConfigError
 from jaxsft.model import state
 from jaxsft.plan import sizing
-from jaxsft.rundir import resume
+from jaxsft.rundir import identity
 from jaxsft.training import first_state, groups, mesh_fit, mesh_program, optim, over_mesh
 from tests.training.optimizers import updates
 from tests.training.test_mesh_fit import config as config_of_a_run
@@ -261,12 +261,12 @@ def test_the_table_says_what_trains_at_which_rate():
 
 def test_a_resumed_run_must_have_the_same_rules():
     one = asked(groups=RULES)
-    saved = json.loads(json.dumps(resume.identity(one)))
-    resume.refuse_changes(saved, resume.identity(one))
+    saved = json.loads(json.dumps(identity.identity(one)))
+    identity.refuse_changes(saved, identity.identity(one))
     with pytest.raises(CheckpointError, match=r"groups was \[\{.*'norms'.* and is \[\] now"):
-        resume.refuse_changes(saved, resume.identity(asked()))
+        identity.refuse_changes(saved, identity.identity(asked()))
     without = {k: v for k, v in saved.items() if "groups" not in k}  # of before there were any
-    resume.refuse_changes(without, resume.identity(asked()))
+    identity.refuse_changes(without, identity.identity(asked()))
 
 
 def test_the_plan_counts_no_state_of_what_is_frozen():

@@ -30,6 +30,12 @@ _CONTINUE_FROM = flags.DEFINE_string(
     None,
     "RUN or RUN:step, the directory of another run: begins with its weights, at step 0",
 )
+_ALLOW_CHANGED = flags.DEFINE_list(
+    "allow_changed",
+    [],
+    "fields that decide the result and may differ from when this run began, such as"
+    " optim.peak_lr,data; each is named by the refusal that it lifts",
+)
 jaxsft_flags.define_peers()
 
 
@@ -65,7 +71,7 @@ def _run(config: Config, workdir: "Workdir") -> None:
 
     with peers.listening(end):
         try:
-            run(config, workdir, shlex.join(command))
+            run(config, workdir, shlex.join(command), _ALLOW_CHANGED.value or ())
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)
             refusal = places.user_error(raised, workdir.name) or too_large.ran_out(raised, config)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxsft.data.cache.manifest import TrainedOn
@@ -31,6 +31,16 @@ class Best:
 
 
 @dataclasses.dataclass(frozen=True)
+class Change:
+    """A value that decides the result, and was let differ from when the run began."""
+
+    field: str = ""
+    before: Any = None
+    now: Any = None
+    step: int = 0  # after which it differs
+
+
+@dataclasses.dataclass(frozen=True)
 class Notes:
     """Enough to go on with a run, and to export it without its data.
 
@@ -45,6 +55,7 @@ class Notes:
     # Digests of the parameters that are not trained, which no checkpoint holds; None: all are.
     frozen: Mapping[str, int] | None = records.where_known()
     teacher: Mapping[str, int] | None = records.where_known()  # of the model that was learnt from
+    changes: Sequence[Change] = ()  # of the starts up to this one
 
 
 def notes_json(notes: Notes) -> dict[str, Any]:
