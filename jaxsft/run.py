@@ -91,7 +91,9 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
             notes = resume.with_digests(notes, state)
             state = train(config, job, train_step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
-            finished_run.finish(config, base, data, job, end, out, command, started, notes.changes)
+            finished_run.finish(
+                config, base, data, job, end, out, command, started, notes.changes or ()
+            )
 
 
 def _first_state(

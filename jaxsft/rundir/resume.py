@@ -88,7 +88,7 @@ def with_changes(store: CheckpointStore, notes: Notes, allowed: Collection[str],
     for name in sorted(set(allowed) - {one.field for one in new}):
         say("resume", f"note: {name} is as it was; --allow_changed need not name it")
     made = [dataclasses.replace(one, step=step) for one in new]
-    return dataclasses.replace(notes, changes=(*saved.changes, *made))
+    return dataclasses.replace(notes, changes=[*(saved.changes or ()), *made] or None)
 
 
 def _newest_notes(store: CheckpointStore) -> tuple[int, Notes]:

@@ -55,7 +55,7 @@ class Notes:
     # Digests of the parameters that are not trained, which no checkpoint holds; None: all are.
     frozen: Mapping[str, int] | None = records.where_known()
     teacher: Mapping[str, int] | None = records.where_known()  # of the model that was learnt from
-    changes: Sequence[Change] = ()  # of the starts up to this one
+    changes: Sequence[Change] | None = records.where_known()  # of the starts up to this one
 
 
 def notes_json(notes: Notes) -> dict[str, Any]:
