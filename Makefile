@@ -1,7 +1,8 @@
 # make quickstart   fine-tune a real model on this machine, a few minutes
 # make test         the gates: formatting, lint, types, tests
 # make check        the same of what has changed, under a minute: make check SINCE=main for a branch
-# make test-all     make test, and the tests that are marked slow
+# make test-all     make test, the tests that are marked slow, and make soak
+# make soak         faults at random in a run of several processes, for four minutes
 # make test-newest  tests of what differs between versions, on the newest Python and packages here
 # make format       rewrite the sources as the first gate wants them
 # make clean        remove the environments
@@ -45,7 +46,7 @@ NEWEST_TESTS := kernels/attention/test_triton.py kernels/attention/test_cudnn.py
 RUN_READY := .venv/.run-$(VERSION)
 TEST_READY := .venv/.test-$(VERSION)
 
-.PHONY: quickstart test test-all test-slow test-newest check format clean
+.PHONY: quickstart test test-all test-slow test-newest soak check format clean
 
 quickstart: $(RUN_READY)
 	$(BIN)/python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -63,6 +64,11 @@ test-slow: $(TEST_READY)
 test-all:
 	$(MAKE) test
 	$(MAKE) test-slow
+	$(MAKE) soak
+
+soak: $(TEST_READY)
+	rm -rf .pytest_cache/soak
+	$(BIN)/python tools/soak.py --folder=.pytest_cache/soak --minutes=4 --steps=120
 
 # Made afresh each time, for what is newest changes. Without torch, which is large and pinned.
 test-newest:

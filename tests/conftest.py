@@ -55,6 +55,10 @@ if OWNS_SESSION_DIR:
 checked_imports.install()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault: what a test injects, as tests/faults.py says it")
+
+
 def pytest_unconfigure() -> None:
     if OWNS_SESSION_DIR:
         shutil.rmtree(os.environ.pop(SESSION_DIR), ignore_errors=True)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.faults import fault
 from tests.programs import train
 
 SHORT = (
@@ -15,6 +16,13 @@ SAVING = "--config.checkpoint.save_every_steps=2"
 OTHER = ("--config.optim.peak_lr=1e-3", "--config.data.train_on=last_turn")
 
 
+@fault(
+    "checkpoints",
+    "a command with other values than the run began with",
+    "refused before anything is compiled, with old and new values, and the flag that allows them",
+    lost="nothing",
+    code=66,
+)
 @pytest.mark.slow  # five runs
 def test_allowed_changes_are_made_said_and_kept(tmp_path):
     """Other data too: the run goes on at the same place of theirs."""

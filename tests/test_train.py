@@ -18,6 +18,7 @@ from jaxsft.cli import flags
 from jaxsft.devices import distributed
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training import mesh_program, parameters
+from tests.faults import fault
 from tests.programs import ROOT, tool, train
 
 # What may differ between two equal runs.
@@ -132,6 +133,13 @@ def test_ten_steps_and_ten_after_a_restart_equal_twenty(run, tmp_path):
     assert_same_result(workdir, run[0])
 
 
+@fault(
+    "stopping",
+    "SIGTERM, SIGINT or SIGHUP while it trains",
+    "finishes the step, saves, ends; the same command goes on, to the bits of the undisturbed run",
+    lost="nothing",
+    code=75,
+)
 def test_a_run_stopped_by_a_signal_goes_on_where_it_was(run, tmp_path, monkeypatch):
     """Between two saves. That processes are reached by one is shown by those of several."""
     add = StepLog.add
@@ -195,6 +203,13 @@ def test_a_run_begins_with_the_weights_of_another(run, tmp_path):
     assert not re.search("^(data|plan|step) ", refused.stdout, re.MULTILINE)  # nothing took time
 
 
+@fault(
+    "numbers",
+    "loss or gradients that are not finite, `optim.max_skipped_steps` steps in a row",
+    "skips each of them, then ends with the last good checkpoint and exports nothing",
+    lost="the steps since that checkpoint, which would diverge again",
+    code=71,
+)
 def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(tmp_path):
     flags = ["--config.optim.peak_lr=1e30", "--config.checkpoint.save_every_steps=1"]
     done = train(tmp_path, *flags, "--config.eval.prompts=0", check=False)
@@ -205,6 +220,13 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(tmp_path):
     assert read_lines(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 4
 
 
+@fault(
+    "numbers",
+    "the devices' memory runs out in a step",
+    "ends with what needs less: fewer rows in a part, another remat",
+    lost="the steps since the last checkpoint",
+    code=64,
+)
 def test_memory_that_runs_out_ends_a_run_with_what_needs_less(tmp_path, monkeypatch):
     """Which the policy is not that it has taken by itself; on a GPU, by what is said first."""
 
@@ -317,6 +339,13 @@ def test_what_a_user_can_mend_is_one_message(run, tmp_path, flags, code, message
     assert before == after
 
 
+@fault(
+    "data",
+    "rows that can't be read",
+    "ends before anything is computed, with file, line and reason of each",
+    lost="nothing",
+    code=65,
+)
 def test_bad_rows_stop_the_run_with_their_line(tmp_path):
     data = tmp_path / "train.jsonl"
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}

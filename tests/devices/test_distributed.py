@@ -18,6 +18,7 @@ import pytest
 from jaxsft.devices import distributed
 from jaxsft.errors import BAD_CONFIG, LOST_PEER, STOPPED, ConfigError
 from tests import quick_compiling
+from tests.faults import fault
 from tests.programs import ROOT, train
 
 NUM_DEVICES = 4
@@ -121,6 +122,13 @@ def test_several_processes_train_as_one_does(count, alone, tmp_path, tmp_path_fa
         assert lines == []  # the first process speaks for all
 
 
+@fault(
+    "stopping",
+    "a signal to one of several processes",
+    "all save after the same step and end",
+    lost="nothing",
+    code=75,
+)
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     processes = start(tmp_path, 2, "--config.train.steps=2000", "--config.eval.every_steps=None")
     file, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
@@ -145,6 +153,13 @@ sys.addaudithook(refuse)
 """
 
 
+@fault(
+    "processes",
+    "a checkpoint that one of several processes can't read",
+    "all end, with the process and the cause",
+    lost="nothing",
+    code=66,
+)
 @pytest.mark.slow  # tests/rundir/test_resume.py shows what processes make of such a failure
 def test_a_checkpoint_that_one_process_cannot_read_ends_both(tmp_path):
     """Two processes left it; the second is refused the notes."""
@@ -163,6 +178,13 @@ def test_a_checkpoint_that_one_process_cannot_read_ends_both(tmp_path):
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == before
 
 
+@fault(
+    "processes",
+    "processes with another config or other code",
+    "refused at the start, with the process, the field and both values",
+    lost="nothing",
+    code=64,
+)
 def test_processes_that_were_started_differently_refuse_to_run(tmp_path):
     done = finish(start(tmp_path, 2, own=("--config.optim.peak_lr=1e-3",)))
     for code, _, error in done:
@@ -171,6 +193,13 @@ def test_processes_that_were_started_differently_refuse_to_run(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@fault(
+    "processes",
+    "processes that read other data",
+    "refused before anything is compiled",
+    lost="nothing",
+    code=64,
+)
 @pytest.mark.slow  # those started differently refuse in the same way, sooner
 def test_processes_that_read_other_data_refuse_to_run(tmp_path):
     """The same path, on two disks."""
@@ -187,6 +216,13 @@ def test_processes_that_read_other_data_refuse_to_run(tmp_path):
     assert not (tmp_path / "w" / "metrics.jsonl").exists()
 
 
+@fault(
+    "processes",
+    "what a user can mend goes wrong on one process",
+    "all end with its message",
+    lost="nothing",
+    code="its own",
+)
 def test_an_error_of_the_first_process_ends_all_with_its_message(tmp_path):
     done = finish(start(tmp_path, 2, "--config.data.train[0].path=nowhere.jsonl"))
     assert {code for code, _, _ in done} == {65}
@@ -194,6 +230,13 @@ def test_an_error_of_the_first_process_ends_all_with_its_message(tmp_path):
         assert "nowhere.jsonl" in error
 
 
+@fault(
+    "processes",
+    "a process that does not come at the start",
+    "says every 10 s who is waited for; ends after `--connect_seconds`",
+    lost="nothing",
+    code=76,
+)
 def test_a_process_whose_peers_do_not_come_says_so_and_ends(tmp_path):
     sooner = (
         "import runpy; from jaxsft.devices import distributed; distributed.SAY_EVERY_SECONDS = 2;"

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from jaxsft import errors
+from tests.faults import fault
 
 # The one that does not fail waits in a collective, where no exception reaches it.
 PROGRAM = """
@@ -34,6 +35,13 @@ with peers.listening(write):
 """
 
 
+@fault(
+    "processes",
+    "one process fails by itself, in a step or a write",
+    "the others end within seconds, with its words",
+    lost="the steps since the last checkpoint",
+    code="its own, or 76",
+)
 @pytest.mark.parametrize(
     ("failing", "codes"),
     [(0, [errors.BAD_DATA, errors.BAD_DATA]), (1, [errors.LOST_PEER, errors.INTERNAL])],

@@ -13,8 +13,16 @@ from jaxsft.devices import termination as termination_module
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import STOPPED, Stopped
 from jaxsft.terminal import signals
+from tests.faults import fault
 
 
+@fault(
+    "stopping",
+    "a second signal",
+    "ends within 10 s; a save that is not complete is no checkpoint",
+    lost="the steps since the last complete checkpoint",
+    code=75,
+)
 def test_a_deferred_signal_waits_for_the_step_and_a_second_one_does_not():
     termination = Termination()
     with termination.deferred():
@@ -83,6 +91,13 @@ def test_an_error_that_no_stop_led_to_stays_itself(handlers):
     assert signal.SIG_IGN not in map(signal.getsignal, signals.ALL)
 
 
+@fault(
+    "stopping",
+    "a signal while nothing is trained",
+    "ends at once",
+    lost="nothing: no step has been taken since the last checkpoint",
+    code=75,
+)
 def test_a_signal_outside_the_steps_stops_at_once():
     termination = Termination()
     with termination.deferred():
@@ -137,6 +152,13 @@ with one.listening():
 """
 
 
+@fault(
+    "stopping",
+    "a signal while a compiler or a disk holds Python up",
+    "a thread shows all stacks after 20 s and ends the process",
+    lost="the steps since the last complete checkpoint",
+    code=75,
+)
 @pytest.mark.parametrize(
     ("seconds", "how", "signals"), [(("1", "99"), "now", 1), (("99", "1"), "deferred", 2)]
 )

@@ -13,10 +13,18 @@ from jaxsft.rundir.workdir import Workdir
 from jaxsft.rundir.writers.history import History
 from jaxsft.rundir.writers.writer import Writers
 from jaxsft.terminal.console import Console
+from tests.faults import fault
 
 LOST = "checkpoints: has no checkpoint, but by metrics.jsonl this run did .* is a disk not mounted"
 
 
+@fault(
+    "checkpoints",
+    "a disk of checkpoints that is not mounted",
+    "ends instead of beginning anew",
+    lost="nothing",
+    code=66,
+)
 @pytest.mark.parametrize("saves", ['"save_every_steps": 10', '"save_times_per_epoch": 2'])
 @pytest.mark.parametrize(
     ("done", "skipped", "left", "refused"),

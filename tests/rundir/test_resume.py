@@ -16,6 +16,7 @@ from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.failure import of_error
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
+from tests.faults import fault
 from tests.rundir.test_checkpoint import abstract, make_state
 
 # Orbax leaves reads that failed beside the first one without anyone to await them.
@@ -100,6 +101,13 @@ def test_data_that_are_away_for_a_moment_cost_nothing(saved, said, tmp_path):
     tiny.assert_trees_equal(state, make_state(6, width=WIDTH))
 
 
+@fault(
+    "checkpoints",
+    "a flipped bit in the newest checkpoint",
+    "found by its digests; goes on from an older one, keeps this one under another name",
+    lost="the steps between the two",
+    code="goes on",
+)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -123,6 +131,13 @@ def test_altered_data_are_set_aside_once_an_older_step_is_verified(saved, said, 
     assert any("was altered after it was saved" in line for line in said)
 
 
+@fault(
+    "checkpoints",
+    "a flipped bit in the only checkpoint",
+    "ends, says why, touches nothing",
+    lost="nothing more",
+    code=66,
+)
 def test_altered_data_keep_their_name_where_no_other_step_verifies(saved, said):
     for step in ("3", "6"):
         flip(data_file(saved / step))
@@ -132,6 +147,13 @@ def test_altered_data_keep_their_name_where_no_other_step_verifies(saved, said):
     assert content(saved) == before
 
 
+@fault(
+    "checkpoints",
+    "files of the newest checkpoint are missing",
+    "goes on from an older one; this one stays until the run comes to its step",
+    lost="the steps between the two",
+    code="goes on",
+)
 def test_a_step_with_missing_files_is_left_until_its_number_is_needed(saved, said):
     data_file(saved / "6").unlink()
     before = content(saved)
@@ -176,12 +198,26 @@ class Failing:
 IO = OSError(errno.EIO, "Input/output error", "d/1")
 
 
+@fault(
+    "checkpoints",
+    "a read that fails once",
+    "tries again",
+    lost="nothing",
+    code="goes on",
+)
 def test_a_passing_fault_of_the_disk_is_waited_for(saved, said, monkeypatch):
     Failing(monkeypatch, IO)
     _, state = go_on(saved, said)
     tiny.assert_trees_equal(state, make_state(6, width=WIDTH))
 
 
+@fault(
+    "checkpoints",
+    "reading is refused, the disk can't be reached, no memory",
+    "ends and says so, touches nothing",
+    lost="nothing",
+    code=66,
+)
 @pytest.mark.parametrize(
     ("error", "match"),
     [
@@ -258,6 +294,13 @@ def test_an_error_of_another_process_is_raised_here(monkeypatch):
         distributed.together(lambda: 1)
 
 
+@fault(
+    "checkpoints",
+    "a disk that stores something else than was written",
+    "older checkpoints stay, with a warning",
+    lost="nothing",
+    code="goes on",
+)
 def test_old_steps_stay_until_the_new_one_reads_back(tmp_path, monkeypatch):
     reports = []
     store = CheckpointStore(tmp_path, keep=1, report=reports.append)
