@@ -23,6 +23,7 @@ from soaking.processes import ROOT, Place, Processes
 from soaking.record import Injected, Record
 
 from jaxsft.cli import flags as jaxsft_flags
+from jaxsft.files import run_names
 
 _FOLDER = flags.DEFINE_string("folder", None, "keeps the runs and what was seen of them")
 _FAULTS = flags.DEFINE_integer("faults", 100, "how many, of all kinds together", 1)
@@ -32,7 +33,6 @@ _STEPS = flags.DEFINE_integer("steps", 400, "of a lap; the next one begins anew"
 _SEED = flags.DEFINE_integer("seed", 0, "of kinds and moments")
 _KINDS = flags.DEFINE_list("kinds", None, "of faults; None: all")
 _PLANT = flags.DEFINE_boolean("plant", False, "a mistake that the soak must find")
-_HANG_SECONDS = 15
 _START_SECONDS = 240.0  # to the first step, on a machine that does other things too
 _END_SECONDS = 600.0
 
@@ -43,7 +43,7 @@ def main() -> int:
     file = folder / "soak.json"
     known = record.read(file)
     shim = _shim(folder)
-    kinds = faults.all_of(_HANG_SECONDS)
+    kinds = faults.all_of()
     if shim is None:
         print("no C compiler: read errors are left out", flush=True)
         del kinds["read errors"]
@@ -80,7 +80,7 @@ def _place(folder: Path, name: str, shim: Path | None) -> Place:
         f"--config={ROOT}/configs/debug.py",
         *("--config.eval.prompts=0", "--config.eval.every_steps=None"),
         *(f"--config.train.steps={_STEPS.value}", "--config.checkpoint.save_every_steps=20"),
-        *("--config.data.eval=[]", f"--hang_seconds={_HANG_SECONDS}"),
+        "--config.data.eval=[]",
     )
     place = Place(folder / f"{name}.soak", folder / name, flags_of_run, shim)
     place.folder.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ def _place(folder: Path, name: str, shim: Path | None) -> Place:
 def _reference(folder: Path, shim: Path | None) -> dict[str, object]:
     """What the undisturbed run ends with."""
     place = _place(folder, "reference", shim)
-    if not (place.workdir / "summary.json").exists():
+    if not (place.workdir / run_names.SUMMARY).exists():
         processes = Processes(place, _PROCESSES.value, 0)
         ended = processes.wait(_START_SECONDS + _STEPS.value)
         if not ended or any(processes.codes()):
@@ -101,9 +101,9 @@ def _reference(folder: Path, shim: Path | None) -> dict[str, object]:
 
 def _result(place: Place) -> dict[str, object]:
     digest = hashlib.sha256()
-    for file in sorted((place.workdir / "export").glob("*.safetensors")):
+    for file in sorted((place.workdir / run_names.EXPORT).glob("*.safetensors")):
         digest.update(file.read_bytes())
-    lines = map(json.loads, (place.workdir / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (place.workdir / run_names.METRICS).read_text().splitlines())
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     return {"export": digest.hexdigest(), "losses": losses}
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from jaxsft.files import run_names
 from soaking.processes import Place, Processes
 
 DONE, BAD_MODEL, STOPPED, LOST_PEER = 0, 66, 75, 76
@@ -49,22 +50,6 @@ def _term(processes: Processes, chance: random.Random) -> list[int]:
     return []
 
 
-def _stop(processes: Processes, chance: random.Random) -> list[int]:
-    number = chance.randrange(processes.count)
-    processes.send(number, signal.SIGSTOP)
-    return [number]
-
-
-def _hang(processes: Processes, chance: random.Random) -> list[int]:
-    (processes.place.folder / f"hang.{chance.randrange(processes.count)}").touch()
-    return []
-
-
-def _unhang(processes: Processes) -> None:
-    for file in processes.place.folder.glob("hang.*"):
-        file.unlink()
-
-
 def _full_disk(processes: Processes, chance: random.Random) -> list[int]:
     processes.limit_files(2**14)
     time.sleep(chance.uniform(1, 6))
@@ -85,7 +70,7 @@ def _corrupt(processes: Processes, chance: random.Random) -> list[int]:
 
 def flip(place: Place, chance: random.Random) -> None:
     """A bit of the largest data file of the newest checkpoint, if an older one is there too."""
-    root = place.workdir / "checkpoints"
+    root = place.workdir / run_names.CHECKPOINTS
     steps = sorted((one for one in root.glob("*") if one.name.isdigit()), key=lambda p: int(p.name))
     whole = [one for one in steps if (one / "commit_success.txt").exists()]
     files = [one for one in whole[-1].rglob("d/*") if one.is_file()] if len(whole) > 1 else []
@@ -116,20 +101,14 @@ def _clock_right(processes: Processes) -> None:
     (processes.place.folder / "clock").unlink(missing_ok=True)
 
 
-def all_of(hang_seconds: float) -> dict[str, Fault]:
-    """By name.
-
-    Args:
-        hang_seconds: after which the run's watchdog ends it.
-    """
+def all_of() -> dict[str, Fault]:
+    """By name."""
     lost = (*AGAIN, _KILLED)
     return {
-        "kill": Fault(_kill, 45, lost),
+        "kill": Fault(_kill, 120, (*lost, -signal.SIGABRT)),  # jax's heartbeats notice it
         "kill all": Fault(_kill_all, 5, lost),
-        "term": Fault(_term, 45, (STOPPED,)),
-        "stop": Fault(_stop, 60, lost),
-        "hang": Fault(_hang, hang_seconds + 60, undo=_unhang),
-        "corrupt": Fault(_corrupt, 5, (STOPPED,)),
+        "term": Fault(_term, 45),
+        "corrupt": Fault(_corrupt, 5),
         # With no room for long the run gives up, and says so.
         "full disk": Fault(_full_disk, None, (*AGAIN, BAD_MODEL), _space_again),
         "read errors": Fault(_read_errors, None, (*AGAIN, BAD_MODEL), _reads_again),

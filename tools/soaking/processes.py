@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxsft.files import run_names
+
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.1
 
@@ -30,8 +32,8 @@ class Place:
         return self.folder / "read_errors"
 
     def step(self) -> int:
-        """The last step that metrics.jsonl knows."""
-        file = self.workdir / "metrics.jsonl"
+        """The last step that the metrics know."""
+        file = self.workdir / run_names.METRICS
         text = file.read_text(errors="replace") if file.exists() else ""
         lines = text.splitlines()
         for line in reversed(lines[:-1] if text and not text.endswith("\n") else lines):
@@ -60,7 +62,7 @@ class Processes:
         if place.shim is not None:
             environment |= {
                 "LD_PRELOAD": str(place.shim),
-                "SOAK_ERRORS_BELOW": str(place.workdir / "checkpoints"),
+                "SOAK_ERRORS_BELOW": str(place.workdir / run_names.CHECKPOINTS),
                 "SOAK_ERRORS_WHILE": str(place.errors_while),
             }
         self.logs = [place.folder / f"said.{start}.{number}" for number in range(count)]
