@@ -3,6 +3,7 @@
 import pytest
 
 from jaxsft.convert.tensors import huggingface
+from jaxsft.errors import ConfigError
 from tests import adapted
 from tests.programs import train
 
@@ -27,7 +28,7 @@ def test_a_restart_reads_no_weights_of_the_base(tmp_path, monkeypatch):
 
     def stopped(*arguments):
         read.append("steps begin")
-        raise KeyboardInterrupt
+        raise ConfigError("far enough")
 
     monkeypatch.setattr(loop, stopped)
     train(tmp_path / "run", *SHORT, base, "--config.train.steps=3", check=False)
