@@ -52,7 +52,8 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
     with termination.listening(), contextlib.ExitStack() as leaving:
         compiled_programs = compile_cache.use(cache_root(None))
         memory_share = distributed.open_devices()
-        distributed.refuse_differences(distributed.facts(config) | {"--workdir": workdir.name})
+        asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
+        distributed.refuse_differences(distributed.facts(config) | asked)
         console = Console(speaks=jax.process_index() == 0)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         if memory_share is not None:
