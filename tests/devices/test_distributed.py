@@ -186,10 +186,11 @@ def test_a_checkpoint_that_one_process_cannot_read_ends_both(tmp_path):
     code=64,
 )
 def test_processes_that_were_started_differently_refuse_to_run(tmp_path):
-    done = finish(start(tmp_path, 2, own=("--config.optim.peak_lr=1e-3",)))
+    done = finish(start(tmp_path, 2, own=("--config.optim.peak_lr=1e-3", "--allow_changed=data")))
     for code, _, error in done:
         assert code == BAD_CONFIG
         assert "process 1 has config.optim.peak_lr=0.001, process 0 has 0.003" in error
+        assert "process 1 has --allow_changed=['data'], process 0 has []" in error
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
