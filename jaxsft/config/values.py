@@ -1,6 +1,7 @@
 """Values of a config: whether they are what their annotations say, and from JSON."""
 
 import dataclasses
+import re
 import types
 import typing
 from typing import Any, Literal
@@ -19,10 +20,21 @@ def check_types(value: Any, name: str) -> None:
                 f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])},"
                 f" got {type(item).__name__}"
             )
+        if not _is_text(item):
+            raise ConfigError(f"{name}.{field.name}={item!r}: is not UTF-8; expected text that is")
         for index, part in enumerate(item if isinstance(item, tuple) else (item,)):
             if dataclasses.is_dataclass(part):
                 suffix = f"[{index}]" if isinstance(item, tuple) else ""
                 check_types(part, f"{name}.{field.name}{suffix}")
+
+
+def _is_text(value: object) -> bool:
+    """Whether every string in the value is UTF-8: the name of a file may be no text."""
+    if isinstance(value, dict):
+        return all(_is_text(key) and _is_text(item) for key, item in value.items())
+    if isinstance(value, tuple):
+        return all(map(_is_text, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
 
 def is_instance(value: object, hint: Any) -> bool:
