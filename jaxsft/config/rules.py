@@ -10,7 +10,7 @@ from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.optim import Group, Optim
 from jaxsft.config.run import Config, Train
-from jaxsft.config.values import check_types
+from jaxsft.config.values import check_float32, check_types
 from jaxsft.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ def validate(config: Config) -> None:
     """
     check_types(config, "config")
     _check_positive(config)
+    check_float32(dataclasses.asdict(config), "config")
     _check_new_tokens(config.model.new_tokens)
     if config.model.continue_from is not None and not config.model.continue_from.strip():
         raise ConfigError(
