@@ -75,6 +75,10 @@ class Eval:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
     every_steps: int = 1  # one line in metrics.jsonl, means over the steps since the last
+    # A step whose loss lies so many deviations above the usual one, of the median's kind, is told
+    # with the rows that made it, in odd_steps.jsonl, as skipped steps are; None: only those are.
+    spike_deviations: float | None = 8.0
+    examples: bool = False  # the rows of every step in examples.jsonl
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

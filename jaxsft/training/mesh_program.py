@@ -36,8 +36,7 @@ from jaxsft.training import (
 )
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
-from jaxsft.training.loss import loss_form
-from jaxsft.training.loss_settings import with_loss
+from jaxsft.training.loss_settings import loss_form, with_loss
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.parameters import Declared, StoredDtypes, Way
 from jaxsft.training.router_loss import router_losses
