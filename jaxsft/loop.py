@@ -21,6 +21,7 @@ from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.replay import CheckedStep
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
@@ -28,7 +29,7 @@ from jaxsft.training.step import TrainState, result_params
 def train(
     config: Config,
     job: Job,
-    train_step: TrainStep,
+    train_step: TrainStep | CheckedStep,
     state: TrainState,
     out: Outputs,
     notes: Notes,

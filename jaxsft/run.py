@@ -30,6 +30,7 @@ from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.lora import lora_notes
 from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.replay import CheckedStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
@@ -200,9 +201,12 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     )
 
 
-def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep]:
+def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep | CheckedStep]:
     """The training step, which must fit the devices' memory; and the job, with its remat policy."""
     limit = memory.limit_here()
     chosen = relief.compile_step(job.program, config, limit, lambda line: console.say("step", line))
     console.say("remat", chosen.line)
-    return dataclasses.replace(job, program=chosen.program), TrainStep(chosen.compiled)
+    step, every = TrainStep(chosen.compiled), config.train.sdc_check_every_steps
+    if every is not None:
+        step = CheckedStep(step, chosen.program, every, lambda line: console.say("sdc", line))
+    return dataclasses.replace(job, program=chosen.program), step

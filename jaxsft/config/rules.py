@@ -72,6 +72,7 @@ def _check_positive(config: Config) -> None:
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,
         "train.microbatches": config.train.microbatches,
+        "train.sdc_check_every_steps": config.train.sdc_check_every_steps,
         "data.sequence_length": config.data.sequence_length,
         "data.max_bad_rows": config.data.max_bad_rows,
         "data.workers": config.data.workers,

@@ -32,6 +32,9 @@ class Train:
     steps: int | None = None
     microbatches: int = 1  # the batch is computed in this many parts
     seed: int = 0  # of data order, random weights and the noise of a step
+    # Steps between two that are made twice, whose bits are compared on every device: hardware that
+    # computes wrongly ends the run with 72. Takes a step and moving the state to the host and back.
+    sdc_check_every_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
