@@ -20,7 +20,7 @@ from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
 from jaxsft.report import endings, finished_run, the_end
-from jaxsft.rundir import identity, reopen, resume
+from jaxsft.rundir import identity, lock, reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
@@ -59,8 +59,7 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         if memory_share is not None:
             console.say("memory", memory_share)
-        config, out, allowed = _open(config, workdir, console, allow_changed)
-        leaving.callback(out.metrics.close)
+        config, out, allowed = _open(config, workdir, console, allow_changed, leaving)
         base = distributed.together(lambda: inputs.open_model(config, console.say))
         config = distributed.together(lambda: started_adapter.resolved(config, base))
         distributed.together(lambda: preflight.check_config(config, base.settings))
@@ -130,19 +129,25 @@ def _first_state(
 
 
 def _open(
-    config: Config, workdir: Workdir, console: Console, allow_changed: Sequence[str]
+    config: Config,
+    workdir: Workdir,
+    console: Console,
+    allow_changed: Sequence[str],
+    leaving: contextlib.ExitStack,
 ) -> tuple[Config, Outputs, frozenset[str]]:
     """The config with what an earlier start decided, the run's files, and the names in its identity
     that may differ.
 
     Raises:
         CheckpointError: that start decided otherwise, or its checkpoints are not there.
-        ConfigError: a name that is none.
+        ConfigError: a name that is none; or another run has the directory.
     """
+    leaving.enter_context(lock.held(workdir, console.say))
     workdir.reports = jax.process_index() == 0
     distributed.of_first(workdir.fetch)
     distributed.of_first(lambda: endings.report_leftover(workdir))
     out = distributed.together(lambda: open_outputs(config, workdir, console))
+    leaving.callback(out.metrics.close)
     config = with_date(config, workdir, out.store)
     distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
     now = identity.identity(config)

@@ -9,6 +9,7 @@ EXAMPLES = "examples.jsonl"  # the rows of every step, by option
 SUMMARY = "summary.json"  # of a run that came to its end
 REPORT = "report.html"
 ERROR = "error.json"  # of a run that failed
+LOCK = "lock.json"  # of a run that lasts: which process of which host
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 EXPORT_MERGED = "export_merged"  # the whole model of a run that trained an adapter
