@@ -93,15 +93,23 @@ with deadline.watching(999), signals.raised(), contextlib.ExitStack() as stack:
 WHERE = '"<string>", line 13 in <module>'
 
 
-def busy(*arguments):
-    running = subprocess.Popen(
-        [sys.executable, "-c", BUSY, *arguments],
+def ended_by(program, arguments, numbers):
+    """Exit code and words of a program that is busy when these signals come."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert running.stdout is not None and running.stdout.readline() == "busy\n"
-    return running
+    ) as running:
+        try:
+            assert running.stdout is not None and running.stdout.readline() == "busy\n"
+            for number in numbers:
+                time.sleep(0.2)
+                running.send_signal(number)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    return running.returncode, said
 
 
 @fault(
@@ -116,12 +124,8 @@ def busy(*arguments):
     [(("1", "99"), "now", 1), (("1", "99"), "deferred", 1), (("99", "1"), "deferred", 2)],
 )
 def test_a_deadline_holds_where_python_does_not_run(seconds, how, count):
-    running = busy(*seconds, how)
-    for _ in range(count):
-        time.sleep(0.2)
-        running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == STOPPED and "stopped by a signal, in the middle" in said
+    code, said = ended_by(BUSY, [*seconds, how], [signal.SIGTERM] * count)
+    assert code == STOPPED and "stopped by a signal, in the middle" in said
     assert WHERE in said
 
 
@@ -168,14 +172,6 @@ while True:
 @pytest.mark.parametrize("number", signals.ALL)
 def test_a_signal_while_a_program_is_imported_ends_it_whatever_catches_what(number):
     handlers = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    running = subprocess.Popen(
-        [sys.executable, "-c", handlers + EARLY],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stdout is not None and running.stdout.readline() == "busy\n"
-    running.send_signal(number)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == STOPPED
+    code, said = ended_by(handlers + EARLY, [], [number])
+    assert code == STOPPED
     assert said == f"stopped by {number.name}; start the same command again\n"
