@@ -49,10 +49,11 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
         DivergedError: steps were skipped one after the other.
     """
     started = time.monotonic()
-    termination = Termination()
+    termination = Termination(config.checkpoint.grace_seconds)
     with termination.listening(), contextlib.ExitStack() as leaving:
         compiled_programs = compile_cache.use(cache_root(None))
         memory_share = distributed.open_devices()
+        termination.take_again()
         asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
         distributed.refuse_differences(distributed.facts(config) | asked)
         console = Console(speaks=jax.process_index() == 0)
@@ -60,10 +61,7 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
         if memory_share is not None:
             console.say("memory", memory_share)
         config, out, allowed = _open(config, workdir, console, allow_changed, leaving)
-        base = distributed.together(lambda: inputs.open_model(config, console.say))
-        config = distributed.together(lambda: started_adapter.resolved(config, base))
-        distributed.together(lambda: preflight.check_config(config, base.settings))
-        opened = distributed.together(lambda: teacher.open_teacher(config, base.settings))
+        config, base, opened = _open_models(config, console)
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes_of(config, data.train)
@@ -155,6 +153,17 @@ def _open(
     resume.refuse_changed(out.store, now, allowed)
     distributed.together(lambda: out.store.steps() or reopen.check_continue_from(config))
     return config, out, allowed
+
+
+def _open_models(
+    config: Config, console: Console
+) -> tuple[Config, Pretrained, teacher.Teacher | None]:
+    """The config with what an adapter's files decide, the base, and the teacher; no weights yet."""
+    base = distributed.together(lambda: inputs.open_model(config, console.say))
+    config = distributed.together(lambda: started_adapter.resolved(config, base))
+    distributed.together(lambda: preflight.check_config(config, base.settings))
+    opened = distributed.together(lambda: teacher.open_teacher(config, base.settings))
+    return config, base, opened
 
 
 def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> DataReport:

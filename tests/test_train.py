@@ -14,7 +14,6 @@ import pytest
 from safetensors import safe_open
 
 import jaxsft.run
-from jaxsft.cli import flags
 from jaxsft.devices import distributed
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training import mesh_program, parameters
@@ -150,7 +149,6 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(run, tmp_path, monkeypat
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(StepLog, "add", stopping)
-    monkeypatch.setattr(flags, "_leave_soon", lambda code: None)  # that ends this process
     stopped = train(tmp_path, "--config.eval.prompts=0", check=False)
     monkeypatch.undo()
     assert stopped.returncode == 75, stopped.stderr

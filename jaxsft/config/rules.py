@@ -79,6 +79,7 @@ def _check_positive(config: Config) -> None:
         "checkpoint.save_every_steps": config.checkpoint.save_every_steps,
         "checkpoint.save_times_per_epoch": config.checkpoint.save_times_per_epoch,
         "checkpoint.keep": config.checkpoint.keep,
+        "checkpoint.grace_seconds": config.checkpoint.grace_seconds,
         "eval.every_steps": config.eval.every_steps,
         "eval.times_per_epoch": config.eval.times_per_epoch,
         "eval.early_stopping": config.eval.early_stopping,

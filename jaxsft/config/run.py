@@ -42,6 +42,10 @@ class Checkpoint:
     save_every_steps: int | None = None  # None: only at the end and on a termination signal
     save_times_per_epoch: int | None = None  # instead; evenly spaced, after the last step too
     keep: int = 2  # newest checkpoints kept
+    # Seconds from a termination signal to the end, in which a step is finished and saved; after
+    # them the process ends as it is. Clouds give 25 to 30; where a step and a save take longer, let
+    # the cluster give more, and say so here.
+    grace_seconds: float = 22.0
     # A figure of evaluation, such as "eval/holdout/loss": the step that has the best is saved, and
     # kept beside the newest.
     best: str | None = None
