@@ -11,6 +11,7 @@ from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation.measurer import Measurer
+from jaxsft.evaluation.step_rows import StepRows
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
@@ -19,6 +20,7 @@ from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.replay import CheckedStep
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
@@ -26,7 +28,7 @@ from jaxsft.training.step import TrainState, result_params
 def train(
     config: Config,
     job: Job,
-    train_step: TrainStep,
+    train_step: TrainStep | CheckedStep,
     state: TrainState,
     out: Outputs,
     notes: Notes,
@@ -49,8 +51,10 @@ def train(
         teacher=None if job.program.teacher is None else job.program.teacher.model.settings,
         untrained=job.program.untrained,
     )
+    skipped = int(state.skipped_steps)
+    rows = StepRows(config, job, out.workdir.files, out.console, first, skipped)
     movement = Movement(state.trained, first)
-    divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
+    divergence = Divergence(config.optim.max_skipped_steps, skipped)
     save, evaluate, epochs = config.checkpoint, config.eval, job.batches.epochs
     batches = job.batches.stream(first, total)
     with termination.deferred(), out.console.steps(first, total):
@@ -66,6 +70,7 @@ def train(
             stop = termination.agreed()
             diverged = divergence.add(done, metrics.skipped_steps)
             last = done == total
+            rows.after(done, metrics, state, flush=diverged or last or stop)
             evaluates = _due(evaluate.every_steps, evaluate.times_per_epoch, epochs, done)
             evaluates &= not last
             due = _due(save.save_every_steps, save.save_times_per_epoch, epochs, done)

@@ -29,6 +29,14 @@ class Log:
         pass
 
 
+class Rows:
+    def __init__(self, *_):
+        pass
+
+    def after(self, *_, **__):
+        pass
+
+
 class Store:
     def __init__(self):
         self.saved: dict[int, Notes] = {}
@@ -47,6 +55,7 @@ def state(step: int, skipped: int) -> Any:
 def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sections):
     """A run of so many steps, evaluated after each; losses by step."""
     monkeypatch.setattr(loop, "StepLog", Log)
+    monkeypatch.setattr(loop, "StepRows", Rows)
     monkeypatch.setattr(loop, "saved_of", lambda state: state)
     monkeypatch.setattr(loop, "result_params", lambda recipe, state: state.params)
     config = Config(
@@ -69,6 +78,7 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
     out: Any = types.SimpleNamespace(
         metrics=types.SimpleNamespace(resume=lambda step: None, append=lines.append),
         console=types.SimpleNamespace(steps=lambda *_: contextlib.nullcontext()),
+        workdir=types.SimpleNamespace(files=None),
         copy=lambda now: None,
         store=Store(),
     )

@@ -39,7 +39,9 @@ class Outputs:
 
         Raises:
             CheckpointError: `now`, and the bucket fails.
+            ConfigError: another run has taken the directory.
         """
+        self.workdir.refuse_lost(now)
         if now:
             self.workdir.copy()
         elif failed := self.workdir.copy_now_and_then():
