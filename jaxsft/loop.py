@@ -7,7 +7,6 @@ import jax
 
 from jaxsft.config import Config
 from jaxsft.data.pack.epochs import Epochs
-from jaxsft.devices import distributed
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
@@ -110,14 +109,14 @@ def _leave_loop(
         Stopped: a signal came, to this process or another; the state is saved.
         DivergedError: the last step was skipped.
     """
-    stopped = any(one["stop"] for one in distributed.gather({"stop": termination.requested}))
-    out.store.wait(settled=not stopped)  # a deadline may run
+    why = termination.why_of_any()
+    out.store.wait(settled=not why)  # a deadline may run
     if done == total and divergence.newest_was_skipped():
         raise divergence.error()
-    if stopped or done < total:
+    if why or done < total:
         raise known_to_all(
             Stopped(
-                f"stopped by a signal after step {done} of {total}, which is saved;"
+                f"stopped by {why} after step {done} of {total}, which is saved;"
                 " start the same command again"
             )
         )

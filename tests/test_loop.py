@@ -92,7 +92,7 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
     job: Any = types.SimpleNamespace(program=program, batches=batches, num_steps=steps)
     measurer: Any = types.SimpleNamespace(watch=watch, losses=lambda step: {LOSS: losses[step]})
     termination: Any = types.SimpleNamespace(
-        deferred=contextlib.nullcontext, agreed=lambda: False, requested=False
+        deferred=contextlib.nullcontext, agreed=lambda: False, why_of_any=lambda: ""
     )
     end = loop.train(config, job, step, state(first, 0), out, Notes(), measurer, termination)
     return end.step, out.store.saved, watch

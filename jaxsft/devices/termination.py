@@ -9,7 +9,7 @@ from types import FrameType
 
 import jax
 
-from jaxsft.devices.distributed import Vote
+from jaxsft.devices.distributed import Vote, gather
 from jaxsft.errors import Stopped
 from jaxsft.terminal import deadline, signals
 
@@ -20,12 +20,17 @@ class Termination:
     A second signal, unless it is an echo of the first, raises wherever it comes, so that a user is
     never held up. The program's deadline ends the process where the exception does not.
 
+    Attributes:
+        requested: whether a signal came, or a notice, which is a first one.
+        why: what came, in words.
+
     Args:
         grace_seconds: that the program has from a signal to its end; None: as it is.
     """
 
     def __init__(self, grace_seconds: float | None = None) -> None:
         self.requested = False
+        self.why = ""
         self._deadline = deadline.of_this_process()
         if grace_seconds is not None:
             self._deadline.seconds = grace_seconds
@@ -64,7 +69,7 @@ class Termination:
 
     def raise_if_requested(self) -> None:
         if self.requested:
-            raise Stopped("stopped by a signal; start the same command again")
+            raise Stopped(f"stopped by {self.why}; start the same command again")
 
     def agreed(self) -> bool:
         """Whether to stop after this step; the same answer on every process.
@@ -80,11 +85,20 @@ class Termination:
             self._deadline.begin()
         return stop
 
+    def why_of_any(self) -> str:
+        """What stopped this process or another; empty: nothing did."""
+        return next((one["why"] for one in gather({"why": self.why}) if one["why"]), "")
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
         now = time.monotonic()
-        again, self.requested = self.requested, True
-        self._first = min(self._first, now)
+        before, self.requested = self.requested, True
+        self.why = self.why or signals.reason(number)
+        if number == signals.NOTICE:
+            if not before and not self._deferred:
+                raise signals.stopped_by(number)
+            return
+        again, self._first = self._first < math.inf, min(self._first, now)
         echo = again and now - self._first < signals.ECHO_SECONDS
         if not echo and (again or not self._deferred):
             raise signals.stopped_by(number)

@@ -37,7 +37,7 @@ class Deadline:
         self._writing: int | None = None
 
     def begin(self) -> None:
-        """Runs from now on, if it did not before, as after a signal; the next signal is a first."""
+        """Runs from now on, if it did not before; the signal that comes next is a first one."""
         self._at = min(self._at, time.monotonic() + self.seconds)
         if self._writing is not None:
             with contextlib.suppress(OSError):  # it is full: the thread wakes up anyway
@@ -73,6 +73,8 @@ class Deadline:
                 return
             if any(number in signals.ALL for number in received):
                 self._signalled(time.monotonic())
+            elif signals.NOTICE in received:
+                self._at = min(self._at, time.monotonic() + self.seconds)
 
     def _signalled(self, now: float) -> None:
         if self._first == math.inf:

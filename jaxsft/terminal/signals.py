@@ -15,19 +15,39 @@ _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 # One wish to end may come as several signals: a terminal that closes sends SIGHUP, and so does its
 # shell; systemd sends SIGTERM and SIGHUP; whoever started us may pass on the Ctrl-C that we had.
 ECHO_SECONDS = 0.1
+# By this one a thread of the program asks its main thread to end. Nobody else sends it, and where
+# no handler is, it does nothing.
+NOTICE = signal.SIGURG
+_NOTICES: list[str] = []  # why, in words, each time
 
 
 def to_take() -> list[signal.Signals]:
     """Those that this program was not told to ignore."""
-    return [
+    return [NOTICE] + [
         number
         for number in ALL
         if number not in _MAY_BE_IGNORED or signal.getsignal(number) != signal.SIG_IGN
     ]
 
 
+def notice(why: str) -> None:
+    """Asks the main thread to end, as a first signal would; the signal that follows is no second.
+
+    Args:
+        why: a sentence.
+    """
+    _NOTICES.append(why)
+    os.kill(os.getpid(), NOTICE)
+
+
+def reason(number: int) -> str:
+    """What a program was stopped by that has received this, in words."""
+    return f"a notice ({_NOTICES[-1]})" if number == NOTICE else "a signal"
+
+
 def stopped_by(number: int) -> Stopped:
-    return Stopped(f"stopped by {signal.Signals(number).name}; start the same command again")
+    by = reason(number) if number == NOTICE else signal.Signals(number).name
+    return Stopped(f"stopped by {by}; start the same command again")
 
 
 def stop_behind(error: BaseException) -> BaseException | None:

@@ -1,6 +1,8 @@
 """Termination signals: deferred while a step runs, at once elsewhere and on the second."""
 
 import signal
+import threading
+import time
 
 import pytest
 
@@ -38,6 +40,31 @@ def test_one_wish_that_comes_as_several_signals_is_one():
     with pytest.raises(Stopped):
         Termination()._receive(signal.SIGHUP, None)
     termination._receive(signal.SIGHUP, None)  # what the first one began is not disturbed
+
+
+def test_the_signal_that_follows_a_notice_is_a_first_one(monkeypatch):
+    """The cloud that announces it sends it, too, while the state is saved."""
+    monkeypatch.setattr(signals.os, "kill", lambda *_: None)
+    signals.notice("the machine goes")
+    termination = Termination()
+    with termination.deferred():
+        termination._receive(signals.NOTICE, None)
+        termination._receive(signal.SIGTERM, None)
+        assert termination.agreed() and termination.why_of_any() == "a notice (the machine goes)"
+        termination._receive(signals.NOTICE, None)
+        termination._first -= 1
+        with pytest.raises(Stopped, match="SIGTERM"):
+            termination._receive(signal.SIGTERM, None)
+    with pytest.raises(Stopped, match="stopped by a notice .the machine goes.; start"):
+        Termination()._receive(signals.NOTICE, None)
+
+
+def test_a_notice_interrupts_what_the_main_thread_waits_for():
+    thread = threading.Timer(0.1, signals.notice, ("the machine goes",))
+    with pytest.raises(Stopped, match="the machine goes"), Termination().listening():
+        thread.start()
+        time.sleep(60)
+    thread.join()
 
 
 @pytest.fixture
