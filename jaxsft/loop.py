@@ -54,6 +54,7 @@ def train(
     divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
     save, evaluate, epochs = config.checkpoint, config.eval, job.batches.epochs
     batches = job.batches.stream(first, total)
+    out.saver.restart_clock()
     with termination.deferred(), out.console.steps(first, total):
         for done in range(first + 1, total + 1):
             waiting = time.monotonic()
@@ -69,11 +70,12 @@ def train(
             last = done == total
             evaluates = _due(evaluate.every_steps, evaluate.times_per_epoch, epochs, done)
             evaluates &= not last
-            due = _due(save.save_every_steps, save.save_times_per_epoch, epochs, done)
+            due = out.saver.is_due(done)
+            due |= _due(save.save_every_steps, save.save_times_per_epoch, epochs, done)
             saves = divergence.saves(due or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
-                out.metrics.append(line_of(line))
+                out.metrics.append(line_of(out.saver.counted(line)))
                 out.console.step(total, line)
             if diverged:
                 raise divergence.error()
@@ -87,27 +89,36 @@ def train(
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 best = None if watch is None else watch.best
-                out.store.save(done, saved_of(state), dataclasses.replace(notes, best=best))
+                notes = dataclasses.replace(notes, best=best)
+                out.saver.save(done, saved_of(state), notes)
             if evaluates or saves:
                 log.restart_clock()
             if stop or done == total:
                 break
-    _leave_loop(total, int(state.step), out, divergence, termination)
+    _leave_loop(total, state, notes, out, divergence, termination)
     return state
 
 
 def _leave_loop(
-    total: int, done: int, out: Outputs, divergence: Divergence, termination: Termination
+    total: int,
+    state: TrainState,
+    notes: Notes,
+    out: Outputs,
+    divergence: Divergence,
+    termination: Termination,
 ) -> None:
     """Returns when the last state is saved.
 
     Raises:
         Stopped: a signal came, to this process or another; the state is saved.
         DivergedError: the last step was skipped.
+        UserError: it can't be saved.
     """
+    done, skipped = int(state.step), divergence.newest_was_skipped()
     stopped = any(one["stop"] for one in distributed.gather({"stop": termination.requested}))
-    out.store.wait(settled=not stopped)  # a deadline may run
-    if done == total and divergence.newest_was_skipped():
+    # Where it stopped a deadline may run.
+    out.saver.finish(done, saved_of(state), notes, may_retry=not skipped, settled=not stopped)
+    if done == total and skipped:
         raise divergence.error()
     if stopped or done < total:
         raise known_to_all(

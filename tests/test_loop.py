@@ -36,7 +36,16 @@ class Store:
     def save(self, step, state, notes):
         self.saved[step] = notes
 
-    def wait(self, settled):
+    def restart_clock(self):
+        pass
+
+    def is_due(self, done):
+        return False
+
+    def counted(self, line):
+        return line
+
+    def finish(self, step, state, notes, may_retry, settled):
         pass
 
 
@@ -70,7 +79,7 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         metrics=types.SimpleNamespace(resume=lambda step: None, append=lines.append),
         console=types.SimpleNamespace(steps=lambda *_: contextlib.nullcontext()),
         copy=lambda now: None,
-        store=Store(),
+        saver=Store(),
     )
     program = types.SimpleNamespace(
         settings=None, remat=None, sources=(), recipe=None, teacher=None, untrained=ALL_TRAINS
@@ -85,7 +94,7 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         deferred=contextlib.nullcontext, agreed=lambda: False, requested=False
     )
     end = loop.train(config, job, step, state(first, 0), out, Notes(), measurer, termination)
-    return end.step, out.store.saved, watch
+    return end.step, out.saver.saved, watch
 
 
 def test_each_best_step_is_saved_and_so_is_the_last(monkeypatch):
