@@ -6,12 +6,12 @@ import time
 import jax
 
 from jaxsft.config import Config
-from jaxsft.data.pack.epochs import Epochs
 from jaxsft.devices import distributed
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation.measurer import Measurer
+from jaxsft.evaluation.step_rows import StepRows
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
@@ -20,6 +20,7 @@ from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.replay import CheckedStep
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
@@ -27,7 +28,7 @@ from jaxsft.training.step import TrainState, result_params
 def train(
     config: Config,
     job: Job,
-    train_step: TrainStep,
+    train_step: TrainStep | CheckedStep,
     state: TrainState,
     out: Outputs,
     notes: Notes,
@@ -50,9 +51,11 @@ def train(
         teacher=None if job.program.teacher is None else job.program.teacher.model.settings,
         untrained=job.program.untrained,
     )
+    skipped = int(state.skipped_steps)
+    rows = StepRows(config, job, out.workdir.files, out.console, first, skipped)
     movement = Movement(state.trained, first)
-    divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
-    save, evaluate, epochs = config.checkpoint, config.eval, job.batches.epochs
+    divergence = Divergence(config.optim.max_skipped_steps, skipped)
+    evaluate, epochs = config.eval, job.batches.epochs
     batches = job.batches.stream(first, total)
     out.saver.restart_clock()
     with termination.deferred(), out.console.steps(first, total):
@@ -68,11 +71,10 @@ def train(
             stop = termination.agreed()
             diverged = divergence.add(done, metrics.skipped_steps)
             last = done == total
-            evaluates = _due(evaluate.every_steps, evaluate.times_per_epoch, epochs, done)
+            rows.after(done, metrics, state, flush=diverged or last or stop)
+            evaluates = epochs.is_due(evaluate.every_steps, evaluate.times_per_epoch, done)
             evaluates &= not last
-            due = out.saver.is_due(done)
-            due |= _due(save.save_every_steps, save.save_times_per_epoch, epochs, done)
-            saves = divergence.saves(due or last)
+            saves = divergence.saves(out.saver.is_due(done, epochs) or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
                 out.metrics.append(line_of(out.saver.counted(line)))
@@ -89,23 +91,17 @@ def train(
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 best = None if watch is None else watch.best
-                notes = dataclasses.replace(notes, best=best)
-                out.saver.save(done, saved_of(state), notes)
+                out.saver.save(done, saved_of(state), dataclasses.replace(notes, best=best))
             if evaluates or saves:
                 log.restart_clock()
             if stop or done == total:
                 break
-    _leave_loop(total, state, notes, out, divergence, termination)
+    _leave_loop(total, state, out, divergence, termination)
     return state
 
 
 def _leave_loop(
-    total: int,
-    state: TrainState,
-    notes: Notes,
-    out: Outputs,
-    divergence: Divergence,
-    termination: Termination,
+    total: int, state: TrainState, out: Outputs, divergence: Divergence, termination: Termination
 ) -> None:
     """Returns when the last state is saved.
 
@@ -117,7 +113,7 @@ def _leave_loop(
     done, skipped = int(state.step), divergence.newest_was_skipped()
     stopped = any(one["stop"] for one in distributed.gather({"stop": termination.requested}))
     # Where it stopped a deadline may run.
-    out.saver.finish(done, saved_of(state), notes, may_retry=not skipped, settled=not stopped)
+    out.saver.finish(done, saved_of(state), may_retry=not skipped, settled=not stopped)
     if done == total and skipped:
         raise divergence.error()
     if stopped or done < total:
@@ -127,9 +123,3 @@ def _leave_loop(
                 " start the same command again"
             )
         )
-
-
-def _due(every_steps: int | None, times_per_epoch: int | None, epochs: Epochs, done: int) -> bool:
-    if times_per_epoch is not None:
-        return epochs.is_due(times_per_epoch, done)
-    return every_steps is not None and done % every_steps == 0

@@ -30,6 +30,7 @@ from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.lora import lora_notes
 from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.replay import CheckedStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
@@ -48,10 +49,11 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
         DivergedError: steps were skipped one after the other.
     """
     started = time.monotonic()
-    termination = Termination()
+    termination = Termination(config.checkpoint.grace_seconds)
     with termination.listening(), contextlib.ExitStack() as leaving:
         compiled_programs = compile_cache.use(cache_root(None))
         memory_share = distributed.open_devices()
+        termination.take_again()
         asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
         distributed.refuse_differences(distributed.facts(config) | asked)
         console = Console(speaks=jax.process_index() == 0)
@@ -59,10 +61,7 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
         if memory_share is not None:
             console.say("memory", memory_share)
         config, out, allowed = _open(config, workdir, console, allow_changed, leaving)
-        base = distributed.together(lambda: inputs.open_model(config, console.say))
-        config = distributed.together(lambda: started_adapter.resolved(config, base))
-        distributed.together(lambda: preflight.check_config(config, base.settings))
-        opened = distributed.together(lambda: teacher.open_teacher(config, base.settings))
+        config, base, opened = _open_models(config, console)
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes_of(config, data.train)
@@ -157,6 +156,17 @@ def _open(
     return config, out, allowed
 
 
+def _open_models(
+    config: Config, console: Console
+) -> tuple[Config, Pretrained, teacher.Teacher | None]:
+    """The config with what an adapter's files decide, the base, and the teacher; no weights yet."""
+    base = distributed.together(lambda: inputs.open_model(config, console.say))
+    config = distributed.together(lambda: started_adapter.resolved(config, base))
+    distributed.together(lambda: preflight.check_config(config, base.settings))
+    opened = distributed.together(lambda: teacher.open_teacher(config, base.settings))
+    return config, base, opened
+
+
 def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> DataReport:
     """What there is to know of the data and of the steps made of it; shown, too."""
     shares = mesh.parts("batch", job.program.mesh.shape)
@@ -206,9 +216,12 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     )
 
 
-def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep]:
+def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep | CheckedStep]:
     """The training step, which must fit the devices' memory; and the job, with its remat policy."""
     limit = memory.limit_here()
     chosen = relief.compile_step(job.program, config, limit, lambda line: console.say("step", line))
     console.say("remat", chosen.line)
-    return dataclasses.replace(job, program=chosen.program), TrainStep(chosen.compiled)
+    step, every = TrainStep(chosen.compiled), config.train.sdc_check_every_steps
+    if every is not None:
+        step = CheckedStep(step, chosen.program, every, lambda line: console.say("sdc", line))
+    return dataclasses.replace(job, program=chosen.program), step

@@ -29,6 +29,14 @@ class Log:
         pass
 
 
+class Rows:
+    def __init__(self, *_):
+        pass
+
+    def after(self, *_, **__):
+        pass
+
+
 class Store:
     def __init__(self):
         self.saved: dict[int, Notes] = {}
@@ -39,13 +47,13 @@ class Store:
     def restart_clock(self):
         pass
 
-    def is_due(self, done):
+    def is_due(self, done, epochs):
         return False
 
     def counted(self, line):
         return line
 
-    def finish(self, step, state, notes, may_retry, settled):
+    def finish(self, step, state, may_retry, settled):
         pass
 
 
@@ -56,6 +64,7 @@ def state(step: int, skipped: int) -> Any:
 def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sections):
     """A run of so many steps, evaluated after each; losses by step."""
     monkeypatch.setattr(loop, "StepLog", Log)
+    monkeypatch.setattr(loop, "StepRows", Rows)
     monkeypatch.setattr(loop, "saved_of", lambda state: state)
     monkeypatch.setattr(loop, "result_params", lambda recipe, state: state.params)
     config = Config(
@@ -78,13 +87,14 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
     out: Any = types.SimpleNamespace(
         metrics=types.SimpleNamespace(resume=lambda step: None, append=lines.append),
         console=types.SimpleNamespace(steps=lambda *_: contextlib.nullcontext()),
+        workdir=types.SimpleNamespace(files=None),
         copy=lambda now: None,
         saver=Store(),
     )
     program = types.SimpleNamespace(
         settings=None, remat=None, sources=(), recipe=None, teacher=None, untrained=ALL_TRAINS
     )
-    epochs = types.SimpleNamespace(epochs_at=None)
+    epochs = types.SimpleNamespace(epochs_at=None, is_due=lambda steps, times, done: True)
     batches = types.SimpleNamespace(
         epochs=epochs, stream=lambda first, total: iter([(None, None)] * (total - first))
     )

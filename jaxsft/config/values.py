@@ -1,12 +1,16 @@
 """Values of a config: whether they are what their annotations say, and from JSON."""
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal
 
 from jaxsft.config.run import Config
 from jaxsft.errors import ConfigError
+
+# Devices compute in float32: a larger number is infinite there, a smaller one 0.
+_LEAST, _MOST = 1.1754944e-38, 3.4028234e38
 
 
 def check_types(value: Any, name: str) -> None:
@@ -23,6 +27,23 @@ def check_types(value: Any, name: str) -> None:
             if dataclasses.is_dataclass(part):
                 suffix = f"[{index}]" if isinstance(item, tuple) else ""
                 check_types(part, f"{name}.{field.name}{suffix}")
+
+
+def check_float32(value: object, name: str) -> None:
+    """Raises ConfigError naming a number, at any depth, that float32 has not."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_float32(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_float32(item, f"{name}[{index}]")
+    elif isinstance(value, float | int) and math.isfinite(value) and value:
+        if not _LEAST <= abs(value) <= _MOST:
+            there = "0" if abs(value) < 1 else "infinite"
+            raise ConfigError(
+                f"{name}={value}: is {there} in float32, in which devices compute; its size must"
+                f" lie in [{_LEAST:.2g}, {_MOST:.2g}]"
+            )
 
 
 def is_instance(value: object, hint: Any) -> bool:

@@ -18,6 +18,7 @@ import jax
 
 from jaxsft import errors
 from jaxsft.config import Checkpoint
+from jaxsft.data.pack.epochs import Epochs
 from jaxsft.devices import distributed
 from jaxsft.devices.distributed import Vote
 from jaxsft.errors import known_to_all
@@ -45,11 +46,11 @@ class Saver:
     def __init__(self, store: CheckpointStore, policy: Checkpoint, say: Say, failures: int = 0):
         self.failures = failures
         self._store = store
-        minutes = policy.save_every_minutes
-        self._seconds = None if minutes is None else 60 * minutes
+        self._policy = policy
         self._say = say
         self._in_a_row = 0
         self._pending = False  # a save whose end is not known to all yet
+        self._notes: Notes | None = None  # of the newest save
         self._last = time.monotonic()  # the newest save, or the start
         self._retry_at: float | None = None
         self._at_once: NotSaved | None = None  # what went wrong before the background
@@ -80,10 +81,11 @@ class Saver:
     def counted(self, line: StepFigures) -> StepFigures:
         return dataclasses.replace(line, checkpoint_failures=self.failures)
 
-    def is_due(self, done: int) -> bool:
-        """Whether the clock, a signal or a save that failed ask to save now; asked after each step.
+    def is_due(self, done: int, epochs: Epochs) -> bool:
+        """Whether the step, the clock, a signal or a save that failed ask to save now.
 
-        With several processes it is the answer to what they knew one step ago.
+        Asked after each step. With several processes the clock and the others are those of one step
+        ago, so that nobody waits for a step that still computes.
 
         Raises:
             NotSaved: a save failed, as the two before it did.
@@ -94,14 +96,16 @@ class Saver:
         if failed:
             self._tell_failure(done)
         self._asked |= asked
-        return clock or asked
+        steps, times = self._policy.save_every_steps, self._policy.save_times_per_epoch
+        return clock or asked or epochs.is_due(steps, times, done)
 
     def _is_time(self) -> bool:
         """By the clock of the first process."""
         if jax.process_index() != 0:
             return False
         now = time.monotonic()
-        regular = self._seconds is not None and now - self._last >= self._seconds
+        minutes = self._policy.save_every_minutes
+        regular = minutes is not None and now - self._last >= 60 * minutes
         return regular or (self._retry_at is not None and now >= self._retry_at)
 
     def _agreed(self, mine: tuple[bool, bool, bool]) -> tuple[bool, bool, bool]:
@@ -131,27 +135,27 @@ class Saver:
         self._vote = self._retry_at = None  # what was asked for before this save is done by it
         self._requested = self._asked = False
         self._last = time.monotonic()
-        self._pending = True
+        self._pending, self._notes = True, notes
         try:
             self._store.save(step, state, notes)
         except NotSaved as error:
             self._at_once = error
 
-    def finish(self, step: int, state: Tree, notes: Notes, may_retry: bool, settled: bool) -> None:
+    def finish(self, step: int, state: Tree, may_retry: bool, settled: bool) -> None:
         """Returns when the newest save is committed, which is tried again here where it failed.
 
         Args:
-            may_retry: whether `state`, after `step`, is one to save.
+            may_retry: whether `state`, after `step`, is one to save; with the newest save's notes.
             settled: and older steps are deleted.
 
         Raises:
             NotSaved: it can't be saved.
         """
         while not self._conclude(step):
-            if not may_retry:
+            if not may_retry or self._notes is None:
                 break
             time.sleep(_LAST_RETRY_SECONDS)
-            self.save(step, state, notes)
+            self.save(step, state, self._notes)
         self._store.wait(settled)
 
     def _conclude(self, done: int) -> bool:

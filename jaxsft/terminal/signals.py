@@ -1,12 +1,13 @@
 """The signals that ask a program to end."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from jaxsft.errors import Stopped, chain
+from jaxsft.errors import STOPPED, Stopped, chain
 
 ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # A shell that starts a program behind nohup or & makes it ignore these, and means it.
@@ -35,6 +36,20 @@ def stop_behind(error: BaseException) -> BaseException | None:
     return next(stops, None)
 
 
+def end_at_once() -> None:
+    """From here on a signal ends the process with STOPPED, for nothing has begun: a program's first
+    act, before the imports that take time."""
+    for number in to_take():
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    with contextlib.suppress(OSError):
+        os.write(2, f"{stopped_by(number)}\n".encode())
+    os._exit(STOPPED)
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Inside, a signal is raised as Stopped, wherever the program is; Ctrl-C as Python does it.
@@ -45,8 +60,12 @@ def raised() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [number for number in to_take() if number != signal.SIGINT]
-    before = {number: signal.signal(number, _raise) for number in taken}
+    before = {
+        number: signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else _raise
+        )
+        for number in to_take()
+    }
     try:
         yield
     except BaseException as error:

@@ -23,7 +23,7 @@ print(json.dumps(sys.stdin.read().splitlines()))' >> "$FAKES/calls.jsonl"
 """
 PARSE = """
 import sys
-import jaxsft.train
+import jaxsft.cli.programs.train
 from jaxsft.cli import flags
 config = flags.parse(sys.argv, ("workdir",))
 print(flags.flags.FLAGS.workdir, config.model.source)
@@ -120,7 +120,7 @@ def test_skypilot_starts_the_program_on_each_node(fakes, monkeypatch, tmp_path):
     assert_the_program_takes(arguments)
 
 
-def slurm(tasks_per_node: int, **environment: str) -> subprocess.CompletedProcess[str]:
+def slurm(tasks_per_node: int, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
     job = {
         "SLURM_SUBMIT_DIR": str(ROOT),
         "SLURM_NTASKS_PER_NODE": str(tasks_per_node),
@@ -129,7 +129,7 @@ def slurm(tasks_per_node: int, **environment: str) -> subprocess.CompletedProces
         "SLURM_JOB_ID": "77",
         "PYTHON": "python",
     }
-    flags = ("--config=configs/debug.py", "--workdir=/shared/a run")
+    flags = ("--config=configs/debug.py", "--workdir=/shared/a run", *more)
     return subprocess.run(
         ["bash", LAUNCH / "slurm.sbatch", *flags],
         env=os.environ | job | environment,
@@ -141,16 +141,25 @@ def slurm(tasks_per_node: int, **environment: str) -> subprocess.CompletedProces
 def test_slurm_with_a_task_for_each_gpu_leaves_the_rest_to_jax(fakes):
     assert slurm(8).returncode == 0
     (arguments,) = calls(fakes, "python")
-    assert arguments[2:] == ["--config=configs/debug.py", "--workdir=/shared/a run"]
+    grace = "--config.checkpoint.grace_seconds=280"
+    assert arguments[2:] == [grace, "--config=configs/debug.py", "--workdir=/shared/a run"]
     assert_the_program_takes(arguments)
+
+
+def test_slurm_leaves_the_seconds_for_the_end_to_who_names_them(fakes):
+    seconds = "--config.checkpoint.grace_seconds=30"
+    assert slurm(8, seconds).returncode == 0
+    (arguments,) = calls(fakes, "python")
+    assert arguments[2:] == ["--config=configs/debug.py", "--workdir=/shared/a run", seconds]
 
 
 def test_slurm_with_a_task_for_each_node_tells_each_its_number(fakes):
     assert slurm(1).returncode == 0
     (arguments,) = calls(fakes, "python")
-    assert arguments[2:5] == [
+    assert arguments[2:6] == [
         "--coordinator_address=node1:20077",
         "--num_processes=2",
+        "--config.checkpoint.grace_seconds=280",
         "--config=configs/debug.py",
     ]
     assert arguments[-1] == "--process_id=1"
