@@ -1,6 +1,7 @@
 """Values of a config: whether they are what their annotations say, and from JSON."""
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -8,6 +9,9 @@ from typing import Any, Literal
 
 from jaxsft.config.run import Config
 from jaxsft.errors import ConfigError
+
+# Devices compute in float32: a larger number is infinite there, a smaller one 0.
+_LEAST, _MOST = 1.1754944e-38, 3.4028234e38
 
 
 def check_types(value: Any, name: str) -> None:
@@ -35,6 +39,23 @@ def _is_text(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_text, value))
     return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
+
+
+def check_float32(value: object, name: str) -> None:
+    """Raises ConfigError naming a number, at any depth, that float32 has not."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_float32(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_float32(item, f"{name}[{index}]")
+    elif isinstance(value, float | int) and math.isfinite(value) and value:
+        if not _LEAST <= abs(value) <= _MOST:
+            there = "0" if abs(value) < 1 else "infinite"
+            raise ConfigError(
+                f"{name}={value}: is {there} in float32, in which devices compute; its size must"
+                f" lie in [{_LEAST:.2g}, {_MOST:.2g}]"
+            )
 
 
 def is_instance(value: object, hint: Any) -> bool:

@@ -9,6 +9,10 @@ _MAX_COUNT = 2**53  # of anything; JSON's integers are exact up to it
 _MAX_LAYERS = 10_000  # each is an entry of several lists; published models have up to 126
 
 
+_MAX_COUNT = 2**53  # of anything; JSON's integers are exact up to it
+_MAX_LAYERS = 10_000  # each is an entry of several lists; published models have up to 126
+
+
 class Fields:
     """An object of config.json; a field that is absent has its default, one that is null has none.
 
