@@ -11,7 +11,7 @@ from jaxsft.files import records
 
 NOTES_FILE = "_CHECKPOINT_METADATA"  # Orbax's, with ours inside
 _OURS = "custom_metadata"
-# Of what a checkpoint is, on disk: greater where an older version would read another state out of it.
+# Of what a checkpoint is on disk: greater where older versions would read another state out of it.
 # What was written before there was a number has the first.
 FORMAT = 1
 _FORMAT = "format"
