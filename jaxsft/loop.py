@@ -6,7 +6,6 @@ import time
 import jax
 
 from jaxsft.config import Config
-from jaxsft.data.pack.epochs import Epochs
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
@@ -55,8 +54,9 @@ def train(
     rows = StepRows(config, job, out.workdir.files, out.console, first, skipped)
     movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, skipped)
-    save, evaluate, epochs = config.checkpoint, config.eval, job.batches.epochs
+    evaluate, epochs = config.eval, job.batches.epochs
     batches = job.batches.stream(first, total)
+    out.saver.restart_clock()
     with termination.deferred(), out.console.steps(first, total):
         for done in range(first + 1, total + 1):
             waiting = time.monotonic()
@@ -71,13 +71,12 @@ def train(
             diverged = divergence.add(done, metrics.skipped_steps)
             last = done == total
             rows.after(done, metrics, state, flush=diverged or last or stop)
-            evaluates = _due(evaluate.every_steps, evaluate.times_per_epoch, epochs, done)
+            evaluates = epochs.is_due(evaluate.every_steps, evaluate.times_per_epoch, done)
             evaluates &= not last
-            due = _due(save.save_every_steps, save.save_times_per_epoch, epochs, done)
-            saves = divergence.saves(due or last)
+            saves = divergence.saves(out.saver.is_due(done, epochs) or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
-                out.metrics.append(line_of(line))
+                out.metrics.append(line_of(out.saver.counted(line)))
                 out.console.step(total, line)
             if diverged:
                 raise divergence.error()
@@ -91,27 +90,30 @@ def train(
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 best = None if watch is None else watch.best
-                out.store.save(done, saved_of(state), dataclasses.replace(notes, best=best))
+                out.saver.save(done, saved_of(state), dataclasses.replace(notes, best=best))
             if evaluates or saves:
                 log.restart_clock()
             if stop or done == total:
                 break
-    _leave_loop(total, int(state.step), out, divergence, termination)
+    _leave_loop(total, state, out, divergence, termination)
     return state
 
 
 def _leave_loop(
-    total: int, done: int, out: Outputs, divergence: Divergence, termination: Termination
+    total: int, state: TrainState, out: Outputs, divergence: Divergence, termination: Termination
 ) -> None:
     """Returns when the last state is saved.
 
     Raises:
         Stopped: a signal came, to this process or another; the state is saved.
         DivergedError: the last step was skipped.
+        UserError: it can't be saved.
     """
+    done, skipped = int(state.step), divergence.newest_was_skipped()
     why = termination.why_of_any()
-    out.store.wait(settled=not why)  # a deadline may run
-    if done == total and divergence.newest_was_skipped():
+    # Where it stopped a deadline may run.
+    out.saver.finish(done, saved_of(state), may_retry=not skipped, settled=not why)
+    if done == total and skipped:
         raise divergence.error()
     if why or done < total:
         raise known_to_all(
@@ -120,9 +122,3 @@ def _leave_loop(
                 " start the same command again"
             )
         )
-
-
-def _due(every_steps: int | None, times_per_epoch: int | None, epochs: Epochs, done: int) -> bool:
-    if times_per_epoch is not None:
-        return epochs.is_due(times_per_epoch, done)
-    return every_steps is not None and done % every_steps == 0

@@ -146,6 +146,7 @@ def _open(
     distributed.of_first(lambda: endings.report_leftover(workdir))
     out = distributed.together(lambda: open_outputs(config, workdir, console))
     leaving.callback(out.metrics.close)
+    leaving.enter_context(out.saver.listening())
     config = with_date(config, workdir, out.store)
     distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
     now = identity.identity(config)

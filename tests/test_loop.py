@@ -44,7 +44,16 @@ class Store:
     def save(self, step, state, notes):
         self.saved[step] = notes
 
-    def wait(self, settled):
+    def restart_clock(self):
+        pass
+
+    def is_due(self, done, epochs):
+        return False
+
+    def counted(self, line):
+        return line
+
+    def finish(self, step, state, may_retry, settled):
         pass
 
 
@@ -80,12 +89,12 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         console=types.SimpleNamespace(steps=lambda *_: contextlib.nullcontext()),
         workdir=types.SimpleNamespace(files=None),
         copy=lambda now: None,
-        store=Store(),
+        saver=Store(),
     )
     program = types.SimpleNamespace(
         settings=None, remat=None, sources=(), recipe=None, teacher=None, untrained=ALL_TRAINS
     )
-    epochs = types.SimpleNamespace(epochs_at=None)
+    epochs = types.SimpleNamespace(epochs_at=None, is_due=lambda steps, times, done: True)
     batches = types.SimpleNamespace(
         epochs=epochs, stream=lambda first, total: iter([(None, None)] * (total - first))
     )
@@ -95,7 +104,7 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         deferred=contextlib.nullcontext, agreed=lambda: False, why_of_any=lambda: ""
     )
     end = loop.train(config, job, step, state(first, 0), out, Notes(), measurer, termination)
-    return end.step, out.store.saved, watch
+    return end.step, out.saver.saved, watch
 
 
 def test_each_best_step_is_saved_and_so_is_the_last(monkeypatch):

@@ -39,9 +39,12 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    save_every_steps: int | None = None  # None: only at the end and on a termination signal
+    # Each that is set saves, as do the last step, a termination signal, and SIGUSR1.
+    save_every_minutes: float | None = 15.0  # since the save before, whatever it was made for
+    save_every_steps: int | None = None
     save_times_per_epoch: int | None = None  # instead; evenly spaced, after the last step too
     keep: int = 2  # newest checkpoints kept
+    keep_every_steps: int | None = None  # and, of those saved, the steps that are a multiple of it
     # Seconds from a termination signal to the end, in which a step is finished and saved; after
     # them the process ends as it is. Clouds give 25 to 30; where a step and a save take longer, let
     # the cluster give more, and say so here.

@@ -31,7 +31,7 @@ _REMEDIES = {
 _OTHERWISE = "name another place"
 # As libraries put it that keep no OSError.
 _SPELT = re.compile(
-    "No space left on device|Disk quota exceeded|Read-only file system"
+    "No space left on device|Disk quota exceeded|Read-only file system|File too large"
     "|No usable temporary directory"
 )
 _PATH = re.compile(r"(?<![\w/.:])/[^\s'\"\]),:;]+")
