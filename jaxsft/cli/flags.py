@@ -140,9 +140,11 @@ def parse(argv: list[str], required: tuple[str, ...] = (), about: str = "") -> C
         about: the first lines of what --help answers.
 
     Raises:
-        ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file.
+        ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file, text
+            that is not UTF-8.
         SystemExit: after --help has been answered.
     """
+    _refuse_other_encodings(argv)
     overrides, rest = _split_overrides(argv)
     _parse_flags(rest, ("config", *required), about)
     path = flags.FLAGS["config"].value
@@ -158,6 +160,7 @@ def _parse_flags(
     argv: list[str], required: tuple[str, ...], about: str, words: tuple[str, ...] = ()
 ) -> list[str]:
     """The arguments without a name, one for each of `words`."""
+    _refuse_other_encodings(argv)
     if _HELP.intersection(argv[1:]):
         print(_help(argv[0], required, about))
         raise _HelpGiven(errors.DONE)
@@ -297,6 +300,12 @@ def _split_overrides(argv: list[str]) -> tuple[list[tuple[str, str]], list[str]]
             raise ConfigError(f"--config.{match['path']}: given twice")
         overrides[match["path"]] = match["value"]
     return list(overrides.items()), rest
+
+
+def _refuse_other_encodings(argv: list[str]) -> None:
+    """A path in an argument goes into files and messages, which are UTF-8."""
+    for argument in argv:
+        places.refuse_other_encoding(argument)
 
 
 def _refuse_repeated(argv: list[str]) -> None:

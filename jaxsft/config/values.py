@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from typing import Any, Literal
@@ -23,6 +24,8 @@ def check_types(value: Any, name: str) -> None:
                 f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])},"
                 f" got {type(item).__name__}"
             )
+        if not _is_text(item):
+            raise ConfigError(f"{name}.{field.name}={item!r}: is not UTF-8; expected text that is")
         for index, part in enumerate(item if isinstance(item, tuple) else (item,)):
             if dataclasses.is_dataclass(part):
                 suffix = f"[{index}]" if isinstance(item, tuple) else ""
@@ -44,6 +47,15 @@ def check_float32(value: object, name: str) -> None:
                 f"{name}={value}: is {there} in float32, in which devices compute; its size must"
                 f" lie in [{_LEAST:.2g}, {_MOST:.2g}]"
             )
+
+
+def _is_text(value: object) -> bool:
+    """Whether every string in the value is UTF-8: the name of a file may be no text."""
+    if isinstance(value, dict):
+        return all(_is_text(key) and _is_text(item) for key, item in value.items())
+    if isinstance(value, tuple):
+        return all(map(_is_text, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
 
 def is_instance(value: object, hint: Any) -> bool:
