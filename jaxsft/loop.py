@@ -16,10 +16,9 @@ from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
+from jaxsft.training.first_step import Step
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
-from jaxsft.training.over_mesh import TrainStep
-from jaxsft.training.replay import CheckedStep
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
@@ -27,7 +26,7 @@ from jaxsft.training.step import TrainState, result_params
 def train(
     config: Config,
     job: Job,
-    train_step: TrainStep | CheckedStep,
+    train_step: Step,
     state: TrainState,
     out: Outputs,
     notes: Notes,
