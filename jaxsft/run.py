@@ -12,7 +12,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.report import from_caches
 from jaxsft.data.report import text as report_text
 from jaxsft.data.report.data_report import DataReport
-from jaxsft.devices import compile_cache, distributed, mesh
+from jaxsft.devices import compile_cache, distributed, mesh, progress
 from jaxsft.devices.termination import Termination
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.files import run_names
@@ -33,6 +33,8 @@ from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
+
+_train = progress.during(progress.TRAINING)(train)
 
 
 def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[str] = ()) -> None:
@@ -90,13 +92,14 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
             distributed.together(lambda: write_inputs(config, report, workdir.files))
             state = _first_state(config, base, job, data, out, measurer, saved)
             notes = resume.with_digests(notes, state)
-            state = train(config, job, train_step, state, out, notes, measurer, termination)
+            state = _train(config, job, train_step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
             finished_run.finish(
                 config, base, data, job, end, out, command, started, notes.changes or ()
             )
 
 
+@progress.during("reading weights")
 def _first_state(
     config: Config,
     base: Pretrained,
@@ -114,6 +117,7 @@ def _first_state(
     say, placed = out.console.say, job.program.teacher
     taught = None if placed is None else distributed.together(lambda: teacher.read(placed))
     if saved is not None:
+        progress.mark(int(saved.step))
         frozen = first_state.frozen_params(config, base, job.program, data, say, saved.params)
         state = state_of(saved, frozen, taught)
         resume.refuse_other_files(out.store, int(saved.step), state)
@@ -200,6 +204,7 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
     )
 
 
+@progress.during("compiling")
 def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep]:
     """The training step, which must fit the devices' memory; and the job, with its remat policy."""
     limit = memory.limit_here()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from jaxsft.devices import progress
 from jaxsft.errors import CheckpointError, UserError
 from jaxsft.files import places
 from jaxsft.rundir.checkpoint import files, retention
@@ -69,6 +70,7 @@ class CheckpointStore:
         """Committed steps, oldest first."""
         return files.committed_steps(self.directory)
 
+    @progress.during("saving")
     def save(self, step: int, state: Tree, notes: Notes) -> None:
         """Starts saving `state`; returns when the arrays may be overwritten.
 
@@ -138,6 +140,7 @@ class CheckpointStore:
         except Exception as error:
             raise _not_saved(str(self.directory), error) from error
 
+    @progress.during("saving")
     def wait(self, settled: bool = True) -> None:
         """Returns when everything saved so far is committed.
 
@@ -194,6 +197,7 @@ class CheckpointStore:
             raise Damaged(str(self.directory / str(step)), failure)
         return state
 
+    @progress.during("reading a checkpoint")
     def read(self, step: int, abstract: Tree, field: str | None = None) -> Tree:
         """This process's part of a state, not yet verified; no other process is waited for.
 
