@@ -6,6 +6,7 @@ import time
 import jax
 
 from jaxsft.config import Config
+from jaxsft.devices import progress
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
@@ -16,18 +17,18 @@ from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
+from jaxsft.training.first_step import Step
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
-from jaxsft.training.over_mesh import TrainStep
-from jaxsft.training.replay import CheckedStep
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
 
+@progress.during(progress.TRAINING)
 def train(
     config: Config,
     job: Job,
-    train_step: TrainStep | CheckedStep,
+    train_step: Step,
     state: TrainState,
     out: Outputs,
     notes: Notes,

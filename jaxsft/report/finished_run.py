@@ -1,6 +1,5 @@
 """The end of a run: its export, its summary, its page and the last lines on the terminal."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from jaxsft.convert.export.directory import MARKER, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
-from jaxsft.devices import peak_memory
+from jaxsft.devices import peak_memory, progress
 from jaxsft.devices.mesh import describe
 from jaxsft.files import buckets, run_names
 from jaxsft.model import quantised
@@ -38,10 +37,12 @@ from jaxsft.rundir.checkpoint.notes import Change
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
+from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job
 
 
+@progress.during("writing the report")
 def finish(
     config: Config,
     base: Pretrained,
@@ -50,7 +51,7 @@ def finish(
     end: End,
     out: Outputs,
     command: str,
-    started: float,
+    clock: StartClock,
     changes: Sequence[Change],
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
@@ -79,7 +80,8 @@ def finish(
         ended=end.why,
         changes=changes,
         checkpoint_failures=out.saver.failures,
-        wall_seconds=time.monotonic() - started,
+        wall_seconds=clock.since_made(),
+        start_seconds=clock.seconds,
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
         after=after,
@@ -125,6 +127,7 @@ def _wanted(config: Config) -> dict[str, bool]:
     }
 
 
+@progress.during("exporting")
 def _export(
     config: Config,
     base: Pretrained,

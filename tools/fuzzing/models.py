@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fuzzing import changes, rows
+from jaxsft.files import run_names
 
 VOCAB, WIDTH, HEADS, MLP = 24, 8, 2, 16
 _LLAMA = {
@@ -245,7 +246,7 @@ def checkpoint_seeds(folder: Path) -> None:
     from jaxsft.rundir.checkpoint.notes import Best, Notes
     from jaxsft.rundir.checkpoint.store import CheckpointStore
 
-    store = CheckpointStore(folder / "run" / "checkpoints", keep=2)
+    store = CheckpointStore(folder / "run" / run_names.CHECKPOINTS, keep=2)
     trained_on = TrainedOn("f0", "{{ messages }}", [2])
     store.save(3, _state(), Notes({"config.train.seed": 1}, "2026-01-31", trained_on, Best()))
     store.wait()
@@ -291,7 +292,7 @@ def read_checkpoint(folder: Path) -> None:
     from jaxsft.rundir.checkpoint.store import CheckpointStore
 
     _without_waiting()
-    store = CheckpointStore(folder / "checkpoints", keep=2)
+    store = CheckpointStore(folder / run_names.CHECKPOINTS, keep=2)
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _state()
     )

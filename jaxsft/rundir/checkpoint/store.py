@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from jaxsft.devices.progress import during
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir.checkpoint import files, given_up, retention
 from jaxsft.rundir.checkpoint.digest import Tree, digests, named
@@ -22,6 +23,7 @@ from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
 from jaxsft.rundir.checkpoint.notes import (
     NOTES_FILE,
     AlteredNotes,
+    NewerFormat,
     Notes,
     notes_json,
     parse_notes,
@@ -71,6 +73,7 @@ class CheckpointStore:
         """Committed steps, oldest first."""
         return files.committed_steps(self.directory)
 
+    @during("saving")
     def save(self, step: int, state: Tree, notes: Notes) -> None:
         """Starts saving `state`; returns when the arrays may be overwritten.
 
@@ -155,6 +158,7 @@ class CheckpointStore:
         if saving.error is not None:
             raise not_saved(saving.path, saving.error) from saving.error
 
+    @during("saving")
     def wait(self, settled: bool = True) -> None:
         """Returns when everything saved so far is committed.
 
@@ -173,12 +177,15 @@ class CheckpointStore:
 
         Raises:
             Damaged: they can't be read.
+            CheckpointError: a later version of this program saved them.
         """
         path = self.directory / str(step)
         failure = Failure("unreadable", "")
         for wait in (*RETRY_SECONDS, None):
             try:
                 return parse_notes((path / NOTES_FILE).read_text())
+            except NewerFormat as error:
+                raise CheckpointError(f"{path}: {error}") from None
             except AlteredNotes as error:
                 failure = Failure("altered", f"{NOTES_FILE} {error}")
             except Exception as error:  # stores of objects have kinds of their own
@@ -205,12 +212,14 @@ class CheckpointStore:
         return self._read_verified(step, abstract, name)
 
     def _read_verified(self, step: int, abstract: Tree, field: str | None) -> Tree:
-        state, digests = self.read(step, abstract, field), self.notes(step).digests
+        digests = self.notes(step).digests
+        state = self.read(step, abstract, field)
         failure = self.verify(state if field is None else nested(field, state), digests)
         if failure is not None:
             raise Damaged(str(self.directory / str(step)), failure)
         return state
 
+    @during("reading a checkpoint")
     def read(self, step: int, abstract: Tree, field: str | None = None) -> Tree:
         """This process's part of a state, not yet verified; no other process is waited for.
 
