@@ -9,6 +9,7 @@ BAD_DATA = 65
 BAD_MODEL = 66
 INTERNAL = 70
 DIVERGED = 71  # started again, it would diverge again
+BAD_HARDWARE = 72  # a device computes wrongly: not again on this machine
 STOPPED = 75  # a termination signal: the state is saved, start the same command again
 LOST_PEER = 76
 
@@ -61,6 +62,12 @@ class DivergedError(UserError):
     exit_code = DIVERGED
 
 
+class HardwareError(UserError):
+    """A device computes or remembers wrongly, without saying so itself."""
+
+    exit_code = BAD_HARDWARE
+
+
 class PeerError(UserError):
     """Another process of the run is lost or never came."""
 
@@ -79,7 +86,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def of_code(exit_code: int) -> type[UserError]:
     """The kind of error that ends a program with this code."""
-    kinds = (ConfigError, DataError, ConversionError, DivergedError, PeerError)
+    kinds = (ConfigError, DataError, ConversionError, DivergedError, HardwareError, PeerError)
     return next(kind for kind in kinds if kind.exit_code == exit_code)
 
 

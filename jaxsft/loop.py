@@ -6,12 +6,11 @@ import time
 import jax
 
 from jaxsft.config import Config
-from jaxsft.data.pack.epochs import Epochs
-from jaxsft.devices import distributed
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation.measurer import Measurer
+from jaxsft.evaluation.step_rows import StepRows
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
@@ -20,6 +19,7 @@ from jaxsft.training.divergence import Divergence
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.replay import CheckedStep
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
@@ -27,7 +27,7 @@ from jaxsft.training.step import TrainState, result_params
 def train(
     config: Config,
     job: Job,
-    train_step: TrainStep,
+    train_step: TrainStep | CheckedStep,
     state: TrainState,
     out: Outputs,
     notes: Notes,
@@ -50,10 +50,13 @@ def train(
         teacher=None if job.program.teacher is None else job.program.teacher.model.settings,
         untrained=job.program.untrained,
     )
+    skipped = int(state.skipped_steps)
+    rows = StepRows(config, job, out.workdir.files, out.console, first, skipped)
     movement = Movement(state.trained, first)
-    divergence = Divergence(config.optim.max_skipped_steps, int(state.skipped_steps))
-    save, evaluate, epochs = config.checkpoint, config.eval, job.batches.epochs
+    divergence = Divergence(config.optim.max_skipped_steps, skipped)
+    evaluate, epochs = config.eval, job.batches.epochs
     batches = job.batches.stream(first, total)
+    out.saver.restart_clock()
     with termination.deferred(), out.console.steps(first, total):
         for done in range(first + 1, total + 1):
             waiting = time.monotonic()
@@ -67,13 +70,13 @@ def train(
             stop = termination.agreed()
             diverged = divergence.add(done, metrics.skipped_steps)
             last = done == total
-            evaluates = _due(evaluate.every_steps, evaluate.times_per_epoch, epochs, done)
+            rows.after(done, metrics, state, flush=diverged or last or stop)
+            evaluates = epochs.is_due(evaluate.every_steps, evaluate.times_per_epoch, done)
             evaluates &= not last
-            due = _due(save.save_every_steps, save.save_times_per_epoch, epochs, done)
-            saves = divergence.saves(due or last)
+            saves = divergence.saves(out.saver.is_due(done, epochs) or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
-                out.metrics.append(line_of(line))
+                out.metrics.append(line_of(out.saver.counted(line)))
                 out.console.step(total, line)
             if diverged:
                 raise divergence.error()
@@ -87,38 +90,35 @@ def train(
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 best = None if watch is None else watch.best
-                out.store.save(done, saved_of(state), dataclasses.replace(notes, best=best))
+                out.saver.save(done, saved_of(state), dataclasses.replace(notes, best=best))
             if evaluates or saves:
                 log.restart_clock()
             if stop or done == total:
                 break
-    _leave_loop(total, int(state.step), out, divergence, termination)
+    _leave_loop(total, state, out, divergence, termination)
     return state
 
 
 def _leave_loop(
-    total: int, done: int, out: Outputs, divergence: Divergence, termination: Termination
+    total: int, state: TrainState, out: Outputs, divergence: Divergence, termination: Termination
 ) -> None:
     """Returns when the last state is saved.
 
     Raises:
         Stopped: a signal came, to this process or another; the state is saved.
         DivergedError: the last step was skipped.
+        UserError: it can't be saved.
     """
-    stopped = any(one["stop"] for one in distributed.gather({"stop": termination.requested}))
-    out.store.wait(settled=not stopped)  # a deadline may run
-    if done == total and divergence.newest_was_skipped():
+    done, skipped = int(state.step), divergence.newest_was_skipped()
+    why = termination.why_of_any()
+    # Where it stopped a deadline may run.
+    out.saver.finish(done, saved_of(state), may_retry=not skipped, settled=not why)
+    if done == total and skipped:
         raise divergence.error()
-    if stopped or done < total:
+    if why or done < total:
         raise known_to_all(
             Stopped(
-                f"stopped by a signal after step {done} of {total}, which is saved;"
+                f"stopped by {why} after step {done} of {total}, which is saved;"
                 " start the same command again"
             )
         )
-
-
-def _due(every_steps: int | None, times_per_epoch: int | None, epochs: Epochs, done: int) -> bool:
-    if times_per_epoch is not None:
-        return epochs.is_due(times_per_epoch, done)
-    return every_steps is not None and done % every_steps == 0

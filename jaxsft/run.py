@@ -20,7 +20,7 @@ from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
 from jaxsft.report import endings, finished_run, the_end
-from jaxsft.rundir import identity, reopen, resume
+from jaxsft.rundir import identity, lock, reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
@@ -30,6 +30,7 @@ from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.lora import lora_notes
 from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.replay import CheckedStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
@@ -50,22 +51,19 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
         DivergedError: steps were skipped one after the other.
     """
     started = time.monotonic()
-    termination = Termination()
+    termination = Termination(config.checkpoint.grace_seconds)
     with termination.listening(), contextlib.ExitStack() as leaving:
         compiled_programs = compile_cache.use(cache_root(None))
         memory_share = distributed.open_devices()
+        termination.take_again()
         asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
         distributed.refuse_differences(distributed.facts(config) | asked)
         console = Console(speaks=jax.process_index() == 0)
         console.say("cache", f"{compiled_programs} keeps compiled programs")
         if memory_share is not None:
             console.say("memory", memory_share)
-        config, out, allowed = _open(config, workdir, console, allow_changed)
-        leaving.callback(out.metrics.close)
-        base = distributed.together(lambda: inputs.open_model(config, console.say))
-        config = distributed.together(lambda: started_adapter.resolved(config, base))
-        distributed.together(lambda: preflight.check_config(config, base.settings))
-        opened = distributed.together(lambda: teacher.open_teacher(config, base.settings))
+        config, out, allowed = _open(config, workdir, console, allow_changed, leaving)
+        config, base, opened = _open_models(config, console)
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes_of(config, data.train)
@@ -133,19 +131,26 @@ def _first_state(
 
 
 def _open(
-    config: Config, workdir: Workdir, console: Console, allow_changed: Sequence[str]
+    config: Config,
+    workdir: Workdir,
+    console: Console,
+    allow_changed: Sequence[str],
+    leaving: contextlib.ExitStack,
 ) -> tuple[Config, Outputs, frozenset[str]]:
     """The config with what an earlier start decided, the run's files, and the names in its identity
     that may differ.
 
     Raises:
         CheckpointError: that start decided otherwise, or its checkpoints are not there.
-        ConfigError: a name that is none.
+        ConfigError: a name that is none; or another run has the directory.
     """
+    leaving.enter_context(lock.held(workdir, console.say))
     workdir.reports = jax.process_index() == 0
     distributed.of_first(workdir.fetch)
     distributed.of_first(lambda: endings.report_leftover(workdir))
     out = distributed.together(lambda: open_outputs(config, workdir, console))
+    leaving.callback(out.metrics.close)
+    leaving.enter_context(out.saver.listening())
     config = with_date(config, workdir, out.store)
     distributed.of_first(lambda: resume.refuse_lost_checkpoints(out))
     now = identity.identity(config)
@@ -153,6 +158,17 @@ def _open(
     resume.refuse_changed(out.store, now, allowed)
     distributed.together(lambda: out.store.steps() or reopen.check_continue_from(config))
     return config, out, allowed
+
+
+def _open_models(
+    config: Config, console: Console
+) -> tuple[Config, Pretrained, teacher.Teacher | None]:
+    """The config with what an adapter's files decide, the base, and the teacher; no weights yet."""
+    base = distributed.together(lambda: inputs.open_model(config, console.say))
+    config = distributed.together(lambda: started_adapter.resolved(config, base))
+    distributed.together(lambda: preflight.check_config(config, base.settings))
+    opened = distributed.together(lambda: teacher.open_teacher(config, base.settings))
+    return config, base, opened
 
 
 def _report_data(config: Config, job: Job, data: PreparedData, console: Console) -> DataReport:
@@ -205,9 +221,12 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
 
 
 @progress.during("compiling")
-def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep]:
+def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep | CheckedStep]:
     """The training step, which must fit the devices' memory; and the job, with its remat policy."""
     limit = memory.limit_here()
     chosen = relief.compile_step(job.program, config, limit, lambda line: console.say("step", line))
     console.say("remat", chosen.line)
-    return dataclasses.replace(job, program=chosen.program), TrainStep(chosen.compiled)
+    step, every = TrainStep(chosen.compiled), config.train.sdc_check_every_steps
+    if every is not None:
+        step = CheckedStep(step, chosen.program, every, lambda line: console.say("sdc", line))
+    return dataclasses.replace(job, program=chosen.program), step

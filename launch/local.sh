@@ -6,7 +6,8 @@
 #   the CPU    JAX_PLATFORMS=cpu launch/local.sh ...
 #   GPUs need  pip install -e '.[cuda]'; without it jax sees the CPU only
 #   ends       with the exit code of the run, except that 75 (stopped, saved) and 76 (lost a peer)
-#              start it again: it goes on from its last checkpoint
+#              start it again: it goes on from its last checkpoint; MAX_RESTARTS=5 such starts
+#              in a row that save nothing newer are the last
 #   to stop    Ctrl-C or a termination signal: the run saves its state, and stays stopped
 #
 # Every flag goes to `python -m jaxsft.train`. PYTHON=... names another Python than .venv's.
@@ -17,6 +18,9 @@ if [ -z "${PYTHON:-}" ]; then
   PYTHON=$root/.venv/bin/python
   [ -x "$PYTHON" ] || PYTHON=python3
 fi
+
+# shellcheck source=launch/restarts.sh
+. "$root/launch/restarts.sh"
 
 run=
 stopping=
@@ -29,16 +33,10 @@ trap stop INT TERM
 while true; do
   "$PYTHON" -m jaxsft.train "$@" &
   run=$!
-  wait "$run"
+  ended "$run"
   code=$?
-  # A trapped signal ends `wait` early: the run is still saving.
-  while kill -0 "$run" 2>/dev/null; do
-    wait "$run"
-    code=$?
-  done
-  if [ -n "$stopping" ] || { [ "$code" != 75 ] && [ "$code" != 76 ]; }; then
+  if [ -n "$stopping" ] || ! again "$code" "$@"; then
     exit "$code"
   fi
-  echo "launch/local.sh: the run ended with exit code $code, starting it again" >&2
   sleep 1
 done

@@ -9,15 +9,16 @@
 #              copies this checkout to all hosts and makes .venv there
 #   train      launch/tpu_vm.sh train NAME ZONE --config=configs/llama3_8b.py --workdir=gs://BUCKET/x
 #              every flag goes to `python -m jaxsft.train`; exit codes 75 (stopped, saved) and 76 (lost
-#              a peer) start it again: it goes on from its last checkpoint
+#              a peer) start it again: it goes on from its last checkpoint; MAX_RESTARTS=5 such
+#              starts in a row that save nothing newer are the last
 #   delete     launch/tpu_vm.sh delete NAME ZONE
 #
 #   result     the run directory, which must be on gs://, where all hosts can see it
-#   to stop    launch/tpu_vm.sh stop NAME ZONE: the run saves its state
+#   to stop    launch/tpu_vm.sh stop NAME ZONE: the run saves its state, and stays stopped
 set -euo pipefail
 
 usage() {
-  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 64
 }
 [ $# -ge 3 ] || usage
@@ -25,6 +26,11 @@ action=$1 name=$2 zone=$3
 shift 3
 tpus=(gcloud compute tpus)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# shellcheck source=launch/restarts.sh
+. "$here/launch/restarts.sh"
+
+stopped=${XDG_CACHE_HOME:-$HOME/.cache}/jaxsft/stopped-$zone-$name  # `stop` tells `train`
 
 on_all_hosts() {
   "${tpus[@]}" tpu-vm ssh "$name" "--zone=$zone" --worker=all "--command=$1"
@@ -49,17 +55,19 @@ case $action in
     ;;
   train)
     command="cd jaxsft && exec .venv/bin/python -m jaxsft.train$(printf ' %q' "$@")"
+    rm -f "$stopped"
     while true; do
       code=0
       on_all_hosts "$command" || code=$?
-      if [ "$code" != 75 ] && [ "$code" != 76 ]; then
+      if [ -e "$stopped" ] || ! again "$code" "$@"; then
         exit "$code"
       fi
-      echo "tpu_vm.sh: the run ended with exit code $code, starting it again" >&2
       sleep 10
     done
     ;;
   stop)
+    mkdir -p "$(dirname "$stopped")"
+    touch "$stopped"
     on_all_hosts "pkill -TERM -f '[m] jaxsft.train' || true"
     ;;
   delete)

@@ -37,6 +37,8 @@ def run(
     Args:
         env: added to the environment.
     """
+    from jaxsft.terminal import deadline  # not before conftest has had its say
+
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         said = [Path(folder) / name for name in ("stdout", "stderr")]
         for file in said:
@@ -46,6 +48,7 @@ def run(
         stack.enter_context(contextlib.chdir(ROOT))
         stack.enter_context(_flags_of_its_own())
         stack.enter_context(signals_given_back())
+        stack.enter_context(_replaced(deadline, "_exit", lambda code: None))  # it is our process
         code = _exit_code(program)
         stack.close()
         return Done(code, *(file.read_text(encoding="utf-8") for file in said))

@@ -59,6 +59,7 @@ RESULTS: dict[str, Any] = {
     "model.transformer.Decoder.extend": ("BV", ""),
     "model.transformer.Decoder._run": ("BTD", "", "L"),
     "training.loss.loss_and_routing": ("", "L"),
+    "training.loss._all_sums": (("", ""), "L"),
     "training.loss.routing_of": "L",
     "training.step.gradient_sums": (("", "L"), ""),
     "evaluation.generate.left_padded": ("BT", "BT"),

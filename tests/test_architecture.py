@@ -40,7 +40,7 @@ ALLOWED = {
     "loop": STEP | {"rundir", "evaluation"},
     "run": STEP | {"rundir", "evaluation", "loop", "plan", "report"},
     "cli/programs": STEP | {"cli", "rundir", "checks", "plan", "evaluation", "report", "run"},
-    "train": {"cli/programs"},
+    "train": {"cli/programs", "terminal"},
     "__main__": {"cli/programs"},
 }
 # The parts of the large rooms, each of which may import those before it.

@@ -29,6 +29,14 @@ class Log:
         pass
 
 
+class Rows:
+    def __init__(self, *_):
+        pass
+
+    def after(self, *_, **__):
+        pass
+
+
 class Store:
     def __init__(self):
         self.saved: dict[int, Notes] = {}
@@ -36,7 +44,16 @@ class Store:
     def save(self, step, state, notes):
         self.saved[step] = notes
 
-    def wait(self, settled):
+    def restart_clock(self):
+        pass
+
+    def is_due(self, done, epochs):
+        return False
+
+    def counted(self, line):
+        return line
+
+    def finish(self, step, state, may_retry, settled):
         pass
 
 
@@ -47,6 +64,7 @@ def state(step: int, skipped: int) -> Any:
 def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sections):
     """A run of so many steps, evaluated after each; losses by step."""
     monkeypatch.setattr(loop, "StepLog", Log)
+    monkeypatch.setattr(loop, "StepRows", Rows)
     monkeypatch.setattr(loop, "saved_of", lambda state: state)
     monkeypatch.setattr(loop, "result_params", lambda recipe, state: state.params)
     config = Config(
@@ -69,23 +87,24 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
     out: Any = types.SimpleNamespace(
         metrics=types.SimpleNamespace(resume=lambda step: None, append=lines.append),
         console=types.SimpleNamespace(steps=lambda *_: contextlib.nullcontext()),
+        workdir=types.SimpleNamespace(files=None),
         copy=lambda now: None,
-        store=Store(),
+        saver=Store(),
     )
     program = types.SimpleNamespace(
         settings=None, remat=None, sources=(), recipe=None, teacher=None, untrained=ALL_TRAINS
     )
-    epochs = types.SimpleNamespace(epochs_at=None)
+    epochs = types.SimpleNamespace(epochs_at=None, is_due=lambda steps, times, done: True)
     batches = types.SimpleNamespace(
         epochs=epochs, stream=lambda first, total: iter([(None, None)] * (total - first))
     )
     job: Any = types.SimpleNamespace(program=program, batches=batches, num_steps=steps)
     measurer: Any = types.SimpleNamespace(watch=watch, losses=lambda step: {LOSS: losses[step]})
     termination: Any = types.SimpleNamespace(
-        deferred=contextlib.nullcontext, agreed=lambda: False, requested=False
+        deferred=contextlib.nullcontext, agreed=lambda: False, why_of_any=lambda: ""
     )
     end = loop.train(config, job, step, state(first, 0), out, Notes(), measurer, termination)
-    return end.step, out.store.saved, watch
+    return end.step, out.saver.saved, watch
 
 
 def test_each_best_step_is_saved_and_so_is_the_last(monkeypatch):

@@ -14,7 +14,6 @@ import pytest
 from safetensors import safe_open
 
 import jaxsft.run
-from jaxsft.cli import flags
 from jaxsft.devices import distributed
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training import mesh_program, parameters
@@ -150,7 +149,6 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(run, tmp_path, monkeypat
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(StepLog, "add", stopping)
-    monkeypatch.setattr(flags, "_leave_soon", lambda code: None)  # that ends this process
     stopped = train(tmp_path, "--config.eval.prompts=0", check=False)
     monkeypatch.undo()
     assert stopped.returncode == 75, stopped.stderr
@@ -206,7 +204,8 @@ def test_a_run_begins_with_the_weights_of_another(run, tmp_path):
 @fault(
     "numbers",
     "loss or gradients that are not finite, `optim.max_skipped_steps` steps in a row",
-    "skips each of them, then ends with the last good checkpoint and exports nothing",
+    "skips each of them and says which rows it had, then ends with the last good checkpoint and"
+    " exports nothing",
     lost="the steps since that checkpoint, which would diverge again",
     code=71,
 )
@@ -218,6 +217,10 @@ def test_a_run_that_diverges_ends_with_its_last_good_checkpoint(tmp_path):
     assert "error.json" in names and "export" not in names
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert read_lines(tmp_path / "metrics.jsonl")[-1]["skipped_steps"] == 4
+    odd = read_lines(tmp_path / "odd_steps.jsonl")
+    assert [(line["step"], line["why"]) for line in odd] == [(n, "skipped") for n in range(2, 6)]
+    assert all(line["examples"] for line in odd)
+    assert "step 5 was skipped: loss or gradients were not finite; not finite for" in done.stdout
 
 
 @fault(

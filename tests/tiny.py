@@ -15,7 +15,7 @@ from jaxsft.devices import mesh
 from jaxsft.model import settings, state
 from jaxsft.training import optim, over_mesh, step
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_form
+from jaxsft.training.loss_settings import loss_form
 from jaxsft.training.schedule import make_schedule
 
 VOCAB = 64

@@ -3,10 +3,8 @@
 import dataclasses
 import difflib
 import json
-import os
 import re
 import sys
-import threading
 import traceback
 import types
 import typing
@@ -21,13 +19,12 @@ from jaxsft.cli import config_file
 from jaxsft.config import Config, optional_section, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 from jaxsft.files import places
-from jaxsft.terminal import advice, signals, streams
+from jaxsft.terminal import advice, deadline, signals, streams
 from jaxsft.terminal.printable import printable
 from jaxsft.terminal.redact import redacted
 
 _WHOLE = re.compile(r"[+-]?\d+")
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
-_LEAVE_SECONDS = 5  # whoever sends a second signal waits for less than ten
 _HELP = frozenset({"--help", "-help", "-h"})
 
 
@@ -100,8 +97,9 @@ def _about(main: Callable[..., int | None]) -> str:
 def _exit_code(run: Callable[[], int | None]) -> int:
     streams.protect()
     advice.leave_out()
+    grace_seconds = config_module.Checkpoint().grace_seconds  # until a config is read
     try:
-        with signals.raised():
+        with deadline.watching(grace_seconds), signals.raised():
             return run() or errors.DONE
     except UserError as error:
         return _refused(error)
@@ -109,11 +107,11 @@ def _exit_code(run: Callable[[], int | None]) -> int:
         return errors.DONE
     except errors.Stopped as stopped:
         print(stopped, file=sys.stderr)
-        _leave_soon(stopped.exit_code)
+        deadline.leave_soon(stopped.exit_code)
         return stopped.exit_code
     except KeyboardInterrupt:
         print("stopped by SIGINT; start the same command again", file=sys.stderr)
-        _leave_soon(errors.STOPPED)
+        deadline.leave_soon(errors.STOPPED)
         return errors.STOPPED
     except BaseException as error:  # a library's sys.exit, and errors of Rust that are no Exception
         if refusal := places.user_error(error):
@@ -124,13 +122,6 @@ def _exit_code(run: Callable[[], int | None]) -> int:
             file=sys.stderr,
         )
         return errors.INTERNAL
-
-
-def _leave_soon(code: int) -> None:
-    """Ends the process with this code if threads of libraries keep it from ending by itself."""
-    timer = threading.Timer(_LEAVE_SECONDS, os._exit, (code,))
-    timer.daemon = True
-    timer.start()
 
 
 class _HelpGiven(SystemExit):
@@ -149,9 +140,11 @@ def parse(argv: list[str], required: tuple[str, ...] = (), about: str = "") -> C
         about: the first lines of what --help answers.
 
     Raises:
-        ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file.
+        ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file, text
+            that is not UTF-8.
         SystemExit: after --help has been answered.
     """
+    _refuse_other_encodings(argv)
     overrides, rest = _split_overrides(argv)
     _parse_flags(rest, ("config", *required), about)
     path = flags.FLAGS["config"].value
@@ -167,6 +160,7 @@ def _parse_flags(
     argv: list[str], required: tuple[str, ...], about: str, words: tuple[str, ...] = ()
 ) -> list[str]:
     """The arguments without a name, one for each of `words`."""
+    _refuse_other_encodings(argv)
     if _HELP.intersection(argv[1:]):
         print(_help(argv[0], required, about))
         raise _HelpGiven(errors.DONE)
@@ -306,6 +300,12 @@ def _split_overrides(argv: list[str]) -> tuple[list[tuple[str, str]], list[str]]
             raise ConfigError(f"--config.{match['path']}: given twice")
         overrides[match["path"]] = match["value"]
     return list(overrides.items()), rest
+
+
+def _refuse_other_encodings(argv: list[str]) -> None:
+    """A path in an argument goes into files and messages, which are UTF-8."""
+    for argument in argv:
+        places.refuse_other_encoding(argument)
 
 
 def _refuse_repeated(argv: list[str]) -> None:

@@ -10,7 +10,7 @@ from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.optim import Group, Optim
 from jaxsft.config.run import Config, Train
-from jaxsft.config.values import check_types
+from jaxsft.config.values import check_float32, check_types
 from jaxsft.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ def validate(config: Config) -> None:
     """
     check_types(config, "config")
     _check_positive(config)
+    check_float32(dataclasses.asdict(config), "config")
     _check_new_tokens(config.model.new_tokens)
     if config.model.continue_from is not None and not config.model.continue_from.strip():
         raise ConfigError(
@@ -71,18 +72,23 @@ def _check_positive(config: Config) -> None:
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,
         "train.microbatches": config.train.microbatches,
+        "train.sdc_check_every_steps": config.train.sdc_check_every_steps,
         "data.sequence_length": config.data.sequence_length,
         "data.max_bad_rows": config.data.max_bad_rows,
         "data.workers": config.data.workers,
+        "checkpoint.save_every_minutes": config.checkpoint.save_every_minutes,
         "checkpoint.save_every_steps": config.checkpoint.save_every_steps,
         "checkpoint.save_times_per_epoch": config.checkpoint.save_times_per_epoch,
         "checkpoint.keep": config.checkpoint.keep,
+        "checkpoint.keep_every_steps": config.checkpoint.keep_every_steps,
+        "checkpoint.grace_seconds": config.checkpoint.grace_seconds,
         "eval.every_steps": config.eval.every_steps,
         "eval.times_per_epoch": config.eval.times_per_epoch,
         "eval.early_stopping": config.eval.early_stopping,
         "eval.batch_size": config.eval.batch_size,
         "eval.max_new_tokens": config.eval.max_new_tokens,
         "log.every_steps": config.log.every_steps,
+        "log.spike_deviations": config.log.spike_deviations,
         "optim.peak_lr": config.optim.peak_lr,
         "optim.eps": config.optim.eps,
         "optim.max_grad_norm": config.optim.max_grad_norm,

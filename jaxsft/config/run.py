@@ -32,13 +32,23 @@ class Train:
     steps: int | None = None
     microbatches: int = 1  # the batch is computed in this many parts
     seed: int = 0  # of data order, random weights and the noise of a step
+    # Steps between two that are made twice, whose bits are compared on every device: hardware that
+    # computes wrongly ends the run with 72. Takes a step and moving the state to the host and back.
+    sdc_check_every_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    save_every_steps: int | None = None  # None: only at the end and on a termination signal
+    # Each that is set saves, as do the last step, a termination signal, and SIGUSR1.
+    save_every_minutes: float | None = 15.0  # since the save before, whatever it was made for
+    save_every_steps: int | None = None
     save_times_per_epoch: int | None = None  # instead; evenly spaced, after the last step too
     keep: int = 2  # newest checkpoints kept
+    keep_every_steps: int | None = None  # and, of those saved, the steps that are a multiple of it
+    # Seconds from a termination signal to the end, in which a step is finished and saved; after
+    # them the process ends as it is. Clouds give 25 to 30; where a step and a save take longer, let
+    # the cluster give more, and say so here.
+    grace_seconds: float = 22.0
     # A figure of evaluation, such as "eval/holdout/loss": the step that has the best is saved, and
     # kept beside the newest.
     best: str | None = None
@@ -75,6 +85,10 @@ class Eval:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
     every_steps: int = 1  # one line in metrics.jsonl, means over the steps since the last
+    # A step whose loss lies so many deviations above the usual one, of the median's kind, is told
+    # with the rows that made it, in odd_steps.jsonl, as skipped steps are; None: only those are.
+    spike_deviations: float | None = 8.0
+    examples: bool = False  # the rows of every step in examples.jsonl
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,17 @@
 """Values of a config: whether they are what their annotations say, and from JSON."""
 
 import dataclasses
+import math
+import re
 import types
 import typing
 from typing import Any, Literal
 
 from jaxsft.config.run import Config
 from jaxsft.errors import ConfigError
+
+# Devices compute in float32: a larger number is infinite there, a smaller one 0.
+_LEAST, _MOST = 1.1754944e-38, 3.4028234e38
 
 
 def check_types(value: Any, name: str) -> None:
@@ -19,10 +24,38 @@ def check_types(value: Any, name: str) -> None:
                 f"{name}.{field.name}={item!r}: expected {type_name(hints[field.name])},"
                 f" got {type(item).__name__}"
             )
+        if not _is_text(item):
+            raise ConfigError(f"{name}.{field.name}={item!r}: is not UTF-8; expected text that is")
         for index, part in enumerate(item if isinstance(item, tuple) else (item,)):
             if dataclasses.is_dataclass(part):
                 suffix = f"[{index}]" if isinstance(item, tuple) else ""
                 check_types(part, f"{name}.{field.name}{suffix}")
+
+
+def check_float32(value: object, name: str) -> None:
+    """Raises ConfigError naming a number, at any depth, that float32 has not."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_float32(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_float32(item, f"{name}[{index}]")
+    elif isinstance(value, float | int) and math.isfinite(value) and value:
+        if not _LEAST <= abs(value) <= _MOST:
+            there = "0" if abs(value) < 1 else "infinite"
+            raise ConfigError(
+                f"{name}={value}: is {there} in float32, in which devices compute; its size must"
+                f" lie in [{_LEAST:.2g}, {_MOST:.2g}]"
+            )
+
+
+def _is_text(value: object) -> bool:
+    """Whether every string in the value is UTF-8: the name of a file may be no text."""
+    if isinstance(value, dict):
+        return all(_is_text(key) and _is_text(item) for key, item in value.items())
+    if isinstance(value, tuple):
+        return all(map(_is_text, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
 
 def is_instance(value: object, hint: Any) -> bool:

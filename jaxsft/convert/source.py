@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxsft.convert.families import config_json, quantised
 from jaxsft.errors import ConversionError
-from jaxsft.files import places, run_names, untrusted
+from jaxsft.files import model_links, places, run_names, untrusted
 from jaxsft.model.quantised import KINDS
 
 # Never pickled weights and never code. "*" also matches "/", so sub-directories are ignored apart.
@@ -50,7 +50,8 @@ def resolve(source: str | Path, *, weights: bool = True) -> Path:
         weights: False: only its tokenizer is wanted, whatever the family of its model.
 
     Raises:
-        ConversionError: nothing there, or something that weights can't be read from.
+        ConversionError: nothing there, something that weights can't be read from, or a directory
+            with links out of it.
     """
     if "://" in str(source):
         raise ConversionError(
@@ -101,6 +102,7 @@ def tokenizer_directory(
         from jaxsft.convert.gguf import tokenizer
 
         return tokenizer.cached_directory(path, cache_dir)
+    model_links.refuse_leading_out(path)
     found = [name for name in TOKENIZER_FILES if (path / name).is_file()]
     if not found:
         raise ConversionError(
@@ -160,6 +162,7 @@ def adapter_directory(source: str | Path) -> Path | None:
         path = path / run_names.EXPORT  # of a run that trained an adapter
     if not (path / ADAPTER).is_file():
         return None
+    model_links.refuse_leading_out(path)
     files = [file for pattern in MODEL_WEIGHTS for file in sorted(path.glob(pattern))]
     if (path / "config.json").is_file() and files:
         raise ConversionError(
@@ -239,11 +242,13 @@ def _resolve_directory(path: Path, weights: bool) -> Path:
     if "model_type" not in config and isinstance(config.get("model"), dict):
         exported = path / run_names.EXPORT
         if (exported / "config.json").is_file():
+            model_links.refuse_leading_out(exported)
             return exported
         raise ConversionError(
             f"model.source={path}: is a run directory without export/; export it first"
             " (tools/export_hf.py --workdir) and name the exported directory"
         )
+    model_links.refuse_leading_out(path)
     return path
 
 

@@ -194,22 +194,28 @@ def _ended(heard: socket.socket, seconds: float, say: SayLine) -> bool:
 
 
 class Vote:
-    """A yes or no of each process, counted on the devices while the program goes on."""
+    """What each process says of a few things, counted on the devices while the program goes on."""
 
-    def __init__(self, yes: bool):
+    def __init__(self, *yes: bool):
         mesh = Mesh(np.asarray(jax.devices()), "device")
-        local = np.full(len(jax.local_devices()), yes, np.int32)
+        local = np.tile(np.asarray(yes, np.int32), (len(jax.local_devices()), 1))
         split = NamedSharding(mesh, PartitionSpec("device"))
         self._result = _most(mesh)(jax.make_array_from_process_local_data(split, local))
 
     def any(self) -> bool:
-        """Whether a process said yes; the same answer on all of them."""
-        return bool(self._result)
+        """Whether a process said yes to anything; the same answer on all of them."""
+        return any(self.each())
+
+    def each(self) -> list[bool]:
+        """Whether a process said yes, by thing; the same answer on all of them."""
+        return [bool(one) for one in jax.device_get(self._result)]
 
 
 @functools.cache
 def _most(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(
+        lambda yes: jnp.max(yes, axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
+    )
 
 
 def together(work: Callable[[], Result]) -> Result:

@@ -31,7 +31,7 @@ _REMEDIES = {
 _OTHERWISE = "name another place"
 # As libraries put it that keep no OSError.
 _SPELT = re.compile(
-    "No space left on device|Disk quota exceeded|Read-only file system"
+    "No space left on device|Disk quota exceeded|Read-only file system|File too large"
     "|No usable temporary directory"
 )
 _PATH = re.compile(r"(?<![\w/.:])/[^\s'\"\]),:;]+")
@@ -65,8 +65,9 @@ def make_writable(directory: Path, name: str) -> None:
         name: as in `using`.
 
     Raises:
-        PlaceError: it can't be made or written.
+        PlaceError: it can't be made or written, or its name is not UTF-8.
     """
+    refuse_other_encoding(str(directory.absolute()), name)
     with using(name, directory):
         directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,6 +77,22 @@ def make_writable(directory: Path, name: str) -> None:
             raise OSError(error.errno, error.strerror or str(error), str(directory)) from error
 
 
+def refuse_other_encoding(path: str, name: str | None = None) -> None:
+    """Refuses a path whose bytes are not UTF-8: neither JSON nor checkpoints nor a report hold it.
+
+    Args:
+        name: what chose it, for the message; None: the path itself.
+
+    Raises:
+        PlaceError: the name, with each such byte as \\udcff.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = (name or path).encode("utf-8", "backslashreplace").decode()
+        raise PlaceError(f"{shown}: is not UTF-8; give it a name that is") from None
+
+
 def cache_home() -> Path:
     """Where the caches of this user lie: $XDG_CACHE_HOME, or ~/.cache.
 
@@ -83,6 +100,7 @@ def cache_home() -> Path:
         PlaceError: the user has no home.
     """
     if chosen := os.environ.get("XDG_CACHE_HOME"):
+        refuse_other_encoding(chosen, f"XDG_CACHE_HOME={chosen}")
         return Path(chosen)
     try:
         return Path.home() / ".cache"

@@ -14,6 +14,7 @@ from jaxsft.devices.termination import Termination
 from jaxsft.files import run_names
 from jaxsft.report import failure_record
 from jaxsft.report.page import read_run, write_report
+from jaxsft.rundir import lock
 from jaxsft.rundir.workdir import WRITTEN_ON_THE_WAY, Workdir
 from jaxsft.terminal.redact import redacted
 
@@ -21,9 +22,12 @@ _NO_WORD = "it was killed, or lost its machine, and could leave no word of it"
 
 
 def write_ending(workdir: Workdir, error: BaseException) -> None:
-    """Writes error.json, unless the run was stopped by a signal, and report.html."""
+    """Writes error.json, unless the run was stopped by a signal, and report.html; nothing where the
+    directory is another run's."""
     stopped = isinstance(error, (errors.Stopped, KeyboardInterrupt))
     why = (str(error) or "stopped by SIGINT") if stopped else None
+    if lock.is_anothers(workdir):
+        return
     # Another signal ends this part, not the program.
     with contextlib.suppress(errors.Stopped), _listening():
         if not stopped:

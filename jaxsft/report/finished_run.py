@@ -79,6 +79,7 @@ def finish(
         best=end.best,
         ended=end.why,
         changes=changes,
+        checkpoint_failures=out.saver.failures,
         wall_seconds=time.monotonic() - started,
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,

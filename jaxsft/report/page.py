@@ -169,6 +169,9 @@ def _notices(run: RunFiles) -> list[str]:
     skipped = run.steps[-1].skipped_steps if run.steps else 0
     if skipped:
         notices.append(f"{skipped:,} steps were skipped: their gradients were not finite.")
+    failed = run.steps[-1].checkpoint_failures if run.steps else 0
+    if failed:
+        notices.append(f"{failed:,} saves of a checkpoint failed, and others were made since.")
     if any(line.loss is None for line in run.steps):
         notices.append("Some steps have no finite loss; the curves have gaps there.")
     return notices

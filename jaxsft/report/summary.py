@@ -32,6 +32,7 @@ class Summary:
     ended: str | None = None  # why, before its last step
     # Of what decides the result, since the run began, as its starts were allowed to.
     changes: Sequence[Change] = ()
+    checkpoint_failures: int = 0  # saves that failed, and were made up for
     wall_seconds: float | None = None
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)

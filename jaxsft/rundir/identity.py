@@ -18,7 +18,7 @@ _DATA_FLAG = "data"  # what --allow_changed calls it
 # saved, and its result by rounding at most. Of mesh, checkpoint, eval and log all may.
 FREE = {
     "model": ("attention", "experts", "remat", "unroll_layers", "frozen_dtype"),
-    "train": ("microbatches",),
+    "train": ("microbatches", "sdc_check_every_steps"),
     "optim": ("max_skipped_steps",),
     "data": ("eval", "cache_dir", "workers", "max_bad_rows"),
 }

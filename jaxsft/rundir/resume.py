@@ -165,7 +165,8 @@ def refuse_lost_checkpoints(out: Outputs) -> None:
     # made its directory by the step after it.
     trained = done - (last.skipped_steps or 0)
     empty = not files.leftovers(out.store.directory, before=done + 1)
-    went_on = every is not None and trained > (1 if empty else 2) * every
+    may_miss = last.checkpoint_failures + (1 if empty else 2)
+    went_on = every is not None and trained > may_miss * every
     if went_on or out.workdir.read_json(run_names.SUMMARY) is not None:
         raise CheckpointError(
             f"{out.store.directory}: has no checkpoint, but by {run_names.METRICS} this run did"

@@ -17,6 +17,8 @@ from jaxsft.files import run_names
 from jaxsft.files.whole_files import write_text
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.rundir.metric_lines import JsonLines
+from jaxsft.rundir.saver import Saver
+from jaxsft.rundir.step_figures import figures_of, is_of_steps
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.rundir.writers.history import History
 from jaxsft.rundir.writers.writer import Writers
@@ -33,13 +35,16 @@ class Outputs:
     metrics: Writers
     samples: JsonLines
     store: CheckpointStore
+    saver: Saver  # to the store
 
     def copy(self, now: bool) -> None:
         """Copies the files of a run in a bucket there: now, or if the last time is long ago.
 
         Raises:
             CheckpointError: `now`, and the bucket fails.
+            ConfigError: another run has taken the directory.
         """
+        self.workdir.refuse_lost(now)
         if now:
             self.workdir.copy()
         elif failed := self.workdir.copy_now_and_then():
@@ -52,17 +57,22 @@ def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
     Raises:
         ConfigError: something is in the way.
     """
-    first = jax.process_index() == 0
+    first, policy = jax.process_index() == 0, config.checkpoint
+    store = CheckpointStore(
+        workdir.checkpoints,
+        policy.keep,
+        lambda line: console.say("save", line),
+        policy.keep_every_steps,
+    )
+    history = History(workdir.files / run_names.METRICS, writes=first)
+    lines = [figures_of(line) for line in history.read() if is_of_steps(line)]
     return Outputs(
         workdir,
         console,
-        Writers(History(workdir.files / run_names.METRICS, writes=first)),
+        Writers(history),
         JsonLines(workdir.files / run_names.SAMPLES, writes=first),
-        CheckpointStore(
-            workdir.checkpoints,
-            config.checkpoint.keep,
-            lambda line: console.say("save", line),
-        ),
+        store,
+        Saver(store, policy, console.say, lines[-1].checkpoint_failures if lines else 0),
     )
 
 

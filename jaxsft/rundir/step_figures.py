@@ -32,6 +32,7 @@ class StepFigures:
     step_seconds: float = 0.0
     data_wait_seconds: float | None = None
     skipped_steps: int = 0  # in the run so far
+    checkpoint_failures: int = 0  # saves that failed, likewise
     others: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # by their key
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ class Workdir:
         name: as the user gave it.
         files: the local directory of everything but checkpoints and export.
         reports: whether this process writes the report; one alone does, once it knows the others.
+        token: of the lock that this run has or asked for; None: it has not asked yet.
+        refuse_lost: raises ConfigError where another run has taken the directory since; told True,
+            it looks at the lock again.
     """
 
     def __init__(self, name: str, files: Path, bucket: epath.Path | None = None):
         self.name = name
         self.files = files
         self.reports = True
+        self.token: str | None = None
+        self.refuse_lost: Callable[[bool], None] = lambda now: None
         self._bucket = bucket
         self._copied: dict[str, tuple[int, int]] = {}  # size and time of change, by file
         self._next_copy = 0.0

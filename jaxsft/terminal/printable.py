@@ -2,8 +2,11 @@
 
 import re
 
-# Control characters but tab and line feed, and those that turn the direction of writing.
-_ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters but tab and line feed, those that turn the direction of writing, and what is no
+# character at all: bytes of a file's name that are not UTF-8.
+_ACTIVE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _PICTURES, _DELETE, _PICTURE_OF_DELETE = 0x2400, 0x7F, "\u2421"  # Unicode's Control Pictures
 
 

@@ -1,12 +1,13 @@
 """The signals that ask a program to end."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from jaxsft.errors import Stopped, chain
+from jaxsft.errors import STOPPED, Stopped, chain
 
 ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # A shell that starts a program behind nohup or & makes it ignore these, and means it.
@@ -14,25 +15,59 @@ _MAY_BE_IGNORED = (signal.SIGINT, signal.SIGHUP)
 # One wish to end may come as several signals: a terminal that closes sends SIGHUP, and so does its
 # shell; systemd sends SIGTERM and SIGHUP; whoever started us may pass on the Ctrl-C that we had.
 ECHO_SECONDS = 0.1
+# By this one a thread of the program asks its main thread to end. Nobody else sends it, and where
+# no handler is, it does nothing.
+NOTICE = signal.SIGURG
+_NOTICES: list[str] = []  # why, in words, each time
 
 
 def to_take() -> list[signal.Signals]:
     """Those that this program was not told to ignore."""
-    return [
+    return [NOTICE] + [
         number
         for number in ALL
         if number not in _MAY_BE_IGNORED or signal.getsignal(number) != signal.SIG_IGN
     ]
 
 
+def notice(why: str) -> None:
+    """Asks the main thread to end, as a first signal would; the signal that follows is no second.
+
+    Args:
+        why: a sentence.
+    """
+    _NOTICES.append(why)
+    os.kill(os.getpid(), NOTICE)
+
+
+def reason(number: int) -> str:
+    """What a program was stopped by that has received this, in words."""
+    return f"a notice ({_NOTICES[-1]})" if number == NOTICE else "a signal"
+
+
 def stopped_by(number: int) -> Stopped:
-    return Stopped(f"stopped by {signal.Signals(number).name}; start the same command again")
+    by = reason(number) if number == NOTICE else signal.Signals(number).name
+    return Stopped(f"stopped by {by}; start the same command again")
 
 
 def stop_behind(error: BaseException) -> BaseException | None:
     """The stop that led to the error, which may be the error itself; None: none did."""
     stops = (one for one in chain(error) if isinstance(one, (Stopped, KeyboardInterrupt)))
     return next(stops, None)
+
+
+def end_at_once() -> None:
+    """From here on a signal ends the process with STOPPED, for nothing has begun: a program's first
+    act, before the imports that take time."""
+    for number in to_take():
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    with contextlib.suppress(OSError):
+        os.write(2, f"{stopped_by(number)}\n".encode())
+    os._exit(STOPPED)
 
 
 @contextlib.contextmanager
@@ -45,8 +80,12 @@ def raised() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [number for number in to_take() if number != signal.SIGINT]
-    before = {number: signal.signal(number, _raise) for number in taken}
+    before = {
+        number: signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else _raise
+        )
+        for number in to_take()
+    }
     try:
         yield
     except BaseException as error:

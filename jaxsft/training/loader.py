@@ -72,10 +72,7 @@ class Batches:
 
     def build(self, step: int) -> tuple[dict[str, np.ndarray], BatchCounts]:
         """This process's rows of batch `step`, and counts of the whole batch."""
-        plan, rows = self.epochs.rows(step)
-        costs_B = self._costs(plan, rows)
-        order = balance.balanced(costs_B, self._row_shards, self._microbatches)
-        rows, costs_B = rows[order], costs_B[order]
+        plan, rows, costs_B = self._placed(step)
         local = packing.build_rows(
             self._cache.examples,
             plan,
@@ -96,6 +93,27 @@ class Batches:
         most = balance.busiest(costs_B, self._row_shards, self._microbatches)
         mean = float(costs_B.sum()) / self._row_shards
         return local, dataclasses.replace(counts, cost=mean, busiest_cost=most)
+
+    def members(self, step: int) -> list[np.ndarray]:
+        """int64 indices of the examples in each row of batch `step`; none in a row of padding."""
+        plan, rows, _ = self._placed(step)
+        return [plan.row(row) if row != packing.PADDING_ROW else plan.order[:0] for row in rows]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of any step again, on the devices."""
+        with jax.transfer_guard_host_to_device("allow"):
+            return self._on_devices(step)[0]
+
+    def source_of(self, example: int) -> tuple[str, int]:
+        """Its file and row."""
+        return self._cache.source_of(example)
+
+    def _placed(self, step: int) -> tuple[packing.PackPlan, np.ndarray, np.ndarray]:
+        """The plan that batch `step` is of, and its rows' numbers and costs, spread evenly."""
+        plan, rows = self.epochs.rows(step)
+        costs_B = self._costs(plan, rows)
+        order = balance.balanced(costs_B, self._row_shards, self._microbatches)
+        return plan, rows[order], costs_B[order]
 
     def _costs(self, plan: packing.PackPlan, rows: np.ndarray) -> np.ndarray:
         """float64 [B], of the rows with these numbers."""

@@ -2,57 +2,29 @@
 
 from flax import nnx
 
-from jaxsft.config import Loss
-from jaxsft.data.pack.reweight import reweights
-from jaxsft.kernels.loss.chunks import AllSums, most_chunk_tokens
+from jaxsft.kernels.loss.chunks import AllSums
 from jaxsft.kernels.loss.cross_entropy import cross_entropy
-from jaxsft.kernels.loss.form import DistilForm, LossForm, Targets, TeacherOutputs, TeacherTargets
-from jaxsft.kernels.loss.sums import Sums
+from jaxsft.kernels.loss.form import LossForm, Targets, TeacherOutputs, TeacherTargets
+from jaxsft.kernels.loss.sums import SegmentSums, Sums
 from jaxsft.model.gradient_slot import with_slots
 from jaxsft.model.layer_stacks import LAYERS
 from jaxsft.model.moe import RouterStats
-from jaxsft.model.settings import DecoderSettings
 from jaxsft.model.state import Params, model_of
 from jaxsft.training.batch import Batch
-
-PLAIN = Loss()
-
-
-def loss_form(
-    settings: DecoderSettings,
-    num_sources: int | None = None,
-    num_segments: int | None = None,
-    loss: Loss = PLAIN,
-    distil: DistilForm | None = None,
-    platform: str = "cpu",
-) -> LossForm:
-    """What is static of a model's loss.
-
-    Args:
-        num_sources: of a mixture whose losses are kept apart.
-        num_segments: of a row, at most, whose losses are kept apart.
-        loss: what of it is minimised.
-        distil: the part of a teacher in that.
-        platform: of the devices.
-    """
-    return LossForm(
-        vocab_size=settings.num_tokens,
-        soft_cap=settings.logit_soft_cap,
-        tied=settings.tied_embeddings,
-        num_sources=num_sources,
-        num_segments=num_segments,
-        kind=loss.kind,
-        label_smoothing=loss.label_smoothing,
-        z_loss=loss.z_loss,
-        reweighted=reweights(loss),
-        distil=distil,
-        most_chunk_tokens=most_chunk_tokens(platform),
-    )
 
 
 def loss_sums(graphdef: nnx.GraphDef, params: Params, batch: Batch, form: LossForm) -> Sums:
     """Weighted sums over the batch's targets, not divided by anything."""
     return loss_and_routing(graphdef, params, batch, form)[0]
+
+
+def segment_sums(
+    graphdef: nnx.GraphDef, params: Params, batch: Batch, form: LossForm
+) -> SegmentSums:
+    """The sums of each segment of the batch; the form has `num_segments`."""
+    found = _all_sums(graphdef, params, batch, form, None, None)[0][1]
+    assert found is not None, "a form without segments"
+    return found
 
 
 def loss_and_routing(
@@ -70,6 +42,18 @@ def loss_and_routing(
             none. None: to `params`.
         teacher: what it has for the same batch, where the form has a teacher.
     """
+    sums, routing = _all_sums(graphdef, params, batch, form, slots, teacher)
+    return sums[0], routing
+
+
+def _all_sums(
+    graphdef: nnx.GraphDef,
+    params: Params,
+    batch: Batch,
+    form: LossForm,
+    slots: Params | None,
+    teacher: TeacherOutputs | TeacherTargets | None,
+) -> tuple[AllSums, RouterStats | None]:
     layer_slots = None
     if slots is not None:
         outside = {name: param for name, param in params.items() if name != LAYERS}
@@ -87,8 +71,7 @@ def loss_and_routing(
         batch.objective_weights_BT,
         teacher,
     )
-    sums: AllSums = cross_entropy(hidden_BTD, model.head(), targets, form)
-    return sums[0], routing
+    return cross_entropy(hidden_BTD, model.head(), targets, form), routing
 
 
 def routing_of(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> RouterStats | None:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxsft.config import Config
 from jaxsft.data.cache.prepare import source_names
 from jaxsft.devices import mesh as mesh_lib
+from jaxsft.devices import xla_flags
 from jaxsft.errors import ConfigError, MeshError
 from jaxsft.kernels.experts import choose as choose_experts
 from jaxsft.kernels.experts.form import Use as ExpertsUse
@@ -36,8 +37,7 @@ from jaxsft.training import (
 )
 from jaxsft.training.batch import Batch
 from jaxsft.training.lora import Adapters
-from jaxsft.training.loss import loss_form
-from jaxsft.training.loss_settings import with_loss
+from jaxsft.training.loss_settings import loss_form, with_loss
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.parameters import Declared, StoredDtypes, Way
 from jaxsft.training.router_loss import router_losses
@@ -139,6 +139,7 @@ def make_program(
         ConfigError: the schedule does not fit the run, or config.lora or a rule of config.optim
             the model.
     """
+    _refuse_other_bits(config, mesh)
     decoder, choices = choose_back_ends(config, base, mesh, max_segments)
     decoder = lora.with_dropout(with_loss(decoder, config.loss), config.lora)
     way = ways(config, decoder, mesh)[0]
@@ -171,6 +172,15 @@ def make_program(
         stored=stored,
         teacher=taught,
     )
+
+
+def _refuse_other_bits(config: Config, mesh: Mesh) -> None:
+    every, platform = config.train.sdc_check_every_steps, mesh.devices.flat[0].platform
+    if every is not None and platform == "gpu" and not xla_flags.deterministic():
+        raise ConfigError(
+            f"config.train.sdc_check_every_steps={every}: a step made twice on a GPU has the same"
+            " bits with XLA_FLAGS=--xla_gpu_deterministic_ops=true only; set it"
+        )
 
 
 def _recipe(

@@ -21,7 +21,7 @@ from jaxsft.model.quantised import is_weight
 from jaxsft.model.settings import DecoderSettings
 from jaxsft.model.state import Params
 from jaxsft.training import inputs, parameters
-from jaxsft.training.loss import loss_form
+from jaxsft.training.loss_settings import loss_form
 from jaxsft.training.parameters import StoredDtypes
 
 _EVALUATION = "evaluation is without the teacher: the cross-entropy alone"

@@ -196,6 +196,8 @@ def test_override_refuses(path, text, message):
         ({"train": Train(batch_size="8", steps=1)}, "train.batch_size='8': expected int, got str"),
         ({"train": Train(batch_size=True, steps=1)}, "train.batch_size=True: expected int"),
         ({"optim": Optim(peak_lr=float("nan"))}, "optim.peak_lr=nan: must be finite"),
+        ({"optim": Optim(peak_lr=1e39)}, "config.optim.peak_lr=1e+39: is infinite in float32"),
+        ({"optim": Optim(peak_lr=1, eps=1e-40)}, "config.optim.eps=1e-40: is 0 in float32, in wh"),
         ({"optim": Optim(peak_lr=1, warmup_steps=-1)}, "optim.warmup_steps=-1: must be 0 or more"),
         ({"optim": Optim(peak_lr=1, weight_decay=-0.1)}, "weight_decay=-0.1: must be 0 or more"),
         ({"optim": Optim(peak_lr=1, final_lr_fraction=2)}, "final_lr_fraction=2: must lie in"),

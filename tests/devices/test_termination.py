@@ -1,15 +1,11 @@
 """Termination signals: deferred while a step runs, at once elsewhere and on the second."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
-from jaxsft.devices import termination as termination_module
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import STOPPED, Stopped
 from jaxsft.terminal import signals
@@ -46,24 +42,29 @@ def test_one_wish_that_comes_as_several_signals_is_one():
     termination._receive(signal.SIGHUP, None)  # what the first one began is not disturbed
 
 
-@pytest.mark.parametrize(("echo_seconds", "leaves"), [(60.0, False), (0.0, True)])
-def test_the_deadline_of_a_second_signal_is_not_that_of_an_echo(monkeypatch, echo_seconds, leaves):
-    left = []
-    monkeypatch.setattr(signals, "ECHO_SECONDS", echo_seconds)
-    monkeypatch.setattr(termination_module, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(termination_module, "_leave_now", lambda: left.append(1))
+def test_the_signal_that_follows_a_notice_is_a_first_one(monkeypatch):
+    """The cloud that announces it sends it, too, while the state is saved."""
+    monkeypatch.setattr(signals.os, "kill", lambda *_: None)
+    signals.notice("the machine goes")
     termination = Termination()
-    termination._deferred = True
-    reading, writing = os.pipe()
-    watch = threading.Thread(target=termination._watch, args=(reading, [signal.SIGHUP]))
-    watch.start()
-    for _ in range(2):
-        os.write(writing, bytes([signal.SIGHUP]))
-        time.sleep(0.1)  # ten times the deadline, which the thread must have let pass
-    os.close(writing)
-    watch.join()
-    os.close(reading)
-    assert bool(left) == leaves
+    with termination.deferred():
+        termination._receive(signals.NOTICE, None)
+        termination._receive(signal.SIGTERM, None)
+        assert termination.agreed() and termination.why_of_any() == "a notice (the machine goes)"
+        termination._receive(signals.NOTICE, None)
+        termination._first -= 1
+        with pytest.raises(Stopped, match="SIGTERM"):
+            termination._receive(signal.SIGTERM, None)
+    with pytest.raises(Stopped, match="stopped by a notice .the machine goes.; start"):
+        Termination()._receive(signals.NOTICE, None)
+
+
+def test_a_notice_interrupts_what_the_main_thread_waits_for():
+    thread = threading.Timer(0.1, signals.notice, ("the machine goes",))
+    with pytest.raises(Stopped, match="the machine goes"), Termination().listening():
+        thread.start()
+        time.sleep(60)
+    thread.join()
 
 
 @pytest.fixture
@@ -136,43 +137,3 @@ def test_what_a_shell_ignores_stays_ignored():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-# C code that lets no handler of Python run, as compilers and file systems do.
-BUSY = """
-import hashlib, sys
-from jaxsft.devices import termination
-termination.AT_ONCE_SECONDS, termination.AGAIN_SECONDS = map(float, sys.argv[1:3])
-one = termination.Termination()
-with one.listening():
-    if sys.argv[3] == "deferred":
-        one._deferred = True
-    print("busy", flush=True)
-    hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
-"""
-
-
-@fault(
-    "stopping",
-    "a signal while a compiler or a disk holds Python up",
-    "a thread shows all stacks after 20 s and ends the process",
-    lost="the steps since the last complete checkpoint",
-    code=75,
-)
-@pytest.mark.parametrize(
-    ("seconds", "how", "signals"), [(("1", "99"), "now", 1), (("99", "1"), "deferred", 2)]
-)
-def test_a_deadline_holds_where_python_does_not_run(seconds, how, signals):
-    running = subprocess.Popen(
-        [sys.executable, "-c", BUSY, *seconds, how],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stdout is not None and running.stdout.readline() == "busy\n"
-    for _ in range(signals):
-        time.sleep(0.2)
-        running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == STOPPED and "stopped by a signal, in the middle" in said
-    assert '"<string>", line 10 in <module>' in said  # where it was

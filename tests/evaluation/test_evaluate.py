@@ -21,7 +21,7 @@ from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.sample import Sample
 from jaxsft.training import over_mesh
 from jaxsft.training.loader import Batches
-from jaxsft.training.loss import loss_form
+from jaxsft.training.loss_settings import loss_form
 
 
 class InMemory:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from jaxsft.data.cache.store import write_json
-from jaxsft.errors import BAD_CONFIG, CheckpointError
+from jaxsft.errors import BAD_CONFIG, BAD_MODEL
 from jaxsft.files import places
 from jaxsft.files.caches import cache_root
 from jaxsft.files.places import PlaceError
-from jaxsft.rundir.checkpoint import store
+from jaxsft.rundir.checkpoint import saving
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.workdir import opened
 
@@ -106,8 +106,8 @@ def test_a_checkpoint_that_finds_no_room_names_its_file(tmp_path):
         f'RESOURCE_EXHAUSTED: Failed writing: "{tmp_path}/3/state/d/73f": Failed to write 12 bytes'
         " to file 27: No space left on device [os_error_code='28']"
     )
-    found = store._not_saved(str(tmp_path), ValueError(spelt))
-    assert isinstance(found, PlaceError)
+    found = saving.not_saved(tmp_path, ValueError(spelt))
+    assert found.exit_code == BAD_CONFIG
     assert str(found).startswith(f"{tmp_path}/3/state/d/73f: No space left on device; make room")
-    other = store._not_saved(str(tmp_path), ValueError("DATA_LOSS"))
-    assert isinstance(other, CheckpointError) and "can't save: ValueError: DATA_LOSS" in str(other)
+    other = saving.not_saved(tmp_path, ValueError("DATA_LOSS"))
+    assert other.exit_code == BAD_MODEL and "can't save: ValueError: DATA_LOSS" in str(other)

@@ -52,5 +52,5 @@ def test_a_name_that_is_spelt_again_is_found(source):
 def test_the_names_that_scripts_read_stay():
     assert NAMES == {
         *("config.json", "metrics.jsonl", "samples.jsonl", "data_report.json", "summary.json"),
-        *("report.html", "error.json", "checkpoints", "export", "export_merged"),
+        *("report.html", "error.json", "lock.json", "checkpoints", "export", "export_merged"),
     }

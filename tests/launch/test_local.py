@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import fault
+
 LAUNCHER = Path(__file__).resolve().parents[2] / "launch" / "local.sh"
 
-# Ends with the codes of codes.txt, one for each start; "wait" ends with 75 on a termination signal.
+# Ends with the codes of codes.txt, one for each start; "75 20" has saved step 20 before, and "wait"
+# ends with 75 on a termination signal.
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$@" >> started.txt
-code=$(sed -n "$(wc -l < started.txt)p" codes.txt)
+read -r code step <<< "$(sed -n "$(wc -l < started.txt)p" codes.txt)"
+if [ -n "$step" ]; then
+  mkdir -p "w/checkpoints/$step" && touch "w/checkpoints/$step/commit_success.txt"
+fi
 if [ "$code" = wait ]; then
   trap 'exit 75' TERM
   while true; do sleep 0.05; done
@@ -74,7 +80,30 @@ def test_75_and_76_start_the_same_command_again(tmp_path):
     assert "75" in messages and "76" in messages
 
 
-@pytest.mark.parametrize("code", [64, 65, 66, 70, 137])
+@fault(
+    "stopping",
+    "start after start ends with 75 or 76 and saves nothing newer",
+    "`launch/` starts it `MAX_RESTARTS` (5) times without a newer checkpoint, then ends",
+    lost="nothing",
+    code="75 or 76",
+)
+def test_restarts_that_save_nothing_newer_are_limited(tmp_path, monkeypatch):
+    """The count begins anew with each newer checkpoint; one that was not completed is none."""
+    monkeypatch.setenv("MAX_RESTARTS", "2")
+    (tmp_path / "w" / "checkpoints" / "99").mkdir(parents=True)
+    code, messages = finish(start(tmp_path, ["75 9", "76", "75 10", *["75"] * 9], "--workdir=w"))
+    assert code == 75
+    assert len(starts(tmp_path)) == 5  # two in vain after step 10's
+    lines = messages.splitlines()
+    assert "(restart 1 of at most 2 since the checkpoint of step 9)" in lines[0]
+    assert "(restart 2 of at most 2 since the checkpoint of step 9)" in lines[1]
+    assert "(restart 1 of at most 2 since the checkpoint of step 10)" in lines[2]
+    assert (
+        "is not started again: MAX_RESTARTS=2 restarts since the checkpoint of step 10" in lines[4]
+    )
+
+
+@pytest.mark.parametrize("code", [64, 65, 66, 70, 71, 137])
 def test_other_codes_end_the_launcher(tmp_path, code):
     launched = start(tmp_path, [str(code), "0"])
     assert finish(launched)[0] == code

@@ -12,7 +12,8 @@ from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.devices import mesh
 from jaxsft.model import layer_stacks, moe_settings, state
 from jaxsft.training.flops import recomputed_flops, training_flops
-from jaxsft.training.loss import loss_and_routing, loss_form
+from jaxsft.training.loss import loss_and_routing
+from jaxsft.training.loss_settings import loss_form
 
 MOE = moe_settings.MoeSettings(
     num_experts=4, experts_per_token=2, expert_mlp_dim=24, normalised_shares=True, init_stddev=0.1

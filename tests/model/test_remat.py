@@ -10,7 +10,8 @@ import tiny
 from jaxsft.model import remat, state
 from jaxsft.model.settings import QkNorm
 from jaxsft.plan import cost, hlo
-from jaxsft.training.loss import loss_form, loss_sums
+from jaxsft.training.loss import loss_sums
+from jaxsft.training.loss_settings import loss_form
 
 S = dataclasses.replace(tiny.SETTINGS, num_layers=8)
 

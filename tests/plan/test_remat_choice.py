@@ -213,6 +213,6 @@ def test_the_log_counts_the_work_of_the_policy_that_was_taken(built, monkeypatch
     anything: Any = mock.MagicMock()
     job: Any = mock.MagicMock(program=program, num_steps=0)
     state: Any = types.SimpleNamespace(step=0, skipped_steps=0, trained={})
-    termination: Any = mock.MagicMock(requested=False)
+    termination: Any = mock.MagicMock(why_of_any=lambda: "")
     loop.train(ASKED, job, anything, state, anything, anything, anything, termination)
     assert taken == ["save_context"]

@@ -374,7 +374,7 @@ def test_a_later_save_is_neither_a_leftover_nor_a_reason_to_delete(tmp_path):
     store.wait()
     (tmp_path / "4").mkdir()  # as Orbax begins
     digests = store.notes(2).digests
-    retention.settle(store.directory, 2, 1, digests, set(), (0, 1), pytest.fail)
+    retention.settle(store.directory, 2, retention.Kept(1), digests, set(), (0, 1), pytest.fail)
     assert {path.name for path in tmp_path.iterdir()} == {"2", "3", "4"}
 
 

@@ -14,7 +14,7 @@ from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import optim, over_mesh, step
-from jaxsft.training.loss import loss_form
+from jaxsft.training.loss_settings import loss_form
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.step import TrainState

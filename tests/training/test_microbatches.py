@@ -5,7 +5,7 @@ import tiny
 
 from jaxsft.model import state
 from jaxsft.training import optim, step
-from jaxsft.training.loss import loss_form
+from jaxsft.training.loss_settings import loss_form
 from jaxsft.training.schedule import make_schedule
 
 GRAPHDEF, SHAPES, _ = state.abstract(tiny.SETTINGS, "float32", "none")

@@ -21,8 +21,7 @@ from jaxsft.kernels.loss.form import Targets
 from jaxsft.model import moe, moe_settings, noise, state
 from jaxsft.training import optim, over_mesh, preflight, router_loss, step
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_form
-from jaxsft.training.loss_settings import with_loss
+from jaxsft.training.loss_settings import loss_form, with_loss
 from jaxsft.training.schedule import make_schedule
 from tests.training.test_mesh_fit import config as config_of_a_run
 

@@ -13,7 +13,7 @@ import jaxsft
 from jaxsft.config import Loss
 from jaxsft.training import optim, router_loss, step
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_form
+from jaxsft.training.loss_settings import loss_form
 from jaxsft.training.schedule import make_schedule
 
 ROWS, LENGTH, VOCAB = 4, 12, 64

@@ -16,7 +16,8 @@ from jaxsft.errors import ConfigError
 from jaxsft.model import remat, state
 from jaxsft.training import mesh_fit, optim, over_mesh, step
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_form, loss_sums
+from jaxsft.training.loss import loss_sums
+from jaxsft.training.loss_settings import loss_form
 from jaxsft.training.optimizer import dotted
 from jaxsft.training.schedule import make_schedule
 from jaxsft.training.treatment import decays

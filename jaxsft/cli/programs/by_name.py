@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from jaxsft import errors
-from jaxsft.terminal import streams
+from jaxsft.terminal import signals, streams
 
 NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck", "compare_models")
 _HELP = ("help", "--help", "-help", "-h")
@@ -18,6 +18,7 @@ _HELP = ("help", "--help", "-help", "-h")
 
 def start() -> None:
     """Runs the program that the command line names, which sees the words after its name."""
+    signals.end_at_once()
     name, *rest = sys.argv[1:] or ["help"]
     if name in _HELP:
         if not rest:

@@ -17,6 +17,7 @@ from jaxsft.files import places, run_names
 from jaxsft.terminal import signals
 
 if TYPE_CHECKING:
+    from jaxsft.devices.cloud_notices import Notice
     from jaxsft.rundir.workdir import Workdir
 
 jaxsft_flags.define_config()
@@ -35,6 +36,13 @@ _ALLOW_CHANGED = flags.DEFINE_list(
     [],
     "fields that decide the result and may differ from when this run began, such as"
     " optim.peak_lr,data; each is named by the refusal that it lifts",
+)
+_CLOUD_NOTICES = flags.DEFINE_enum(
+    "cloud_notices",
+    "auto",
+    ["auto", "off", "gce"],
+    "whose notices that this machine is taken back end the run, as a signal would: those of the"
+    " cloud that the machine is of, of none, or of Google",
 )
 jaxsft_flags.define_peers()
 _LOST_SECONDS = flags.DEFINE_float(
@@ -58,16 +66,17 @@ def main(config: Config) -> None:
     if _CONTINUE_FROM.value is not None:
         config = jaxsft_flags.override(config, "model.continue_from", _CONTINUE_FROM.value)
         validate(config)
+    from jaxsft.rundir.checkpoint import given_up
     from jaxsft.rundir.workdir import opened
 
-    with opened(flags.FLAGS.workdir) as workdir:
+    with given_up.left_behind(), opened(flags.FLAGS.workdir) as workdir:
         _run(config, workdir)
 
 
 def _run(config: Config, workdir: "Workdir") -> None:
     workdir.forget(run_names.ERROR)
     # jax, flax and transformers take seconds to import: not before the command line is known good.
-    from jaxsft.devices import distributed, peers
+    from jaxsft.devices import cloud_notices, distributed, peers
     from jaxsft.report import endings
     from jaxsft.run import run
     from jaxsft.training import too_large
@@ -83,7 +92,8 @@ def _run(config: Config, workdir: "Workdir") -> None:
     def end(error: BaseException) -> None:
         endings.write_ending(workdir, error)
 
-    with peers.listening(end, patience) as listener:
+    notices = cloud_notices.followed(_CLOUD_NOTICES.value, _obey)
+    with notices, peers.listening(end, patience) as listener:
         try:
             run(config, workdir, shlex.join(command), _ALLOW_CHANGED.value or ())
         except BaseException as raised:  # a stop too
@@ -94,3 +104,9 @@ def _run(config: Config, workdir: "Workdir") -> None:
             if error is raised:
                 raise
             raise error from (None if stop else raised)
+
+
+def _obey(notice: "Notice") -> None:
+    print(f"cloud      {notice.words}", file=sys.stderr, flush=True)
+    if notice.stops:
+        signals.notice(notice.words)

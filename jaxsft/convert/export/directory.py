@@ -21,7 +21,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface, safetensors_read, safetensors_write
 from jaxsft.convert.vocabulary import chat_template, check_tokenizer
 from jaxsft.errors import ConversionError
-from jaxsft.files import untrusted, whole_files
+from jaxsft.files import model_links, untrusted, whole_files
 from jaxsft.model.state import Params
 
 ExportDtype = Literal["source", "float32", "bfloat16", "float16"]
@@ -181,7 +181,9 @@ def _copy_files(base: Pretrained, tokenizer: Path | None, partial: Path) -> list
     for path in sorted(found):
         if path.name in _WRITTEN or path.name.startswith("model") and _WEIGHTS.fullmatch(path.name):
             continue
-        if not path.is_file() or path.suffix == ".py" or _WEIGHTS.fullmatch(path.name):
+        no_part = path.suffix == ".py" or _WEIGHTS.fullmatch(path.name)
+        # The directory of a .gguf file may be anything; that of a model was looked at when opened.
+        if no_part or not path.is_file() or model_links.leads_out(path, path.parent):
             left_out.append(path.name)
             continue
         name = path.name.replace("README.", "README.base.", 1)  # ours is about the trained model

@@ -219,7 +219,8 @@ def _tell_standard_code(fields: Fields, family: Family) -> None:
     standard = {family.hf_class, family.hf_class.replace("ForCausalLM", "Config")}
     map_ = fields.raw("auto_map")
     used = ("AutoConfig", "AutoModelForCausalLM")
-    names = {str(map_[key]).rpartition(".")[2] for key in used if key in (map_ or {})}
+    named = map_ if isinstance(map_, dict) else {}
+    names = {str(named[key]).rpartition(".")[2] for key in used if key in named}
     if not names <= standard:
         raise fields.refuse(
             "auto_map",

@@ -6,6 +6,10 @@ from typing import Any
 from jaxsft.errors import ConversionError
 
 
+_MAX_COUNT = 2**53  # of anything; JSON's integers are exact up to it
+_MAX_LAYERS = 10_000  # each is an entry of several lists; published models have up to 126
+
+
 class Fields:
     """An object of config.json; a field that is absent has its default, one that is null has none.
 
@@ -43,6 +47,9 @@ class Fields:
         value = self._there(name)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise self.refuse(name, "is no count; expected a positive integer")
+        most = _MAX_LAYERS if name == "num_hidden_layers" else _MAX_COUNT
+        if value > most:
+            raise self.refuse(name, f"is too large; expected at most {most}")
         return value
 
     def natural(self, name: str) -> int:

@@ -66,7 +66,9 @@ def layer_types(fields: Fields, default: Callable[[int], bool]) -> list[str]:
     types = _named_types(fields)
     if types is None:
         return [SLIDING if default(i) else FULL for i in range(num_layers)]
-    if not isinstance(types, list) or len(types) != num_layers or set(types) - {SLIDING, FULL}:
+    # One by one: what a list holds may be a list, which no set does.
+    known = isinstance(types, list) and all(kind in (SLIDING, FULL) for kind in types)
+    if not known or len(types) != num_layers:
         raise fields.refuse(
             "layer_types",
             f"is not supported; {num_layers} of {SLIDING!r} and {FULL!r} are",

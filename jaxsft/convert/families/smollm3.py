@@ -20,7 +20,8 @@ def read(fields: Fields) -> Settings:
     turned = fields.raw("no_rope_layers")  # 1: has a rope, in spite of the name
     if turned is None:
         turned = [int((layer + 1) % every != 0) for layer in range(num_layers)]
-    if not isinstance(turned, list) or len(turned) != num_layers or set(turned) - {0, 1}:
+    known = isinstance(turned, list) and all(has_rope in (0, 1) for has_rope in turned)
+    if not known or len(turned) != num_layers:
         raise fields.refuse("no_rope_layers", f"is not supported; {num_layers} of 0 and 1 are")
     types = window_types(fields, lambda layer: not turned[layer])
     ropes = [plain["rope"] if has_rope else None for has_rope in turned]

@@ -115,14 +115,15 @@ def _weight_map(directory: Path, name: str) -> dict[str, str]:
     weight_map = untrusted.read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConversionError(f"{index}: weight_map={weight_map!r}, expected tensor: file")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard:
+            raise ConversionError(f"{index}: file {shard!r} is not a plain name in this directory")
     if single.exists() and any(shard != name for shard in weight_map.values()):
         raise ConversionError(
             f"{directory}: has both {name} and {index.name} of other files; remove the one that is"
             " out of date"
         )
     for shard in dict.fromkeys(weight_map.values()):
-        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard:
-            raise ConversionError(f"{index}: file {shard!r} is not a plain name in this directory")
         if not (directory / shard).is_file():
             raise ConversionError(f"{index}: shard {shard} is missing; download it again")
     return weight_map

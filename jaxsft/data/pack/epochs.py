@@ -124,11 +124,16 @@ class Epochs:
         first = self._first_steps[epoch]
         return epoch + (done - first) / (self.steps_in(epoch + 1) - first)
 
-    def is_due(self, times_per_epoch: int, done: int) -> bool:
-        """Whether the `done`th step ends one of as many parts of its epoch, alike but for one step.
+    def is_due(self, every_steps: int | None, times_per_epoch: int | None, done: int) -> bool:
+        """Whether something falls due after the `done`th step; both None: never.
 
-        5 steps, twice an epoch: after 3 and 5; more often than there are steps: after each.
+        Args:
+            times_per_epoch: instead of every_steps; the step ends one of as many parts of its
+                epoch, alike but for one step. 5 steps, twice an epoch: after 3 and 5; more often
+                than there are steps: after each.
         """
+        if times_per_epoch is None:
+            return every_steps is not None and done % every_steps == 0
         epoch = self.epoch_of(done - 1)
         first, stop = self.steps_in(epoch), self.steps_in(epoch + 1)
         before, after = ((n - first) * times_per_epoch // (stop - first) for n in (done - 1, done))

@@ -13,6 +13,7 @@ from jaxsft.data.read import file_rows, formats, hub
 from jaxsft.data.read.patterns import files_matching
 from jaxsft.data.read.strict_json import parse_object
 from jaxsft.errors import DataError
+from jaxsft.files import places
 
 
 def files_of(source: Source) -> list[str]:
@@ -28,6 +29,7 @@ def files_of(source: Source) -> list[str]:
         raise DataError(f"{source.path}: {what} are of data sets of the hub, hub://owner/name")
     files = _remote_files(source.path) if _is_remote(source.path) else _local_files(source.path)
     for file in files:
+        places.refuse_other_encoding(file)
         if file_rows.suffix_and_compression(file)[0] == file_rows.ARRAY_RECORD and _is_remote(file):
             raise DataError(f"{file}: ArrayRecord is read from a local disk only; copy it there")
     return files

@@ -18,6 +18,18 @@ def digests(tree: Tree) -> Tree:
     return jax.tree.map(_digest, tree)
 
 
+@jax.jit
+def finite(tree: Tree) -> Tree:
+    """Of every leaf whether all of its numbers are finite; the same on any mesh."""
+    return jax.tree.map(_finite, tree)
+
+
+def _finite(array: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return jnp.bool_(True)
+    return jnp.all(jnp.isfinite(array))
+
+
 def _digest(array: jax.Array) -> jax.Array:
     width = jnp.dtype(array.dtype).itemsize * 8
     bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{width}")).astype(jnp.uint32)

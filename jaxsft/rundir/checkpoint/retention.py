@@ -4,9 +4,10 @@ It happens in the background, file by file, without a word between processes tha
 for: each process reads its share of the leaves and leaves a file that says so.
 """
 
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -23,15 +24,30 @@ _INDEX_BYTES = 2**26
 Report = Callable[[str], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Which steps stay for good, or while there are no newer ones."""
+
+    newest: int
+    every_steps: int | None = None  # and the multiples of this
+    best: int | None = None  # and this one
+
+    def old(self, steps: Sequence[int]) -> list[int]:
+        """Those of `steps`, oldest first, that go."""
+        return [one for one in steps[: -self.newest] if not self._for_good(one)]
+
+    def _for_good(self, step: int) -> bool:
+        return step == self.best or (self.every_steps is not None and not step % self.every_steps)
+
+
 def settle(
     directory: epath.Path,
     step: int,
-    keep: int,
+    keep: Kept,
     digests: dict[str, int],
     ignored: set[int],
     process: tuple[int, int],
     report: Report,
-    best: int | None = None,
 ) -> None:
     """Keeps the sizes of a committed step's files; deletes what it and the steps before it replace.
 
@@ -42,15 +58,13 @@ def settle(
         ignored: steps that can't be read: neither counted nor deleted.
         process: number of this one, and of all.
         report: is told what keeps older steps from being deleted.
-        best: a step that stays however old it is.
     """
     number, count = process
     path = directory / str(step)
     if number == 0:
         files.write_sizes(path)
     committed = files.committed_steps(directory)
-    counted = [one for one in committed if one <= step and one not in ignored]
-    old = [one for one in counted[:-keep] if one != best]
+    old = keep.old([one for one in committed if one <= step and one not in ignored])
     unfinished = files.leftovers(directory, before=step)
     if not old and not unfinished:
         return

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from jaxsft.devices import progress
-from jaxsft.errors import CheckpointError, UserError
-from jaxsft.files import places
-from jaxsft.rundir.checkpoint import files, retention
+from jaxsft.devices.progress import during
+from jaxsft.errors import CheckpointError
+from jaxsft.rundir.checkpoint import files, given_up, retention
 from jaxsft.rundir.checkpoint.digest import Tree, digests, named
 from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
 from jaxsft.rundir.checkpoint.notes import (
@@ -28,6 +27,7 @@ from jaxsft.rundir.checkpoint.notes import (
     notes_json,
     parse_notes,
 )
+from jaxsft.rundir.checkpoint.saving import Progress, Saving, digests_of_finite, not_saved
 
 Form = tuple[tuple[int, ...], str]  # shape and dtype of a leaf
 # Between two tries to read: what passes by itself, on a disk of the network, takes seconds.
@@ -51,6 +51,7 @@ class CheckpointStore:
     Args:
         keep: newest steps that are kept, beside the best one.
         report: is told of trouble in the background that stops nothing.
+        keep_every_steps: multiples of this are kept too.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class CheckpointStore:
         directory: Path | epath.Path,
         keep: int,
         report: Callable[[str], None] = lambda line: None,
+        keep_every_steps: int | None = None,
     ):
         self.directory = files.checkpoint_directory(directory)
-        self._keep = keep
+        self._keep = retention.Kept(keep, keep_every_steps)
         self._report = report
-        self._saving: Any = None  # Orbax's response for the save before
+        self._saving: Saving | None = None  # the newest save, until its end is known
         self._settling: threading.Thread | None = None
         self._unread: set[int] = set()  # steps that could not be read, whose numbers are in the way
 
@@ -70,7 +72,7 @@ class CheckpointStore:
         """Committed steps, oldest first."""
         return files.committed_steps(self.directory)
 
-    @progress.during("saving")
+    @during("saving")
     def save(self, step: int, state: Tree, notes: Notes) -> None:
         """Starts saving `state`; returns when the arrays may be overwritten.
 
@@ -79,21 +81,25 @@ class CheckpointStore:
                 of notes.best is kept whatever `keep` says.
 
         Raises:
-            CheckpointError: this save, or the one before that ran in the background, failed.
+            NotSaved: this save, or the one before that ran in the background, failed.
+            DivergedError: the state is not finite.
+            CheckpointError: the step is there already.
         """
         self._wait_for_commit()
         path = self.directory / str(step)
         self._free(path)
-        kept = named(jax.device_get(digests(state)))
+        kept = digests_of_finite(state, step)
         try:
             with _context():
                 saved = notes_json(dataclasses.replace(notes, digests=kept))
-                self._saving = ocp.save_async(path, state, custom_metadata=saved)
+                response = ocp.save_async(path, state, custom_metadata=saved)
         except Exception as error:
-            raise _not_saved(str(path), error) from error
-        before, best = self._settling, None if notes.best is None else notes.best.step
+            raise not_saved(path, error) from error
+        best = None if notes.best is None else notes.best.step
+        keep = dataclasses.replace(self._keep, best=best)
+        self._saving = saving = Saving(path, response)
         self._settling = threading.Thread(
-            target=self._settle, args=(step, kept, best, self._saving, before), daemon=True
+            target=self._settle, args=(saving, kept, keep, self._settling), daemon=True
         )
         self._settling.start()
 
@@ -111,36 +117,47 @@ class CheckpointStore:
 
     def _settle(
         self,
-        step: int,
+        saving: Saving,
         kept: dict[str, int],
-        best: int | None,
-        saving: Any,
+        keep: retention.Kept,
         before: threading.Thread | None,
     ) -> None:
+        if not saving.follow():
+            return  # the main thread asks, at the next step
         if before is not None:
             before.join()
-        try:
-            saving.result()
-        except Exception:
-            return  # the main thread raises it, at the next save or at the end
         process = jax.process_index(), jax.process_count()
         try:
             retention.settle(
-                self.directory, step, self._keep, kept, self._unread, process, self._report, best
+                self.directory, saving.step, keep, kept, self._unread, process, self._report
             )
         except Exception as error:  # nothing is lost: older steps stay, and the next save tries
             self._report(f"warning: older checkpoints could not be deleted: {cause_of(error)}")
+
+    def progress(self) -> Progress:
+        """What has become of the newest save here; it is forgotten once it is known to all."""
+        if self._saving is None:
+            return "done"
+        return self._saving.progress()
+
+    def give_up(self) -> None:
+        """Forgets the newest save, which failed here or on another process: this one may wait for
+        that one, in Orbax, for minutes."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            if not saving.ended.is_set():
+                given_up.remember(saving.ended)
+            self._settling = None
 
     def _wait_for_commit(self) -> None:
         saving, self._saving = self._saving, None
         if saving is None:
             return
-        try:
-            saving.result()
-        except Exception as error:
-            raise _not_saved(str(self.directory), error) from error
+        saving.ended.wait()
+        if saving.error is not None:
+            raise not_saved(saving.path, saving.error) from saving.error
 
-    @progress.during("saving")
+    @during("saving")
     def wait(self, settled: bool = True) -> None:
         """Returns when everything saved so far is committed.
 
@@ -148,7 +165,7 @@ class CheckpointStore:
             settled: and older steps are deleted.
 
         Raises:
-            CheckpointError: a save failed in the background.
+            NotSaved: a save failed in the background.
         """
         self._wait_for_commit()
         if settled and self._settling is not None:
@@ -197,7 +214,7 @@ class CheckpointStore:
             raise Damaged(str(self.directory / str(step)), failure)
         return state
 
-    @progress.during("reading a checkpoint")
+    @during("reading a checkpoint")
     def read(self, step: int, abstract: Tree, field: str | None = None) -> Tree:
         """This process's part of a state, not yet verified; no other process is waited for.
 
@@ -286,12 +303,6 @@ def _among_others(saved: Tree, path: list[str], wanted: Tree) -> Tree:
         else jax.tree.map(lambda _: ocp.PLACEHOLDER, saved[name])
         for name in saved
     }
-
-
-def _not_saved(where: str, error: Exception) -> UserError:
-    """A disk that is full or can't be written is what the user can mend."""
-    found = places.user_error(error, where)
-    return found or CheckpointError(f"{where}: can't save: {cause_of(error)}")
 
 
 @contextlib.contextmanager

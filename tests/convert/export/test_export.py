@@ -178,6 +178,20 @@ def test_nothing_of_the_base_is_lost_in_silence(save_llama, save_tokenizer, edit
     assert "license: apache-2.0" in after["README.md"].decode()
 
 
+def test_licences_beside_a_gguf_file_are_copied_if_they_lie_there(
+    save_llama, save_gguf, save_tokenizer, tmp_path
+):
+    directory, model = save_llama(tie_word_embeddings=False)
+    save_tokenizer(directory)
+    base, params = load(save_gguf(model))
+    (tmp_path / "LICENSE").write_text("Apache")
+    (tmp_path.parent / "private.txt").write_text("nobody's business")
+    (tmp_path / "NOTICE").symlink_to(tmp_path.parent / "private.txt")
+    result = export(params, base, tmp_path / "export", tokenizer=directory)
+    assert result.left_out == ("NOTICE",) and "LICENSE" in result.files
+    assert "NOTICE" not in result.files
+
+
 def test_a_template_inside_tokenizer_config_does_not_outlive_training(
     save_llama, save_tokenizer, tmp_path
 ):

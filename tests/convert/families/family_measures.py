@@ -15,7 +15,8 @@ from flax import nnx
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.tensors import huggingface
 from jaxsft.training.batch import Batch
-from jaxsft.training.loss import loss_form, loss_sums
+from jaxsft.training.loss import loss_sums
+from jaxsft.training.loss_settings import loss_form
 from tests.convert.families.features import LENGTH, VOCAB
 
 SEGMENTS = (24, 12)  # of the packed row; 4 slots of padding behind them

@@ -61,7 +61,7 @@ def test_steps_are_due_as_often_in_each_epoch_and_evenly(times):
     assert len(set(sizes)) > 1, "the law must meet epochs of different length"
     for epoch, size in enumerate(sizes.tolist()):
         steps = range(bounds[epoch] + 1, bounds[epoch + 1] + 1)
-        due = [done - bounds[epoch] for done in steps if source.is_due(times, done)]
+        due = [done - bounds[epoch] for done in steps if source.is_due(None, times, done)]
         assert len(due) == min(times, size) and due[-1] == size
         gaps = np.diff([0, *due])
         assert gaps.max() - gaps.min() <= 1

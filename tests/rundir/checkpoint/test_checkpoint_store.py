@@ -10,12 +10,12 @@ import jax
 import pytest
 import tiny
 
-from jaxsft.errors import CheckpointError
-from jaxsft.files.places import PlaceError
+from jaxsft.errors import BAD_CONFIG, BAD_MODEL, CheckpointError
 from jaxsft.rundir.checkpoint import retention
 from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.digest import digests, named
 from jaxsft.rundir.checkpoint.notes import NOTES_FILE, Notes
+from jaxsft.rundir.checkpoint.saving import NotSaved
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
 from tests.rundir.test_checkpoint import abstract, make_state
 from tests.rundir.test_resume import Failing
@@ -58,14 +58,14 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "match"),
+    ("error", "code", "match"),
     [
-        (FULL, PlaceError, "No space left on device; the disk is full"),
-        (ValueError("no such"), CheckpointError, "can't save: ValueError: no such"),
+        (FULL, BAD_CONFIG, "No space left on device; the disk is full"),
+        (ValueError("no such"), BAD_MODEL, "can't save: ValueError: no such"),
     ],
 )
 def test_a_save_that_fails_is_an_error_at_once_or_at_the_next_one(
-    store, monkeypatch, error, kind, match
+    store, monkeypatch, error, code, match
 ):
     def refuse(*_, **__):
         raise error
@@ -73,9 +73,10 @@ def test_a_save_that_fails_is_an_error_at_once_or_at_the_next_one(
     for save_async in (refuse, lambda *_, **__: Saving(error)):
         with monkeypatch.context() as patch:
             patch.setattr(stores.ocp, "save_async", save_async)
-            with pytest.raises(kind, match=match):
+            with pytest.raises(NotSaved, match=match) as raised:
                 store.save(4, make_state(4), Notes())
                 store.save(5, make_state(5), Notes())
+            assert raised.value.exit_code == code
         store.wait()  # said once
     store.save(6, make_state(6), Notes())
     store.wait()

@@ -11,6 +11,7 @@ from jaxsft.config import Mesh
 from jaxsft.devices import mesh
 from jaxsft.rundir.checkpoint import digest, files, retention
 from jaxsft.rundir.checkpoint.notes import Best, Notes
+from jaxsft.rundir.checkpoint.retention import Kept
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from tests.rundir.test_checkpoint import make_state
 
@@ -29,7 +30,7 @@ def store(tmp_path):
 
 def settle(store, process, report=pytest.fail, digests=None):
     digests = digests or store.notes(2).digests
-    retention.settle(store.directory, 2, 1, digests, set(), process, report)
+    retention.settle(store.directory, 2, Kept(1), digests, set(), process, report)
 
 
 def test_the_best_step_stays_beside_the_newest(tmp_path):
@@ -41,6 +42,14 @@ def test_the_best_step_stays_beside_the_newest(tmp_path):
         store.wait()
         kept.append(store.steps())
     assert kept == [[1], [1, 2], [1, 3], [4], [4, 5], [6]]
+
+
+def test_multiples_of_a_number_stay_for_good(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1, keep_every_steps=4)
+    for step in (2, 4, 6, 8, 9, 10):
+        store.save(step, make_state(step), Notes())
+    store.wait()
+    assert store.steps() == [4, 8, 10]
 
 
 def marker(store, process):

@@ -1,0 +1,2 @@
+"""Files as a stranger may make them: how they are made, read with limits, and kept if they break
+something."""
