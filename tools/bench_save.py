@@ -1,4 +1,4 @@
-"""Measures what a checkpoint costs: how long a save holds the loop up, and its digests' share of it.
+"""Measures what a checkpoint costs: how long it holds the loop up, and its digests' share of it.
 
 python tools/bench_save.py --config=configs/bench_smollm2.py [--config.model.source=DIR]
     [--synthetic_segments=4] [--rounds=5] [--directory=DIR]

@@ -133,7 +133,7 @@ class CheckpointStore:
         except Exception as error:  # nothing is lost: older steps stay, and the next save tries
             self._report(f"warning: older checkpoints could not be deleted: {cause_of(error)}")
 
-    def progress(self) -> Progress:
+    def outcome(self) -> Progress:
         """What has become of the newest save here; it is forgotten once it is known to all."""
         if self._saving is None:
             return "done"
