@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -66,11 +67,16 @@ class CheckpointStore:
         self._report = report
         self._saving: Saving | None = None  # the newest save, until its end is known
         self._settling: threading.Thread | None = None
+        self._newest: int | None = None  # step that was saved; None: not known yet
         self._unread: set[int] = set()  # steps that could not be read, whose numbers are in the way
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
         return files.committed_steps(self.directory)
+
+    def unfinished(self) -> list[epath.Path]:
+        """What saves left that were never completed; none of this start has begun."""
+        return files.leftovers(self.directory, before=sys.maxsize)
 
     def save(self, step: int, state: Tree, notes: Notes) -> None:
         """Starts saving `state`; returns when the arrays may be overwritten.
@@ -103,10 +109,19 @@ class CheckpointStore:
         self._settling.start()
 
     def _free(self, path: epath.Path) -> None:
-        """Makes the step's number free: of what no save completed, and of what can't be read."""
+        """Makes the step's number free: of what no save completed, and of what can't be read.
+
+        Raises:
+            CheckpointError: it is a good checkpoint's, or there is a newer one.
+        """
         step, committed = int(path.name), files.is_committed(path)
         if committed and step not in self._unread:
             raise CheckpointError(f"{path}: is there already")
+        if self._newest is None:
+            self._newest = max(set(self.steps()) - self._unread, default=-1)
+        if step < self._newest:
+            raise CheckpointError(f"{path}: is older than {self._newest}, which is there already")
+        self._newest = step
         self._unread.discard(step)  # the one that comes now is read back and counts
         if jax.process_index() == 0 and path.exists():
             if committed:
