@@ -19,7 +19,7 @@ import jax
 
 from jaxsft import errors
 from jaxsft.errors import UserError
-from jaxsft.terminal.redact import redacted
+from jaxsft.terminal.redact import redacted, redacted_values
 
 Write = Callable[[BaseException], object]
 _FOLDER = "jaxsft/failed/"  # in the store of keys that jax's coordinator keeps
@@ -106,7 +106,7 @@ def _failure_of_another() -> UserError | None:
 
 def _tell(number: int, error: BaseException) -> None:
     with contextlib.suppress(RuntimeError):
-        _store().key_value_set(f"{_FOLDER}{number}", json.dumps(told(error)))
+        _store().key_value_set(f"{_FOLDER}{number}", json.dumps(redacted_values(told(error))))
 
 
 def _store() -> Any:
