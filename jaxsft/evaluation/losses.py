@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 
+from jaxsft.devices import progress
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import finite
@@ -26,7 +27,11 @@ def mean_losses(
     values: dict[str, float | None] = {}
     for name, batches in sets.items():
         steps = batches.stream(0, batches.epochs.steps_in(1))
-        sums = [eval_step(params, batch) for batch, _ in steps]
+        sums: list[Sums] = []
+        for batch, _ in steps:
+            sums.append(eval_step(params, batch))
+            jax.block_until_ready(sums[-3:-2])  # no more than three batches are on the devices
+            progress.mark()
         nll, weight, correct = (
             sum(float(getattr(part, field)) for part in jax.device_get(sums))
             for field in ("nll", "weight", "correct")

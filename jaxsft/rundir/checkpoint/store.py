@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from jaxsft.devices.progress import during
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir.checkpoint import background, files, retention
 from jaxsft.rundir.checkpoint.digest import Tree, digests, named
@@ -78,6 +79,7 @@ class CheckpointStore:
         """What saves left that were never completed; none of this start has begun."""
         return files.leftovers(self.directory, before=sys.maxsize)
 
+    @during("saving")
     def save(self, step: int, state: Tree, notes: Notes) -> None:
         """Starts saving `state`; returns when the arrays may be overwritten.
 
@@ -173,6 +175,7 @@ class CheckpointStore:
         if saving.error is not None:
             raise not_saved(saving.path, saving.error) from saving.error
 
+    @during("saving")
     def wait(self, settled: bool = True) -> None:
         """Returns when everything saved so far is committed.
 
@@ -233,6 +236,7 @@ class CheckpointStore:
             raise Damaged(str(self.directory / str(step)), failure)
         return state
 
+    @during("reading a checkpoint")
     def read(self, step: int, abstract: Tree, field: str | None = None) -> Tree:
         """This process's part of a state, not yet verified; no other process is waited for.
 
