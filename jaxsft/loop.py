@@ -7,6 +7,7 @@ import jax
 
 from jaxsft.config import Config
 from jaxsft.devices.chips import peak_flops
+from jaxsft.devices.stragglers import Pace
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation.measurer import Measurer
@@ -16,10 +17,9 @@ from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
 from jaxsft.rundir.step_log import StepLog
 from jaxsft.training.divergence import Divergence
+from jaxsft.training.first_step import Step
 from jaxsft.training.job import Job
 from jaxsft.training.movement import Movement
-from jaxsft.training.over_mesh import TrainStep
-from jaxsft.training.replay import CheckedStep
 from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
@@ -27,7 +27,7 @@ from jaxsft.training.step import TrainState, result_params
 def train(
     config: Config,
     job: Job,
-    train_step: TrainStep | CheckedStep,
+    train_step: Step,
     state: TrainState,
     out: Outputs,
     notes: Notes,
@@ -52,6 +52,7 @@ def train(
     )
     skipped = int(state.skipped_steps)
     rows = StepRows(config, job, out.workdir.files, out.console, first, skipped)
+    pace = Pace(config.log.processes_every_steps, lambda line: out.console.say("slow", line))
     movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, skipped)
     evaluate, epochs = config.eval, job.batches.epochs
@@ -63,7 +64,7 @@ def train(
             batch, counts = next(batches)
             waited = time.monotonic() - waiting
             state, metrics = train_step(state, batch)
-            log.add(done, metrics, counts, waited)
+            log.add(done, metrics, counts, waited, pace.add(waited))
             for line in movement.after(done, metrics.skipped_steps, state.trained):
                 out.console.say("lora", line)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Sequence
 
 import jax
@@ -24,7 +23,9 @@ from jaxsft.rundir import identity, lock, reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
+from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training import first_state, inputs, preflight, started_adapter, teacher, too_large
+from jaxsft.training.first_step import FirstStep
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.lora import lora_notes
@@ -38,32 +39,33 @@ from jaxsft.training.step import Changing, TrainState
 _train = progress.during(progress.TRAINING)(train)
 
 
-def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[str] = ()) -> None:
+def run(
+    config: Config,
+    workdir: Workdir,
+    command: str,
+    allow_changed: Sequence[str] = (),
+    clock: StartClock | None = None,
+) -> None:
     """The whole job.
 
     Args:
         command: that started it, for the report.
         allow_changed: fields that decide the result and may differ from when the run began.
+        clock: of this start, imports behind it; None: begins here.
 
     Raises:
         UserError: what the user can mend.
         Stopped: a termination signal arrived; the state is saved.
         DivergedError: steps were skipped one after the other.
     """
-    started = time.monotonic()
+    clock = clock or StartClock()
     termination = Termination(config.checkpoint.grace_seconds)
     with termination.listening(), contextlib.ExitStack() as leaving:
-        compiled_programs = compile_cache.use(cache_root(None))
-        memory_share = distributed.open_devices()
-        termination.take_again()
-        asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
-        distributed.refuse_differences(distributed.facts(config) | asked)
-        console = Console(speaks=jax.process_index() == 0)
-        console.say("cache", f"{compiled_programs} keeps compiled programs")
-        if memory_share is not None:
-            console.say("memory", memory_share)
+        console = _begin(config, workdir, termination, allow_changed)
         config, out, allowed = _open(config, workdir, console, allow_changed, leaving)
+        clock.ended("devices")
         config, base, opened = _open_models(config, console)
+        clock.ended("model")
         data = distributed.first_then_others(lambda: inputs.prepare_data(config, base, console))
         distributed.refuse_differences(inputs.data_facts(data))
         notes = resume.notes_of(config, data.train)
@@ -74,27 +76,43 @@ def run(config: Config, workdir: Workdir, command: str, allow_changed: Sequence[
         chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}
         distributed.refuse_differences(chosen)
         report = _report_data(config, job, data, console)
-        told = first_state.precision_notes(config, base)
-        told += teacher.unread_notes(config, data.train)
-        _announce(config, job, told, console)
+        _announce(config, base, job, data, console)
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
         measurer = Measurer(config, job, data, out.samples, console.say)
+        clock.ended("data")
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
             job, train_step = _compile(config, job, console)
+            clock.ended("compile")
             leaving.enter_context(too_large.explained(job.program.way.set_in(config)))
             saved = resume.resume(out.store, job, notes, console.say, allowed)
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files))
-            state = _first_state(config, base, job, data, out, measurer, saved)
+            state = _first_state(config, base, job, data, out, measurer, saved, clock)
             notes = resume.with_digests(notes, state)
-            state = _train(config, job, train_step, state, out, notes, measurer, termination)
+            step = FirstStep(train_step, clock, console.say)
+            state = _train(config, job, step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
-            finished_run.finish(
-                config, base, data, job, end, out, command, started, notes.changes or ()
-            )
+            changes = notes.changes or ()
+            finished_run.finish(config, base, data, job, end, out, command, clock, changes)
+
+
+def _begin(
+    config: Config, workdir: Workdir, termination: Termination, allow_changed: Sequence[str]
+) -> Console:
+    """Takes the devices, with the same config on every process."""
+    compiled_programs = compile_cache.use(cache_root(None))
+    memory_share = distributed.open_devices()
+    termination.take_again()
+    asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
+    distributed.refuse_differences(distributed.facts(config) | asked)
+    console = Console(speaks=jax.process_index() == 0)
+    console.say("cache", f"{compiled_programs} keeps compiled programs")
+    if memory_share is not None:
+        console.say("memory", memory_share)
+    return console
 
 
 @progress.during("reading weights")
@@ -106,6 +124,7 @@ def _first_state(
     out: Outputs,
     measurer: Measurer,
     saved: Changing | None,
+    clock: StartClock,
 ) -> TrainState:
     """What was saved, or the state before step 0, which is measured.
 
@@ -120,13 +139,16 @@ def _first_state(
         state = state_of(saved, frozen, taught)
         resume.refuse_other_files(out.store, int(saved.step), state)
         resume.go_on_watching(out, int(saved.step), measurer.watch)
+        clock.ended("restore")
         return state
     trained = reopen.continued_params(config, job.program, say)
     state = first_state.first_state(config, base, job, data, say, trained)
     state = dataclasses.replace(state, teacher=taught)
     out.workdir.forget(run_names.SUMMARY)  # of an earlier run in the same place
     out.metrics.resume(None)
+    clock.ended("model")
     out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
+    clock.ended("evaluation")
     return state
 
 
@@ -183,8 +205,12 @@ def _report_data(config: Config, job: Job, data: PreparedData, console: Console)
     return report
 
 
-def _announce(config: Config, job: Job, notes: list[str], console: Console) -> None:
+def _announce(
+    config: Config, base: Pretrained, job: Job, data: PreparedData, console: Console
+) -> None:
     """What is about to happen, before anything is computed."""
+    told = first_state.precision_notes(config, base)
+    told += teacher.unread_notes(config, data.train)
     s, model, epochs = job.program.settings, config.model, job.batches.epochs
     device = jax.devices()[0].device_kind
     weights = "" if model.weights == "pretrained" else ", random weights"
@@ -193,7 +219,7 @@ def _announce(config: Config, job: Job, notes: list[str], console: Console) -> N
         f"{model.source}: {job.program.num_parameters / 1e6:,.1f}M parameters, {s.num_layers}"
         f" layers{weights}; {model.parameter_dtype} parameters, {model.dtype} compute",
     )
-    for note in notes:
+    for note in told:
         console.say("model", note)
     if config.optim.ema_decay is not None:
         taken = "evaluations and export take it" if config.optim.ema_is_result else "only kept"

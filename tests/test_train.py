@@ -160,6 +160,25 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(run, tmp_path, monkeypat
     assert_same_result(tmp_path, run[0])
 
 
+def test_each_start_says_how_long_it_took_to_its_first_step(run, tmp_path):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(run[0], workdir)
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    again = train(workdir, "--config.eval.prompts=0", "--config.checkpoint.export=false")
+    kinds = {1: (run[1], "evaluation"), 11: (again, "restore")}
+    for step, (done, own) in kinds.items():
+        said = rf"^start +step {step} ended after ([\d.]+) s: (imports .*)$"
+        ((total, parts),) = re.findall(said, done.stdout, re.MULTILINE)
+        names, seconds = zip(*(part.rsplit(" ", 1) for part in parts.split(", ")), strict=True)
+        phases = ("imports", "devices", "data", "model", "compile", own, "first step")
+        assert names == phases
+        assert sum(map(float, seconds)) == pytest.approx(float(total), abs=0.5)
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert list(summary["start_seconds"]) == ["imports", "devices", "model", "data", "compile"] + [
+        *("restore", "first step"),
+    ]
+
+
 def test_a_finished_run_started_again_changes_nothing(run, tmp_path):
     workdir = tmp_path / "workdir"
     shutil.copytree(run[0], workdir)

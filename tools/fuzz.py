@@ -30,8 +30,9 @@ _MINUTES = flags.DEFINE_float("minutes", 60.0, "in this call", 0.0)
 _SEED = flags.DEFINE_integer("seed", 0, "of all cases")
 _ONLY = flags.DEFINE_list("only", sorted(KINDS), "kinds")
 _REPLAY = flags.DEFINE_string("replay", None, "folder of a case that is read once more, here")
-_SLICE_SECONDS = 60.0  # of one kind at a time
+_SLICE_SECONDS = 120.0  # of one kind at a time
 _SILENT_SECONDS = 120.0  # a case that takes no processor either
+_START_SECONDS = 900.0  # of a process, on a machine that does other things first
 
 
 def main() -> int:
@@ -49,7 +50,7 @@ def main() -> int:
     while time.monotonic() < until:
         # The one that has had the least time.
         kind = min(_ONLY.value, key=lambda name: known.tried.setdefault(name, Tried()).seconds)
-        _try(kind, folder, known, min(until, time.monotonic() + _SLICE_SECONDS))
+        _try(kind, folder, known, until)
         record.write(file, known)
     print(record.table(known))
     for name, found in known.found.items():
@@ -58,8 +59,8 @@ def main() -> int:
 
 
 def _try(kind: str, folder: Path, known: Record, until: float) -> None:
-    """Cases of one kind in a process of their own, until the time is over or one kills it."""
-    tried, started = known.tried[kind], time.monotonic()
+    """Cases of one kind in a process of their own, for a while or until one kills it."""
+    tried = known.tried[kind]
     errors = folder / f"{kind}.stderr"
     command = [sys.executable, worker.__file__, kind, str(_SEED.value), str(tried.next), folder]
     with errors.open("w") as stderr:
@@ -71,7 +72,6 @@ def _try(kind: str, folder: Path, known: Record, until: float) -> None:
     finally:
         process.kill()
         process.wait()
-    tried.seconds += time.monotonic() - started
     if ended:
         return
     # The case that it had said last is the one that killed it.
@@ -87,8 +87,10 @@ def _follow(process: subprocess.Popen[bytes], kind: str, known: Record, until: f
     """Notes what the process says; False where it died, or says nothing any more."""
     tried, output = known.tried[kind], process.stdout
     assert output is not None
-    while time.monotonic() < until:
-        if not select.select([output], [], [], _SILENT_SECONDS)[0]:
+    started, seconds_before = None, tried.seconds
+    while time.monotonic() < until and tried.seconds - seconds_before < _SLICE_SECONDS:
+        patience = _SILENT_SECONDS if started else _START_SECONDS
+        if not select.select([output], [], [], patience)[0]:
             return False
         line = output.readline().decode()
         if not line:
@@ -97,6 +99,8 @@ def _follow(process: subprocess.Popen[bytes], kind: str, known: Record, until: f
         number, _, said = rest.partition(" ")
         if what == "case":
             tried.cases, tried.next = tried.cases + 1, int(number) + 1
+            started = started or time.monotonic()
+            tried.seconds = seconds_before + time.monotonic() - started
         elif what == "seed":
             _say(known, kind, int(number), f"a good case is refused: {said}")
         else:

@@ -32,6 +32,15 @@ def check_types(value: Any, name: str) -> None:
                 check_types(part, f"{name}.{field.name}{suffix}")
 
 
+def _is_text(value: object) -> bool:
+    """Whether every string in the value is UTF-8: the name of a file may be no text."""
+    if isinstance(value, dict):
+        return all(_is_text(key) and _is_text(item) for key, item in value.items())
+    if isinstance(value, tuple):
+        return all(map(_is_text, value))
+    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
+
+
 def check_float32(value: object, name: str) -> None:
     """Raises ConfigError naming a number, at any depth, that float32 has not."""
     if isinstance(value, dict):
@@ -47,15 +56,6 @@ def check_float32(value: object, name: str) -> None:
                 f"{name}={value}: is {there} in float32, in which devices compute; its size must"
                 f" lie in [{_LEAST:.2g}, {_MOST:.2g}]"
             )
-
-
-def _is_text(value: object) -> bool:
-    """Whether every string in the value is UTF-8: the name of a file may be no text."""
-    if isinstance(value, dict):
-        return all(_is_text(key) and _is_text(item) for key, item in value.items())
-    if isinstance(value, tuple):
-        return all(map(_is_text, value))
-    return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
 
 def is_instance(value: object, hint: Any) -> bool:

@@ -30,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsft import errors
 from jaxsft.config import Config
-from jaxsft.devices import gpu_memory, peers
+from jaxsft.devices import gpu_memory, listening, peers
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 from jaxsft.files import places
 from jaxsft.terminal import signals
@@ -79,6 +79,7 @@ def connect(
                 *given,
                 initialization_timeout=2 * timeout_seconds,
                 heartbeat_timeout_seconds=math.ceil(heartbeat_seconds),
+                coordinator_bind_address=listening.bind_address(address),
                 # Else Slurm would leave a process that was told its number only one of its GPUs.
                 cluster_detection_method=None if address is None else "deactivate",
             )

@@ -1,6 +1,5 @@
 """The end of a run: its export, its summary, its page and the last lines on the terminal."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from jaxsft.rundir.checkpoint.notes import Change
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
+from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job
 
@@ -51,7 +51,7 @@ def finish(
     end: End,
     out: Outputs,
     command: str,
-    started: float,
+    clock: StartClock,
     changes: Sequence[Change],
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
@@ -80,7 +80,8 @@ def finish(
         ended=end.why,
         changes=changes,
         checkpoint_failures=out.saver.failures,
-        wall_seconds=time.monotonic() - started,
+        wall_seconds=clock.since_made(),
+        start_seconds=clock.seconds,
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
         after=after,

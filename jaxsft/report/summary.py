@@ -34,6 +34,8 @@ class Summary:
     changes: Sequence[Change] = ()
     checkpoint_failures: int = 0  # saves that failed, and were made up for
     wall_seconds: float | None = None
+    # Of the last start, by phase, from the process's beginning to its first step's end.
+    start_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)

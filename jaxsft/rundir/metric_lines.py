@@ -9,6 +9,7 @@ from typing import Any, SupportsFloat
 
 from jaxsft.files import places
 from jaxsft.files.whole_files import write_text
+from jaxsft.terminal.redact import redacted_values
 
 Line = dict[str, Any]  # a JSON object with its "step"
 
@@ -50,7 +51,7 @@ class JsonLines:
     def append(self, values: Line) -> None:
         if self._writes:
             with places.using(str(self._path)), self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values, allow_nan=False) + "\n")
+                file.write(json.dumps(redacted_values(values), allow_nan=False) + "\n")
 
 
 def read_lines(path: Path) -> tuple[list[Line], list[int], bool]:

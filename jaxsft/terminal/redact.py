@@ -1,9 +1,12 @@
 """Text as it may be written down: with neither passwords, nor tokens, nor what signs a URL.
 
 Every sink uses it, not those who raise or say something: error lines, error.json, reports, the
-console, config.json. So a message may name a URL as it is.
+console, config.json. So a message may name a URL as it is. No flag and no field takes a secret: it
+comes from the environment, and what that calls one is hidden whatever it looks like.
 """
 
+import functools
+import os
 import re
 from typing import Any
 
@@ -50,12 +53,21 @@ _KEYS = re.compile(
 )
 
 
+# Variables of the environment that hold a secret itself; not those that name a file with one.
+_VARIABLE = re.compile(
+    r"(?i)(?:.*_)?(?:token|api_?key|secret|secret_?key|access_?key|private_?key|password|passwd)"
+)
+_MIN_LENGTH = 12  # a shorter value may be any word
+
+
 def redacted(text: str) -> str:
     """The text with *** for each secret that it may hold.
 
     https://me:pw@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature=ab
     https://***@host/a.jsonl?X-Amz-Date=1&X-Amz-Signature=***
     """
+    if given := _of_environment():
+        text = given.sub(HIDDEN, text)
     if "@" in text and ":/" in text:
         text = _USER.sub(f"{HIDDEN}@", text)
     if "=" in text or "%3" in text:
@@ -63,6 +75,19 @@ def redacted(text: str) -> str:
     text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
     return _KEYS.sub(HIDDEN, text)
+
+
+def look_at_environment() -> None:
+    """Takes the secrets to be those of the environment as it is now."""
+    _of_environment.cache_clear()
+
+
+@functools.cache
+def _of_environment() -> re.Pattern[str] | None:
+    """What matches the values of secret variables, the longest first; None: there is none."""
+    values = {value for name, value in os.environ.items() if _VARIABLE.fullmatch(name)}
+    secrets = sorted((v for v in values if len(v) >= _MIN_LENGTH), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, secrets))) if secrets else None
 
 
 def _without_value(found: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from jaxsft.terminal.redact import redacted
+from jaxsft.terminal.redact import look_at_environment, redacted
 
 
 class NobodyReads(SystemExit):
@@ -57,6 +57,7 @@ def protect() -> None:
     What libraries log goes to stderr, and may name a URL with what signs it; what a program is
     asked to show of the data, as it is, goes to stdout.
     """
+    look_at_environment()
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started us; a file of ours could get its number

@@ -13,7 +13,7 @@ NAMES = {value for name, value in vars(run_names).items() if name.isupper()}
 # The word is a topic of the console or a field too: it is a path only where it is joined to one.
 WORDS = {run_names.EXPORT, run_names.EXPORT_MERGED, run_names.CHECKPOINTS}
 # Their config.json is that of a Hugging Face model.
-OF_A_MODEL = ("jaxsft/convert/", "jaxsft/data/encode/", "tools/bench/")
+OF_A_MODEL = ("jaxsft/convert/", "jaxsft/data/encode/", "tools/bench/", "tools/fuzzing/")
 
 
 def spelt(source: str, own: set[str]) -> Iterator[str]:
@@ -53,4 +53,5 @@ def test_the_names_that_scripts_read_stay():
     assert NAMES == {
         *("config.json", "metrics.jsonl", "samples.jsonl", "data_report.json", "summary.json"),
         *("report.html", "error.json", "lock.json", "checkpoints", "export", "export_merged"),
+        *("odd_steps.jsonl", "examples.jsonl"),
     }

@@ -109,8 +109,8 @@ def test_notes_have_the_keys_of_the_first_version():
     values = notes_json(dataclasses.replace(NOTES, digests={"step": 3}))
     data = {"fingerprint": "f0", "template": "{{ messages }}", "end_of_turn_ids": [2]}
     expected = {
-        **{"identity": {"config.train.seed": 1}, "template_date": "2026-01-31"},
-        **{"data": data, "digests": {"step": 3}, "checksum": 474632335},
+        **{"format": 1, "identity": {"config.train.seed": 1}, "template_date": "2026-01-31"},
+        **{"data": data, "digests": {"step": 3}, "checksum": 235707796},
     }
     assert json.dumps(values) == json.dumps(expected)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fuzzing import changes, rows
+from jaxsft.files import run_names
 
 VOCAB, WIDTH, HEADS, MLP = 24, 8, 2, 16
 _LLAMA = {
@@ -245,7 +246,7 @@ def checkpoint_seeds(folder: Path) -> None:
     from jaxsft.rundir.checkpoint.notes import Best, Notes
     from jaxsft.rundir.checkpoint.store import CheckpointStore
 
-    store = CheckpointStore(folder / "run" / "checkpoints", keep=2)
+    store = CheckpointStore(folder / "run" / run_names.CHECKPOINTS, keep=2)
     trained_on = TrainedOn("f0", "{{ messages }}", [2])
     store.save(3, _state(), Notes({"config.train.seed": 1}, "2026-01-31", trained_on, Best()))
     store.wait()
@@ -263,7 +264,7 @@ def change_checkpoint(data: bytes, chance: random.Random) -> bytes:
     if chance.random() < 0.7:
         _unseal(changed)
     text = changes.json_text(changed, chance)
-    # Orbax's parser dies of JSON that is nested 200,000 deep, before it is known to be another size.
+    # Nested 200,000 deep, it ends the parser of Orbax before it is known to be of another size.
     return text if len(text) < 50_000 else changes.of_bytes(data, chance)
 
 
@@ -291,7 +292,7 @@ def read_checkpoint(folder: Path) -> None:
     from jaxsft.rundir.checkpoint.store import CheckpointStore
 
     _without_waiting()
-    store = CheckpointStore(folder / "checkpoints", keep=2)
+    store = CheckpointStore(folder / run_names.CHECKPOINTS, keep=2)
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _state()
     )

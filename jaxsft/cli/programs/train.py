@@ -15,6 +15,7 @@ from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.config import Config, validate
 from jaxsft.files import places, run_names
 from jaxsft.terminal import signals
+from jaxsft.terminal.start_clock import StartClock
 
 if TYPE_CHECKING:
     from jaxsft.devices.cloud_notices import Notice
@@ -81,6 +82,8 @@ def _run(config: Config, workdir: "Workdir") -> None:
     from jaxsft.run import run
     from jaxsft.training import too_large
 
+    clock = StartClock()
+    clock.ended("imports")
     patience = peers.Patience(_LOST_SECONDS.value, _HANG_SECONDS.value)
     distributed.connect(
         *jaxsft_flags.peers(),
@@ -95,7 +98,7 @@ def _run(config: Config, workdir: "Workdir") -> None:
     notices = cloud_notices.followed(_CLOUD_NOTICES.value, _obey)
     with notices, peers.listening(end, patience) as listener:
         try:
-            run(config, workdir, shlex.join(command), _ALLOW_CHANGED.value or ())
+            run(config, workdir, shlex.join(command), _ALLOW_CHANGED.value or (), clock)
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)
             refusal = places.user_error(raised, workdir.name) or too_large.ran_out(raised, config)

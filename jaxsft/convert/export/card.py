@@ -6,8 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
-_SECRETS = re.compile(r"\b(hf|sk|gh[pousr]|glpat|github_pat|wandb)[_-][A-Za-z0-9_-]{16,}")
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+from jaxsft.terminal.redact import redacted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +49,6 @@ def render(
     )
 
 
-def redact(text: str) -> str:
-    """The text without access tokens and the user part of URLs."""
-    return _USER_INFO.sub("***@", _SECRETS.sub(r"\1_***", text))
-
-
 def template_sha256(template: str) -> str:
     """SHA-256 of the template's UTF-8 text, in hexadecimal."""
     return hashlib.sha256(template.encode()).hexdigest()
@@ -78,7 +72,7 @@ def _header(base: str, license_lines: Mapping[str, str], library: str) -> list[s
         "---",
         f"library_name: {library}",
         "pipeline_tag: text-generation",
-        f"base_model: {json.dumps(redact(base), ensure_ascii=False)}",
+        f"base_model: {json.dumps(redacted(base), ensure_ascii=False)}",
         *lines,
         "tags:",
         "- jaxsft",
@@ -96,12 +90,12 @@ def _body(card: Card, base: str, template: str | None) -> list[str]:
         "Versions": ", ".join(f"{name} {version}" for name, version in card.versions.items()),
     }
     lines = ["# Model card", "", "Supervised fine-tuning with jaxsft.", ""]
-    lines += [f"- {name}: {redact(value)}" for name, value in facts.items() if value]
+    lines += [f"- {name}: {redacted(value)}" for name, value in facts.items() if value]
     if card.metrics:
         lines += ["", "| measured | before | after |", "|---|---|---|"]
         lines += [f"| {m.name} | {_number(m.before)} | {_number(m.after)} |" for m in card.metrics]
     if card.command:
-        lines += ["", "Made by:", "", "```", redact(card.command), "```"]
+        lines += ["", "Made by:", "", "```", redacted(card.command), "```"]
     return lines
 
 

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from jaxsft.convert import source
-from jaxsft.convert.export import card
 from jaxsft.convert.export.directory import base_name, end_ids, license_of
 from jaxsft.convert.families import config_json, multimodal, tensor_table
 from jaxsft.convert.gguf import hyperparameters, model_file, vocabulary
@@ -20,6 +19,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface
 from jaxsft.errors import ConversionError
 from jaxsft.model.state import Params
+from jaxsft.terminal.redact import redacted
 
 Dtype = Literal["f32", "f16", "bf16", "q8_0"]
 # The names that other formats have for them.
@@ -78,7 +78,7 @@ def export_gguf(
             tensors.read(name)
         return GgufFile(path, ())
     directory = tokenizer or source.tokenizer_directory(base.path)
-    about = {"general.name": card.redact(base_name(base))}
+    about = {"general.name": redacted(base_name(base))}
     about |= {f"general.{key}": value for key, value in license_of(base).items()}
     config = multimodal.text_config(base.config, str(base.path))
     return write(tensors, config, path, directory, dtype, template, ends, about)

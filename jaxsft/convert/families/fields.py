@@ -5,6 +5,9 @@ from typing import Any
 
 from jaxsft.errors import ConversionError
 
+_MAX_COUNT = 2**53  # of anything; JSON's integers are exact up to it
+_MAX_LAYERS = 10_000  # each is an entry of several lists; published models have up to 126
+
 
 _MAX_COUNT = 2**53  # of anything; JSON's integers are exact up to it
 _MAX_LAYERS = 10_000  # each is an entry of several lists; published models have up to 126

@@ -11,11 +11,19 @@ from jaxsft.files import records
 
 NOTES_FILE = "_CHECKPOINT_METADATA"  # Orbax's, with ours inside
 _OURS = "custom_metadata"
+# Of what a checkpoint is on disk: greater where older versions would read another state out of it.
+# What was written before there was a number has the first.
+FORMAT = 1
+_FORMAT = "format"
 _SEAL = "checksum"  # in the notes; those of before it was written have none
 
 
 class AlteredNotes(ValueError):
     """What is wrong with NOTES_FILE, as words that follow its name."""
+
+
+class NewerFormat(ValueError):
+    """Of a checkpoint that is whole, and that this version can't read, as words likewise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Notes:
 def notes_json(notes: Notes) -> dict[str, Any]:
     """The notes with a number that changes when they do: what they say decides what a run goes on
     as, so that a changed character must not pass for another config."""
-    values = records.to_json(notes)
+    values = {_FORMAT: FORMAT, **records.to_json(notes)}
     return {**values, _SEAL: _seal(values)}
 
 
@@ -70,6 +78,7 @@ def parse_notes(text: str) -> Notes:
 
     Raises:
         AlteredNotes: it has none, or not those that were saved.
+        NewerFormat: a later version of this program saved them.
         ValueError: it is no JSON.
     """
     whole = json.loads(text)
@@ -78,6 +87,11 @@ def parse_notes(text: str) -> Notes:
         raise AlteredNotes("has no notes of jaxsft")
     if values.get(_SEAL, _seal(values)) != _seal(values) or "digests" not in values:
         raise AlteredNotes("differs from what was saved")
+    if (number := values.get(_FORMAT, 1)) not in range(1, FORMAT + 1):
+        raise NewerFormat(
+            f"has format {number}, and this version of jaxsft reads formats up to {FORMAT}: a newer"
+            " one saved it. Go on with that one (pip install --upgrade jaxsft)"
+        )
     return records.from_json(Notes, values)
 
 

@@ -23,6 +23,7 @@ from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
 from jaxsft.rundir.checkpoint.notes import (
     NOTES_FILE,
     AlteredNotes,
+    NewerFormat,
     Notes,
     notes_json,
     parse_notes,
@@ -176,12 +177,15 @@ class CheckpointStore:
 
         Raises:
             Damaged: they can't be read.
+            CheckpointError: a later version of this program saved them.
         """
         path = self.directory / str(step)
         failure = Failure("unreadable", "")
         for wait in (*RETRY_SECONDS, None):
             try:
                 return parse_notes((path / NOTES_FILE).read_text())
+            except NewerFormat as error:
+                raise CheckpointError(f"{path}: {error}") from None
             except AlteredNotes as error:
                 failure = Failure("altered", f"{NOTES_FILE} {error}")
             except Exception as error:  # stores of objects have kinds of their own
@@ -208,7 +212,8 @@ class CheckpointStore:
         return self._read_verified(step, abstract, name)
 
     def _read_verified(self, step: int, abstract: Tree, field: str | None) -> Tree:
-        state, digests = self.read(step, abstract, field), self.notes(step).digests
+        digests = self.notes(step).digests
+        state = self.read(step, abstract, field)
         failure = self.verify(state if field is None else nested(field, state), digests)
         if failure is not None:
             raise Damaged(str(self.directory / str(step)), failure)
