@@ -49,8 +49,9 @@ def check_float32(value: object, name: str) -> None:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             check_float32(item, f"{name}[{index}]")
-    elif isinstance(value, float | int) and math.isfinite(value) and value:
-        if not _LEAST <= abs(value) <= _MOST:
+    # An integer may be larger than any float.
+    elif isinstance(value, int) or isinstance(value, float) and math.isfinite(value):
+        if value and not _LEAST <= abs(value) <= _MOST:
             there = "0" if abs(value) < 1 else "infinite"
             raise ConfigError(
                 f"{name}={value}: is {there} in float32, in which devices compute; its size must"

@@ -116,6 +116,13 @@ def test_values_of_a_config_that_no_model_has(changes, message):
         config_json.settings_from_config(config, "config.json")
 
 
+def test_an_integer_that_no_float_holds(tmp_path):
+    """Written out it has more digits than float64 goes to."""
+    done = programs.train(tmp_path, f"--config.train.batch_size={10**400}", check=False)
+    assert done.returncode == 64 and "config.train.batch_size=1000" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_code_that_is_named_by_something_else_than_names():
     _, told = config_json.settings_from_config(llama(auto_map=[7]), "config.json")
     assert "auto_map=[7] is not followed" in told[0]

@@ -1,6 +1,7 @@
 """What users write by hand or are given: flags of a config, and chat templates."""
 
 import dataclasses
+import functools
 import json
 import random
 import typing
@@ -129,8 +130,13 @@ def _fields(section: Any, above: str = "") -> Any:
 
 
 def read_overrides(folder: Path) -> None:
-    config = config_file.load(str(rows.ROOT / "configs" / "debug.py"))
+    config = _config()
     for path, text in json.loads((folder / "flags.json").read_text()):
         value = bytes.fromhex(text).decode("utf-8", "surrogateescape")
         config = flags.override(config, path, value)
     validate(config)
+
+
+@functools.cache
+def _config() -> Config:
+    return config_file.load(str(rows.ROOT / "configs" / "debug.py"))
