@@ -6,7 +6,7 @@
 # make test-newest  tests of what differs between versions, on the newest Python and packages here
 # make format       rewrite the sources as the first gate wants them
 # make release      dist/: sdist, wheel, the versions that they were made with by hash, an SBOM
-# make audit        asks for known holes in those versions; needs the network, ends with 1 for a hole
+# make audit        asks pypi.org for known holes in those versions; fails for one, and where it can't ask
 # make clean        remove the environments
 #
 # Each makes .venv if it is missing, or if pyproject.toml or the Python version changed, and prints
