@@ -11,7 +11,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.report import from_caches
 from jaxsft.data.report import text as report_text
 from jaxsft.data.report.data_report import DataReport
-from jaxsft.devices import compile_cache, distributed, mesh
+from jaxsft.devices import compile_cache, distributed, mesh, progress
 from jaxsft.devices.termination import Termination
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.files import run_names
@@ -113,6 +113,7 @@ def _begin(
     return console
 
 
+@progress.during("reading weights")
 def _first_state(
     config: Config,
     base: Pretrained,
@@ -131,6 +132,7 @@ def _first_state(
     say, placed = out.console.say, job.program.teacher
     taught = None if placed is None else distributed.together(lambda: teacher.read(placed))
     if saved is not None:
+        progress.mark(int(saved.step))
         frozen = first_state.frozen_params(config, base, job.program, data, say, saved.params)
         state = state_of(saved, frozen, taught)
         resume.refuse_other_files(out.store, int(saved.step), state)
@@ -242,6 +244,7 @@ def _announce(
     )
 
 
+@progress.during("compiling")
 def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep | CheckedStep]:
     """The training step, which must fit the devices' memory; and the job, with its remat policy."""
     limit = memory.limit_here()

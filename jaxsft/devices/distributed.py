@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import select
@@ -48,6 +49,7 @@ def connect(
     process_id: int | None,
     timeout_seconds: int,
     say: SayLine,
+    heartbeat_seconds: float = 100,
 ) -> None:
     """Joins the other processes of this run, or returns at once where there are none.
 
@@ -56,6 +58,7 @@ def connect(
 
     Args:
         say: is told every ten seconds who is being waited for.
+        heartbeat_seconds: after which jax itself aborts a process whose peers are silent.
 
     Raises:
         ConfigError: flags that don't fit each other, or a cluster that tells too little.
@@ -76,6 +79,7 @@ def connect(
                 *given,
                 initialization_timeout=2 * timeout_seconds,
                 coordinator_bind_address=listening.bind_address(address),
+                heartbeat_timeout_seconds=math.ceil(heartbeat_seconds),
                 # Else Slurm would leave a process that was told its number only one of its GPUs.
                 cluster_detection_method=None if address is None else "deactivate",
             )
@@ -147,7 +151,8 @@ def _saying(what: str, timeout_seconds: int, say: SayLine) -> Iterator[None]:
             return
         say(
             f"error: {what}: they did not come within {timeout_seconds} s. Was the program started"
-            " on every host, and can they reach the first one's port?"
+            " on every host, all with the same --num_processes and each with a --process_id of its"
+            " own? Has one ended with an error? Can they reach the first one's port?"
         )
         os._exit(errors.LOST_PEER)
 

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable
 
 import jax
 
+from jaxsft.devices import progress
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import finite
 from jaxsft.training.batch import Batch
 from jaxsft.training.loader import Batches
 
-_AHEAD = 3  # batches that the devices may have before them, so that a stop is soon seen
+_AHEAD = 3  # batches that the devices have before them at most, so that a stop is soon seen
 
 
 def figures_of(sets: Iterable[str]) -> list[str]:
@@ -44,7 +45,8 @@ def losses_unless(
             if stopped():
                 return None
             sums.append(eval_step(params, batch))
-            jax.block_until_ready(sums[-_AHEAD:][0])
+            jax.block_until_ready(sums[-_AHEAD:][:1])
+            progress.mark()
         nll, weight, correct = (
             sum(float(getattr(part, field)) for part in jax.device_get(sums))
             for field in ("nll", "weight", "correct")

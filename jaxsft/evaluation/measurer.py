@@ -7,7 +7,7 @@ from typing import Literal
 from jaxsft.config import Config
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
-from jaxsft.devices import distributed, mesh
+from jaxsft.devices import distributed, mesh, progress
 from jaxsft.evaluation.answers import Prompt, held_out_prompts, matches, share, with_instruction
 from jaxsft.evaluation.generate import generate
 from jaxsft.evaluation.losses import figures_of, losses_unless, mean_losses
@@ -41,9 +41,11 @@ class Measurer:
         asked = config.eval.prompts
         self._prompts = held_out_prompts(config.data, asked, data.train) if asked else []
 
+    @progress.during("evaluating")
     def losses(self, params: Params) -> dict[str, float | None]:
         return mean_losses(self._job.program.eval_step, params, self._job.eval_batches)
 
+    @progress.during("evaluating")
     def losses_unless(
         self, stopped: Callable[[], bool], params: Params
     ) -> dict[str, float | None] | None:
@@ -85,6 +87,7 @@ class Measurer:
                 self._say(phase, f"eval/{prompts[0].source}/match{suffix} {followed:.1%}")
         return values
 
+    @progress.during("answering")
     def _answer(
         self, params: Params, prompts: Sequence[Prompt], step: int, phase: str
     ) -> list[Sample]:

@@ -14,7 +14,7 @@ from jaxsft.convert.export.directory import MARKER, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
-from jaxsft.devices import peak_memory
+from jaxsft.devices import peak_memory, progress
 from jaxsft.devices.mesh import describe
 from jaxsft.files import buckets, run_names
 from jaxsft.model import quantised
@@ -42,6 +42,7 @@ from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job
 
 
+@progress.during("writing the report")
 def finish(
     config: Config,
     base: Pretrained,
@@ -126,6 +127,7 @@ def _wanted(config: Config) -> dict[str, bool]:
     }
 
 
+@progress.during("exporting")
 def _export(
     config: Config,
     base: Pretrained,

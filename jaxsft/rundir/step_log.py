@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxsft.data.pack.counts import BatchCounts
+from jaxsft.devices import progress
 from jaxsft.model import settings
 from jaxsft.model.moe import load_balancing_loss
 from jaxsft.rundir.metric_lines import finite
@@ -68,6 +69,8 @@ class StepLog:
     def add(
         self, done: int, metrics: StepMetrics, counts: BatchCounts, data_wait_seconds: float
     ) -> None:
+        """Adds a step that is on its way to the devices; the one before is over or soon will be."""
+        progress.mark(done)
         self._entries.append(_Entry(done, metrics, counts, data_wait_seconds))
 
     def lines(self, flush: bool = False) -> list[StepFigures]:

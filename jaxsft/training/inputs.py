@@ -10,6 +10,7 @@ from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.divided import HOLDOUT, divided
 from jaxsft.data.cache.prepare import Maker, prepare, source_names
 from jaxsft.data.cache.store import Cache
+from jaxsft.devices import progress
 from jaxsft.errors import ConfigError
 from jaxsft.files.caches import cache_root
 from jaxsft.terminal.console import Console
@@ -24,6 +25,7 @@ class PreparedData:
     eval: dict[str, Cache]  # by the source's name; what data.holdout takes is "holdout"
 
 
+@progress.during(progress.OPENING)
 def open_model(config: Config, say: Say, weights: bool = True) -> Pretrained:
     """The model's files, read and checked but for the weights themselves.
 
@@ -75,6 +77,7 @@ def tokenizer_directory(config: Config) -> Path:
     return new_tokenizer.cached(directory, model.new_tokens, parent)
 
 
+@progress.during("preparing data")
 def prepare_data(
     config: Config, base: Pretrained, console: Console, make: Maker | None = None
 ) -> PreparedData:
@@ -88,7 +91,8 @@ def prepare_data(
 
     def cache_of(sources: tuple[Source, ...], name: str) -> Cache:
         with console.counting(f"preparing {name}") as count:
-            return prepare(sources, data, directory, count, base.settings.num_tokens, make)
+            told = progress.marking(count)
+            return prepare(sources, data, directory, told, base.settings.num_tokens, make)
 
     names = source_names(data.eval)
     if data.holdout is not None and HOLDOUT in names:

@@ -33,7 +33,7 @@ def start(
     disks: list[Path] | None = None,
     surroundings: Mapping[str, str] = MappingProxyType({}),
     own_surroundings: Mapping[str, str] = MappingProxyType({}),
-    program: tuple[str, str] = ("-m", "jaxsft.train"),
+    program: tuple[str, ...] = ("-m", "jaxsft.train"),
 ) -> list:
     """The processes of one run over NUM_DEVICES devices.
 

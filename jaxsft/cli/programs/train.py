@@ -46,6 +46,17 @@ _CLOUD_NOTICES = flags.DEFINE_enum(
     " cloud that the machine is of, of none, or of Google",
 )
 jaxsft_flags.define_peers()
+_LOST_SECONDS = flags.DEFINE_float(
+    "lost_seconds", 20.0, "a process with no sign of life for so long ends all others", 1.0
+)
+_HANG_SECONDS = flags.DEFINE_float(
+    "hang_seconds",
+    300.0,
+    "a step that takes so long, and ten times the median of the steps before, ends the run with all"
+    " stacks and the process that is behind; what has no steps, such as a compilation, may take 12"
+    " times as long",
+    1.0,
+)
 
 
 def start() -> None:
@@ -73,22 +84,26 @@ def _run(config: Config, workdir: "Workdir") -> None:
 
     clock = StartClock()
     clock.ended("imports")
+    patience = peers.Patience(_LOST_SECONDS.value, _HANG_SECONDS.value)
     distributed.connect(
-        *jaxsft_flags.peers(), lambda line: print(line, file=sys.stderr, flush=True)
+        *jaxsft_flags.peers(),
+        lambda line: print(line, file=sys.stderr, flush=True),
+        max(100, 3 * patience.lost_seconds),  # jax must not come first
     )
     command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
 
     def end(error: BaseException) -> None:
         endings.write_ending(workdir, error)
 
-    with cloud_notices.followed(_CLOUD_NOTICES.value, _obey), peers.listening(end):
+    notices = cloud_notices.followed(_CLOUD_NOTICES.value, _obey)
+    with notices, peers.listening(end, patience) as listener:
         try:
             run(config, workdir, shlex.join(command), _ALLOW_CHANGED.value or (), clock)
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)
             refusal = places.user_error(raised, workdir.name) or too_large.ran_out(raised, config)
             error = stop or refusal or raised
-            peers.leave(error, end)
+            listener.leave(error)
             if error is raised:
                 raise
             raise error from (None if stop else raised)
