@@ -8,6 +8,7 @@ import jax
 from jaxsft.config import Config
 from jaxsft.devices import progress
 from jaxsft.devices.chips import peak_flops
+from jaxsft.devices.stragglers import Pace
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation import owed
@@ -58,6 +59,7 @@ def train(
     )
     skipped = int(state.skipped_steps)
     rows = StepRows(config, job, out.workdir.files, out.console, first, skipped)
+    pace = Pace(config.log.processes_every_steps, lambda line: out.console.say("slow", line))
     movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, skipped)
     batches = job.batches.stream(first, total)
@@ -68,7 +70,7 @@ def train(
             batch, counts = next(batches)
             waited = time.monotonic() - waiting
             state, metrics = train_step(state, batch)
-            log.add(done, metrics, counts, waited)
+            log.add(done, metrics, counts, waited, pace.add(waited))
             for line in movement.after(done, metrics.skipped_steps, state.trained):
                 out.console.say("lora", line)
 

@@ -88,6 +88,7 @@ def _check_positive(config: Config) -> None:
         "eval.batch_size": config.eval.batch_size,
         "eval.max_new_tokens": config.eval.max_new_tokens,
         "log.every_steps": config.log.every_steps,
+        "log.processes_every_steps": config.log.processes_every_steps,
         "log.spike_deviations": config.log.spike_deviations,
         "optim.peak_lr": config.optim.peak_lr,
         "optim.eps": config.optim.eps,

@@ -85,6 +85,8 @@ class Eval:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
     every_steps: int = 1  # one line in metrics.jsonl, means over the steps since the last
+    # Of several processes: the time that each needs by itself, and the slowest if it holds all up.
+    processes_every_steps: int = 50
     # A step whose loss lies so many deviations above the usual one, of the median's kind, is told
     # with the rows that made it, in odd_steps.jsonl, as skipped steps are; None: only those are.
     spike_deviations: float | None = 8.0

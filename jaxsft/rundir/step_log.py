@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ class _Entry:
     metrics: StepMetrics
     counts: BatchCounts
     data_wait_seconds: float
+    others: Mapping[str, float]
 
 
 class StepLog:
@@ -67,11 +69,20 @@ class StepLog:
         self._since = time.monotonic()
 
     def add(
-        self, done: int, metrics: StepMetrics, counts: BatchCounts, data_wait_seconds: float
+        self,
+        done: int,
+        metrics: StepMetrics,
+        counts: BatchCounts,
+        data_wait_seconds: float,
+        others: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Adds a step that is on its way to the devices; the one before is over or soon will be."""
+        """Adds a step that is on its way to the devices; the one before is over or soon will be.
+
+        Args:
+            others: figures that the line of this step has, too, by their keys.
+        """
         progress.mark(done)
-        self._entries.append(_Entry(done, metrics, counts, data_wait_seconds))
+        self._entries.append(_Entry(done, metrics, counts, data_wait_seconds, others))
 
     def lines(self, flush: bool = False) -> list[StepFigures]:
         """The lines that are due; the newest step is left for later unless `flush`.
@@ -125,7 +136,10 @@ class StepLog:
             step_seconds=seconds,
             data_wait_seconds=float(np.mean([entry.data_wait_seconds for entry in entries])),
             skipped_steps=int(last.skipped_steps),
-            others=_objective(sums) | self._source_losses(values) | self._expert_balance(values),
+            others=_objective(sums)
+            | self._source_losses(values)
+            | self._expert_balance(values)
+            | {key: value for entry in entries for key, value in entry.others.items()},
         )
 
     def _share(self, flops_per_second: float) -> float | None:
