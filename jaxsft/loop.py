@@ -6,6 +6,7 @@ import time
 import jax
 
 from jaxsft.config import Config
+from jaxsft.devices import progress
 from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.stragglers import Pace
 from jaxsft.devices.termination import Termination
@@ -24,6 +25,7 @@ from jaxsft.training.saved_state import saved_of
 from jaxsft.training.step import TrainState, result_params
 
 
+@progress.during(progress.TRAINING)
 def train(
     config: Config,
     job: Job,

@@ -36,8 +36,6 @@ from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
 from jaxsft.training.step import Changing, TrainState
 
-_train = progress.during(progress.TRAINING)(train)
-
 
 def run(
     config: Config,
@@ -93,7 +91,7 @@ def run(
             state = _first_state(config, base, job, data, out, measurer, saved, clock)
             notes = resume.with_digests(notes, state)
             step = FirstStep(train_step, clock, console.say)
-            state = _train(config, job, step, state, out, notes, measurer, termination)
+            state = train(config, job, step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
             changes = notes.changes or ()
             finished_run.finish(config, base, data, job, end, out, command, clock, changes)

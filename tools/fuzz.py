@@ -71,7 +71,7 @@ def _try(kind: str, folder: Path, known: Record, until: float) -> None:
         ended = _follow(process, kind, known, until)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     if ended:
         return
     # The case that it had said last is the one that killed it.

@@ -78,8 +78,8 @@ def connect(
             jax.distributed.initialize(
                 *given,
                 initialization_timeout=2 * timeout_seconds,
-                heartbeat_timeout_seconds=math.ceil(heartbeat_seconds),
                 coordinator_bind_address=listening.bind_address(address),
+                heartbeat_timeout_seconds=math.ceil(heartbeat_seconds),
                 # Else Slurm would leave a process that was told its number only one of its GPUs.
                 cluster_detection_method=None if address is None else "deactivate",
             )

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jaxsft import errors
 from jaxsft.devices import coordinator, heartbeats, progress, stacks, watchdog
 from jaxsft.errors import PeerError, UserError
-from jaxsft.terminal.redact import redacted, redacted_values
+from jaxsft.terminal.redact import redacted
 
 Write = Callable[[BaseException], object]
 # In the store of keys that jax's coordinator keeps.
@@ -222,8 +222,7 @@ class Peers:
 
     def _tell(self, key: str, code: int, message: str, hangs: bool = False) -> None:
         with contextlib.suppress(RuntimeError):
-            values = redacted_values((code, message, hangs))
-            coordinator.put(f"{_FAILED}{key}", json.dumps(values))
+            coordinator.put(f"{_FAILED}{key}", json.dumps((code, redacted(message), hangs)))
 
     def _wait_until_heard(self) -> None:
         """Returns when all others know; those that are lost never will."""

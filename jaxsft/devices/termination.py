@@ -93,7 +93,7 @@ class Termination:
         del frame
         now = time.monotonic()
         before, self.requested = self.requested, True
-        self.why = self.why or signals.reason(number)
+        self.why = self.why or signals.reason()
         if number == signals.NOTICE:
             if not before and not self._deferred:
                 raise signals.stopped_by(number)

@@ -203,6 +203,12 @@ def resume(
     abstract = saved_of(mesh_program.abstract_state(job.program))
     steps = distributed.of_first(store.steps)  # what others do not see yet is missing to them
     unread: dict[int, Failure] = {}
+    for path in distributed.of_first(lambda: [str(one) for one in store.unfinished()]):
+        say(
+            "resume",
+            f"warning: {path}: a save that was never completed, and is no checkpoint; removed after"
+            " the next save",
+        )
     for number in reversed(steps):
         state, failure = _verified(store, number, abstract, notes.identity, allowed)
         where = f"{store.directory}/{number}"

@@ -118,7 +118,7 @@ class Saver:
         return clock, asked, failed
 
     def _progress(self) -> str | NotSaved:
-        return self._at_once or self._store.progress()
+        return self._at_once or self._store.outcome()
 
     def save(self, step: int, state: Tree, notes: Notes) -> None:
         """Starts to save; returns when the arrays may be overwritten.

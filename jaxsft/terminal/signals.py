@@ -40,13 +40,13 @@ def notice(why: str) -> None:
     os.kill(os.getpid(), NOTICE)
 
 
-def reason(number: int) -> str:
-    """What a program was stopped by that has received this, in words."""
-    return f"a notice ({_NOTICES[-1]})" if number == NOTICE else "a signal"
+def reason() -> str:
+    """What a program is stopped by, in words: the signal that a notice announced may come first."""
+    return f"a notice ({_NOTICES[-1]})" if _NOTICES else "a signal"
 
 
 def stopped_by(number: int) -> Stopped:
-    by = reason(number) if number == NOTICE else signal.Signals(number).name
+    by = reason() if number == NOTICE else signal.Signals(number).name
     return Stopped(f"stopped by {by}; start the same command again")
 
 
@@ -80,6 +80,7 @@ def raised() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _NOTICES.clear()
     before = {
         number: signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else _raise

@@ -42,7 +42,12 @@ def test_one_wish_that_comes_as_several_signals_is_one():
     termination._receive(signal.SIGHUP, None)  # what the first one began is not disturbed
 
 
-def test_the_signal_that_follows_a_notice_is_a_first_one(monkeypatch):
+@pytest.fixture
+def notices(monkeypatch):
+    monkeypatch.setattr(signals, "_NOTICES", [])
+
+
+def test_the_signal_that_follows_a_notice_is_a_first_one(monkeypatch, notices):
     """The cloud that announces it sends it, too, while the state is saved."""
     monkeypatch.setattr(signals.os, "kill", lambda *_: None)
     signals.notice("the machine goes")
@@ -59,7 +64,7 @@ def test_the_signal_that_follows_a_notice_is_a_first_one(monkeypatch):
         Termination()._receive(signals.NOTICE, None)
 
 
-def test_a_notice_interrupts_what_the_main_thread_waits_for():
+def test_a_notice_interrupts_what_the_main_thread_waits_for(notices):
     thread = threading.Timer(0.1, signals.notice, ("the machine goes",))
     with pytest.raises(Stopped, match="the machine goes"), Termination().listening():
         thread.start()

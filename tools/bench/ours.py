@@ -14,6 +14,7 @@ from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.plan import memory, relief, remat_choice
 from jaxsft.training import first_state, mesh_program, step
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.step import TrainState
 from jaxsft.training.too_large import TooLarge
 
 
@@ -65,6 +66,11 @@ class Ours:
         self._state = first_state.of_params(self.program, params)
         self._train_step = TrainStep(self.compiled)
         self._batches = self.rows.stream()
+
+    @property
+    def state(self) -> TrainState:
+        """After the newest step."""
+        return self._state
 
     def run(self, num_steps: int) -> list[Step]:
         """Takes steps, each dispatched before the one before is waited for; ends when all are."""

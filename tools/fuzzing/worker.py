@@ -20,6 +20,8 @@ def main() -> None:
     kind_name, seed, first, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     warnings.simplefilter("ignore")
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print too
     from fuzzing.kinds import KINDS
 
     kind, case = KINDS[kind_name], folder / "case" / kind_name
@@ -30,20 +32,19 @@ def main() -> None:
         partial.rename(seeds)
     for number, good in enumerate(sorted(seeds.iterdir())):
         try:
-            kind.read(_copied(good, case))
+            kind.read(copied(good, case))
         except Exception as error:
-            print("seed", number, _told(error), flush=True)
+            print("seed", number, _told(error), file=said, flush=True)
     faulthandler.register(signal.SIGPROF, chain=True)
     limit = _bytes_of_this() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     number = first
     while True:
         kind.make(seeds, case, random.Random(f"{seed} {kind_name} {number}"))
-        print("case", number, flush=True)
-        said = judged(kind.read, case)
-        if said:
+        print("case", number, file=said, flush=True)
+        if wrong := judged(kind.read, case):
             keep(case, folder, f"{kind_name}-{seed}-{number}")
-            print("found", number, said, flush=True)
+            print("found", number, wrong, file=said, flush=True)
         number += 1
 
 
@@ -69,7 +70,7 @@ def judged(read, case: Path) -> str:
     return ""
 
 
-def _copied(good: Path, case: Path) -> Path:
+def copied(good: Path, case: Path) -> Path:
     shutil.rmtree(case, ignore_errors=True)
     return Path(shutil.copytree(good, case))
 

@@ -110,6 +110,6 @@ def _run(config: Config, workdir: "Workdir") -> None:
 
 
 def _obey(notice: "Notice") -> None:
-    print(f"cloud      {notice.words}", file=sys.stderr, flush=True)
     if notice.stops:
         signals.notice(notice.words)
+    print(f"cloud      {notice.words}", file=sys.stderr, flush=True)

@@ -268,7 +268,14 @@ def _variant_of(
     """The tokenizer described; by its ids: the real id, whether the id is a sentinel's."""
     from tokenizers import Tokenizer
 
-    variant = Tokenizer.from_str(json.dumps(described))
+    try:
+        variant = Tokenizer.from_str(json.dumps(described))
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # the library has no narrower one; it takes files that it can't write
+        raise DataError(f"the tokenizer contradicts itself: {error}") from None
     vocab = variant.get_vocab(with_added_tokens=True)
     real_ids = np.arange(max([*vocab.values(), *(t["id"] for t in added)]) + 1, dtype=np.int32)
     is_sentinel = np.zeros(len(real_ids), bool)

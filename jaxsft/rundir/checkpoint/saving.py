@@ -8,8 +8,7 @@ from etils import epath
 
 from jaxsft.errors import BAD_MODEL, CheckpointError, DivergedError, known_to_all
 from jaxsft.files import places
-from jaxsft.rundir.checkpoint.digest import Tree, digests, named
-from jaxsft.rundir.checkpoint.digest import finite as all_finite
+from jaxsft.rundir.checkpoint.digest import Tree, digests_and_finite, named
 from jaxsft.rundir.checkpoint.failure import cause_of
 
 
@@ -62,7 +61,7 @@ def digests_of_finite(state: Tree, step: int) -> dict[str, int]:
     Raises:
         DivergedError: naming a leaf that is not finite, which would be all that a run goes on from.
     """
-    kept, finite = (named(values) for values in jax.device_get((digests(state), all_finite(state))))
+    kept, finite = (named(values) for values in jax.device_get(digests_and_finite(state)))
     bad = [name for name, good in finite.items() if not good]
     if bad:
         more = f" (nor are {len(bad) - 1} other leaves)" if len(bad) > 1 else ""

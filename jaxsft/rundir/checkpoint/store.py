@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -67,11 +68,16 @@ class CheckpointStore:
         self._report = report
         self._saving: Saving | None = None  # the newest save, until its end is known
         self._settling: threading.Thread | None = None
+        self._newest: int | None = None  # step that was saved; None: not known yet
         self._unread: set[int] = set()  # steps that could not be read, whose numbers are in the way
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
         return files.committed_steps(self.directory)
+
+    def unfinished(self) -> list[epath.Path]:
+        """What saves left that were never completed; none of this start has begun."""
+        return files.leftovers(self.directory, before=sys.maxsize)
 
     @during("saving")
     def save(self, step: int, state: Tree, notes: Notes) -> None:
@@ -105,10 +111,19 @@ class CheckpointStore:
         self._settling.start()
 
     def _free(self, path: epath.Path) -> None:
-        """Makes the step's number free: of what no save completed, and of what can't be read."""
+        """Makes the step's number free: of what no save completed, and of what can't be read.
+
+        Raises:
+            CheckpointError: it is a good checkpoint's, or there is a newer one.
+        """
         step, committed = int(path.name), files.is_committed(path)
         if committed and step not in self._unread:
             raise CheckpointError(f"{path}: is there already")
+        if self._newest is None:
+            self._newest = max(set(self.steps()) - self._unread, default=-1)
+        if step < self._newest:
+            raise CheckpointError(f"{path}: is older than {self._newest}, which is there already")
+        self._newest = step
         self._unread.discard(step)  # the one that comes now is read back and counts
         if jax.process_index() == 0 and path.exists():
             if committed:
@@ -135,7 +150,7 @@ class CheckpointStore:
         except Exception as error:  # nothing is lost: older steps stay, and the next save tries
             self._report(f"warning: older checkpoints could not be deleted: {cause_of(error)}")
 
-    def progress(self) -> Progress:
+    def outcome(self) -> Progress:
         """What has become of the newest save here; it is forgotten once it is known to all."""
         if self._saving is None:
             return "done"

@@ -30,7 +30,9 @@ def test_a_digest_is_the_one_that_checkpoints_of_before_hold(shape, dtype):
     assert digest.of_part(array, (0,) * array.ndim, array.shape) == expected(array)
 
 
-def test_the_digests_of_any_blocks_add_up():
+@pytest.mark.parametrize("piece", [1, 2, 7, 2**16])
+def test_the_digests_of_any_blocks_add_up(monkeypatch, piece):
+    monkeypatch.setattr(digest, "_PIECE", piece)
     array = made((3, 4, 5), "float32")
     cuts = [(0, 2, 3), (0, 1, 4), (0, 3, 5)]
     parts = [
@@ -39,6 +41,8 @@ def test_the_digests_of_any_blocks_add_up():
         for b, j in zip(cuts[1], np.diff(cuts[1]), strict=False)
         for c, k in zip(cuts[2], np.diff(cuts[2]), strict=False)
     ]
+    whole_rows = [digest.of_part(array[a : a + 1], (a, 0, 0), array.shape) for a in range(3)]
+    assert sum(whole_rows) % 2**32 == expected(array)
     assert len(parts) == math.prod(len(cut) - 1 for cut in cuts)
     assert sum(parts) % 2**32 == expected(array)
 
