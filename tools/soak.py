@@ -81,6 +81,7 @@ def _place(folder: Path, name: str, shim: Path | None) -> Place:
         *("--config.eval.prompts=0", "--config.eval.every_steps=None"),
         *(f"--config.train.steps={_STEPS.value}", "--config.checkpoint.save_every_steps=20"),
         "--config.data.eval=[]",
+        *("--lost_seconds=8", "--hang_seconds=10"),
     )
     place = Place(folder / f"{name}.soak", folder / name, flags_of_run, shim)
     place.folder.mkdir(exist_ok=True)
@@ -199,7 +200,7 @@ def _end(place: Place, processes: Processes, known: Record, reference: dict[str,
         print(f"a lap ended: {known.laps[-1] or 'as the undisturbed run'}", flush=True)
         if not wrong:
             faults.clear(place)
-    elif any(code not in (*faults.AGAIN, faults.BAD_MODEL) for code in codes):
+    elif any(code not in (*faults.AGAIN, faults.BAD_CONFIG, faults.BAD_MODEL) for code in codes):
         known.faults.append(Injected("none", len(known.laps), place.step(), 0.0, codes, "ended"))
         print(processes.said(), flush=True)
 

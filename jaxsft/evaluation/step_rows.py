@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxsft.config import Config
+from jaxsft.devices import progress
 from jaxsft.files import run_names
 from jaxsft.rundir.metric_lines import JsonLines, Line, finite
 from jaxsft.terminal.console import Console
@@ -104,6 +105,7 @@ class StepRows:
             f"step {done} {said}; {_said(rows)}; all of them in {run_names.ODD_STEPS}{last}",
         )
 
+    @progress.during("measuring the rows of an odd step")
     def _rows_with_losses(self, done: int, state: TrainState) -> list[Line]:
         """The highest first, before them those that are not finite (None); those without a
         supervised token last, without a loss."""

@@ -32,6 +32,7 @@ from jaxsft.training.inputs import Say
 MAX_FAILURES = 3  # in a row
 RETRY_SECONDS = (5.0, 30.0)  # after the first failure, and the second
 _LAST_RETRY_SECONDS = 1.0  # where the run has nothing else to do
+_LET_END_SECONDS = 60.0  # a save that runs when the program ends for another reason
 _POLL_SECONDS = 0.05
 _TOPIC = "save"
 
@@ -67,6 +68,9 @@ class Saver:
         before = signal.signal(signal.SIGUSR1, self._request)
         try:
             yield
+        except Exception:
+            self._store.let_end(_LET_END_SECONDS)  # it may be the last good state
+            raise
         finally:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN if before == signal.SIG_DFL else before)
 

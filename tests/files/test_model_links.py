@@ -1,7 +1,9 @@
 """Links in a model's directory: those of the hub's cache are followed, none out of it is."""
 
 import json
+import os
 import shutil
+import stat
 
 import pytest
 
@@ -141,12 +143,18 @@ def test_a_run_copies_nothing_that_a_link_leads_to(tmp_path, model, outside):
 
 
 @pytest.mark.slow
-def test_a_run_exports_what_lies_in_the_hubs_cache(tmp_path):
+def test_a_run_exports_what_lies_in_the_hubs_cache_and_keeps_its_own_private(tmp_path):
     snapshot = hub_cache(tmp_path)
     (snapshot.parent.parent / "blobs" / "77").write_text("Apache\n")
     linked(snapshot, "LICENSE", "../../blobs/77")
     (tmp_path / "link").symlink_to(snapshot)
     flags = (f"--config.model.source={tmp_path}/link", "--config.train.steps=1")
-    programs.train(tmp_path / "run", *flags)
+    before = os.umask(0)
+    try:
+        programs.train(tmp_path / "run", *flags, env={"XDG_CACHE_HOME": f"{tmp_path}/home"})
+    finally:
+        os.umask(before)
     assert (tmp_path / "run" / "export" / "LICENSE").read_text() == "Apache\n"
     assert not (tmp_path / "run" / "export" / "LICENSE").is_symlink()
+    made = [tmp_path / "home" / "jaxsft", *(tmp_path / "home" / "jaxsft").iterdir()]
+    assert len(made) > 2 and {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}

@@ -11,7 +11,7 @@ import tiny
 from jaxsft.devices import distributed
 from jaxsft.errors import CheckpointError, ConfigError, ConversionError, PeerError, Stopped
 from jaxsft.rundir import resume
-from jaxsft.rundir.checkpoint import files, retention
+from jaxsft.rundir.checkpoint import files
 from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.failure import of_error
 from jaxsft.rundir.checkpoint.notes import Notes
@@ -364,18 +364,6 @@ def test_a_disk_that_fails_for_a_moment_loses_no_step(saved, monkeypatch):
         with pytest.raises((CheckpointError, OSError), match="Input/output error"):
             look()
     assert content(saved) == before
-
-
-def test_a_later_save_is_neither_a_leftover_nor_a_reason_to_delete(tmp_path):
-    """Reading back takes its time: meanwhile one step was saved, and one is in the making."""
-    store = CheckpointStore(tmp_path, keep=5)
-    for step in (1, 2, 3):
-        store.save(step, make_state(step), NOTES)
-    store.wait()
-    (tmp_path / "4").mkdir()  # as Orbax begins
-    digests = store.notes(2).digests
-    retention.settle(store.directory, 2, retention.Kept(1), digests, set(), (0, 1), pytest.fail)
-    assert {path.name for path in tmp_path.iterdir()} == {"2", "3", "4"}
 
 
 def test_a_number_that_was_in_the_way_counts_again_when_it_is_saved_anew(saved):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from jaxsft.files import run_names
 from soaking.processes import Place, Processes
 
-DONE, BAD_MODEL, STOPPED, LOST_PEER = 0, 66, 75, 76
+DONE, BAD_CONFIG, BAD_MODEL, STOPPED, LOST_PEER = 0, 64, 66, 75, 76
 AGAIN = (STOPPED, LOST_PEER)  # codes that a launcher starts the run again after
 _KILLED = -signal.SIGKILL
 
@@ -43,6 +43,19 @@ def _kill_all(processes: Processes, chance: random.Random) -> list[int]:
     for number in range(processes.count):
         processes.send(number, signal.SIGKILL)
     return list(range(processes.count))
+
+
+def _stop(processes: Processes, chance: random.Random) -> list[int]:
+    """What a swapping or frozen host does to its process."""
+    number = chance.randrange(processes.count)
+    processes.send(number, signal.SIGSTOP)
+    return [number]
+
+
+def _hang(processes: Processes, chance: random.Random) -> list[int]:
+    """Its heartbeats go on, and it ends by itself like the others."""
+    (processes.place.folder / f"hang.{chance.randrange(processes.count)}").touch()
+    return []
 
 
 def _term(processes: Processes, chance: random.Random) -> list[int]:
@@ -105,12 +118,14 @@ def all_of() -> dict[str, Fault]:
     """By name."""
     lost = (*AGAIN, _KILLED)
     return {
-        "kill": Fault(_kill, 120, (*lost, -signal.SIGABRT)),  # jax's heartbeats notice it
+        "kill": Fault(_kill, 90, lost),
+        "stop": Fault(_stop, 90, lost),
+        "hang": Fault(_hang, 180, lost),
         "kill all": Fault(_kill_all, 5, lost),
-        "term": Fault(_term, 45),
+        "term": Fault(_term, 60),
         "corrupt": Fault(_corrupt, 5),
         # With no room for long the run gives up, and says so.
-        "full disk": Fault(_full_disk, None, (*AGAIN, BAD_MODEL), _space_again),
+        "full disk": Fault(_full_disk, None, (*AGAIN, BAD_CONFIG, BAD_MODEL), _space_again),
         "read errors": Fault(_read_errors, None, (*AGAIN, BAD_MODEL), _reads_again),
         "clock": Fault(_clock, None, undo=_clock_right),
     }

@@ -67,10 +67,10 @@ def main(config: Config) -> None:
     if _CONTINUE_FROM.value is not None:
         config = jaxsft_flags.override(config, "model.continue_from", _CONTINUE_FROM.value)
         validate(config)
-    from jaxsft.rundir.checkpoint import given_up
+    from jaxsft.rundir.checkpoint import background
     from jaxsft.rundir.workdir import opened
 
-    with given_up.left_behind(), opened(flags.FLAGS.workdir) as workdir:
+    with background.left_behind(), opened(flags.FLAGS.workdir) as workdir:
         _run(config, workdir)
 
 

@@ -75,7 +75,7 @@ def prepare(
     directory = cache_root(data.cache_dir) / fingerprint[:32]
     if not (directory / cache_files.MANIFEST).is_file():
         with places.using(cache_name(data.cache_dir), directory.parent):
-            directory.parent.mkdir(parents=True, exist_ok=True)
+            directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             making = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
         try:
             pinned = dataclasses.replace(data, template_date=inputs["date"])

@@ -5,10 +5,10 @@ for: each process reads its share of the leaves and leaves a file that says so.
 """
 
 import dataclasses
+import itertools
 import json
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ def settle(
     ignored: set[int],
     process: tuple[int, int],
     report: Report,
+    over: threading.Event,
 ) -> None:
     """Keeps the sizes of a committed step's files; deletes what it and the steps before it replace.
 
@@ -58,6 +59,7 @@ def settle(
         ignored: steps that can't be read: neither counted nor deleted.
         process: number of this one, and of all.
         report: is told what keeps older steps from being deleted.
+        over: once set, the program ends: nothing more is read or deleted.
     """
     number, count = process
     path = directory / str(step)
@@ -68,22 +70,28 @@ def settle(
     unfinished = files.leftovers(directory, before=step)
     if not old and not unfinished:
         return
-    if old and not _read_back(path, digests, process, report):
+    if old and not _read_back(path, digests, process, report, over):
         return
-    if number == 0:
+    if number == 0 and not over.is_set():
         for one in (*(directory / str(one) for one in old), *unfinished):
             files.remove(one)
 
 
 def _read_back(
-    path: epath.Path, digests: dict[str, int], process: tuple[int, int], report: Report
+    path: epath.Path,
+    digests: dict[str, int],
+    process: tuple[int, int],
+    report: Report,
+    over: threading.Event,
 ) -> bool:
     """Whether all processes found in their share of the step's files what was in memory."""
     number, count = process
     mine = sorted(digests)[number::count]
     # All leaves lie in one store, whose index is read once this way, not once a leaf.
     index = tensorstore.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
-    altered = [name for name in mine if _digest_on_disk(path, name, index) != digests[name]]
+    altered = [name for name in mine if _digest_on_disk(path, name, index, over) != digests[name]]
+    if over.is_set():
+        return False
     if altered:
         report(
             f"warning: {path}: {altered[0]} was saved and reads back differently: older"
@@ -94,17 +102,20 @@ def _read_back(
     for _ in range(_MAX_POLLS):
         if all((path / _READ_BACK.format(one, count)).exists() for one in range(count)):
             return True
-        time.sleep(_POLL_SECONDS)
+        if over.wait(_POLL_SECONDS):
+            return False
     report(f"warning: {path}: not all processes have read it back; older checkpoints are kept")
     return False
 
 
-def _digest_on_disk(path: epath.Path, name: str, index: "tensorstore.Context") -> int:
+def _digest_on_disk(
+    path: epath.Path, name: str, index: "tensorstore.Context", over: threading.Event
+) -> int:
     """The digest of a leaf, read chunk by chunk: a device's part of it at a time in memory."""
     array = _open(path, name, index)
     total = 0
     chunk: Any = array.chunk_layout.read_chunk.shape or array.shape  # a scalar has none
-    for block in _blocks(array.shape, chunk):
+    for block in itertools.takewhile(lambda _: not over.is_set(), _blocks(array.shape, chunk)):
         part = np.asarray(array[block].read().result())
         total += digest.of_part(part, [along.start for along in block], array.shape)
     return total % 2**32
@@ -126,7 +137,7 @@ def _open(path: epath.Path, name: str, index: "tensorstore.Context") -> "tensors
 
 def _blocks(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     """The blocks of a grid over an array; one without slices for a scalar."""
-    return product(
+    return itertools.product(
         *(
             [slice(start, min(start + step, size)) for start in range(0, size, step)]
             for size, step in zip(shape, chunk, strict=True)

@@ -18,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxsft.devices.progress import during
 from jaxsft.errors import CheckpointError
-from jaxsft.rundir.checkpoint import files, given_up, retention
+from jaxsft.rundir.checkpoint import background, files, retention
 from jaxsft.rundir.checkpoint.digest import Tree, digests, named
 from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
 from jaxsft.rundir.checkpoint.notes import (
@@ -105,10 +105,10 @@ class CheckpointStore:
         best = None if notes.best is None else notes.best.step
         keep = dataclasses.replace(self._keep, best=best)
         self._saving = saving = Saving(path, response)
-        self._settling = threading.Thread(
-            target=self._settle, args=(saving, kept, keep, self._settling), daemon=True
+        before, over = self._settling, threading.Event()
+        self._settling = background.start(
+            lambda: self._settle(saving, kept, keep, before, over), over
         )
-        self._settling.start()
 
     def _free(self, path: epath.Path) -> None:
         """Makes the step's number free: of what no save completed, and of what can't be read.
@@ -137,6 +137,7 @@ class CheckpointStore:
         kept: dict[str, int],
         keep: retention.Kept,
         before: threading.Thread | None,
+        over: threading.Event,
     ) -> None:
         if not saving.follow():
             return  # the main thread asks, at the next step
@@ -145,7 +146,7 @@ class CheckpointStore:
         process = jax.process_index(), jax.process_count()
         try:
             retention.settle(
-                self.directory, saving.step, keep, kept, self._unread, process, self._report
+                self.directory, saving.step, keep, kept, self._unread, process, self._report, over
             )
         except Exception as error:  # nothing is lost: older steps stay, and the next save tries
             self._report(f"warning: older checkpoints could not be deleted: {cause_of(error)}")
@@ -156,14 +157,15 @@ class CheckpointStore:
             return "done"
         return self._saving.progress()
 
+    def let_end(self, seconds: float) -> None:
+        """Waits for the newest save, well or not, but no longer than this."""
+        if self._saving is not None:
+            self._saving.ended.wait(seconds)
+
     def give_up(self) -> None:
         """Forgets the newest save, which failed here or on another process: this one may wait for
         that one, in Orbax, for minutes."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            if not saving.ended.is_set():
-                given_up.remember(saving.ended)
-            self._settling = None
+        self._saving = self._settling = None
 
     def _wait_for_commit(self) -> None:
         saving, self._saving = self._saving, None

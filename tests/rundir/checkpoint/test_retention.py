@@ -1,6 +1,7 @@
 """Old steps go once every process has read its share of the new one back, and by the first one."""
 
 import dataclasses
+from threading import Event
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,9 @@ def store(tmp_path):
     return store
 
 
-def settle(store, process, report=pytest.fail, digests=None):
+def settle(store, process, report=pytest.fail, digests=None, over=None):
     digests = digests or store.notes(2).digests
-    retention.settle(store.directory, 2, Kept(1), digests, set(), process, report)
+    retention.settle(store.directory, 2, Kept(1), digests, set(), process, report, over or Event())
 
 
 def test_the_best_step_stays_beside_the_newest(tmp_path):
@@ -69,16 +70,20 @@ def test_each_process_leaves_word_and_the_first_one_does_the_rest(store):
 
 @pytest.mark.parametrize(("mine", "other"), [(FIRST, SECOND), (SECOND, FIRST)])
 @pytest.mark.parametrize("comes_after", [590, None])
-def test_another_process_may_take_ten_minutes(store, monkeypatch, mine, other, comes_after):
+def test_another_process_may_take_ten_minutes(store, mine, other, comes_after):
     waited, reports = [0.0], []
+
+    class Over(Event):
+        def wait(self, seconds):
+            sleep(seconds)
+            return self.is_set()
 
     def sleep(seconds):
         waited.append(seconds)
         if comes_after is not None and sum(waited) >= comes_after:
             marker(store, other).touch()
 
-    monkeypatch.setattr(retention.time, "sleep", sleep)
-    settle(store, mine, reports.append)
+    settle(store, mine, reports.append, over=Over())
     deletes = mine == FIRST and comes_after is not None
     assert store.steps() == ([2] if deletes else [1, 2])
     assert sum(waited) == (comes_after or 600)
@@ -87,6 +92,16 @@ def test_another_process_may_take_ten_minutes(store, monkeypatch, mine, other, c
         assert marker(store, mine).exists() and not marker(store, other).exists()
     else:
         assert not reports
+
+
+@pytest.mark.parametrize("process", [(0, 1), FIRST])  # which waits for the other one
+def test_nothing_is_read_or_deleted_once_the_program_ends(store, process):
+    over, reports = Event(), []
+    over.set()
+    wrong = dict.fromkeys(store.notes(2).digests, 1)
+    for digests in (None, wrong):
+        settle(store, process, reports.append, digests, over)
+    assert store.steps() == [1, 2] and not reports
 
 
 def test_each_leaf_is_read_back_by_one_process(store, monkeypatch):
@@ -138,3 +153,24 @@ def test_a_deletion_that_fails_is_said_and_made_up_for(store, monkeypatch):
     again.save(4, make_state(4), Notes())
     again.wait()
     assert again.steps() == [4] and len(reports) == 1
+
+
+def test_a_later_save_is_neither_a_leftover_nor_a_reason_to_delete(tmp_path):
+    """Reading back takes its time: meanwhile one step was saved, and one is in the making."""
+    store = CheckpointStore(tmp_path, keep=5)
+    for step in (1, 2, 3):
+        store.save(step, make_state(step), Notes())
+    store.wait()
+    (tmp_path / "4").mkdir()  # as Orbax begins
+    digests = store.notes(2).digests
+    retention.settle(
+        store.directory,
+        2,
+        Kept(1),
+        digests,
+        set(),
+        (0, 1),
+        pytest.fail,
+        Event(),
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3", "4"}
