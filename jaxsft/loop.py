@@ -11,6 +11,7 @@ from jaxsft.devices.chips import peak_flops
 from jaxsft.devices.stragglers import Pace
 from jaxsft.devices.termination import Termination
 from jaxsft.errors import Stopped, known_to_all
+from jaxsft.evaluation import owed
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.evaluation.step_rows import StepRows
 from jaxsft.rundir.checkpoint.notes import Notes
@@ -39,9 +40,13 @@ def train(
     """Trains from `state` to the last step, or to where measurer.watch ends the run; saves,
     evaluates and logs on the way."""
     first, total, watch = int(state.step), job.num_steps, measurer.watch
+    evaluate, epochs = config.eval, job.batches.epochs
+    out.metrics.resume(first)
+    due = epochs.is_due(evaluate.every_steps, evaluate.times_per_epoch, first)
+    if 0 < first < total and due:
+        owed.measure(first, result_params(job.program.recipe, state), out, measurer)
     if watch is not None and watch.is_over:  # an earlier start ended here
         total = first
-    out.metrics.resume(first)
     log = StepLog(
         job.program.settings,
         remat=job.program.remat,
@@ -57,7 +62,6 @@ def train(
     pace = Pace(config.log.processes_every_steps, lambda line: out.console.say("slow", line))
     movement = Movement(state.trained, first)
     divergence = Divergence(config.optim.max_skipped_steps, skipped)
-    evaluate, epochs = config.eval, job.batches.epochs
     batches = job.batches.stream(first, total)
     out.saver.restart_clock()
     with termination.deferred(), out.console.steps(first, total):
@@ -73,9 +77,9 @@ def train(
             stop = termination.agreed()
             diverged = divergence.add(done, metrics.skipped_steps)
             last = done == total
-            rows.after(done, metrics, state, flush=diverged or last or stop)
             evaluates = epochs.is_due(evaluate.every_steps, evaluate.times_per_epoch, done)
-            evaluates &= not last
+            evaluates &= not (last or stop)
+            rows.after(done, metrics, state, flush=diverged or last or stop or evaluates)
             saves = divergence.saves(out.saver.is_due(done, epochs) or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
@@ -84,12 +88,16 @@ def train(
             if diverged:
                 raise divergence.error()
             if evaluates:
-                values = measurer.losses(result_params(job.program.recipe, state))
-                out.metrics.append({"step": done} | values)
-                # Parameters that a skipped step left are not saved, so they can't be the best.
-                if watch is not None and not divergence.newest_was_skipped():
-                    saves |= divergence.saves(watch.add(done, values) or watch.is_over)
-                    total = done if watch.is_over else total
+                params = result_params(job.program.recipe, state)
+                values = measurer.losses_unless(termination.agreed, params)
+                if values is None:  # the next start owes them
+                    stop = saves = True
+                else:
+                    out.metrics.append({"step": done} | values)
+                    # Parameters that a skipped step left are not saved, so they can't be the best.
+                    if watch is not None and not divergence.newest_was_skipped():
+                        saves |= divergence.saves(watch.add(done, values) or watch.is_over)
+                        total = done if watch.is_over else total
             out.copy(now=saves)  # before the checkpoint, which must not know more than they do
             if saves:
                 best = None if watch is None else watch.best

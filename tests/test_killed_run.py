@@ -47,6 +47,15 @@ def wait_for_a_save(running, workdir, after):
         time.sleep(0.002)
 
 
+def wait_for_the_next(running, workdir):
+    """To begin."""
+    deadline = time.monotonic() + 60
+    while running.poll() is None and time.monotonic() < deadline:
+        whole, left = names(workdir)
+        if any(name.isdecimal() and int(name) > whole[-1] for name in left):
+            return
+
+
 @fault(
     "checkpoints",
     "the run is killed at random moments, in the middle of saves too",
@@ -67,7 +76,8 @@ def test_a_run_killed_in_a_save_goes_on_from_the_newest_whole_checkpoint(tmp_pat
                     running.terminate()
                     running.wait(60)
                 else:
-                    time.sleep(chance.uniform(0, 0.3))
+                    wait_for_the_next(running, workdir)
+                    time.sleep(chance.uniform(0, 0.05))
             finally:
                 running.kill()
                 running.wait()

@@ -1,6 +1,7 @@
 """What the loop saves where it follows a figure, also where steps are skipped: by stand-ins."""
 
 import contextlib
+import dataclasses
 import types
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from jaxsft import loop
 from jaxsft.config import Checkpoint, Config, Data, Eval, Model, Optim, Source, Train
+from jaxsft.errors import Stopped
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.watch import Watch
 from jaxsft.training.untrained import ALL_TRAINS
@@ -61,8 +63,28 @@ def state(step: int, skipped: int) -> Any:
     return types.SimpleNamespace(step=step, skipped_steps=skipped, params=step, trained={})
 
 
-def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sections):
-    """A run of so many steps, evaluated after each; losses by step."""
+def outputs(lines: list[dict]) -> Any:
+    history = types.SimpleNamespace(read=lambda: lines)
+    return types.SimpleNamespace(
+        metrics=types.SimpleNamespace(
+            resume=lambda step: None, append=lines.append, history=history
+        ),
+        console=types.SimpleNamespace(steps=lambda *_: contextlib.nullcontext()),
+        workdir=types.SimpleNamespace(files=None),
+        copy=lambda now: None,
+        saver=Store(),
+    )
+
+
+def train(
+    monkeypatch, losses, skipped=(), steps=6, first=0, best=None, stop=None, lines=(), **sections
+):
+    """A run of so many steps, evaluated after each; losses by step.
+
+    Args:
+        stop: one comes while the parameters after this step are evaluated.
+        lines: of an earlier start.
+    """
     monkeypatch.setattr(loop, "StepLog", Log)
     monkeypatch.setattr(loop, "StepRows", Rows)
     monkeypatch.setattr(loop, "saved_of", lambda state: state)
@@ -83,14 +105,8 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         after = state(before.step + 1, count)
         return after, types.SimpleNamespace(skipped_steps=count)
 
-    lines: list[dict] = []
-    out: Any = types.SimpleNamespace(
-        metrics=types.SimpleNamespace(resume=lambda step: None, append=lines.append),
-        console=types.SimpleNamespace(steps=lambda *_: contextlib.nullcontext()),
-        workdir=types.SimpleNamespace(files=None),
-        copy=lambda now: None,
-        saver=Store(),
-    )
+    lines = list(lines)
+    out = outputs(lines)
     program = types.SimpleNamespace(
         settings=None, remat=None, sources=(), recipe=None, teacher=None, untrained=ALL_TRAINS
     )
@@ -99,11 +115,20 @@ def train(monkeypatch, losses, skipped=(), steps=6, first=0, best=None, **sectio
         epochs=epochs, stream=lambda first, total: iter([(None, None)] * (total - first))
     )
     job: Any = types.SimpleNamespace(program=program, batches=batches, num_steps=steps)
-    measurer: Any = types.SimpleNamespace(watch=watch, losses=lambda step: {LOSS: losses[step]})
-    termination: Any = types.SimpleNamespace(
-        deferred=contextlib.nullcontext, agreed=lambda: False, why_of_any=lambda: ""
+    measurer: Any = types.SimpleNamespace(
+        watch=watch,
+        losses=lambda step: {LOSS: losses[step]},
+        losses_unless=lambda stopped, step: None if step == stop else {LOSS: losses[step]},
     )
-    end = loop.train(config, job, step, state(first, 0), out, Notes(), measurer, termination)
+    termination: Any = types.SimpleNamespace(
+        deferred=contextlib.nullcontext,
+        agreed=lambda: False,
+        why_of_any=lambda: "" if stop is None else "a signal",
+    )
+    try:
+        end = loop.train(config, job, step, state(first, 0), out, Notes(), measurer, termination)
+    except Stopped:
+        return lines, out.saver.saved, watch
     return end.step, out.saver.saved, watch
 
 
@@ -135,3 +160,15 @@ def test_the_run_ends_where_patience_does_and_saves_there(monkeypatch, patience)
         monkeypatch, losses, steps=20, first=end, best=watch.best, early_stopping=patience + 2
     )
     assert longer == end + 2
+
+
+def test_an_evaluation_that_a_stop_leaves_is_made_by_the_next_start(monkeypatch):
+    """The state is saved without it, and the run ends as it would have."""
+    losses = [None, 3.0, 4.0, 2.0, 5.0, 6.0]
+    lines, saved, watch = train(monkeypatch, losses, stop=3)
+    assert list(saved) == [1, 3] and watch.best.step == 1
+    assert [line["step"] for line in lines] == [1, 2]
+    for before, made in ((lines, True), ([*lines, {"step": 3, LOSS: 9.0}], False)):
+        end, saved, watch = train(monkeypatch, losses, first=3, best=watch.best, lines=before)
+        assert end == 6 and watch.best.step == (3 if made else 1)
+        watch.best = dataclasses.replace(watch.best, step=1, value=3.0, seen=2, waited=1)

@@ -11,6 +11,8 @@ from jaxsft.rundir.metric_lines import finite
 from jaxsft.training.batch import Batch
 from jaxsft.training.loader import Batches
 
+_AHEAD = 3  # batches that the devices have before them at most, so that a stop is soon seen
+
 
 def figures_of(sets: Iterable[str]) -> list[str]:
     """The names of what `mean_losses` gives of sets with these names."""
@@ -24,13 +26,26 @@ def mean_losses(
 
     Sums are divided once, so that neither batch size nor packing changes a figure.
     """
+    values = losses_unless(lambda: False, eval_step, params, sets)
+    assert values is not None
+    return values
+
+
+def losses_unless(
+    stopped: Callable[[], bool],
+    eval_step: Callable[[Params, Batch], Sums],
+    params: Params,
+    sets: dict[str, Batches],
+) -> dict[str, float | None] | None:
+    """As mean_losses; None: `stopped`, which is asked before each batch, said so."""
     values: dict[str, float | None] = {}
     for name, batches in sets.items():
-        steps = batches.stream(0, batches.epochs.steps_in(1))
         sums: list[Sums] = []
-        for batch, _ in steps:
+        for batch, _ in batches.stream(0, batches.epochs.steps_in(1)):
+            if stopped():
+                return None
             sums.append(eval_step(params, batch))
-            jax.block_until_ready(sums[-3:-2])  # no more than three batches are on the devices
+            jax.block_until_ready(sums[-_AHEAD:][:1])
             progress.mark()
         nll, weight, correct = (
             sum(float(getattr(part, field)) for part in jax.device_get(sums))

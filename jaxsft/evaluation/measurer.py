@@ -1,7 +1,7 @@
 """What is measured of one run's model on held-out data, and where the answers go."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from jaxsft.config import Config
@@ -10,7 +10,7 @@ from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.devices import distributed, mesh, progress
 from jaxsft.evaluation.answers import Prompt, held_out_prompts, matches, share, with_instruction
 from jaxsft.evaluation.generate import generate
-from jaxsft.evaluation.losses import figures_of, mean_losses
+from jaxsft.evaluation.losses import figures_of, losses_unless, mean_losses
 from jaxsft.files import records
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import JsonLines
@@ -44,6 +44,14 @@ class Measurer:
     @progress.during("evaluating")
     def losses(self, params: Params) -> dict[str, float | None]:
         return mean_losses(self._job.program.eval_step, params, self._job.eval_batches)
+
+    @progress.during("evaluating")
+    def losses_unless(
+        self, stopped: Callable[[], bool], params: Params
+    ) -> dict[str, float | None] | None:
+        """None: `stopped` said so, to every process before the same batch."""
+        step, sets = self._job.program.eval_step, self._job.eval_batches
+        return losses_unless(stopped, step, params, sets)
 
     def measure(
         self, params: Params, phase: Literal["before", "after"], step: int = 0

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft.errors import INTERNAL, LOST_PEER
-from tests.devices.test_distributed import start
+from jaxsft.errors import BAD_DATA, INTERNAL, LOST_PEER
+from tests.devices.test_distributed import finish, start
 from tests.faults import fault
+from tests.programs import ROOT
 
 pytestmark = pytest.mark.slow
 # Where jaxsft says that a phase begins, one process does what argv[1] says, once.
@@ -186,3 +187,36 @@ def test_what_takes_long_and_gets_on_is_no_hang(tmp_path):
     done, took, error = run(tmp_path, 1, "compiling", 0, "sleep9")
     assert [code for code, _, _ in done] == [0, 0], done
     assert took > 9 and not error
+
+
+# Each program of Python runs this file first, where it finds it; those that prepare data are killed
+# after a second.
+KILLED = """
+import os, signal, sys, threading
+
+if "spawn_main" in " ".join(sys.orig_argv):
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+"""
+
+
+@fault(
+    "data",
+    "a process that prepares the data is killed, by a lack of memory perhaps",
+    "all end, with the process whose data it prepared and what to try",
+    lost="nothing",
+    code=65,
+)
+def test_a_killed_worker_of_the_data_ends_all(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(KILLED)
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    flags = ("--config.data.workers=2", "--config.train.steps=2")
+    surroundings = {"PYTHONPATH": f"{ROOT}:{site}", **cache}
+    done = finish(start(tmp_path / "workdir", 2, *flags, surroundings=surroundings))
+    assert [code for code, _, _ in done] == [BAD_DATA] * 2, done
+    for number, (_, _, said) in enumerate(done):
+        assert "one of the 2 processes that prepare the data was killed" in said
+        assert "process 0: " in said or not number
