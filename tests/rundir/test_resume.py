@@ -117,9 +117,11 @@ def test_data_that_are_away_for_a_moment_cost_nothing(saved, said, tmp_path):
         lambda step: (step / "state" / "manifest.ocdbt").write_bytes(b""),
         lambda step: (step / "state" / "_METADATA").write_bytes(b'{"tree'),
         lambda step: (step / "_CHECKPOINT_METADATA").write_bytes(b'{"item_hand'),
+        # Of which Orbax's parser dies, without an exception.
+        lambda step: (step / "state" / "_sharding").write_text("[" * 200_000),
         lambda step: change(step / "_CHECKPOINT_METADATA", b'"config.train.seed":1', b"1", b"7"),
     ],
-    ids=["flipped", "cut", "emptied", "manifest", "tree", "notes", "seed"],
+    ids=["flipped", "cut", "emptied", "manifest", "tree", "notes", "nested", "seed"],
 )
 def test_altered_data_are_set_aside_once_an_older_step_is_verified(saved, said, damage):
     damage(saved / "6")

@@ -248,6 +248,10 @@ class CheckpointStore:
             Damaged: after several tries.
         """
         path, failure = self.directory / str(step), Failure("unreadable", "")
+        # What describes the arrays goes through parsers that can die of it, not only refuse it.
+        found = files.examine(path, but=files.ARRAYS)
+        if found is not None and found.kind == "altered":
+            raise Damaged(str(path), found)
         for wait in (*RETRY_SECONDS, None):
             try:
                 with _context(alone=True), _quiet():
