@@ -210,6 +210,7 @@ def test_the_log_counts_the_work_of_the_policy_that_was_taken(built, monkeypatch
     taken = []
     monkeypatch.setattr(loop, "StepLog", lambda *_, remat, **__: taken.append(remat))
     monkeypatch.setattr(loop, "StepRows", mock.MagicMock())
+    monkeypatch.setattr(loop, "saved_of", lambda state: state)
     program = mesh_program.with_way(built, ASKED, Way("save_context", 1))
     anything: Any = mock.MagicMock()
     job: Any = mock.MagicMock(program=program, num_steps=0)
