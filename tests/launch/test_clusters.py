@@ -217,7 +217,8 @@ def test_slurm_is_not_asked_again_after_starts_in_vain(fakes, submitted_from):
 
 def test_a_signal_to_slurms_script_goes_to_the_processes(fakes, submitted_from):
     """--signal=B:USR1@60; srun would take a SIGTERM of its own for a wish to kill them."""
-    done = slurm(8, SRUN_DOES="kill -USR1 $PPID; sleep 0.5", SRUN_CODE="75")
+    heard = 'for i in $(seq 100); do grep -q scancel "$FAKES/calls.jsonl" && break; sleep 0.1; done'
+    done = slurm(8, SRUN_DOES=f"kill -USR1 $PPID; {heard}", SRUN_CODE="75")
     assert done.returncode == 75, done.stderr
     assert calls(fakes, "scancel") == [["--signal=TERM", "77"]]
     assert ["requeue", "77"] in calls(fakes, "scontrol")
