@@ -2,6 +2,10 @@
 
 import json
 
+import numpy as np
+import pytest
+
+from jaxsft.training.loader import Batches
 from tests.faults import fault
 from tests.programs import train
 
@@ -52,3 +56,36 @@ def test_a_row_that_makes_the_loss_leap_is_named(tmp_path):
         assert line["loss"] > 2 * line["usual_loss"]
     assert "deviations above the usual" in done.stdout
     assert "examples: data.jsonl row 42 " in done.stdout
+
+
+@fault(
+    "numbers",
+    "loss or gradients that are not finite in one step",
+    "leaves that update out, bit for bit, and goes on; says which rows the step had",
+    lost="that update",
+    code="goes on",
+)
+@pytest.mark.slow  # two runs
+def test_one_step_that_is_not_finite_is_skipped_and_its_rows_are_kept(tmp_path, monkeypatch):
+    """The first row of the fourth batch has weights that are no numbers."""
+    build = Batches.build
+
+    def poisoned(self, step):
+        local, counts = build(self, step)
+        if step == 3:
+            local["weights_BT"][0] *= np.where(local["weights_BT"][0] > 0, np.nan, 1)
+        return local, counts
+
+    monkeypatch.setattr(Batches, "build", poisoned)
+    flags = ("--config.eval.prompts=0", "--config.mesh.data=8", "--config.log.examples=True")
+    flags += ("--config.optim.schedule=constant", "--config.checkpoint.save_every_steps=1")
+    done = train(tmp_path / "run", *flags, "--config.train.steps=5")
+    assert read_lines(tmp_path / "run/metrics.jsonl")[-2]["skipped_steps"] == 1, done.stdout
+    (odd,) = read_lines(tmp_path / "run/odd_steps.jsonl")
+    assert (odd["step"], odd["why"], odd["loss"]) == (4, "skipped", None)
+    ids = [{"file": row["file"], "row": row["row"]} for row in odd["examples"]]
+    every = read_lines(tmp_path / "run/examples.jsonl")[3]["examples"]
+    assert sorted(ids, key=str) == sorted(every, key=str)
+    infinite = [row for row in odd["examples"] if row.get("loss", 0) is None]
+    assert 0 < len(infinite) < len(every) and odd["examples"][: len(infinite)] == infinite
+    assert f"not finite for {len(infinite)} of its {len(every)} examples (" in done.stdout
