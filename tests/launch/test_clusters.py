@@ -33,6 +33,11 @@ elif [[ $* == *jaxsft.train* ]] && [ -s "$FAKES/codes.txt" ]; then
   exit "$code"
 fi
 """
+NOTHING_IGNORED = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 PARSE = """
 import sys
 import jaxsft.cli.programs.train
@@ -160,8 +165,9 @@ def slurm(
         "PYTHON": "python",
     }
     flags = ("--config=configs/debug.py", f"--workdir={workdir}", *more)
+    # What a test before this one made this process ignore, a shell could not trap.
     return subprocess.run(
-        ["bash", LAUNCH / "slurm.sbatch", *flags],
+        [sys.executable, "-c", NOTHING_IGNORED, "bash", LAUNCH / "slurm.sbatch", *flags],
         env=os.environ | job | environment,
         capture_output=True,
         text=True,
