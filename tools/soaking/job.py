@@ -42,8 +42,9 @@ def _hanging(file: Path, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _leaving_one_out(stream: Callable[..., Any]) -> Callable[..., Any]:
-    def late(self: Any, first: int, *others: Any) -> Any:
-        return stream(self, first + (first > 0), *others)
+    def late(self: Any, first: int, last: int) -> Any:
+        left_out = int(first > 0)
+        return stream(self, first + left_out, last + left_out)
 
     return late
 
