@@ -60,8 +60,8 @@ class StepRows:
         """Step `done` is dispatched; looks at the one before, with `flush` at this one too.
 
         Args:
-            state: by which the losses of an odd step's examples are measured. Of a skipped step
-                they are what they were, of a spike what one update later is left of it.
+            state: after step `done`; by it the losses of an odd step's examples are measured, so
+                by up to two updates more than the step itself saw.
         """
         if self._config.log.examples:
             rows = [self._row(example) for example in self._examples(done)]

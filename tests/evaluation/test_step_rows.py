@@ -2,12 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from jaxsft.training.loader import Batches
+from jaxsft.training.over_mesh import TrainStep
 from tests.faults import fault
 from tests.programs import train
+from tests.tiny import assert_trees_equal
 
 
 def read_lines(path):
@@ -65,7 +68,7 @@ def test_a_row_that_makes_the_loss_leap_is_named(tmp_path):
     lost="that update",
     code="goes on",
 )
-@pytest.mark.slow  # two runs
+@pytest.mark.slow  # a whole run more
 def test_one_step_that_is_not_finite_is_skipped_and_its_rows_are_kept(tmp_path, monkeypatch):
     """The first row of the fourth batch has weights that are no numbers."""
     build = Batches.build
@@ -76,11 +79,19 @@ def test_one_step_that_is_not_finite_is_skipped_and_its_rows_are_kept(tmp_path, 
             local["weights_BT"][0] *= np.where(local["weights_BT"][0] > 0, np.nan, 1)
         return local, counts
 
+    step, states = TrainStep.__call__, []
+
+    def seen(self, state, batch):
+        states.append(jax.tree.map(lambda leaf: np.array(leaf, copy=True), state.trained))
+        return step(self, state, batch)
+
     monkeypatch.setattr(Batches, "build", poisoned)
+    monkeypatch.setattr(TrainStep, "__call__", seen)
     flags = ("--config.eval.prompts=0", "--config.mesh.data=8", "--config.log.examples=True")
-    flags += ("--config.optim.schedule=constant", "--config.checkpoint.save_every_steps=1")
     done = train(tmp_path / "run", *flags, "--config.train.steps=5")
     assert read_lines(tmp_path / "run/metrics.jsonl")[-2]["skipped_steps"] == 1, done.stdout
+    assert_trees_equal(states[4], states[3])  # what steps 5 and 4 began with
+    assert not np.array_equal(*(jax.tree.leaves(one)[0] for one in states[2:4]))
     (odd,) = read_lines(tmp_path / "run/odd_steps.jsonl")
     assert (odd["step"], odd["why"], odd["loss"]) == (4, "skipped", None)
     ids = [{"file": row["file"], "row": row["row"]} for row in odd["examples"]]

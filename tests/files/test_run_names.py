@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxsft.files import run_names
+from jaxsft.rundir import workdir
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {value for name, value in vars(run_names).items() if name.isupper()}
@@ -47,6 +48,13 @@ def test_names_of_a_run_stand_in_one_place():
 )
 def test_a_name_that_is_spelt_again_is_found(source):
     assert len(list(spelt(source, NAMES))) == 1
+
+
+def test_every_file_of_a_run_in_a_bucket_is_brought_back_at_a_start():
+    """Else the next copy would put a shorter one in its place."""
+    made_anew = {run_names.REPORT, run_names.ERROR, run_names.LOCK}
+    directories = {run_names.CHECKPOINTS, run_names.EXPORT, run_names.EXPORT_MERGED}
+    assert set(workdir.WRITTEN_ON_THE_WAY) == NAMES - made_anew - directories
 
 
 def test_the_names_that_scripts_read_stay():
