@@ -11,13 +11,13 @@ import jax
 from jaxsft.config import Config
 from jaxsft.data.cache.store import Cache
 from jaxsft.devices import distributed
+from jaxsft.devices.digest import digests, named
 from jaxsft.errors import CheckpointError, known_to_all
 from jaxsft.files import run_names
 from jaxsft.model.state import Params
 from jaxsft.rundir import identity
 from jaxsft.rundir.checkpoint import failure as failures
 from jaxsft.rundir.checkpoint import files
-from jaxsft.rundir.checkpoint.digest import digests, named
 from jaxsft.rundir.checkpoint.failure import Failure
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged

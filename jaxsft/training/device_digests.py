@@ -13,11 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxsft.devices import digest
 from jaxsft.devices import mesh as mesh_lib
-
-_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
-# Odd, so that multiplying by them loses nothing: two words that differ stay different.
-_PLACE, _MIX, _AGAIN = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77), np.uint32(0xC2B2AE3D)
 
 
 def digests_of(mesh: Mesh, placement: Any) -> Callable[[Any], jax.Array]:
@@ -31,7 +28,7 @@ def digests_of(mesh: Mesh, placement: Any) -> Callable[[Any], jax.Array]:
     specs = [sharding.spec for sharding in jax.tree.leaves(placement)]
 
     def on_a_device(leaves: list[jax.Array]) -> jax.Array:
-        return jnp.stack([_digest(leaf) for leaf in leaves])[None]
+        return jnp.stack([digest.of_array(leaf)[0] for leaf in leaves])[None]
 
     spread = jax.shard_map(
         on_a_device,
@@ -43,17 +40,6 @@ def digests_of(mesh: Mesh, placement: Any) -> Callable[[Any], jax.Array]:
     return jax.jit(
         lambda tree: spread(jax.tree.leaves(tree)), out_shardings=mesh_lib.sharding(mesh)
     )
-
-
-def _digest(part: Any) -> jax.Array:
-    """A sum over all words, each mixed with its place."""
-    part = part.astype(jnp.uint8) if part.dtype == jnp.bool_ else part
-    words = jax.lax.bitcast_convert_type(part, _UNSIGNED[part.dtype.itemsize])
-    words = words.astype(jnp.uint32).ravel()
-    places = jax.lax.iota(jnp.uint32, words.size)
-    mixed = (words ^ (places * _PLACE)) * _MIX
-    mixed = (mixed ^ (mixed >> 15)) * _AGAIN
-    return mixed.sum(dtype=jnp.uint32)
 
 
 def holders(sharding: NamedSharding, shape: tuple[int, ...]) -> list[list[int]]:
@@ -68,6 +54,12 @@ def holders(sharding: NamedSharding, shape: tuple[int, ...]) -> list[list[int]]:
             place
         )
     return list(found.values())
+
+
+def part_of(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Hashable:
+    """Which part of an array of this shape the slices of its dimensions mean."""
+    assert index is not None
+    return tuple(one.indices(size) for one, size in zip(index, shape, strict=True))
 
 
 def odd_ones_out(digests_P: np.ndarray, groups: Sequence[Sequence[int]]) -> list[list[int]]:

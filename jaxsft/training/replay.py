@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxsft.errors import HardwareError, known_to_all
 from jaxsft.training.batch import Batch
-from jaxsft.training.device_digests import digests_of, holders, odd_ones_out
+from jaxsft.training.device_digests import digests_of, holders, odd_ones_out, part_of
 from jaxsft.training.mesh_program import MeshProgram
 from jaxsft.training.over_mesh import TrainStep
 from jaxsft.training.step import StepMetrics, TrainState
@@ -156,18 +156,13 @@ class _Kept:
     def __init__(self, array: jax.Array):
         self._shape, self._sharding = array.shape, array.sharding
         self._parts = {
-            _place(shard.index, array.shape): np.array(shard.data, copy=True)
+            part_of(shard.index, array.shape): np.array(shard.data, copy=True)
             for shard in array.addressable_shards
         }
 
     def on_devices(self) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
-            return self._parts[_place(index, self._shape)]
+            return self._parts[part_of(index, self._shape)]
 
         with jax.transfer_guard_host_to_device("allow"):
             return jax.make_array_from_callback(self._shape, self._sharding, part)
-
-
-def _place(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    assert index is not None
-    return tuple(one.indices(size) for one, size in zip(index, shape, strict=True))

@@ -14,9 +14,8 @@ import tiny
 
 from jaxsft import config
 from jaxsft.data.cache.manifest import TrainedOn
-from jaxsft.devices import mesh
+from jaxsft.devices import digest, mesh
 from jaxsft.errors import CheckpointError
-from jaxsft.rundir.checkpoint import digest
 from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.notes import NOTES_FILE, Notes, notes_json
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged

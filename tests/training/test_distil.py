@@ -17,9 +17,9 @@ from jaxsft.data.conversation import TeacherTargets
 from jaxsft.data.pack import packing
 from jaxsft.data.pack.teacher_rows import teacher_rows
 from jaxsft.devices import mesh as mesh_lib
+from jaxsft.devices.digest import named
 from jaxsft.model import adapter_plan, state
 from jaxsft.plan import cost, hlo
-from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.training import mesh_program, over_mesh, step
 from jaxsft.training.batch import Batch
 from jaxsft.training.teacher import Teacher

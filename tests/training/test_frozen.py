@@ -8,9 +8,9 @@ import pytest
 import tiny
 
 from jaxsft.devices import mesh
+from jaxsft.devices.digest import named
 from jaxsft.model import state
 from jaxsft.plan import cost, hlo
-from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training import optim, over_mesh, step

@@ -15,11 +15,11 @@ from jaxsft.checks import bench, laws
 from jaxsft.config import Lora
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.devices import mesh
+from jaxsft.devices.digest import named
 from jaxsft.errors import ConfigError
 from jaxsft.model import state
 from jaxsft.model.moe_settings import MoeSettings
 from jaxsft.plan import cost, hlo
-from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.training import lora, mesh_program, over_mesh, parameters, step
 from jaxsft.training.flops import training_flops
 from jaxsft.training.saved_state import saved_of

@@ -11,10 +11,10 @@ from flax import nnx
 from jaxsft import config
 from jaxsft.config import Lora
 from jaxsft.devices import mesh
+from jaxsft.devices.digest import named
 from jaxsft.errors import ConfigError
 from jaxsft.model import adapter_plan, state
 from jaxsft.model.adapter import Adapted, whole_stack, without_starts
-from jaxsft.rundir.checkpoint.digest import named
 from jaxsft.training import lora, mesh_program, over_mesh, step
 from jaxsft.training.saved_state import saved_of, state_of
 from tests.training.test_lora import EIGHT, LENGTH, ONE, ROWS, asked, distance

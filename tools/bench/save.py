@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from bench.ours import Ours
-from jaxsft.rundir.checkpoint import digest, saving
+from jaxsft.devices import digest
+from jaxsft.rundir.checkpoint import saving
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.store import CheckpointStore
 from jaxsft.training.saved_state import saved_of

@@ -15,7 +15,8 @@ import numpy as np
 import tensorstore  # Orbax's own way to the disk
 from etils import epath
 
-from jaxsft.rundir.checkpoint import digest, files
+from jaxsft.devices import digest
+from jaxsft.rundir.checkpoint import files
 
 _READ_BACK = "jaxsft_read_back_{}_of_{}"  # written by each process
 _POLL_SECONDS = 1.0

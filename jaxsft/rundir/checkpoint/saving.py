@@ -6,9 +6,9 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
+from jaxsft.devices.digest import Tree, digests_and_finite, named
 from jaxsft.errors import BAD_MODEL, CheckpointError, DivergedError, known_to_all
 from jaxsft.files import places
-from jaxsft.rundir.checkpoint.digest import Tree, digests_and_finite, named
 from jaxsft.rundir.checkpoint.failure import cause_of
 
 

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from jaxsft.devices.digest import Tree, digests, named
 from jaxsft.devices.progress import during
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir.checkpoint import background, files, retention
-from jaxsft.rundir.checkpoint.digest import Tree, digests, named
 from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
 from jaxsft.rundir.checkpoint.notes import (
     NOTES_FILE,

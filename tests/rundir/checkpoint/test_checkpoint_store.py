@@ -10,10 +10,10 @@ import jax
 import pytest
 import tiny
 
+from jaxsft.devices.digest import digests, named
 from jaxsft.errors import BAD_CONFIG, BAD_MODEL, CheckpointError
 from jaxsft.rundir.checkpoint import retention
 from jaxsft.rundir.checkpoint import store as stores
-from jaxsft.rundir.checkpoint.digest import digests, named
 from jaxsft.rundir.checkpoint.notes import NOTES_FILE, Notes
 from jaxsft.rundir.checkpoint.saving import NotSaved
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxsft.config import Mesh
-from jaxsft.devices import mesh
-from jaxsft.rundir.checkpoint import digest, files, retention
+from jaxsft.devices import digest, mesh
+from jaxsft.rundir.checkpoint import files, retention
 from jaxsft.rundir.checkpoint.notes import Best, Notes
 from jaxsft.rundir.checkpoint.retention import Kept
 from jaxsft.rundir.checkpoint.store import CheckpointStore

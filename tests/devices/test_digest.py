@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsft.rundir.checkpoint import digest
+from jaxsft.devices import digest
 
 KNUTH = 2654435761  # The Art of Computer Programming, vol. 3, section 6.4: 2**32 / golden ratio
 

@@ -26,12 +26,13 @@ def digests_and_finite(tree: Tree) -> tuple[Tree, Tree]:
     Both come of one pass over the numbers: on a CPU it takes a tenth of the time of two.
     """
     leaves, form = jax.tree.flatten(tree)
-    found = [_digest_and_finite(leaf) for leaf in leaves]
+    found = [of_array(leaf) for leaf in leaves]
     digest, finite = zip(*found, strict=True) if found else ((), ())
     return jax.tree.unflatten(form, digest), jax.tree.unflatten(form, finite)
 
 
-def _digest_and_finite(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+def of_array(array: Any) -> tuple[jax.Array, jax.Array]:
+    """The digest of an array of numbers, and whether all of them are finite."""
     width = jnp.dtype(array.dtype).itemsize * 8
     bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
     index = jnp.zeros(array.shape, jnp.uint32)
