@@ -43,11 +43,23 @@ def bit_on_device_3(state: TrainState) -> TrainState:
     return dataclasses.replace(state, trained=jax.tree.unflatten(tree, leaves))
 
 
-def test_a_run_that_is_checked_is_the_run_that_is_not(tmp_path):
+def test_a_run_that_is_checked_is_the_run_that_is_not(tmp_path, monkeypatch):
+    """Nor does the second making begin with more on the devices: the first one's state is gone."""
+    plain, held = TrainStep.__call__, []
+
+    def call(self, state, batch):
+        held.append(sum(array.nbytes for array in jax.live_arrays()))
+        return plain(self, state, batch)
+
+    monkeypatch.setattr(TrainStep, "__call__", call)
     done = train(tmp_path / "checked", *CHECKS)
+    checked = held.copy()
+    held.clear()
     assert "\nsdc        step 4 was made twice with the same bits" in done.stdout
     assert "\nsdc        step 8 was made" in done.stdout
     train(tmp_path / "plain", *FLAGS)
+    assert len(checked) == len(held) + 2
+    assert checked[4] < 1.1 * held[3], (checked, held)
     assert losses(tmp_path / "checked") == losses(tmp_path / "plain")
     export = [(tmp_path / name / "export/model.safetensors") for name in ("checked", "plain")]
     assert export[0].read_bytes() == export[1].read_bytes()
