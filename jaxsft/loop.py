@@ -69,7 +69,8 @@ def train(
             waiting = time.monotonic()
             batch, counts = next(batches)
             waited = time.monotonic() - waiting
-            state, metrics = train_step(state, batch)
+            with progress.waiting():
+                state, metrics = train_step(state, batch)
             log.add(done, metrics, counts, waited, pace.add(waited))
             for line in movement.after(done, metrics.skipped_steps, state.trained):
                 out.console.say("lora", line)

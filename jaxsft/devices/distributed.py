@@ -30,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsft import errors
 from jaxsft.config import Config
-from jaxsft.devices import gpu_memory, listening, peers
+from jaxsft.devices import gpu_memory, listening, peers, progress
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 from jaxsft.files import places
 from jaxsft.terminal import signals
@@ -197,6 +197,7 @@ def _ended(heard: socket.socket, seconds: float, say: SayLine) -> bool:
 class Vote:
     """What each process says of a few things, counted on the devices while the program goes on."""
 
+    @progress.waiting()
     def __init__(self, *yes: bool):
         mesh = Mesh(np.asarray(jax.devices()), "device")
         local = np.tile(np.asarray(yes, np.int32), (len(jax.local_devices()), 1))

@@ -21,6 +21,7 @@ class Beat:
         still_seconds: since the process last got on.
         limit_seconds: of that, after which it hangs.
         place: of its main thread; "": not looked up.
+        waits: for what all processes' devices do together, and so perhaps for another process.
         broken: a connection of its devices broke.
     """
 
@@ -31,6 +32,7 @@ class Beat:
     still_seconds: float = 0.0
     limit_seconds: float = math.inf
     place: str = ""
+    waits: bool = False
     broken: bool = False
 
     @property
@@ -49,6 +51,7 @@ def beat_here(count: int, hang_seconds: float, broken: bool = False) -> Beat:
     doing = progress.now()
     still, limit = time.monotonic() - doing.since, progress.limit(hang_seconds)
     stands = still > min(_STANDS_SECONDS, limit / 2)
+    place = stacks.main_place() if stands else ""
     return Beat(
         count,
         socket.gethostname(),
@@ -56,7 +59,8 @@ def beat_here(count: int, hang_seconds: float, broken: bool = False) -> Beat:
         doing.step,
         still,
         limit,
-        stacks.main_place() if stands else "",
+        place,
+        progress.waits() or place.startswith("jax/"),
         broken,
     )
 

@@ -49,6 +49,7 @@ class _Progress:
 
     def restart(self) -> None:
         self.now = Doing()
+        self.waits = False
         self.raised: tuple[BaseException, Doing] | None = None
         self._seconds: dict[str, collections.deque[float]] = {}  # between two marks, by phase
 
@@ -87,6 +88,23 @@ def during(phase: str) -> Iterator[None]:
         raise
     finally:
         _HERE.begin(before, None)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Inside, work is sent to the devices of all processes, which may wait there for another one.
+
+    What blocks is C code, called from the function whose frame a stack shows as the innermost.
+    """
+    before, _HERE.waits = _HERE.waits, True
+    try:
+        yield
+    finally:
+        _HERE.waits = before
+
+
+def waits() -> bool:
+    return _HERE.waits
 
 
 def mark(step: int | None = None) -> None:

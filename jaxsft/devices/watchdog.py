@@ -43,7 +43,7 @@ def hang(beats: Mapping[int, Beat]) -> str | None:
     def behind(number: int) -> tuple[int, bool, int, float]:
         """Who waits for devices waits for others; and the many wait for the few."""
         one = beats[number]
-        return one.step, one.place.startswith("jax/"), places[one.place], -one.still_seconds
+        return one.step, one.waits, places[one.place], -one.still_seconds
 
     first, *others = sorted(beats, key=behind)
     lines = [

@@ -44,7 +44,8 @@ def losses_unless(
         for batch, _ in batches.stream(0, batches.epochs.steps_in(1)):
             if stopped():
                 return None
-            sums.append(eval_step(params, batch))
+            with progress.waiting():
+                sums.append(eval_step(params, batch))
             jax.block_until_ready(sums[-_AHEAD:][:1])
             progress.mark()
         nll, weight, correct = (
