@@ -78,7 +78,7 @@ def _space_again(processes: Processes) -> None:
 def _corrupt(processes: Processes, chance: random.Random) -> list[int]:
     """Ends the run as a signal does, then flips a bit of its newest checkpoint."""
     processes.send(0, signal.SIGTERM)
-    processes.wait(60)
+    processes.wait(_LOST_SECONDS)
     flip(processes.place, chance)
     return []
 
