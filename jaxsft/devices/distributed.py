@@ -228,7 +228,8 @@ def together(work: Callable[[], Result]) -> Result:
 
     Raises:
         UserError: of this process or, naming it, of the first one that failed.
-        PeerError: another process has failed in a way that no user can mend, or was stopped.
+        PeerError: another process has failed in a way that no user can mend.
+        Stopped: this process was stopped, or another one.
         FailedTogether: this one has.
     """
     if jax.process_count() == 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft.errors import BAD_DATA, INTERNAL, LOST_PEER
+from jaxsft.errors import BAD_DATA, INTERNAL, LOST_PEER, STOPPED
 from tests.devices.test_distributed import finish, start
 from tests.faults import fault
 from tests.programs import ROOT
@@ -14,7 +14,7 @@ from tests.programs import ROOT
 pytestmark = pytest.mark.slow
 # Where jaxsft says that a phase begins, one process does what argv[1] says, once.
 PROGRAM = """
-import os, runpy, signal, sys, time
+import ctypes, os, runpy, signal, sys, threading, time
 from jaxsft.devices import progress
 from jaxsft.devices.termination import Termination
 
@@ -24,7 +24,11 @@ real, done = progress._Progress.begin, []
 def act():
     with open(file, "w") as opened:
         opened.write(str(time.time()))
-    if what in ("SIGKILL", "SIGSTOP"):
+    if what == "stuck":  # in C, where no handler of Python runs
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        ctypes.CDLL(None).sleep(999)
+    if what in ("SIGKILL", "SIGSTOP", "SIGTERM"):
         os.kill(os.getpid(), getattr(signal, what))
     if what.startswith("sleep"):
         time.sleep(float(what[5:]))
@@ -60,6 +64,7 @@ def run(
     what: str,
     hang_seconds: int = 4,
     count: int = 2,
+    flags: tuple[str, ...] = (),
 ):
     """By process its exit code and what it said; seconds from the fault to the end; error.json.
 
@@ -67,7 +72,8 @@ def run(
     """
     when, workdir = folder / "when", folder / "workdir"
     program = ("-c", PROGRAM, f"{number}:{phase}:{step}:{what}:{when}")
-    processes = start(workdir, count, *FLAGS, f"--hang_seconds={hang_seconds}", program=program)
+    flags = (*FLAGS, f"--hang_seconds={hang_seconds}", *flags)
+    processes = start(workdir, count, *flags, program=program)
     stopped = processes[number] if what == "SIGSTOP" else None  # never ends by itself
     said = {}
     try:
@@ -141,6 +147,29 @@ def test_a_defect_of_one_process_ends_all(number, phase, step, tmp_path):
         assert f"error: process {number} (host " in said and "a defect here" in said
     assert f"process {number} (host " in f"{error['where']} {error['message']}"
     assert phase in f"{error['where']} {error['message']}"
+
+
+@fault(
+    "stopping",
+    "a signal to one of several processes, while nothing is trained",
+    "all end within seconds and say which process was stopped, and where; its deadline does so too",
+    lost="nothing: no step has been taken since the last checkpoint",
+    code=75,
+)
+@pytest.mark.parametrize(
+    ("number", "phase", "what"),
+    [(0, "compiling", "SIGTERM"), (1, "exporting", "SIGTERM"), (0, "exporting", "stuck")],
+)
+def test_a_signal_outside_the_steps_stops_all_processes(number, phase, what, tmp_path):
+    grace = () if what == "SIGTERM" else ("--config.checkpoint.grace_seconds=2",)
+    done, took, error = run(tmp_path, number, phase, 0, what, 300, flags=grace)
+    assert [code for code, _, _ in done] == [STOPPED] * 2, done
+    assert took < 40 and not error  # 4 s on a machine that has nothing else to do
+    said = done[1 - number][2]
+    (line,) = (line for line in said.splitlines() if line.startswith("process "))
+    assert line.startswith(f"process {number} (host ") and f"{phase}, after step" in line
+    assert ("stopped by SIGTERM" if what == "SIGTERM" else "stopped by a signal") in line
+    assert "error: " not in said and "Traceback" not in said
 
 
 @fault(
