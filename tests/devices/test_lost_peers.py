@@ -12,14 +12,16 @@ from tests.faults import fault
 from tests.programs import ROOT
 
 pytestmark = pytest.mark.slow
-# Where jaxsft says that a phase begins, one process does what argv[1] says, once.
+# Where jaxsft says that a phase begins, one process does what argv[1] says, once; what@6: where it
+# says for the sixth time in the phase that it gets on.
 PROGRAM = """
 import ctypes, os, runpy, signal, sys, threading, time
 from jaxsft.devices import progress
 from jaxsft.devices.termination import Termination
 
 number, phase, step, what, file = sys.argv.pop(1).split(":")
-real, done = progress._Progress.begin, []
+what, _, nth = what.partition("@")
+begin, mark, done, marks = progress._Progress.begin, progress._Progress.mark, [], []
 
 def act():
     with open(file, "w") as opened:
@@ -38,14 +40,24 @@ def act():
         agreed = Termination.agreed
         Termination.agreed = lambda self: bool(setattr(Termination, "agreed", agreed))
 
-def begin(self, now, at):
-    real(self, now, at)
+def act_once():
     mine = f"--process_id={number}" in sys.argv or "--num_processes=1" in sys.argv
-    if mine and now == phase and self.now.step >= int(step) and not done:
+    if mine and progress.now().phase == phase and progress.now().step >= int(step) and not done:
         done.append(1)
         act()
 
-progress._Progress.begin = begin
+def begin_here(self, now, at):
+    begin(self, now, at)
+    if not nth:
+        act_once()
+
+def mark_here(self, at):
+    mark(self, at)
+    marks.append(self.now.phase)
+    if nth and marks.count(phase) == int(nth):
+        act_once()
+
+progress._Progress.begin, progress._Progress.mark = begin_here, mark_here
 runpy.run_module("jaxsft.train", run_name="__main__")
 """
 FLAGS = (
@@ -181,11 +193,18 @@ def test_a_signal_outside_the_steps_stops_all_processes(number, phase, what, tmp
 )
 @pytest.mark.parametrize(
     ("phase", "step", "what"),
-    [("training", 5, "sleep999"), ("training", 5, "skip"), ("saving", 0, "sleep999")],
+    [
+        ("training", 5, "sleep999"),
+        ("training", 5, "skip"),
+        ("saving", 0, "sleep999"),
+        ("compiling", 0, "sleep999"),
+        ("evaluating", 0, "sleep999"),
+        ("writing tensors", 0, "sleep999@6"),
+    ],
 )
 def test_a_run_that_hangs_ends_with_who_is_stuck_where(phase, step, what, tmp_path):
-    # A save may take twelve times as long as a step.
-    hang_seconds = 2 if phase == "saving" else 4
+    # What has no steps, or has not had four of them yet, may take twelve times as long.
+    hang_seconds = {"saving": 2, "compiling": 1, "evaluating": 1}.get(phase, 4)
     done, took, error = run(tmp_path, 1, phase, step, what, hang_seconds)
     assert [code for code, _, _ in done] == [LOST_PEER] * 2, done
     assert took < 100, done
@@ -195,7 +214,7 @@ def test_a_run_that_hangs_ends_with_who_is_stuck_where(phase, step, what, tmp_pa
         assert f"{phase}, after step" in error["message"]
     for number, (_, _, said) in enumerate(done):
         assert f"the stacks of process {number}" in said
-        assert "jaxsft/loop.py" in said  # of the main thread
+        assert "jaxsft/run.py" in said  # of the main thread
 
 
 @fault(
