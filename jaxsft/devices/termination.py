@@ -9,7 +9,8 @@ from types import FrameType
 
 import jax
 
-from jaxsft.devices.distributed import Vote, gather
+from jaxsft.devices.distributed import gather
+from jaxsft.devices.votes import Vote
 from jaxsft.errors import Stopped
 from jaxsft.terminal import deadline, signals
 

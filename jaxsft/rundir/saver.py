@@ -21,7 +21,7 @@ from jaxsft.config import Checkpoint
 from jaxsft.data.pack.epochs import Epochs
 from jaxsft.devices import distributed
 from jaxsft.devices.digest import Tree
-from jaxsft.devices.distributed import Vote
+from jaxsft.devices.votes import Vote
 from jaxsft.errors import known_to_all
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.saving import NotSaved
