@@ -21,10 +21,6 @@ class Vote:
         split = NamedSharding(mesh, PartitionSpec("device"))
         self._result = _most(mesh)(jax.make_array_from_process_local_data(split, local))
 
-    def any(self) -> bool:
-        """Whether a process said yes to anything; the same answer on all of them."""
-        return any(self.each())
-
     def each(self) -> list[bool]:
         """Whether a process said yes, by thing; the same answer on all of them."""
         return [bool(one) for one in jax.device_get(self._result)]

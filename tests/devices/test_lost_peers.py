@@ -38,7 +38,10 @@ def act():
         raise RuntimeError("a defect here")
     if what == "skip":
         agreed = Termination.agreed
-        Termination.agreed = lambda self: bool(setattr(Termination, "agreed", agreed))
+        def skip(self, wishes):
+            Termination.agreed = agreed
+            return False, wishes
+        Termination.agreed = skip
 
 def act_once():
     mine = f"--process_id={number}" in sys.argv or "--num_processes=1" in sys.argv
