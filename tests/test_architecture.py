@@ -19,7 +19,7 @@ CONFIG = LOW | {"config"}
 NUMERIC = CONFIG | {"devices", "kernels", "model"}
 STEP = NUMERIC | {"convert", "data", "training"}
 ALLOWED = {
-    "__init__": {"convert"},
+    "__init__": {"convert", "generation"},
     "errors": set(),
     "files": {"errors"},
     "terminal": {"errors"},

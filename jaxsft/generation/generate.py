@@ -48,7 +48,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
-    stop_ids: Sequence[int],
+    stop_ids: Collection[int],
     numbers: Sequence[int] | None = None,
     watch: Watch | None = None,
     tokens_between: int = _TOKENS_BETWEEN,
