@@ -90,7 +90,7 @@ def train(
                 raise divergence.error()
             if evaluates:
                 params = result_params(job.program.recipe, state)
-                values = measurer.losses_unless(termination.agreed, params)
+                values = measurer.on_the_way(termination.agreed, params, done)
                 if values is None:  # the next start owes them
                     stop = saves = True
                 else:

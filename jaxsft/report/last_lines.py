@@ -2,6 +2,7 @@
 
 import shlex
 
+from jaxsft.evaluation.scoring.table import said
 from jaxsft.files import run_names
 from jaxsft.report import comparison, weight_change
 from jaxsft.report.summary import Summary
@@ -17,6 +18,8 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
     ]
     if rows:
         console.table("On held-out data", ("", "before", "after"), rows)
+    for row in summary.scores:
+        console.say("scores", said(row))
     minutes, memory = (summary.wall_seconds or 0) / 60, (summary.peak_memory_bytes or 0) / 2**30
     if summary.weights:
         moved = weight_change.overall(summary.weights)
