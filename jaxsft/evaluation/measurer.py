@@ -28,6 +28,8 @@ from jaxsft.rundir.watch import watch_of
 from jaxsft.training.inputs import PreparedData, Say
 from jaxsft.training.job import Job
 
+_SAID = ("/loss", "/token_accuracy")  # of the losses, on the terminal
+
 
 class Measurer:
     """The figures of one run's held-out data, taken before, during and after training.
@@ -108,7 +110,8 @@ class Measurer:
         """
         values = self.losses(params)
         for name, value in values.items():
-            self._say(phase, f"{name} {'not finite' if value is None else f'{value:.4f}'}")
+            if name.endswith(_SAID):
+                self._say(phase, f"{name} {'not finite' if value is None else f'{value:.4f}'}")
         # Without prompts too: an earlier start may have had some.
         self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
         if not self._config.eval.prompts:

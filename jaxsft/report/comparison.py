@@ -66,7 +66,7 @@ def _compare(name: str, before: float | None, after: float | None) -> Comparison
             change = f"{100 * difference:+.1f} points"
         else:
             change = f"{difference:+.4f}" + (f" ({difference / before:+.1%})" if before else "")
-        if difference:
+        if difference and _metric(name) != "entropy":  # of which neither more nor less is better
             said = "better" if (difference > 0) == is_share(name) else "worse"
     return Comparison(_label(name), shown(name, before), shown(name, after), change, said)
 

@@ -9,12 +9,15 @@ from jaxsft.report.summary import Summary
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
 
+_IN_THE_REPORT = ("/perplexity", "/entropy", "/first_token_loss")  # too much for a terminal
+
 
 def show(summary: Summary, workdir: Workdir, console: Console) -> None:
     before, after = summary.before, summary.after
     rows = [
         (name.removeprefix("eval/"), _cell(name, before.get(name)), _cell(name, after.get(name)))
         for name in sorted(before.keys() | after.keys())
+        if not name.endswith(_IN_THE_REPORT)
     ]
     if rows:
         console.table("On held-out data", ("", "before", "after"), rows)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jaxsft.config import Config, Source
 from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.divided import HOLDOUT
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.data.pack.reweight import Reweighting
@@ -68,7 +69,12 @@ def set_up(
     )
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
-    eval_batches = {name: batches(cache, eval_rows) for name, cache in data.eval.items()}
+    apart = mesh_program.sources_apart(config)
+    eval_batches = {
+        # One program for all of them: where one set's sources are kept apart, all have some.
+        name: batches(cache, eval_rows, apart=apart if name == HOLDOUT or not apart else [name])
+        for name, cache in data.eval.items()
+    }
     most = max(one.epochs.max_segments for one in (train_batches, *eval_batches.values()))
     return Job(
         program=mesh_program.make_program(

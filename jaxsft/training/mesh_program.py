@@ -164,7 +164,11 @@ def make_program(
         sources=tuple(sources),
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
         eval_step=over_mesh.jit_eval_step(
-            declared.graphdef, loss_form(decoder, platform=platform), placement, mesh
+            declared.graphdef,
+            loss_form(decoder, platform=platform),
+            placement,
+            mesh,
+            max(len(sources_apart(config)), 1),
         ),
         choices=(*choices, *back_end),
         what_trains=tuple(what_trains.table(config.optim, declared.treatments, declared.shapes)),
@@ -172,6 +176,12 @@ def make_program(
         stored=stored,
         teacher=taught,
     )
+
+
+def sources_apart(config: Config) -> list[str]:
+    """Of which what data.holdout takes is a mixture; none where it is of one source alone."""
+    mixed = config.data.holdout is not None and len(config.data.train) > 1
+    return source_names(config.data.train) if mixed else []
 
 
 def _refuse_other_bits(config: Config, mesh: Mesh) -> None:
