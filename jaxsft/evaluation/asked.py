@@ -20,7 +20,7 @@ ENDINGS = {"before_with_instruction": "_with_instruction", "before_with_shots": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Reply:
     prompt: Prompt
     text: str
     ended: bool  # by itself
@@ -28,7 +28,7 @@ class Answer:
 
 
 def samples_of(
-    answers: Sequence[Answer], scorers: Sequence[Scorer], step: int, phase: str, say: Say
+    answers: Sequence[Reply], scorers: Sequence[Scorer], step: int, phase: str, say: Say
 ) -> list[Sample]:
     """The answers with their scores, the same on every process: the first one scores, for a judge
     is asked once, and a function of the user's may look at its own machine."""
@@ -41,7 +41,7 @@ def samples_of(
 
 
 def _scores(
-    answers: Sequence[Answer], cases: Sequence[Case], scorers: Sequence[Scorer]
+    answers: Sequence[Reply], cases: Sequence[Case], scorers: Sequence[Scorer]
 ) -> tuple[list[dict[str, bool | float | None]], list[str]]:
     """Of each answer, by those scorers that are for its set; and what is to be said of them."""
     scores: list[dict[str, bool | float | None]] = [{} for _ in answers]
@@ -56,7 +56,7 @@ def _scores(
 
 
 def _sample(
-    answer: Answer, scores: Mapping[str, bool | float | None], step: int, phase: str
+    answer: Reply, scores: Mapping[str, bool | float | None], step: int, phase: str
 ) -> Sample:
     prompt, match = answer.prompt, scores.get(MATCH)
     return Sample(

@@ -7,7 +7,7 @@ from typing import Literal
 from jaxsft.config import Config
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
-from jaxsft.devices import distributed, mesh, progress
+from jaxsft.devices import distributed, progress
 from jaxsft.evaluation import asked
 from jaxsft.evaluation.answers import (
     Prompt,
@@ -16,12 +16,13 @@ from jaxsft.evaluation.answers import (
     with_instruction,
     with_shots,
 )
-from jaxsft.evaluation.asked import Answer
-from jaxsft.evaluation.generate import generate
+from jaxsft.evaluation.asked import Reply
 from jaxsft.evaluation.losses import figures_of, losses_unless, mean_losses
 from jaxsft.evaluation.scoring import registry
 from jaxsft.evaluation.scoring.table import DURING
 from jaxsft.files import records
+from jaxsft.generation.generate import generate
+from jaxsft.generation.sampling import Sampling
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.watch import watch_of
@@ -152,22 +153,20 @@ class Measurer:
         return values
 
     @progress.during("answering")
-    def _answer(self, params: Params, prompts: Sequence[Prompt]) -> list[Answer]:
+    def _answer(self, params: Params, prompts: Sequence[Prompt]) -> list[Reply]:
         tokenizer = self._tokenizer
         stop_ids = set(self._data.train.manifest.end_of_turn_ids) | {tokenizer.eos_id}
         answers = generate(
             self._job.program.recipe.graphdef,
             params,
             [tokenizer.encode_prompt(p.messages, p.tools, p.template_options) for p in prompts],
-            max_new_tokens=self._config.eval.max_new_tokens,
-            stop_ids=sorted(id for id in stop_ids if id is not None),
-            rows_multiple_of=mesh.parts("batch", self._job.program.mesh.shape),
+            Sampling(max_new_tokens=self._config.eval.max_new_tokens),
+            stop_ids=[id for id in stop_ids if id is not None],
         )
         found = []
-        for prompt, ids in zip(prompts, answers, strict=True):
-            ended = bool(ids) and ids[-1] in stop_ids
-            text = tokenizer.decode(ids[:-1] if ended else ids)
-            found.append(Answer(prompt, text, ended, len(ids)))
+        for prompt, answer in zip(prompts, answers, strict=True):
+            text = tokenizer.decode(answer.ids[:-1] if answer.ended else answer.ids)
+            found.append(Reply(prompt, text, answer.ended, len(answer.ids)))
         return found
 
     @functools.cached_property
