@@ -151,6 +151,9 @@ def _check_answers(evaluate: Eval) -> None:
             f"config.eval.answer_every_steps={every}: nothing is evaluated before the end; set"
             " config.eval.times_per_epoch or config.eval.every_steps"
         )
+    for name in ("harmful_requests", "harmless_requests"):
+        if getattr(evaluate, name) is not None and not evaluate.refusal:
+            raise ConfigError(f"config.eval.{name}={getattr(evaluate, name)}: set refusal=True too")
     for name in ("scorers", "answer_every_steps", "shots"):
         value = getattr(evaluate, name)
         if value and not evaluate.prompts:

@@ -88,6 +88,11 @@ class Eval:
     instruction: str | None = None  # a system message; the untrained model is also measured with it
     # Examples of the training data before each prompt; the untrained model is also measured so.
     shots: int = 0
+    # Before and after, requests to refuse and harmless ones that look alike are answered too:
+    # eval/refusal/refused and eval/refusal/over_refused.
+    refusal: bool = False
+    harmful_requests: str | None = None  # a file of rows; None: 24 that come with the package
+    harmless_requests: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

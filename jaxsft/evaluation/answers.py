@@ -29,6 +29,7 @@ class Prompt:
     reference: str
     template_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     reference_calls: tuple[dict[str, Any], ...] = ()  # as Message.tool_calls
+    scored_by: tuple[str, ...] | None = None  # names of scorers; None: those for its set
 
 
 def held_out_prompts(data: Data, count: int, train: Cache | None = None) -> list[Prompt]:

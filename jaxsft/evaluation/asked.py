@@ -47,12 +47,17 @@ def _scores(
     scores: list[dict[str, bool | float | None]] = [{} for _ in answers]
     notes: list[str] = []
     for scorer in scorers:
-        theirs = [i for i, a in enumerate(answers) if scorer.scores_set(a.prompt.source)]
+        theirs = [i for i, a in enumerate(answers) if _scores_of(scorer, a.prompt)]
         found = scored(scorer, [cases[index] for index in theirs])
         notes += found.notes
         for index, score in zip(theirs, found.scores, strict=True):
             scores[index][scorer.name] = score
     return scores, notes
+
+
+def _scores_of(scorer: Scorer, prompt: Prompt) -> bool:
+    by = prompt.scored_by
+    return scorer.scores_set(prompt.source) if by is None else scorer.name in by
 
 
 def _sample(

@@ -18,6 +18,8 @@ from jaxsft.evaluation.answers import (
 )
 from jaxsft.evaluation.asked import Reply
 from jaxsft.evaluation.losses import figures_of, losses_unless, mean_losses
+from jaxsft.evaluation.refusal.requests import requests
+from jaxsft.evaluation.refusal.requests import scorers as refusal_scorers
 from jaxsft.evaluation.scoring import registry
 from jaxsft.evaluation.scoring.table import DURING
 from jaxsft.files import records
@@ -51,11 +53,14 @@ class Measurer:
         self.watch = watch_of(config.checkpoint, config.eval, figures_of(job.eval_batches))
         # Read here: before the first step what is no prompt is still cheap.
         self._scorers = registry.scorers_of(config.eval)
+        self._requests = requests(config.eval)
         count = config.eval.prompts
         self._prompts = held_out_prompts(config.data, count, data.train) if count else []
         if count:
             known = dict.fromkeys(prompt.source for prompt in self._prompts)
             registry.refuse_unknown_sets(self._scorers, known)
+        if self._requests:
+            self._scorers += refusal_scorers()
 
     @progress.during("evaluating")
     def losses(self, params: Params) -> dict[str, float | None]:
@@ -115,10 +120,11 @@ class Measurer:
                 self._say(phase, f"{name} {'not finite' if value is None else f'{value:.4f}'}")
         # Without prompts too: an earlier start may have had some.
         self._samples.keep(lambda sample: sample.get("phase") != "after" and phase != "before")
-        if not self._config.eval.prompts:
-            return values
         prompts = distributed.together(lambda: self._prompts)
-        ways = {phase: prompts} | (self._helped(prompts) if phase == "before" else {})
+        if not prompts and not self._requests:
+            return values
+        ways = {phase: [*prompts, *self._requests]}
+        ways |= self._helped(prompts) if phase == "before" and prompts else {}
         return values | self._ask(params, ways, step)
 
     def _helped(self, prompts: Sequence[Prompt]) -> dict[str, Sequence[Prompt]]:

@@ -7,6 +7,8 @@ from typing import Any
 # What a forward pass gives; all others are scores of answers.
 _OF_LOSS = ("loss", "first_token_loss", "perplexity", "entropy", "token_accuracy")
 
+_LEAST_SHARES = ("over_refused",)  # of which less is better
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -47,7 +49,7 @@ def verdict(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def is_share(name: str) -> bool:
-    """Whether a figure is a share, as scores are, and of which more is better."""
+    """Whether a figure is a share, as scores are."""
     return _metric(name) == "token_accuracy" or _metric(name) not in _OF_LOSS
 
 
@@ -67,7 +69,8 @@ def _compare(name: str, before: float | None, after: float | None) -> Comparison
         else:
             change = f"{difference:+.4f}" + (f" ({difference / before:+.1%})" if before else "")
         if difference and _metric(name) != "entropy":  # of which neither more nor less is better
-            said = "better" if (difference > 0) == is_share(name) else "worse"
+            more = is_share(name) and _metric(name) not in _LEAST_SHARES
+            said = "better" if (difference > 0) == more else "worse"
     return Comparison(_label(name), shown(name, before), shown(name, after), change, said)
 
 

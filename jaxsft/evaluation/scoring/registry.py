@@ -31,6 +31,7 @@ _PLAIN: dict[str, Any] = {
 MATCH = "match"  # what eval.match asks for
 # Figures of a set that are no score, and what the names of scores end with.
 _TAKEN = ("loss", "token_accuracy", "accuracy", "perplexity", "entropy", "first_token_loss")
+_TAKEN += ("refused", "over_refused")
 ENDINGS = ("_with_instruction", "_with_shots")
 
 
