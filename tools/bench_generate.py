@@ -1,4 +1,4 @@
-"""Greedy text of jaxsft and of transformers with its cache, in turns: tokens per second, and the ratio.
+"""Greedy text of jaxsft and of transformers with its cache, in turns: tokens a second, the ratio.
 
     python tools/bench_generate.py [--model=configs/bench_models/smollm2_135m] [--rows=1,8]
         [--prompt=64] [--new=64] [--rounds=7]
