@@ -16,7 +16,8 @@ from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory, progress
 from jaxsft.devices.mesh import describe
-from jaxsft.files import buckets, run_names
+from jaxsft.evaluation.scoring.table import table
+from jaxsft.files import buckets, records, run_names
 from jaxsft.model import quantised
 from jaxsft.model.state import Params
 from jaxsft.report import (
@@ -35,6 +36,7 @@ from jaxsft.report.the_end import End
 from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Change
 from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.sample import Sample
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
 from jaxsft.terminal.start_clock import StartClock
@@ -58,7 +60,7 @@ def finish(
     command = redacted(command)
     lines = out.metrics.history.read()
     before = comparison.figures_at(lines, 0)
-    after: dict[str, Any] = dict(end.figures)
+    after: dict[str, Any] = comparison.of_evaluation(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
     few_bits = _exports(config, base, data, job, end.params, about, out)
     weights = _moved_weights(config, base, job, end, out)
@@ -85,6 +87,7 @@ def finish(
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
         after=after,
+        scores=table([records.from_json(Sample, line) for line in out.samples.read()]),
         data={"train": data.train.report}
         | {name: cache.report for name, cache in data.eval.items()},
         export=out.workdir.shown(run_names.EXPORT) if config.checkpoint.export else None,

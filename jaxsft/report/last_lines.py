@@ -2,11 +2,14 @@
 
 import shlex
 
+from jaxsft.evaluation.scoring.table import said
 from jaxsft.files import run_names
 from jaxsft.report import comparison, weight_change
 from jaxsft.report.summary import Summary
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
+
+_IN_THE_REPORT = ("/perplexity", "/entropy", "/first_token_loss")  # too much for a terminal
 
 
 def show(summary: Summary, workdir: Workdir, console: Console) -> None:
@@ -14,9 +17,12 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
     rows = [
         (name.removeprefix("eval/"), _cell(name, before.get(name)), _cell(name, after.get(name)))
         for name in sorted(before.keys() | after.keys())
+        if not name.endswith(_IN_THE_REPORT)
     ]
     if rows:
         console.table("On held-out data", ("", "before", "after"), rows)
+    for row in summary.scores:
+        console.say("scores", said(row))
     minutes, memory = (summary.wall_seconds or 0) / 60, (summary.peak_memory_bytes or 0) / 2**30
     if summary.weights:
         moved = weight_change.overall(summary.weights)
