@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def measured(out, *parts):
     """What the program said, and its lines by part."""
     environment = {"TINY": "1", "OUT": str(out), "SCRATCH": str(out / "scratch"), "LIMIT": "1000"}
-    environment |= {"PY": sys.executable, "TORCH": "mask,causal", "DET": "bf16det+twice"}
+    environment |= {"PY": sys.executable, "TORCH": "mask,causal", "DET": "bf16det"}
     environment["XLA_FLAGS"] = quick_compiling.XLA_FLAGS
     done = subprocess.run(
         [ROOT / "tools/bench/gpu/run.sh", *parts],

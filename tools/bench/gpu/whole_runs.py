@@ -22,9 +22,10 @@ from jaxsft.files import run_names
 
 _ROOT = Path(__file__).resolve().parents[3]
 _BF16 = ("--config.model.dtype=bfloat16",)
-_DETERMINISTIC = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _SAID = ("attention", "mesh", "xla")  # topics of the lines that are kept
 _MOST_SECONDS = 300
+_TINY = ("--config.eval.prompts=0", "--config.data.workers=1")
 # Without preallocation, beside another process on the same GPU.
 _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -32,13 +33,14 @@ _SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 class Kind(NamedTuple):
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}
+    xla_flags: str = ""  # beside those that are set
 
 
 KINDS = {
     "f32": Kind(),
     "bf16": Kind(_BF16),
-    "f32det": Kind((), _DETERMINISTIC),
-    "bf16det": Kind(_BF16, _DETERMINISTIC),
+    "f32det": Kind(xla_flags=_DETERMINISTIC),
+    "bf16det": Kind(_BF16, xla_flags=_DETERMINISTIC),
     "cpu": Kind((), {"JAX_PLATFORMS": "cpu"}),
 }
 
@@ -83,9 +85,10 @@ def _train(workdir: Path, name: str, begun: bool = False) -> Ended:
         shutil.rmtree(workdir, ignore_errors=True)
     kind, since = KINDS[name], time.time()
     command = [sys.executable, "-m", "jaxsft.train", "--config=configs/debug.py"]
+    xla_flags = f"{os.environ.get('XLA_FLAGS', '')} {kind.xla_flags}".strip()
     done = subprocess.run(
-        [*command, f"--workdir={workdir}", *kind.flags],
-        env=os.environ | _SHARED | kind.environment,
+        [*command, f"--workdir={workdir}", *kind.flags, *(_TINY if results.is_tiny() else ())],
+        env=os.environ | _SHARED | kind.environment | {"XLA_FLAGS": xla_flags},
         cwd=_ROOT,
         capture_output=True,
         text=True,
