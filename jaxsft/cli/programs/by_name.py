@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxsft import errors
 from jaxsft.terminal import signals, streams
 
-NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck", "compare_models")
+NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck", "compare_models", "chat")
 _HELP = ("help", "--help", "-help", "-h")
 
 
