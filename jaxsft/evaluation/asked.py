@@ -1,9 +1,10 @@
 """Answers that a model gave, as scored samples and as figures."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxsft.config import Eval
 from jaxsft.data.conversation import Message
 from jaxsft.devices import distributed
 from jaxsft.evaluation.answers import Prompt
@@ -113,6 +114,13 @@ def figures_of(samples: Sequence[Sample], phase: str) -> dict[str, float | None]
         values[f"eval_low/{name}"], values[f"eval_high/{name}"] = rate.low, rate.high
         values[f"eval_count/{name}"] = rate.count
     return values
+
+
+def scores_of(evaluation: Eval, scorers: Sequence[Scorer], sets: Iterable[str]) -> list[str]:
+    """The figures of answers that every evaluation during training has."""
+    if evaluation.answer_every_steps != 1:
+        return []
+    return [f"eval/{name}/{one.name}" for name in sets for one in scorers if one.scores_set(name)]
 
 
 def said(value: float | None) -> str:

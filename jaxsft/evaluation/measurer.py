@@ -50,7 +50,6 @@ class Measurer:
         self._data = data
         self._samples = samples
         self._say = say
-        self.watch = watch_of(config.checkpoint, config.eval, figures_of(job.eval_batches))
         # Read here: before the first step what is no prompt is still cheap.
         self._scorers = registry.scorers_of(config.eval)
         self._requests = requests(config.eval)
@@ -59,6 +58,10 @@ class Measurer:
         if count:
             known = dict.fromkeys(prompt.source for prompt in self._prompts)
             registry.refuse_unknown_sets(self._scorers, known)
+        asked_sets = dict.fromkeys(prompt.source for prompt in self._prompts)
+        scores = asked.scores_of(config.eval, self._scorers, asked_sets)
+        losses = figures_of(job.eval_batches)
+        self.watch = watch_of(config.checkpoint, config.eval, losses, scores)
         if self._requests:
             self._scorers += refusal_scorers()
 
@@ -91,6 +94,15 @@ class Measurer:
         # Those of an earlier start, which came further.
         self._samples.keep(lambda line: line.get("phase") != DURING or line["step"] < step)
         return values | self._ask(params, {DURING: self._prompts}, step)
+
+    def followed(self, params: Params, step: int) -> dict[str, float | None]:
+        """The figures of these parameters of which `watch` follows one."""
+        assert self.watch is not None
+        if self.watch.metric in figures_of(self._job.eval_batches):
+            return self.losses(params)
+        values = self.on_the_way(lambda: False, params, step)
+        assert values is not None
+        return values
 
     def _answers_at(self, step: int) -> bool:
         """Whether this evaluation is the first at or after a multiple of answer_every_steps."""

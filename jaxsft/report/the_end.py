@@ -67,7 +67,7 @@ def _measured(config: Config, job: Job, state: TrainState, out: Outputs, measure
         figures = measurer.measure(params, "after", last)
         out.metrics.append_last({"step": last} | figures)
         return End(last, params, last, figures)
-    losses = measurer.losses(params)
+    losses = measurer.followed(params, last)
     watch.add(last, losses)
     best = last if watch.best is None else watch.best.step
     chosen = best if config.checkpoint.export and config.checkpoint.export_best else last

@@ -23,24 +23,33 @@ class Watch:
 
     Args:
         known: the figures that evaluations during training have.
+        scores: those of answers that each of them has, of which more is better.
 
     Raises:
         ConfigError: no such figure, or it is not known which of two values is better.
     """
 
-    def __init__(self, checkpoint: Checkpoint, evaluation: Eval, known: Sequence[str]):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        evaluation: Eval,
+        known: Sequence[str],
+        scores: Sequence[str] = (),
+    ):
         assert checkpoint.best is not None
         self.metric = checkpoint.best
         self.best: Best | None = None
         self._patience = evaluation.early_stopping
         self._min_improvement = evaluation.min_improvement
+        known = [*known, *scores]
         if self.metric not in known:
             there_are = f"there are {', '.join(known)}" if known else "nothing is evaluated"
             raise ConfigError(
                 f"config.checkpoint.best={self.metric}: evaluations during training have no such"
                 f" figure; {there_are}"
             )
-        self._sign = {"min": -1, "max": 1}[checkpoint.best_mode or _mode(self.metric)]
+        mode = checkpoint.best_mode or ("max" if self.metric in scores else _mode(self.metric))
+        self._sign = {"min": -1, "max": 1}[mode]
 
     def add(self, step: int, values: Mapping[str, float | None]) -> bool:
         """Takes in the evaluation after a step, once; returns whether it is the best so far."""
@@ -85,9 +94,11 @@ class Watch:
         return said
 
 
-def watch_of(checkpoint: Checkpoint, evaluation: Eval, known: Sequence[str]) -> Watch | None:
+def watch_of(
+    checkpoint: Checkpoint, evaluation: Eval, known: Sequence[str], scores: Sequence[str] = ()
+) -> Watch | None:
     """None: the run follows no figure."""
-    return None if checkpoint.best is None else Watch(checkpoint, evaluation, known)
+    return None if checkpoint.best is None else Watch(checkpoint, evaluation, known, scores)
 
 
 def _mode(metric: str) -> str:

@@ -66,8 +66,9 @@ def make(tmp_path, monkeypatch):
     data: Any = types.SimpleNamespace(train=Cache(train.path), tokenizer_directory="none")
     samples = JsonLines(tmp_path / "samples.jsonl")
 
-    def one(sets=(held,), **sections):
+    def one(sets=(held,), best=None, **sections):
         asks = config.Config(
+            checkpoint=config.Checkpoint(best=best),
             model=config.Model(source="x"),
             data=config.Data(train=(train,), eval=sets, sequence_length=8),
             optim=config.Optim(peak_lr=1.0),
@@ -181,3 +182,13 @@ def test_each_set_has_its_scores(make, tmp_path):
     ]
     with pytest.raises(ConfigError, match="'exact' is for the set 'c', which has no prompts"):
         make(eval=dict(prompts=1, scorers=(scorers.Exact(sets=("c",)),)))
+
+
+def test_a_run_may_follow_a_score_that_every_evaluation_has(make):
+    asks = dict(prompts=1, scorers=("exact",), every_steps=2, answer_every_steps=1)
+    one, *_ = make(eval=asks, best="eval/held/exact")
+    assert one.followed({}, 3)["eval/held/exact"] == 0.0
+    assert one.watch.add(2, {"eval/held/exact": 0.1}) and one.watch.add(4, {"eval/held/exact": 0.2})
+    assert not one.watch.add(6, {"eval/held/exact": None}) and one.watch.best.step == 4
+    with pytest.raises(ConfigError, match="best=eval/held/exact: .* no such figure"):
+        make(eval=asks | {"answer_every_steps": 2}, best="eval/held/exact")

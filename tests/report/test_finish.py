@@ -1,8 +1,16 @@
 """What a finished run says of the files that it left."""
 
+import json
+from typing import Any
+
 import pytest
 
+from jaxsft.evaluation.scoring.table import table
+from jaxsft.files import records
 from jaxsft.report import last_lines
+from jaxsft.report import summary as summary_file
+from jaxsft.report.summary import Summary
+from jaxsft.rundir.sample import Sample
 from jaxsft.rundir.workdir import Workdir
 
 
@@ -29,3 +37,34 @@ def test_answers_are_named_where_there_are_any(tmp_path):
 )
 def test_the_command_to_look_at_the_data_has_the_same_config(command, expected):
     assert last_lines.config_flags(command) == expected
+
+
+class Lines:
+    """A console that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.names: list[str] = []
+
+    def say(self, what: str, line: str) -> None:
+        self.said.append(f"{what} {line}")
+
+    def table(self, title: str, head: Any, rows: list[tuple[str, ...]]) -> None:
+        self.names += [row[0] for row in rows]
+
+
+def test_the_end_says_what_the_answers_are_worth_and_how_sure_that_is(tmp_path):
+    samples = [
+        Sample(phase=phase, source="held", row=row, scores={"exact": row < right})
+        for phase, right in (("before", 1), ("after", 9))
+        for row in range(16)
+    ]
+    figures = {"eval/held/exact": 0.0625, "eval/held/loss": 2.0, "eval/held/perplexity": 7.4}
+    summary = Summary(steps=3, command="train", before=figures, scores=table(samples))
+    console: Any = Lines()
+    last_lines.show(summary, Workdir("runs/x", tmp_path), console)
+    said = "scores held exact 6.2 % -> 56.2 % of 16 (95 % 33 to 77), p = 0.008"
+    assert said in console.said and console.names == ["held/exact", "held/loss"]
+    written = json.loads(json.dumps(records.to_json(summary)))
+    assert list(summary_file.from_json(written).scores) == list(summary.scores)
+    assert not summary.without_its_end().scores

@@ -35,8 +35,9 @@ def main(config: Config) -> None:
     from jaxsft.data.report import from_caches
     from jaxsft.data.report import text as report_text
     from jaxsft.devices import mesh
-    from jaxsft.evaluation import answers
+    from jaxsft.evaluation import answers, asked
     from jaxsft.evaluation.losses import figures_of
+    from jaxsft.evaluation.scoring import registry
     from jaxsft.rundir.watch import watch_of
     from jaxsft.terminal.console import Console
     from jaxsft.training import mesh_fit, preflight
@@ -46,12 +47,14 @@ def main(config: Config) -> None:
     console = Console()
     base = inputs.open_model(config, console.say, weights=False)
     preflight.check_config(config, base.settings)
+    scorers = registry.scorers_of(config.eval)
     if config.data.holdout is None:  # else all rows have to be read first
         answers.held_out_prompts(config.data, config.eval.prompts)
     make = None if _BEAM.value is None else beam.maker(_BEAM.value)
     data = inputs.prepare_data(config, base, console, make)
     answers.held_out_prompts(config.data, config.eval.prompts, data.train)
-    watch_of(config.checkpoint, config.eval, figures_of(data.eval))
+    scores = asked.scores_of(config.eval, scorers, data.eval)
+    watch_of(config.checkpoint, config.eval, figures_of(data.eval), scores)
     planned = epochs_of(
         data.train,
         config.data.train,
