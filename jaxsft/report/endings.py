@@ -13,7 +13,8 @@ from jaxsft import errors
 from jaxsft.devices.termination import Termination
 from jaxsft.files import run_names
 from jaxsft.report import failure_record
-from jaxsft.report.page import read_run, write_report
+from jaxsft.report.page.write import write_report
+from jaxsft.report.run_read import read_run
 from jaxsft.rundir import lock
 from jaxsft.rundir.workdir import WRITTEN_ON_THE_WAY, Workdir
 from jaxsft.terminal.redact import redacted

@@ -12,6 +12,7 @@ from jaxsft.convert import check_export
 from jaxsft.convert.export.card import Card
 from jaxsft.convert.export.directory import MARKER, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory, progress
@@ -29,8 +30,8 @@ from jaxsft.report import (
 )
 from jaxsft.report import summary as summary_file
 from jaxsft.report.kept_base import Difference
-from jaxsft.report.page import write_report
-from jaxsft.report.summary import Summary
+from jaxsft.report.page.write import write_report
+from jaxsft.report.summary import Summary, TrainedExample
 from jaxsft.report.the_end import End
 from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Change
@@ -40,6 +41,8 @@ from jaxsft.terminal.redact import redacted
 from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job
+
+_EXAMPLES = 6  # of the training data that the report shows
 
 
 @progress.during("writing the report")
@@ -66,6 +69,7 @@ def finish(
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
     if jax.process_index() != 0:
         return
+    examples = trained_examples(config, data)
     summary = Summary(
         model=config.model.source,
         parameters=job.program.num_parameters,
@@ -85,8 +89,7 @@ def finish(
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
         after=after,
-        data={"train": data.train.report}
-        | {name: cache.report for name, cache in data.eval.items()},
+        data=_reports(data),
         export=out.workdir.shown(run_names.EXPORT) if config.checkpoint.export else None,
         export_merged=(
             out.workdir.shown(run_names.EXPORT_MERGED) if config.checkpoint.merge else None
@@ -96,12 +99,18 @@ def finish(
         command=command,
         versions=run_export.versions(),
         choices=job.program.choices,
-        example=first_example(config, data),
+        example=examples[0].tokens,
+        examples=examples,
     )
     summary_file.write(out.workdir.files, summary)
     endings.attempt(run_names.REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
     last_lines.show(summary, out.workdir, out.console)
+
+
+def _reports(data: PreparedData) -> dict[str, CacheReport]:
+    held_out = {name: cache.report for name, cache in data.eval.items()}
+    return {"train": data.train.report} | held_out
 
 
 def _exports(
@@ -225,8 +234,15 @@ def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Wo
         check_export.refuse_if_not_possible("config.checkpoint.check_export=True", num_parameters)
 
 
-def first_example(config: Config, data: PreparedData) -> list[tuple[str, float]]:
-    """The first training example, token by token with its weight."""
+def trained_examples(config: Config, data: PreparedData) -> list[TrainedExample]:
+    """The first training example, and others evenly from all of them."""
     tokenizer = open_tokenizer(data.tokenizer_directory, config.data)
-    ((ids, weights),) = data.train.examples([0])
-    return [(text, float(weights[start])) for text, start in pieces(ids.tolist(), tokenizer)]
+    total = data.train.report.examples
+    wanted = sorted({place * total // _EXAMPLES for place in range(_EXAMPLES)}) if total else [0]
+    return [
+        TrainedExample(
+            f"example {place + 1:,} of {total:,}",
+            [(text, float(weights[start])) for text, start in pieces(ids.tolist(), tokenizer)],
+        )
+        for place, (ids, weights) in zip(wanted, data.train.examples(wanted), strict=True)
+    ]

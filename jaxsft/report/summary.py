@@ -16,6 +16,14 @@ from jaxsft.terminal.redact import redacted_values
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainedExample:
+    """An example of the training data, as it was trained."""
+
+    where: str = ""  # the example's number, of how many
+    tokens: Sequence[tuple[str, float]] = ()  # with their weights
+
+
+@dataclasses.dataclass(frozen=True)
 class Summary:
     """None: not known, as of a run that went on after its end."""
 
@@ -48,6 +56,7 @@ class Summary:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     choices: Sequence[tuple[str, str, str]] = ()  # what, which back end, why
     example: Sequence[tuple[str, float]] = ()  # tokens with their weights
+    examples: Sequence["TrainedExample"] = ()  # that one and others
 
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""

@@ -8,7 +8,7 @@ class Sample:
     """Written and read by files/records.py; what an older line lacks has its default."""
 
     step: int = 0
-    phase: str = "after"  # of training, and how it was asked: a key of report.page.PHASES
+    phase: str = "after"  # of training, and how it was asked: a key of report.page.answers.PHASES
     source: str | None = None
     row: int | None = None  # in the source's file
     prompt: str = ""  # the last message of it
