@@ -84,6 +84,8 @@ def _place(folder: Path, name: str, shim: Path | None) -> Place:
         *(f"--config.train.steps={_STEPS.value}", "--config.checkpoint.save_every_steps=20"),
         "--config.data.eval=[]",
         *("--lost_seconds=8", "--hang_seconds=10"),
+        # For those that wait for one which a fault has met before it came.
+        f"--connect_seconds={faults.CONNECT_SECONDS}",
     )
     place = Place(folder / f"{name}.soak", folder / name, flags_of_run, shim)
     place.folder.mkdir(exist_ok=True)

@@ -12,7 +12,9 @@ from soaking.processes import Place, Processes
 
 DONE, BAD_CONFIG, BAD_MODEL, STOPPED, LOST_PEER = 0, 64, 66, 75, 76
 AGAIN = (STOPPED, LOST_PEER)  # codes that a launcher starts the run again after
+CONNECT_SECONDS = 90
 _KILLED = -signal.SIGKILL
+_LOST_SECONDS = CONNECT_SECONDS + 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _space_again(processes: Processes) -> None:
 def _corrupt(processes: Processes, chance: random.Random) -> list[int]:
     """Ends the run as a signal does, then flips a bit of its newest checkpoint."""
     processes.send(0, signal.SIGTERM)
-    processes.wait(60)
+    processes.wait(_LOST_SECONDS)
     flip(processes.place, chance)
     return []
 
@@ -118,11 +120,11 @@ def all_of() -> dict[str, Fault]:
     """By name."""
     lost = (*AGAIN, _KILLED)
     return {
-        "kill": Fault(_kill, 90, lost),
-        "stop": Fault(_stop, 90, lost),
+        "kill": Fault(_kill, _LOST_SECONDS, lost),
+        "stop": Fault(_stop, _LOST_SECONDS, lost),
         "hang": Fault(_hang, 180, lost),
         "kill all": Fault(_kill_all, 5, lost),
-        "term": Fault(_term, 60),
+        "term": Fault(_term, _LOST_SECONDS),
         "corrupt": Fault(_corrupt, 5),
         # With no room for long the run gives up, and says so.
         "full disk": Fault(_full_disk, None, (*AGAIN, BAD_CONFIG, BAD_MODEL), _space_again),
