@@ -1,6 +1,9 @@
 "use strict";
 // Curves: drawn again with hover, zoom, a logarithmic axis and smoothing. Answers: filtered.
 (() => {
+  // Of a run that lasts, the newest page: not while somebody reads further down.
+  if (document.querySelector("main[data-lasts]"))
+    setInterval(() => { if (scrollY < 100 && !document.hidden) location.reload(); }, 60000);
   const data = JSON.parse(document.getElementById("curves").textContent);
   const figures = [...document.querySelectorAll("figure[data-chart]")];
   const state = { log: false, smooth: 0, view: null, hidden: new Set() };

@@ -19,6 +19,7 @@ from jaxsft.report import cautions, comparison, ranges, verdict
 from jaxsft.report.page import again, answers, cost, curves, facts, moved, static_svg, trained
 from jaxsft.report.run_read import RunFiles, read_run
 
+_LASTS = '<main data-lasts="true">'
 _FOLDER = Path(__file__).parent
 # Characters that could end a script element, or a line in JavaScript, are spelt as JSON allows.
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -35,6 +36,11 @@ def write_report(workdir: Path, ended: str | None = None, lasts: bool = False) -
     path = workdir / run_names.REPORT
     write_text(path, page)
     return path
+
+
+def is_of_a_run_that_lasts(page: Path) -> bool:
+    """Whether a report was written on the way, and no end has come since."""
+    return _LASTS in page.read_text(encoding="utf-8", errors="replace")
 
 
 def page_of(run: RunFiles) -> str:
