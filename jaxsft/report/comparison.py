@@ -17,6 +17,7 @@ class Comparison:
     verdict: str  # "better", "worse" or "": whether the change is what training is for
     before_range: str = ""  # of a share of answers, in which it lies with 95 % confidence
     after_range: str = ""
+    figure: str = ""  # its name in metrics.jsonl
 
 
 def figures_at(lines: Iterable[Mapping[str, Any]], step: int | None) -> dict[str, float]:
@@ -42,15 +43,15 @@ def compared(
     """One for each figure that either has: matching answers first, then losses."""
     kinds = ("match", "match_with_instruction", "loss")
     rank = {kind: place for place, kind in enumerate(kinds)}
-    names = sorted(
-        before.keys() | after.keys(), key=lambda name: rank.get(_metric(name), len(kinds))
-    )
+    names = dict.fromkeys([*before, *after])
+    names = sorted(names, key=lambda name: rank.get(_metric(name), len(kinds)))
     found = [(name, _compare(name, before.get(name), after.get(name))) for name in names]
     return [
         dataclasses.replace(
             one,
             before_range=_range(before_ranges.get(name)),
             after_range=_range(after_ranges.get(name)),
+            figure=name,
         )
         for name, one in found
     ]

@@ -246,8 +246,11 @@ def _worked(seen: Evidence) -> _Said:
         said = f"held-out loss fell from {loss[0]:.3f} to {loss[1]:.3f}"
     else:
         return "not measured", "Not enough was measured to say."
-    others = [b - a for name, (a, b) in seen.losses.items() if name != seen.target]
-    kept = ", and other text is as likely as before" if others else ""
+    others = {name: b - a for name, (a, b) in seen.losses.items() if name != seen.target}
+    kept = ""
+    if others:
+        most = max(others, key=lambda one: others[one])
+        kept = f", and loss on {most} moved by {others[most]:+.2f} nats a token"
     steps = ["Talk to it, and try what the held-out prompts don't ask."]
     if score is None:
         steps.append(

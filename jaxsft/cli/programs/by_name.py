@@ -12,7 +12,10 @@ from pathlib import Path
 from jaxsft import errors
 from jaxsft.terminal import signals, streams
 
-NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck", "compare_models")
+NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck") + (
+    "compare_models",
+    "compare_runs",
+)
 _HELP = ("help", "--help", "-help", "-h")
 
 

@@ -66,6 +66,7 @@ def page_of(run: RunFiles) -> str:
         choices=run.summary.choices,
         config=list(again.flatten(run.config)),
         differing=again.differing(run.config),
+        overrides=again.overrides(run.summary.command),
         prints=again.prints(run),
         versions=run.summary.versions,
         command=run.summary.command,
