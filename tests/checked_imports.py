@@ -10,7 +10,7 @@ import types
 from typing import Any
 
 # All rooms with arrays, and the part of data that makes batches.
-CHECKED = ("kernels", "model", "training", "evaluation", "data.pack.packing")
+CHECKED = ("kernels", "model", "training", "generation", "evaluation", "data.pack.packing")
 
 
 def wrap_all(module: types.ModuleType) -> None:

@@ -62,8 +62,10 @@ RESULTS: dict[str, Any] = {
     "training.loss._all_sums": (("", ""), "L"),
     "training.loss.routing_of": "L",
     "training.step.gradient_sums": (("", "L"), ""),
-    "evaluation.generate.left_padded": ("BT", "BT"),
-    "evaluation.generate._decode": "BS",
+    "generation.generate.left_padded": ("BT", "BT"),
+    "generation.sampling.next_tokens": "B",
+    "generation.sampling.shaped": "BV",
+    "generation.sampling._least": "B",
     "data.pack.packing.build_rows": "",
 }
 # Arrays whose dimensions another argument says.

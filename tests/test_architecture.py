@@ -19,7 +19,7 @@ CONFIG = LOW | {"config"}
 NUMERIC = CONFIG | {"devices", "kernels", "model"}
 STEP = NUMERIC | {"convert", "data", "training"}
 ALLOWED = {
-    "__init__": {"convert"},
+    "__init__": {"convert", "generation"},
     "errors": set(),
     "files": {"errors"},
     "terminal": {"errors"},
@@ -35,11 +35,13 @@ ALLOWED = {
     "rundir": STEP,
     "checks": STEP | {"rundir"},
     "plan": STEP,
-    "evaluation": STEP | {"rundir"},
+    "generation": NUMERIC | {"convert", "data"},
+    "evaluation": STEP | {"rundir", "generation"},
     "report": STEP | {"rundir", "evaluation"},
     "loop": STEP | {"rundir", "evaluation"},
     "run": STEP | {"rundir", "evaluation", "loop", "plan", "report"},
-    "cli/programs": STEP | {"cli", "rundir", "checks", "plan", "evaluation", "report", "run"},
+    "cli/programs": STEP
+    | {"cli", "rundir", "checks", "plan", "generation", "evaluation", "report", "run"},
     "train": {"cli/programs", "terminal"},
     "__main__": {"cli/programs"},
 }

@@ -91,7 +91,8 @@ def in_packing(labels_N=None):
 
 def in_cache(segments=(B, T + 1), rows=B):
     cache = of_model(lambda model: model.empty_cache(rows, T + 1))
-    cache = dataclasses.replace(cache, slots=CacheSlots(ints(*segments), ints()))
+    slots = CacheSlots(ints(*segments), ints(), ints(B))
+    cache = dataclasses.replace(cache, slots=slots)
     return of_model(Decoder.extend, ints(B, T), ints(B, T), ints(B, T), cache)
 
 

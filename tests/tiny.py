@@ -12,6 +12,8 @@ from flax import nnx
 
 from jaxsft import config
 from jaxsft.devices import mesh
+from jaxsft.generation.generate import generate
+from jaxsft.generation.sampling import Sampling
 from jaxsft.model import settings, state
 from jaxsft.training import optim, over_mesh, step
 from jaxsft.training.batch import Batch
@@ -209,6 +211,12 @@ def logits(params, tokens, segments=None, positions=None, model=SETTINGS):
 def _logits(model, params, tokens, segments, positions):
     graphdef, _, _ = state.abstract(model, "float32", "none")
     return nnx.merge(graphdef, params)(tokens, segments, positions)
+
+
+def greedy(graphdef, params, prompts, count):
+    """The `count` likeliest tokens after each prompt, one by one."""
+    sampling = Sampling(max_new_tokens=count)
+    return [answer.ids for answer in generate(graphdef, params, prompts, sampling, stop_ids=[])]
 
 
 def as_int32(array):

@@ -7,11 +7,12 @@ from typing import Literal
 from jaxsft.config import Config
 from jaxsft.data.encode.tokenize import ChatTokenizer
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
-from jaxsft.devices import distributed, mesh, progress
+from jaxsft.devices import distributed, progress
 from jaxsft.evaluation.answers import Prompt, held_out_prompts, matches, share, with_instruction
-from jaxsft.evaluation.generate import generate
 from jaxsft.evaluation.losses import figures_of, losses_unless, mean_losses
 from jaxsft.files import records
+from jaxsft.generation.generate import generate
+from jaxsft.generation.sampling import Sampling
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.sample import Sample
@@ -97,14 +98,12 @@ class Measurer:
             self._job.program.recipe.graphdef,
             params,
             [tokenizer.encode_prompt(p.messages, p.tools, p.template_options) for p in prompts],
-            max_new_tokens=self._config.eval.max_new_tokens,
-            stop_ids=sorted(id for id in stop_ids if id is not None),
-            rows_multiple_of=mesh.parts("batch", self._job.program.mesh.shape),
+            Sampling(max_new_tokens=self._config.eval.max_new_tokens),
+            stop_ids=[id for id in stop_ids if id is not None],
         )
         samples = []
-        for prompt, ids in zip(prompts, answers, strict=True):
-            ended = bool(ids) and ids[-1] in stop_ids
-            text = tokenizer.decode(ids[:-1] if ended else ids)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            text = tokenizer.decode(answer.ids[:-1] if answer.ended else answer.ids)
             samples.append(
                 Sample(
                     step=step,
@@ -114,7 +113,7 @@ class Measurer:
                     prompt=str(prompt.messages[-1].content) if prompt.messages else "",
                     answer=text,
                     reference=prompt.reference,
-                    ended=ended,
+                    ended=answer.ended,
                     match=matches(text, prompt.reference, self._config.eval.match),
                 )
             )

@@ -111,20 +111,27 @@ class Decoder(nnx.Module):
         """Float32 logits [B, V] after the last of T new tokens, and the cache that holds them."""
         length, start = cache.slots.length, (0, cache.slots.length)
         segments_BS = jax.lax.dynamic_update_slice(cache.slots.segments_BS, segments_BT, start)
-        cache = DecoderCache(CacheSlots(segments_BS, length), cache.of_stacks)
+        slots = dataclasses.replace(cache.slots, segments_BS=segments_BS)
+        cache = DecoderCache(slots, cache.of_stacks)
         hidden_BTD, of_stacks, _ = self._run(tokens_BT, segments_BT, positions_BT, cache)
-        new = DecoderCache(CacheSlots(segments_BS, length + tokens_BT.shape[1]), of_stacks)
-        return self._logits(hidden_BTD[:, -1:])[:, 0], new
+        slots = dataclasses.replace(slots, length=length + tokens_BT.shape[1])
+        return self._logits(hidden_BTD[:, -1:])[:, 0], DecoderCache(slots, of_stacks)
 
-    def empty_cache(self, batch: int, slots: int) -> DecoderCache:
-        """Room for `slots` tokens; ropes that depend on the length take it for the length.
+    def empty_cache(
+        self, batch: int, slots: int, text_lengths_B: jax.Array | None = None
+    ) -> DecoderCache:
+        """Room for `slots` tokens.
 
-        So all tokens are turned alike, also those read before others come.
+        Args:
+            text_lengths_B: what ropes that depend on the length take for it, so that all tokens of
+                a row are turned alike, also those read before others come; None: `slots`.
         """
         s = self.settings
-        empty = CacheSlots(jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+        if text_lengths_B is None:
+            text_lengths_B = jnp.full((batch,), slots, jnp.int32)
+        segments_BS = jnp.zeros((batch, slots), jnp.int32)
         return DecoderCache(
-            empty,
+            CacheSlots(segments_BS, jnp.int32(0), text_lengths_B),
             {
                 stack.name: kind_of(s).empty_cache(s, len(stack.layers), batch, slots, self.dtype)
                 for stack in layer_stacks.stacks(s)
@@ -181,7 +188,7 @@ class Decoder(nnx.Module):
             if slots is None:
                 lengths_BT = rope.segment_lengths(segments_BT, positions_BT)
             else:
-                lengths_BT = jnp.full_like(positions_BT, slots.segments_BS.shape[1])
+                lengths_BT = jnp.broadcast_to(slots.text_lengths_B[:, None], positions_BT.shape)
         dims = kind_of(self.settings).turned_dims(self.settings)
         turns = rope.rotations(ropes, dims, positions_BT, lengths_BT)
         return Context(segments_BT, *turns, slots)

@@ -15,7 +15,6 @@ from jaxsft.convert import new_tokenizer, new_tokens, pretrained
 from jaxsft.convert.export.directory import export
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
-from jaxsft.evaluation.generate import generate
 from jaxsft.model import state
 
 NEW = ["<|plan|>", "<|/plan|>"]
@@ -105,12 +104,12 @@ def test_padding_is_never_predicted(model):
     tokens = base.settings.num_tokens
     graphdef, _, _ = state.abstract(base.settings, "float32", "none")
     prompts = np.random.default_rng(0).integers(0, first, (4, 8)).tolist()
-    answers = generate(graphdef, wild(params, tokens), prompts, max_new_tokens=6, stop_ids=[])
-    assert answers == generate(graphdef, params, prompts, max_new_tokens=6, stop_ids=[])
+    answers = tiny.greedy(graphdef, wild(params, tokens), prompts, 6)
+    assert answers == tiny.greedy(graphdef, params, prompts, 6)
     assert max(map(max, answers)) < tokens
     shown = dataclasses.replace(base.settings, num_padding=0)
     graphdef, _, _ = state.abstract(shown, "float32", "none")
-    won = generate(graphdef, wild(params, tokens), prompts, max_new_tokens=6, stop_ids=[])
+    won = tiny.greedy(graphdef, wild(params, tokens), prompts, 6)
     assert max(map(max, won)) >= tokens, "the padding is not wild enough to prove anything"
 
 

@@ -10,6 +10,8 @@ from jaxsft import config
 from jaxsft.config import Source
 from jaxsft.devices import mesh
 from jaxsft.evaluation import measurer
+from jaxsft.generation.generate import Answer
+from jaxsft.generation.sampling import Sampling
 from jaxsft.rundir.metric_lines import JsonLines
 
 ROW = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]}\n'
@@ -38,9 +40,9 @@ def made(tmp_path, monkeypatch):
     (tmp_path / "held.jsonl").write_text(ROW)
     tokenizer = Tokenizer()
 
-    def generate(graphdef, params, prompts, **options):
-        assert options["stop_ids"] == [0, 9] and options["max_new_tokens"] == 5
-        return [[*IDS["r" if prompt == [2] else "s"], 9] for prompt in prompts]
+    def generate(graphdef, params, prompts, sampling, *, stop_ids):
+        assert sorted(stop_ids) == [0, 9] and sampling == Sampling(max_new_tokens=5)
+        return [Answer([*IDS["r" if prompt == [2] else "s"], 9], True) for prompt in prompts]
 
     monkeypatch.setattr(measurer, "generate", generate)
     monkeypatch.setattr(measurer, "open_tokenizer", lambda *_: tokenizer)

@@ -14,7 +14,6 @@ import jaxsft
 from jaxsft.config import Mesh
 from jaxsft.data.pack.counts import BatchCounts
 from jaxsft.devices import mesh
-from jaxsft.evaluation.generate import generate
 from jaxsft.model import parameter, state
 from jaxsft.model.attention import choice
 from jaxsft.model.attention.kinds import AttentionKind
@@ -52,6 +51,7 @@ RUNNING_SUM = AttentionKind(
     mixed_dims=lambda s: D,
     turned_dims=lambda s: 2,
     read_by_others=lambda s: D,
+    pair_dims=lambda s: 0,
     empty_cache=lambda s, layers, rows, slots, dtype: jnp.zeros((layers, rows, D), dtype),
     back_ends=("jax",),
     with_back_end=lambda s, asked, run, device: (s, "jax", f"asked for by {asked}"),
@@ -69,7 +69,7 @@ def running_sums(monkeypatch):
 
 def test_another_kind_has_its_own_cache(running_sums):
     prompts, graphdef = [[5, 6, 7], [8]], state.abstract(MODEL, "float32", "none")[0]
-    answers = generate(graphdef, running_sums, prompts, max_new_tokens=4, stop_ids=[])
+    answers = tiny.greedy(graphdef, running_sums, prompts, 4)
     for prompt, answer in zip(prompts, answers, strict=True):
         logits_BTV = tiny.logits(running_sums, [[*prompt, *answer]], model=MODEL)
         likeliest = np.argmax(logits_BTV[0, len(prompt) - 1 : -1], axis=-1)

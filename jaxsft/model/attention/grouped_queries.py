@@ -29,6 +29,9 @@ _BLOCK_SIZES = {
 }
 
 
+_CACHE_AXES = ("layer", "batch", None, "kv_heads", "head_dim")
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KeyValueCache:
@@ -137,16 +140,16 @@ def with_tokens(
 ) -> KeyValueCache:
     """The cache with one layer's new keys and values from a slot on."""
     start = (layer, 0, slot, 0, 0)
-    return KeyValueCache(
-        k_LBSKH=jax.lax.dynamic_update_slice(cache.k_LBSKH, k_BTKH[None], start),
-        v_LBSKH=jax.lax.dynamic_update_slice(cache.v_LBSKH, v_BTKH[None], start),
-    )
+    k_LBSKH = jax.lax.dynamic_update_slice(cache.k_LBSKH, k_BTKH[None], start)
+    v_LBSKH = jax.lax.dynamic_update_slice(cache.v_LBSKH, v_BTKH[None], start)
+    return KeyValueCache(constrain(k_LBSKH, *_CACHE_AXES), constrain(v_LBSKH, *_CACHE_AXES))
 
 
 def _empty_cache(
     s: settings.DecoderSettings, num_layers: int, batch: int, slots: int, dtype: str
 ) -> KeyValueCache:
     zeros = jnp.zeros((num_layers, batch, slots, s.num_kv_heads, s.head_dim), dtype)
+    zeros = constrain(zeros, *_CACHE_AXES)
     return KeyValueCache(zeros, zeros)
 
 
@@ -211,6 +214,7 @@ GROUPED_QUERIES = AttentionKind(
     turned_dims=lambda s: s.head_dim,
     read_by_others=lambda s: 2 * s.num_kv_heads * s.head_dim,
     empty_cache=_empty_cache,
+    pair_dims=lambda s: s.num_heads,
     back_ends=tuple(kernel.BACK_ENDS),
     with_back_end=_with_back_end,
     needed_pairs=_needed_pairs,

@@ -20,6 +20,7 @@ class CacheSlots:
 
     segments_BS: jax.Array  # int32; 0 is padding and slots not yet written
     length: jax.Array  # int32 scalar: slots written
+    text_lengths_B: jax.Array  # int32: of a row's whole text, that which is still to come too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,8 @@ class AttentionKind:
     read_by_others: Callable[[settings.DecoderSettings], int]  # numbers of a token, in a layer
     # A pytree with room for (settings, layers of the stack, rows, slots, dtype).
     empty_cache: Callable[[settings.DecoderSettings, int, int, int, str], Any]
+    # Numbers of each query and key of a cache, of all heads together, that are held at once.
+    pair_dims: Callable[[settings.DecoderSettings], int]
     back_ends: tuple[str, ...]  # that config.model.attention may ask for
     # The settings with the back end that a name, or auto, stands for in a run; its name, and why.
     # The device is one of the run's, to test a kernel on; None: there is none, as in a plan.
