@@ -59,8 +59,7 @@ def finish(
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
     command = redacted(command)
-    lines = out.metrics.history.read()
-    before = comparison.figures_at(lines, 0)
+    before = comparison.figures_at(out.metrics.history.read(), 0)
     after: dict[str, Any] = dict(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
     few_bits = _exports(config, base, data, job, end.params, about, out)
@@ -86,6 +85,7 @@ def finish(
         checkpoint_failures=out.saver.failures,
         wall_seconds=clock.since_made(),
         start_seconds=clock.seconds,
+        phase_seconds=progress.spent(),
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
         after=after,

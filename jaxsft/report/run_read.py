@@ -18,6 +18,7 @@ from jaxsft.report.summary import Summary
 from jaxsft.rundir.checkpoint.notes import NOTES_FILE, parse_notes
 from jaxsft.rundir.metric_lines import Line, read_lines
 from jaxsft.rundir.sample import Sample
+from jaxsft.rundir.starts import Start
 from jaxsft.rundir.step_figures import StepFigures
 from jaxsft.terminal.redact import redacted_values
 
@@ -77,6 +78,7 @@ class RunFiles:
     evaluations: list[Line] = dataclasses.field(default_factory=list)
     answers: list[Answered] = dataclasses.field(default_factory=list)
     odd_steps: list[Line] = dataclasses.field(default_factory=list)
+    starts: list[Start] = dataclasses.field(default_factory=list)  # the newest last
     checkpoints: list[SavedState] = dataclasses.field(default_factory=list)
     summary: Summary = dataclasses.field(default_factory=Summary)
     finished: bool = False
@@ -120,6 +122,7 @@ def read_run(workdir: Path, ended: str | None = None, lasts: bool = False) -> Ru
         evaluations=history.evaluations,
         answers=[Answered(records.from_json(Sample, line), line) for line in samples],
         odd_steps=redacted_values(_lines(workdir / run_names.ODD_STEPS, unreadable)),
+        starts=_starts(workdir / run_names.STARTS, summary if finished else None, unreadable),
         checkpoints=_checkpoints(workdir / run_names.CHECKPOINTS),
         summary=summary if finished else summary.without_its_end(),
         finished=finished and not lasts,
@@ -142,6 +145,14 @@ def _checkpoints(directory: Path) -> list[SavedState]:
             step = int(path.parent.name)
             found.append(SavedState(step, notes.trained_on.fingerprint, notes.digests))
     return sorted(found, key=lambda one: one.step)
+
+
+def _starts(path: Path, summary: Summary | None, unreadable: list[str]) -> list[Start]:
+    """The last of a finished run up to its summary, which its line was written before."""
+    found = [records.from_json(Start, line) for line in _lines(path, unreadable)]
+    if found and summary is not None and summary.phase_seconds:
+        found[-1] = dataclasses.replace(found[-1], seconds=summary.phase_seconds)
+    return found
 
 
 def _json_file(path: Path, unreadable: list[str]) -> dict[str, Any]:

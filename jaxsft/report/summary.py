@@ -44,6 +44,7 @@ class Summary:
     wall_seconds: float | None = None
     # Of the last start, by phase, from the process's beginning to its first step's end.
     start_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    phase_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)  # likewise, all
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -61,6 +62,7 @@ class Summary:
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
         kept = dataclasses.replace(self, before={}, after={}, weights=(), kept_base=())
+        kept = dataclasses.replace(kept, phase_seconds={})
         of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds")
         exports = ("export", "export_merged")
         return dataclasses.replace(kept, **dict.fromkeys((*of_end, *exports)))

@@ -10,6 +10,7 @@ from jaxsft.rundir.step_figures import StepFigures
 
 MAX_POINTS = 1000  # of a curve: of more, the least and the greatest of each stretch
 MAX_CURVES = 12  # on the same axes
+_MAX_MARKS = 20  # of a kind
 _SOURCE = "loss/"  # how the names of the losses of one source begin
 
 
@@ -75,14 +76,15 @@ def charts_of(runs: Sequence[RunFiles]) -> list[Chart]:
 
 
 def marks_of(run: RunFiles) -> list[Mark]:
-    """Where an epoch begins, if there are few."""
+    """Where an epoch ends and where a start went on, if there are few."""
+    again = [Mark(x=one.step, text="restart") for one in run.starts if one.step]
     marks, epoch = [], 0
     for line in run.steps:
         whole = math.floor((line.epoch or 0) + 1e-9)
         if whole > epoch:
             marks.append(Mark(x=line.step, text=f"epoch {whole} ends"))
             epoch = whole
-    return marks if len(marks) <= 20 else []
+    return [one for kind in (again, marks) if len(kind) <= _MAX_MARKS for one in kind]
 
 
 def plain(charts: Iterable[Chart], marks: Sequence[Mark]) -> dict[str, Any]:
