@@ -43,27 +43,27 @@ def read(path: Path) -> History:
     history, thinned, evaluations = History(), _Thinned(), _Thinned()
     if not path.exists():
         return history
-    before, totals = 0, history.totals
+    before, totals, newest = 0, history.totals, None
     for number, line in _lines(path):
         if line is None:
             history.unreadable.append(number)
             continue
         history.last_step = max(history.last_step, line["step"])
-        if any(key.startswith("eval/") for key in line):
-            evaluations.add(line)
         if not is_of_steps(line):
+            if any(key.startswith("eval/") for key in line):
+                evaluations.add(line)
             continue
-        figures = figures_of(line)
-        taken = max(figures.step - before, 1)
-        before = figures.step
+        taken = max(line["step"] - before, 1)
+        before = line["step"]
         totals.lines += 1
-        totals.step_seconds += taken * (figures.step_seconds or 0.0)
-        totals.wait_seconds += taken * (figures.data_wait_seconds or 0.0)
-        totals.tokens += figures.tokens or 0
-        totals.supervised_tokens += figures.supervised_tokens or 0
-        totals.without_loss += figures.loss is None
-        totals.newest = figures
+        totals.step_seconds += taken * (line.get("step_seconds") or 0.0)
+        totals.wait_seconds += taken * (line.get("data_wait_seconds") or 0.0)
+        totals.tokens += line.get("tokens") or 0
+        totals.supervised_tokens += line.get("supervised_tokens") or 0
+        totals.without_loss += line["loss"] is None
+        newest = line
         thinned.add(line)
+    totals.newest = None if newest is None else figures_of(newest)
     history.steps = [figures_of(line) for line in thinned.lines()]
     history.evaluations = evaluations.lines()
     return history

@@ -56,12 +56,13 @@ def test_there_is_a_pause_between_two_pages(tmp_path, written):
 
 def test_after_the_last_page_none_comes(tmp_path, monkeypatch):
     """One that is being written when the run ends is waited for."""
-    begun, goes_on = threading.Event(), threading.Event()
+    begun, goes_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def write(directory, lasts):
         begun.set()
         assert goes_on.wait(30)
         write_report(directory, lasts=lasts)
+        done.set()
 
     monkeypatch.setattr(live_page, "write_report", write)
     (tmp_path / "metrics.jsonl").write_text(STEP)
@@ -72,6 +73,7 @@ def test_after_the_last_page_none_comes(tmp_path, monkeypatch):
     page.close()
     write_report(tmp_path, "stopped by SIGTERM")
     page.append({"step": 5, "loss": 2.0})
+    assert done.wait(30)
     assert "stopped after step 4" in (tmp_path / "report.html").read_text()
 
 
