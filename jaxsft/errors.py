@@ -84,14 +84,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
-def of_code(exit_code: int) -> type[UserError]:
-    """The kind of error that ends a program with this code."""
-    kinds = (ConfigError, DataError, ConversionError, DivergedError, HardwareError, PeerError)
-    return next(kind for kind in kinds if kind.exit_code == exit_code)
-
-
 class Stopped(BaseException):
-    """A termination signal arrived.
+    """A termination signal arrived, at this process or at another of its run.
 
     No `Exception`: it can arrive anywhere, and a handler of the kind `except Exception`, ours or a
     library's, would take it for a bad row, a damaged file or a kernel that does not work.
@@ -99,6 +93,12 @@ class Stopped(BaseException):
 
     exit_code = STOPPED
     agreed = False  # whether every process of the run knows of it
+
+
+def of_code(exit_code: int) -> type[UserError] | type[Stopped]:
+    """The kind of error that ends a program with this code."""
+    users = (ConfigError, DataError, ConversionError, DivergedError, HardwareError, PeerError)
+    return next(kind for kind in (*users, Stopped) if kind.exit_code == exit_code)
 
 
 class FailedTogether(RuntimeError):

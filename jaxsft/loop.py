@@ -75,13 +75,13 @@ def train(
             for line in movement.after(done, metrics.skipped_steps, state.trained):
                 out.console.say("lora", line)
 
-            stop = termination.agreed()
+            stop, wished = termination.agreed(out.saver.wishes())
             diverged = divergence.add(done, metrics.skipped_steps)
             last = done == total
             evaluates = epochs.is_due(evaluate.every_steps, evaluate.times_per_epoch, done)
             evaluates &= not (last or stop)
             rows.after(done, metrics, state, flush=diverged or last or stop or evaluates)
-            saves = divergence.saves(out.saver.is_due(done, epochs) or last)
+            saves = divergence.saves(out.saver.is_due(done, epochs, wished) or last)
             saves |= stop and not last
             for line in log.lines(flush=evaluates or saves or diverged or last):
                 out.metrics.append(line_of(out.saver.counted(line)))
@@ -90,7 +90,9 @@ def train(
                 raise divergence.error()
             if evaluates:
                 params = result_params(job.program.recipe, state)
-                values = measurer.losses_unless(termination.agreed, params)
+                values = measurer.losses_unless(
+                    lambda: termination.agreed(out.saver.wishes())[0], params
+                )
                 if values is None:  # the next start owes them
                     stop = saves = True
                 else:

@@ -49,7 +49,10 @@ class Store:
     def restart_clock(self):
         pass
 
-    def is_due(self, done, epochs):
+    def wishes(self):
+        return ()
+
+    def is_due(self, done, epochs, wished):
         return False
 
     def counted(self, line):
@@ -122,7 +125,7 @@ def train(
     )
     termination: Any = types.SimpleNamespace(
         deferred=contextlib.nullcontext,
-        agreed=lambda: False,
+        agreed=lambda wishes: (False, wishes),
         why_of_any=lambda: "" if stop is None else "a signal",
     )
     try:

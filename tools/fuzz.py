@@ -24,6 +24,7 @@ from fuzzing.kinds import KINDS
 from fuzzing.record import Record, Tried
 
 from jaxsft.cli import flags as jaxsft_flags
+from jaxsft.files import records
 
 _FOLDER = flags.DEFINE_string("folder", "runs/fuzz", "keeps what was tried and found")
 _MINUTES = flags.DEFINE_float("minutes", 60.0, "in this call", 0.0)
@@ -45,13 +46,13 @@ def main() -> int:
     folder = Path(_FOLDER.value).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"fuzz-{_SEED.value}.json"
-    known = record.read(file)
+    known = records.read(Record, file)
     until = time.monotonic() + 60 * _MINUTES.value
     while time.monotonic() < until:
         # The one that has had the least time.
         kind = min(_ONLY.value, key=lambda name: known.tried.setdefault(name, Tried()).seconds)
         _try(kind, folder, known, until)
-        record.write(file, known)
+        records.write(file, known)
     print(record.table(known))
     for name, found in known.found.items():
         print(f"FOUND {found.times} times: {name}: {folder}/found/{found.case}")

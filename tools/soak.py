@@ -23,7 +23,7 @@ from soaking.processes import ROOT, Place, Processes
 from soaking.record import Injected, Record
 
 from jaxsft.cli import flags as jaxsft_flags
-from jaxsft.files import run_names
+from jaxsft.files import records, run_names
 
 _FOLDER = flags.DEFINE_string("folder", None, "keeps the runs and what was seen of them")
 _FAULTS = flags.DEFINE_integer("faults", 100, "how many, of all kinds together", 1)
@@ -41,7 +41,7 @@ def main() -> int:
     folder = Path(jaxsft_flags.given(_FOLDER)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "soak.json"
-    known = record.read(file)
+    known = records.read(Record, file)
     shim = _shim(folder)
     kinds = faults.all_of()
     if shim is None:
@@ -56,7 +56,7 @@ def main() -> int:
         if not more and not _place(folder, f"lap{len(known.laps)}", shim).workdir.exists():
             break
         _start(folder, shim, known, kinds if more else {}, reference)
-        record.write(file, known)
+        records.write(file, known)
         if any(one.kind == "none" for one in known.faults):
             break  # it failed undisturbed, and would again
     print(record.table(known))

@@ -3,12 +3,31 @@ whose coordinator is gone."""
 
 import contextlib
 import ctypes
+import dataclasses
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _ANSWER_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Of a process in its run: its number, of how many, and the address of the coordinator."""
+
+    number: int
+    count: int
+    address: str
+
+
+def place() -> Place | None:
+    """This process's, as soon as jax knows it, which is before the others have come."""
+    state = _state()
+    # The client is made last.
+    if state.client is None:
+        return None
+    return Place(state.process_id, state.num_processes, state.coordinator_address)
 
 
 def put(key: str, text: str) -> None:
@@ -26,12 +45,12 @@ def below(folder: str) -> dict[str, str]:
     return {key.removeprefix(folder): text for key, text in found}
 
 
-def is_gone() -> bool:
-    """Whether nobody listens where the coordinator did.
+def is_gone(address: str | None = None) -> bool:
+    """Whether nobody listens where the coordinator did, or is to.
 
     Not asked through jax, whose calls wait for ever once it has given the coordinator up.
     """
-    host, _, port = _state().coordinator_address.rpartition(":")
+    host, _, port = (address or _state().coordinator_address).rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
     except OSError:

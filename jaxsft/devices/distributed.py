@@ -5,42 +5,30 @@ P: process.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import os
 import re
-import select
 import shutil
-import signal
-import socket
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsft import errors
 from jaxsft.config import Config
-from jaxsft.devices import gpu_memory, listening, peers, progress
+from jaxsft.devices import gpu_memory, joining, listening, peers
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 from jaxsft.files import places
 from jaxsft.terminal import signals
 
 Result = TypeVar("Result")
-SayLine = Callable[[str], None]
-SAY_EVERY_SECONDS = 10
 # jax has no public way to ask whether there is a cluster: without one, `initialize` says this.
 _ALONE = "coordinator_address should be defined"
-_DONE = b"\0"  # no signal has the number 0
 
 
 def connect(
@@ -48,7 +36,7 @@ def connect(
     num_processes: int | None,
     process_id: int | None,
     timeout_seconds: int,
-    say: SayLine,
+    say: joining.SayLine,
     heartbeat_seconds: float = 100,
 ) -> None:
     """Joins the other processes of this run, or returns at once where there are none.
@@ -73,7 +61,7 @@ def connect(
     who = f"the {num_processes} processes" if num_processes else "the other processes"
     where = f" at {address}" if address else ""
     me = "" if process_id is None else f"; this is process {process_id}"
-    with _saying(f"waiting for {who} of this run{where}{me}", timeout_seconds, say):
+    with joining.saying(f"waiting for {who} of this run{where}{me}", timeout_seconds, say):
         try:
             jax.distributed.initialize(
                 *given,
@@ -134,92 +122,6 @@ def _check(address: str | None, num_processes: int | None, process_id: int | Non
             )
 
 
-@contextlib.contextmanager
-def _saying(what: str, timeout_seconds: int, say: SayLine) -> Iterator[None]:
-    """Repeats what is waited for; ends the process when it waited too long, or at a signal.
-
-    jax aborts a process whose peers don't come, with a stack dump and no word on why; and while it
-    waits, the main thread is in its library, where Python runs no handler.
-    """
-
-    def repeat() -> None:
-        for waited in range(SAY_EVERY_SECONDS, timeout_seconds, SAY_EVERY_SECONDS):
-            if _ended(heard, SAY_EVERY_SECONDS, say):
-                return
-            say(f"{what} ({waited} s of at most {timeout_seconds} s)")
-        if _ended(heard, 1 + (timeout_seconds - 1) % SAY_EVERY_SECONDS, say):
-            return
-        say(
-            f"error: {what}: they did not come within {timeout_seconds} s. Was the program started"
-            " on every host, all with the same --num_processes and each with a --process_id of its"
-            " own? Has one ended with an error? Can they reach the first one's port?"
-        )
-        os._exit(errors.LOST_PEER)
-
-    heard, told = socket.socketpair()
-    with heard, told, _signals_to(told):
-        thread = threading.Thread(target=repeat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            told.send(_DONE)
-            thread.join()
-
-
-@contextlib.contextmanager
-def _signals_to(told: socket.socket) -> Iterator[None]:
-    """Inside, the number of each signal that Python handles is a byte sent to `told`, at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    told.setblocking(False)
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-
-
-def _ended(heard: socket.socket, seconds: float, say: SayLine) -> bool:
-    """Whether the waiting is over within these seconds; ends the process at a signal."""
-    until = time.monotonic() + seconds
-    while select.select([heard], [], [], max(0.0, until - time.monotonic()))[0]:
-        byte = heard.recv(1)
-        if byte == _DONE:
-            return True
-        if byte[0] in signals.ALL:
-            say(str(signals.stopped_by(byte[0])))
-            os._exit(errors.STOPPED)
-    return False
-
-
-class Vote:
-    """What each process says of a few things, counted on the devices while the program goes on."""
-
-    @progress.waiting()
-    def __init__(self, *yes: bool):
-        mesh = Mesh(np.asarray(jax.devices()), "device")
-        local = np.tile(np.asarray(yes, np.int32), (len(jax.local_devices()), 1))
-        split = NamedSharding(mesh, PartitionSpec("device"))
-        self._result = _most(mesh)(jax.make_array_from_process_local_data(split, local))
-
-    def any(self) -> bool:
-        """Whether a process said yes to anything; the same answer on all of them."""
-        return any(self.each())
-
-    def each(self) -> list[bool]:
-        """Whether a process said yes, by thing; the same answer on all of them."""
-        return [bool(one) for one in jax.device_get(self._result)]
-
-
-@functools.cache
-def _most(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(
-        lambda yes: jnp.max(yes, axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
-    )
-
-
 def together(work: Callable[[], Result]) -> Result:
     """The result of `work`, which each process does for itself and which none needs others for.
 
@@ -228,7 +130,8 @@ def together(work: Callable[[], Result]) -> Result:
 
     Raises:
         UserError: of this process or, naming it, of the first one that failed.
-        PeerError: another process has failed in a way that no user can mend, or was stopped.
+        PeerError: another process has failed in a way that no user can mend.
+        Stopped: this process was stopped, or another one.
         FailedTogether: this one has.
     """
     if jax.process_count() == 1:

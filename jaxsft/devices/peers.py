@@ -1,4 +1,4 @@
-"""One process that fails, is lost or hangs: the others hear why, and all of them end.
+"""One process that fails, is stopped, lost or hangs: the others hear why, and all of them end.
 
 In the middle of a step or of a write the others wait for it inside a library of the devices, where
 no exception reaches them. jax would end them after its heartbeats, a minute or two later, with a
@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -23,7 +24,8 @@ from jax.experimental import multihost_utils
 
 from jaxsft import errors
 from jaxsft.devices import coordinator, heartbeats, progress, stacks, watchdog
-from jaxsft.errors import PeerError, UserError
+from jaxsft.errors import PeerError, Stopped, UserError
+from jaxsft.terminal import deadline, signals
 from jaxsft.terminal.redact import redacted
 
 Write = Callable[[BaseException], object]
@@ -32,7 +34,7 @@ _FAILED = "jaxsft/failed/"  # by number of the process, or:
 _JUDGED = "judged"  # by the first process, of another or of all
 _HEARD = "jaxsft/heard/"
 _LOOK_SECONDS = 0.5
-_HEARD_SECONDS = 3.0  # the first process serves the others, which must have heard
+_HEARD_SECONDS = 5.0  # the first process serves the others, which must have heard
 _END_SECONDS = 30.0  # a report may be written to a disk that does not answer
 # What libraries say where another process is gone: there is a cause elsewhere.
 _CONNECTION = re.compile(
@@ -48,10 +50,8 @@ def here(error: BaseException) -> str:
 
 def told(error: BaseException) -> tuple[int, str]:
     """Exit code and message for the other processes."""
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | Stopped):
         return error.exit_code, str(error)
-    if isinstance(error, errors.Stopped):
-        return errors.LOST_PEER, str(error)
     return errors.LOST_PEER, f"{type(error).__name__}: {error}"
 
 
@@ -92,11 +92,11 @@ class Peers:
         others = [number for number in range(self._count) if number != self._number]
         self._silences = heartbeats.Silences(others if first else [0])
         self._mine = heartbeats.beat_here(1, patience.hang_seconds)
-        self._broken = False
+        self._broken = self._told = False
         self._lost: dict[int, str] = {}
         self._over = threading.Event()
         self._found = threading.Event()
-        self._cause: UserError | None = None
+        self._cause: UserError | Stopped | None = None
         self._hangs = False
         # One thread ends the process: the main one, whose collective broke, or one of those here.
         self._ending = threading.Lock()
@@ -110,8 +110,9 @@ class Peers:
             thread.start()
         several = self._count > 1
         aborts = coordinator.instead_of_aborting(self._aborts)
+        late = deadline.of_this_process().telling(self._leave_late)
         try:
-            with aborts if several else contextlib.nullcontext():
+            with late, aborts if several else contextlib.nullcontext():
                 yield self
         finally:
             self._over.set()
@@ -129,25 +130,40 @@ class Peers:
         Else it tells the others and ends this process: jax would wait minutes for them at exit, and
         they for this process.
         """
-        agreed = isinstance(error, UserError | errors.Stopped) and error.agreed
+        agreed = isinstance(error, UserError | Stopped) and error.agreed
         if self._count == 1 or agreed or isinstance(error, errors.FailedTogether):
             self._over.set()  # who writes less is away sooner, and not lost
             self._write(error)
             return
         if not self._ending.acquire(blocking=False):
             time.sleep(_END_SECONDS)  # another thread ends this process
+        signals.leave_to_deadline()
+        if isinstance(error, KeyboardInterrupt):
+            error = signals.stopped_by(signal.SIGINT)
         if self._elsewhere(error) and self._cause:  # this one's is what came of it
             self._end_with(self._cause)
-        known = isinstance(error, UserError | errors.Stopped)
+        known = isinstance(error, UserError | Stopped)
         code = error.exit_code if known else errors.INTERNAL
         self._at_the_latest(code)
         code_there, message = told(error)
         self._tell(str(self._number), code_there, f"{here(error)}: {message}")
         said = str(error) if known else "".join(traceback.format_exception(error))
-        _say(f"error: {here(error)}: {said}")
+        _say(error, f"{here(error)}: {said}")
         self._write(error)
         self._wait_until_heard()
+        self._hears()
         os._exit(code)
+
+    def _leave_late(self) -> None:
+        """Where a signal's deadline ends this process: the others would take it for lost."""
+        if self._count == 1:
+            return
+        if not self._told:
+            me = heartbeats.who(self._number, socket.gethostname())
+            why = f"{me}, {progress.now()}: stopped by a signal, which it could not obey in time"
+            self._tell(str(self._number), errors.STOPPED, why)
+        self._wait_until_heard()
+        self._hears()
 
     def _elsewhere(self, error: BaseException) -> bool:
         """Whether another process is the cause, for which a broken connection alone is no proof."""
@@ -170,7 +186,7 @@ class Peers:
         # A failure that a process told of is the cause of what was judged.
         for key in sorted(found.keys() - {str(self._number)}):
             code, message, hangs = json.loads(found[key])
-            coordinator.put(f"{_HEARD}{self._number}", "")
+            self._hears()
             return self._find(errors.of_code(code)(message), hangs)
 
     def _watch(self) -> None:
@@ -197,18 +213,23 @@ class Peers:
         elif self._found.is_set():
             time.sleep(_END_SECONDS)
 
-    def _find(self, cause: UserError, hangs: bool = False) -> None:
+    def _hears(self) -> None:
+        """Says that this process has no more to hear: another one may take the store away."""
+        with contextlib.suppress(RuntimeError):
+            coordinator.put(f"{_HEARD}{self._number}", "")
+
+    def _find(self, cause: UserError | Stopped, hangs: bool = False) -> None:
         if not self._found.is_set():
             self._cause, self._hangs = cause, hangs
             self._found.set()
         if self._cause and self._ending.acquire(blocking=False):
             self._end_with(self._cause)
 
-    def _end_with(self, cause: UserError) -> NoReturn:
+    def _end_with(self, cause: UserError | Stopped) -> NoReturn:
         self._at_the_latest(cause.exit_code)
-        _say(f"error: {cause}")
+        _say(cause, str(cause))
         if self._hangs:
-            _say(f"the stacks of {here(cause)}:")
+            _say(None, f"the stacks of {here(cause)}:")
             stacks.dump()
         self._write(cause)
         if self._number == 0 and self._count > 1:
@@ -221,6 +242,7 @@ class Peers:
         timer.start()
 
     def _tell(self, key: str, code: int, message: str, hangs: bool = False) -> None:
+        self._told = True
         with contextlib.suppress(RuntimeError):
             coordinator.put(f"{_FAILED}{key}", json.dumps((code, redacted(message), hangs)))
 
@@ -235,5 +257,6 @@ class Peers:
                 time.sleep(0.1)
 
 
-def _say(text: str) -> None:
-    print(redacted(text), file=sys.stderr, flush=True)
+def _say(error: BaseException | None, text: str) -> None:
+    head = "" if error is None or isinstance(error, Stopped) else "error: "
+    print(redacted(f"{head}{text}"), file=sys.stderr, flush=True)

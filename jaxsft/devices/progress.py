@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ _UNLIMITED = (OPENING,)
 # or a bucket without a mark between.
 _FIRST_STEPS, _FIRST_OF_OTHERS = 4, 12
 _TIMES_MEDIAN = 10
+_LOOK_SECONDS = 1.0
 _FEW_MARKS = 4  # the first come before anything is computed: steps are only sent to the devices
 
 
@@ -58,6 +60,9 @@ class _Progress:
         was = self.now
         self.spent[was.phase] = self.spent.get(was.phase, 0.0) + time.monotonic() - was.since
         self.now = Doing(phase, self.now.step if step is None else step)
+
+    def move(self) -> None:
+        self.now = dataclasses.replace(self.now, since=time.monotonic())
 
     def mark(self, step: int | None) -> None:
         before = self.now
@@ -117,6 +122,31 @@ def mark(step: int | None = None) -> None:
         step: that is on its way now; None: the same as before.
     """
     _HERE.mark(step)
+
+
+@contextlib.contextmanager
+def while_growing(count: Callable[[], int]) -> Iterator[None]:
+    """Inside, what grows is work, such as the bytes that C code has read; no other mark is set.
+
+    How long it stands still at most is not learnt: what it reads in one piece may be large.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        before = count()
+        while not over.wait(_LOOK_SECONDS):
+            found = count()
+            if found != before:
+                _HERE.move()
+            before = found
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def marking(told: Callable[[int], Any]) -> Callable[[int], None]:

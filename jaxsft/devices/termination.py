@@ -4,12 +4,13 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import jax
 
-from jaxsft.devices.distributed import Vote, gather
+from jaxsft.devices.distributed import gather
+from jaxsft.devices.votes import Vote
 from jaxsft.errors import Stopped
 from jaxsft.terminal import deadline, signals
 
@@ -71,19 +72,23 @@ class Termination:
         if self.requested:
             raise Stopped(f"stopped by {self.why}; start the same command again")
 
-    def agreed(self) -> bool:
-        """Whether to stop after this step; the same answer on every process.
+    def agreed(self, wishes: Sequence[bool] = ()) -> tuple[bool, Sequence[bool]]:
+        """Whether to stop after this step, and what else any process wishes; the same answer on
+        every process.
 
         With several processes it is the answer to what they knew one step ago, so that nobody waits
-        for a step that still computes. From then on the deadline runs on all of them.
+        for a step that still computes; one vote has it all. From a stop on the deadline runs on all
+        of them.
         """
         if jax.process_count() == 1:
-            return self.requested
-        before, self._vote = self._vote, Vote(self.requested)
-        stop = before is not None and before.any()
+            return self.requested, wishes
+        before, self._vote = self._vote, Vote(self.requested, *wishes)
+        if before is None:
+            return False, [False] * len(wishes)
+        stop, *wished = before.each()
         if stop:
             self._deadline.begin()
-        return stop
+        return stop, wished
 
     def why_of_any(self) -> str:
         """What stopped this process or another; empty: nothing did."""

@@ -6,10 +6,14 @@ out, and a field without a key has its default.
 
 import dataclasses
 import functools
+import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+from jaxsft.files.whole_files import write_text
 
 _T = TypeVar("_T")
 
@@ -51,6 +55,15 @@ def from_json(kind: type[_T], value: Mapping[str, Any]) -> _T:
     return kind(
         **{name: _part(hints[name], value[key]) for name, key in known.items() if key in value}
     )
+
+
+def read(kind: type[_T], file: Path) -> _T:
+    """What `write` left in the file; where there is none, a new one."""
+    return from_json(kind, json.loads(file.read_text("utf-8")) if file.exists() else {})
+
+
+def write(file: Path, record: Any) -> None:
+    write_text(file, json.dumps(to_json(record), indent=1) + "\n")
 
 
 def _part(hint: Any, value: Any) -> Any:

@@ -11,7 +11,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import jax
@@ -21,7 +21,6 @@ from jaxsft.config import Checkpoint
 from jaxsft.data.pack.epochs import Epochs
 from jaxsft.devices import distributed
 from jaxsft.devices.digest import Tree
-from jaxsft.devices.distributed import Vote
 from jaxsft.errors import known_to_all
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.checkpoint.saving import NotSaved
@@ -57,7 +56,7 @@ class Saver:
         self._at_once: NotSaved | None = None  # what went wrong before the background
         self._requested = False  # by a signal to this process
         self._asked = False  # by a signal to any
-        self._vote: Vote | None = None  # of the step before
+        self._old_wishes = False  # whether the newest vote was before the newest save, or failure
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -85,18 +84,24 @@ class Saver:
     def counted(self, line: StepFigures) -> StepFigures:
         return dataclasses.replace(line, checkpoint_failures=self.failures)
 
-    def is_due(self, done: int, epochs: Epochs) -> bool:
+    def wishes(self) -> Sequence[bool]:
+        """Of this process, for the vote after each step: the clock, a signal, a save that failed;
+        until they are met."""
+        return self._is_time(), self._requested, isinstance(self._progress(), NotSaved)
+
+    def is_due(self, done: int, epochs: Epochs, wished: Sequence[bool]) -> bool:
         """Whether the step, the clock, a signal or a save that failed ask to save now.
 
-        Asked after each step. With several processes the clock and the others are those of one step
-        ago, so that nobody waits for a step that still computes.
+        Asked after each step.
+
+        Args:
+            wished: by any process, as it was voted.
 
         Raises:
             NotSaved: a save failed, as the two before it did.
         """
-        clock, asked, failed = self._agreed(
-            (self._is_time(), self._requested, isinstance(self._progress(), NotSaved))
-        )
+        clock, asked, failed = [False] * 3 if self._old_wishes else wished
+        self._old_wishes = False
         if failed:
             self._tell_failure(done)
         self._asked |= asked
@@ -111,15 +116,6 @@ class Saver:
         minutes = self._policy.save_every_minutes
         regular = minutes is not None and now - self._last >= 60 * minutes
         return regular or (self._retry_at is not None and now >= self._retry_at)
-
-    def _agreed(self, mine: tuple[bool, bool, bool]) -> tuple[bool, bool, bool]:
-        if jax.process_count() == 1:
-            return mine
-        before, self._vote = self._vote, Vote(*mine)
-        if before is None:
-            return False, False, False
-        clock, asked, failed = before.each()
-        return clock, asked, failed
 
     def _progress(self) -> str | NotSaved:
         return self._at_once or self._store.outcome()
@@ -136,7 +132,8 @@ class Saver:
         self._conclude(step)
         if self._asked:
             self._say(_TOPIC, f"step {step}, as SIGUSR1 asks")
-        self._vote = self._retry_at = None  # what was asked for before this save is done by it
+        self._retry_at = None  # what was asked for before this save is done by it
+        self._forget_vote()
         self._requested = self._asked = False
         self._last = time.monotonic()
         self._pending, self._notes = True, notes
@@ -183,6 +180,9 @@ class Saver:
                 return True
             time.sleep(_POLL_SECONDS)
 
+    def _forget_vote(self) -> None:
+        self._old_wishes = jax.process_count() > 1  # alone, what is wished is known at once
+
     def _tell_failure(self, done: int) -> None:
         """Gives the newest save up, on all processes, which all are here."""
         mine = self._progress()
@@ -190,7 +190,8 @@ class Saver:
         everyone = [one["failed"] for one in distributed.gather({"failed": told})]
         number, (code, said) = next((n, one) for n, one in enumerate(everyone) if one)
         self._store.give_up()
-        self._at_once = self._vote = None
+        self._at_once = None
+        self._forget_vote()
         self._pending = False
         self.failures += 1
         self._in_a_row += 1

@@ -8,15 +8,15 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from jaxsft.errors import STOPPED
 from jaxsft.terminal import signals
 
-# After a second signal a program ends within ten seconds: these, and what shows the stacks.
-AGAIN_SECONDS = 8.0
-_SHOW_SECONDS = 2.0
+# After a second signal a program ends within ten seconds: these, and those of its last acts.
+AGAIN_SECONDS = 7.0
+_LAST_SECONDS = 3.0
 _LEAVE_SECONDS = 5.0
 _BEGIN = b"\0"  # no signal has the number 0
 
@@ -35,6 +35,16 @@ class Deadline:
         self._first = math.inf  # when the first signal was received
         self._at = math.inf
         self._writing: int | None = None
+        self._tell: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def telling(self, tell: Callable[[], None]) -> Iterator[None]:
+        """Inside, `tell` is called before the process ends here; it may never come back."""
+        self._tell = tell
+        try:
+            yield
+        finally:
+            self._tell = None
 
     def begin(self) -> None:
         """Runs from now on, if it did not before; the signal that comes next is a first one."""
@@ -66,7 +76,7 @@ class Deadline:
             left = None if self._at == math.inf else max(self._at - time.monotonic(), 0)
             ready, _, _ = select.select([reading], [], [], left)
             if not ready:
-                _leave_now()
+                _leave_now([_show_stacks, *([self._tell] if self._tell else [])])
                 return
             received = os.read(reading, 64)
             if not received:
@@ -116,11 +126,14 @@ def leave_soon(code: int) -> None:
     timer.start()
 
 
-def _leave_now() -> None:
-    """Shows where every thread is, unless nobody reads that, and ends the process."""
-    showing = threading.Thread(target=_show_stacks, daemon=True)
-    showing.start()
-    showing.join(_SHOW_SECONDS)
+def _leave_now(last_acts: list[Callable[[], None]]) -> None:
+    """Ends the process after these, each of which may wait for a reader who never comes."""
+    until = time.monotonic() + _LAST_SECONDS
+    acts = [threading.Thread(target=act, daemon=True) for act in last_acts]
+    for act in acts:
+        act.start()
+    for act in acts:
+        act.join(max(until - time.monotonic(), 0))
     _exit(STOPPED)
 
 

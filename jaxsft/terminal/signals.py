@@ -70,6 +70,13 @@ def _end(number: int, frame: FrameType | None) -> None:
     os._exit(STOPPED)
 
 
+def leave_to_deadline() -> None:
+    """From here on a signal raises nothing, for the program is ending; its deadline sees it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in to_take():
+            signal.signal(number, lambda *_: None)
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Inside, a signal is raised as Stopped, wherever the program is; Ctrl-C as Python does it.

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import jax
 import pytest
 
-from jaxsft.devices import distributed
+from jaxsft.devices import distributed, joining
 from jaxsft.errors import BAD_CONFIG, LOST_PEER, STOPPED, ConfigError
 from tests import quick_compiling
 from tests.faults import fault
@@ -234,22 +234,24 @@ def test_an_error_of_the_first_process_ends_all_with_its_message(tmp_path):
 @fault(
     "processes",
     "a process that does not come at the start",
-    "says every 10 s who is waited for; ends after `--connect_seconds`",
+    "all say every 10 s which process is not there, and end after `--connect_seconds`",
     lost="nothing",
     code=76,
 )
+@pytest.mark.slow  # tests/devices/test_roll_call.py shows who is named
 def test_a_process_whose_peers_do_not_come_says_so_and_ends(tmp_path):
     sooner = (
-        "import runpy; from jaxsft.devices import distributed; distributed.SAY_EVERY_SECONDS = 2;"
+        "import runpy; from jaxsft.devices import joining; joining.SAY_EVERY_SECONDS = 2;"
         "runpy.run_module('jaxsft.train', run_name='__main__')"
     )
-    first, second = start(tmp_path, 2, "--connect_seconds=3", program=("-c", sooner))
+    first, second, third = start(tmp_path, 3, "--connect_seconds=15", program=("-c", sooner))
     second.kill()
     second.communicate()
-    (code, _, error), *_ = finish([first])
-    assert code == LOST_PEER
-    assert "waiting for the 2 processes of this run" in error and "(2 s of at most 3 s)" in error
-    assert "did not come within 3 s" in error
+    for code, _, error in finish([first, third]):
+        assert code == LOST_PEER
+        assert "waiting for the 3 processes of this run" in error
+        assert "not here yet: process 1 (14 s of at most 15 s)" in error
+        assert "process 1 did not come within 15 s" in error
 
 
 @pytest.mark.parametrize(
@@ -308,10 +310,10 @@ def test_a_tpu_that_another_process_holds_is_explained(monkeypatch):
 def test_an_interrupt_ends_the_wait_for_the_others(monkeypatch):
     """While the library waits no Python runs: the handler that raises is not called."""
     ended, codes, said = threading.Event(), [], []
-    monkeypatch.setattr(distributed.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    monkeypatch.setattr(joining.os, "_exit", lambda code: (codes.append(code), ended.set()))
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        with distributed._saying("waiting", 30, said.append):
+        with joining.saying("waiting", 30, said.append):
             os.kill(os.getpid(), signal.SIGINT)
             assert ended.wait(5)
     finally:

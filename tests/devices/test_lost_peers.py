@@ -6,25 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft.errors import BAD_DATA, INTERNAL, LOST_PEER
+from jaxsft.errors import BAD_DATA, INTERNAL, LOST_PEER, STOPPED
 from tests.devices.test_distributed import finish, start
 from tests.faults import fault
 from tests.programs import ROOT
 
 pytestmark = pytest.mark.slow
-# Where jaxsft says that a phase begins, one process does what argv[1] says, once.
+# Where jaxsft says that a phase begins, one process does what argv[1] says, once; what@6: where it
+# says for the sixth time in the phase that it gets on.
 PROGRAM = """
-import os, runpy, signal, sys, time
+import ctypes, os, runpy, signal, sys, threading, time
 from jaxsft.devices import progress
 from jaxsft.devices.termination import Termination
 
 number, phase, step, what, file = sys.argv.pop(1).split(":")
-real, done = progress._Progress.begin, []
+what, _, nth = what.partition("@")
+begin, mark, done, marks = progress._Progress.begin, progress._Progress.mark, [], []
 
 def act():
     with open(file, "w") as opened:
         opened.write(str(time.time()))
-    if what in ("SIGKILL", "SIGSTOP"):
+    if what == "stuck":  # in C, where no handler of Python runs
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        ctypes.CDLL(None).sleep(999)
+    if what in ("SIGKILL", "SIGSTOP", "SIGTERM"):
         os.kill(os.getpid(), getattr(signal, what))
     if what.startswith("sleep"):
         time.sleep(float(what[5:]))
@@ -32,16 +38,29 @@ def act():
         raise RuntimeError("a defect here")
     if what == "skip":
         agreed = Termination.agreed
-        Termination.agreed = lambda self: bool(setattr(Termination, "agreed", agreed))
+        def skip(self, wishes):
+            Termination.agreed = agreed
+            return False, wishes
+        Termination.agreed = skip
 
-def begin(self, now, at):
-    real(self, now, at)
+def act_once():
     mine = f"--process_id={number}" in sys.argv or "--num_processes=1" in sys.argv
-    if mine and now == phase and self.now.step >= int(step) and not done:
+    if mine and progress.now().phase == phase and progress.now().step >= int(step) and not done:
         done.append(1)
         act()
 
-progress._Progress.begin = begin
+def begin_here(self, now, at):
+    begin(self, now, at)
+    if not nth:
+        act_once()
+
+def mark_here(self, at):
+    mark(self, at)
+    marks.append(self.now.phase)
+    if nth and marks.count(phase) == int(nth):
+        act_once()
+
+progress._Progress.begin, progress._Progress.mark = begin_here, mark_here
 runpy.run_module("jaxsft.train", run_name="__main__")
 """
 FLAGS = (
@@ -60,6 +79,7 @@ def run(
     what: str,
     hang_seconds: int = 4,
     count: int = 2,
+    flags: tuple[str, ...] = (),
 ):
     """By process its exit code and what it said; seconds from the fault to the end; error.json.
 
@@ -67,7 +87,8 @@ def run(
     """
     when, workdir = folder / "when", folder / "workdir"
     program = ("-c", PROGRAM, f"{number}:{phase}:{step}:{what}:{when}")
-    processes = start(workdir, count, *FLAGS, f"--hang_seconds={hang_seconds}", program=program)
+    flags = (*FLAGS, f"--hang_seconds={hang_seconds}", *flags)
+    processes = start(workdir, count, *flags, program=program)
     stopped = processes[number] if what == "SIGSTOP" else None  # never ends by itself
     said = {}
     try:
@@ -144,6 +165,29 @@ def test_a_defect_of_one_process_ends_all(number, phase, step, tmp_path):
 
 
 @fault(
+    "stopping",
+    "a signal to one of several processes, while nothing is trained",
+    "all end within seconds and say which process was stopped, and where; its deadline does so too",
+    lost="nothing: no step has been taken since the last checkpoint",
+    code=75,
+)
+@pytest.mark.parametrize(
+    ("number", "phase", "what"),
+    [(0, "compiling", "SIGTERM"), (1, "exporting", "SIGTERM"), (0, "exporting", "stuck")],
+)
+def test_a_signal_outside_the_steps_stops_all_processes(number, phase, what, tmp_path):
+    grace = () if what == "SIGTERM" else ("--config.checkpoint.grace_seconds=2",)
+    done, took, error = run(tmp_path, number, phase, 0, what, 300, flags=grace)
+    assert [code for code, _, _ in done] == [STOPPED] * 2, done
+    assert took < 40 and not error  # 4 s on a machine that has nothing else to do
+    said = done[1 - number][2]
+    (line,) = (line for line in said.splitlines() if line.startswith("process "))
+    assert line.startswith(f"process {number} (host ") and f"{phase}, after step" in line
+    assert ("stopped by SIGTERM" if what == "SIGTERM" else "stopped by a signal") in line
+    assert "error: " not in said and "Traceback" not in said
+
+
+@fault(
     "processes",
     "a process that is alive and does not go on",
     "the watchdog shows the stacks of all threads of all processes, and who is behind, where",
@@ -152,11 +196,18 @@ def test_a_defect_of_one_process_ends_all(number, phase, step, tmp_path):
 )
 @pytest.mark.parametrize(
     ("phase", "step", "what"),
-    [("training", 5, "sleep999"), ("training", 5, "skip"), ("saving", 0, "sleep999")],
+    [
+        ("training", 5, "sleep999"),
+        ("training", 5, "skip"),
+        ("saving", 0, "sleep999"),
+        ("compiling", 0, "sleep999"),
+        ("evaluating", 0, "sleep999"),
+        ("writing tensors", 0, "sleep999@6"),
+    ],
 )
 def test_a_run_that_hangs_ends_with_who_is_stuck_where(phase, step, what, tmp_path):
-    # A save may take twelve times as long as a step.
-    hang_seconds = 2 if phase == "saving" else 4
+    # What has no steps, or has not had four of them yet, may take twelve times as long.
+    hang_seconds = {"saving": 2, "compiling": 1, "evaluating": 1}.get(phase, 4)
     done, took, error = run(tmp_path, 1, phase, step, what, hang_seconds)
     assert [code for code, _, _ in done] == [LOST_PEER] * 2, done
     assert took < 100, done
@@ -166,7 +217,7 @@ def test_a_run_that_hangs_ends_with_who_is_stuck_where(phase, step, what, tmp_pa
         assert f"{phase}, after step" in error["message"]
     for number, (_, _, said) in enumerate(done):
         assert f"the stacks of process {number}" in said
-        assert "jaxsft/loop.py" in said  # of the main thread
+        assert "jaxsft/run.py" in said  # of the main thread
 
 
 @fault(

@@ -22,9 +22,9 @@ from tests.faults import fault
 def test_a_deferred_signal_waits_for_the_step_and_a_second_one_does_not():
     termination = Termination()
     with termination.deferred():
-        assert not termination.agreed()
+        assert not termination.agreed()[0]
         termination._receive(signal.SIGTERM, None)
-        assert termination.agreed()
+        assert termination.agreed()[0]
         termination._first -= 1
         with pytest.raises(Stopped, match="SIGINT"):
             termination._receive(signal.SIGINT, None)
@@ -36,7 +36,7 @@ def test_one_wish_that_comes_as_several_signals_is_one():
     with termination.deferred():
         termination._receive(signal.SIGHUP, None)
         termination._receive(signal.SIGHUP, None)
-        assert termination.agreed()
+        assert termination.agreed()[0]
     with pytest.raises(Stopped):
         Termination()._receive(signal.SIGHUP, None)
     termination._receive(signal.SIGHUP, None)  # what the first one began is not disturbed
@@ -55,7 +55,7 @@ def test_the_signal_that_follows_a_notice_is_a_first_one(monkeypatch, notices):
     with termination.deferred():
         termination._receive(signals.NOTICE, None)
         termination._receive(signal.SIGTERM, None)
-        assert termination.agreed() and termination.why_of_any() == "a notice (the machine goes)"
+        assert termination.agreed()[0] and termination.why_of_any() == "a notice (the machine goes)"
         termination._receive(signals.NOTICE, None)
         termination._first -= 1
         with pytest.raises(Stopped, match="SIGTERM"):

@@ -98,6 +98,25 @@ def test_the_limit_follows_the_steps_and_not_what_is_sent_ahead(monkeypatch):
         assert progress.limit(300) == math.inf
 
 
+def test_what_grows_gets_on_and_what_stands_still_does_not(monkeypatch):
+    """A checkpoint is read by C code that sets no mark; a piece of it may take twelve times
+    --hang_seconds, however many came before."""
+    monkeypatch.setattr(progress, "_LOOK_SECONDS", 0.01)
+    read = [0]
+    with progress.during("reading a checkpoint"), progress.while_growing(lambda: read[0]):
+        begun = progress.now()
+        time.sleep(0.2)
+        assert progress.now() == begun
+        for _ in range(6):
+            before = progress.now()
+            until = time.monotonic() + 20
+            while progress.now() == before and time.monotonic() < until:
+                read[0] += 1
+                time.sleep(0.05)
+            assert progress.now().since > before.since
+        assert progress.now().phase == "reading a checkpoint" and progress.limit(300) == 3600
+
+
 def test_an_error_is_told_with_the_phase_that_it_came_from():
     with pytest.raises(RuntimeError) as raised, progress.during("saving"):
         progress.mark(3)

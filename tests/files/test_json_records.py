@@ -34,6 +34,13 @@ def test_there_and_back():
     assert records.from_json(Whole, json.loads(TEXT)) == WHOLE
 
 
+def test_a_record_is_kept_in_a_file(tmp_path):
+    file = tmp_path / "whole.json"
+    assert records.read(Whole, file) == Whole()
+    records.write(file, WHOLE)
+    assert records.read(Whole, file) == WHOLE
+
+
 def test_what_the_other_version_lacks_or_has_more():
     assert records.from_json(Whole, {"count": 2, "new": 1, "one": None}) == Whole(count=2)
     assert records.from_json(Whole, {"pairs": [{"last": 1}]}) == Whole([Pair()])

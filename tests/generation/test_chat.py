@@ -1,7 +1,6 @@
 """`jaxsft.Chat` as a user has it: from rendering to text, whole or piece by piece."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -9,24 +8,15 @@ import pytest
 import jaxsft
 from jaxsft.errors import ConfigError
 from jaxsft.generation import serving
-from tests.programs import ROOT
+from tests.generation.random_model import saved
 
-MODEL = ROOT / "configs" / "debug_model"
 QUESTION = [{"role": "user", "content": "What is 1 + 1?"}]
 SAMPLING = {"max_new_tokens": 24, "temperature": 1.0, "seed": 1}
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A model of random weights with a tokenizer and a template of its own."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    path = tmp_path_factory.mktemp("model") / "model"
-    shutil.copytree(MODEL, path)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path)).save_pretrained(path)
-    return path
+    return saved(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture(scope="module")

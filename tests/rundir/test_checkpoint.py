@@ -16,6 +16,7 @@ from jaxsft import config
 from jaxsft.data.cache.manifest import TrainedOn
 from jaxsft.devices import digest, mesh
 from jaxsft.errors import CheckpointError
+from jaxsft.rundir.checkpoint import files
 from jaxsft.rundir.checkpoint import store as stores
 from jaxsft.rundir.checkpoint.notes import NOTES_FILE, Notes, notes_json
 from jaxsft.rundir.checkpoint.store import CheckpointStore, Damaged
@@ -178,13 +179,14 @@ def test_parameters_alone_leave_the_moments_on_disk(store):
         lines = Path("/proc/self/io").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
 
-    before = bytes_read()
+    before, arrays = bytes_read(), files.bytes_read()
     store.restore_part(3, "params", abstract(state).params)
     between = bytes_read()
     store.restore(3, abstract(state))
     part, whole = between - before, bytes_read() - between
     num_bytes = state.params["a"]["w_AB"].nbytes
     assert 0.8 * num_bytes < part < 1.3 * num_bytes < 2 * num_bytes < whole
+    assert files.bytes_read() - arrays > 3 * num_bytes
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import types
 import pytest
 import tiny
 
-from jaxsft.devices import distributed
+from jaxsft.devices import distributed, peers
 from jaxsft.errors import CheckpointError, ConfigError, ConversionError, PeerError, Stopped
 from jaxsft.rundir import resume
 from jaxsft.rundir.checkpoint import files
@@ -291,9 +291,13 @@ def test_an_error_of_another_process_is_raised_here(monkeypatch):
     with pytest.raises(CheckpointError) as mine:
         distributed.together(lambda: (_ for _ in ()).throw(CheckpointError("mine")))
     assert mine.value.agreed
-    told = {"failed": [76, "stopped by SIGTERM"]}
-    with pytest.raises(PeerError, match="process 1: stopped by SIGTERM"):
+    told = {"failed": [76, "KeyError: 'x'"]}
+    with pytest.raises(PeerError, match="process 1: KeyError"):
         distributed.together(lambda: 1)
+    told = {"failed": [*peers.told(Stopped("stopped by SIGTERM"))]}
+    with pytest.raises(Stopped, match="process 1: stopped by SIGTERM") as stopped:
+        distributed.together(lambda: 1)
+    assert stopped.value.agreed
 
 
 @fault(

@@ -11,6 +11,7 @@ from jaxsft.convert.families import config_json
 from jaxsft.convert.tensors.safetensors_read import Directory
 from jaxsft.data.encode import spelling
 from jaxsft.errors import ConversionError, DataError, UserError
+from jaxsft.files import records
 from tests import programs
 
 CASES = 8
@@ -83,8 +84,8 @@ def test_what_kills_a_process_is_kept(signal, said, tmp_path, monkeypatch):
     assert (known.tried["gguf"].cases, known.tried["gguf"].next) == (2, 43)
     (name,) = known.found
     assert said in name and (tmp_path / "found" / "gguf-0-42" / "model.gguf").exists()
-    record.write(tmp_path / "fuzz.json", known)
-    assert record.read(tmp_path / "fuzz.json") == known
+    records.write(tmp_path / "fuzz.json", known)
+    assert records.read(record.Record, tmp_path / "fuzz.json") == known
     assert "| gguf | 2 |" in record.table(known)
 
 

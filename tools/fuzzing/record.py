@@ -1,11 +1,6 @@
 """What has been tried so far and what was found, kept so that it can be stopped and continued."""
 
 import dataclasses
-import json
-from pathlib import Path
-
-from jaxsft.files import records
-from jaxsft.files.whole_files import write_text
 
 
 @dataclasses.dataclass
@@ -37,16 +32,6 @@ class Record:
         entry = self.found.setdefault(f"{kind}: {place}", Found(case=case, text=text))
         entry.times += 1
         return entry.times == 1
-
-
-def read(file: Path) -> Record:
-    if not file.exists():
-        return Record()
-    return records.from_json(Record, json.loads(file.read_text()))
-
-
-def write(file: Path, record: Record) -> None:
-    write_text(file, json.dumps(records.to_json(record), indent=1) + "\n")
 
 
 def table(record: Record) -> str:

@@ -2,11 +2,6 @@
 
 import collections
 import dataclasses
-import json
-from pathlib import Path
-
-from jaxsft.files import records
-from jaxsft.files.whole_files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +29,6 @@ class Record:
     def wrong(self) -> list[str]:
         faults = [f"lap {one.lap}, {one.kind}: {one.wrong}" for one in self.faults if one.wrong]
         return faults + [f"lap {n}: {text}" for n, text in enumerate(self.laps) if text]
-
-
-def read(file: Path) -> Record:
-    if not file.exists():
-        return Record()
-    return records.from_json(Record, json.loads(file.read_text()))
-
-
-def write(file: Path, record: Record) -> None:
-    write_text(file, json.dumps(records.to_json(record), indent=1) + "\n")
 
 
 def table(record: Record) -> str:

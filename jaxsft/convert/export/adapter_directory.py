@@ -18,6 +18,7 @@ from jaxsft.convert.export import adapter_check, card, directory, peft_config
 from jaxsft.convert.families import config_json, tensor_table
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface, safetensors_read, safetensors_write
+from jaxsft.devices import progress
 from jaxsft.devices.mesh import parts
 from jaxsft.errors import ConversionError
 from jaxsft.files import whole_files
@@ -96,6 +97,7 @@ def _write(partial: Path, tensors: Mapping[str, np.ndarray], frozen_dtype: str) 
     _verify(partial, tensors)
 
 
+@progress.during("writing tensors")
 def _tensors(
     params: Params, made: peft_config.AdapterLayout
 ) -> tuple[dict[str, np.ndarray], dict[str, int], dict[str, float]]:
@@ -108,6 +110,7 @@ def _tensors(
             if not np.isfinite(array).all():
                 raise ConversionError(f"{prefix}.{end}: holds NaN or infinite values; not exported")
             tensors[f"{prefix}.{end}"] = array
+        progress.mark()
         ranks[target.key], scales[target.key] = whole.a.shape[-1], whole.scale
     return tensors, ranks, scales
 

@@ -20,6 +20,7 @@ from jaxsft.convert.new_tokens import settle_padding
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.convert.tensors import huggingface, safetensors_read, safetensors_write
 from jaxsft.convert.vocabulary import chat_template, check_tokenizer
+from jaxsft.devices import progress
 from jaxsft.errors import ConversionError
 from jaxsft.files import model_links, untrusted, whole_files
 from jaxsft.model.state import Params
@@ -269,6 +270,7 @@ def license_of(base: Pretrained) -> dict[str, str]:
     return card.license_fields(readme.read_text("utf-8", "replace")) if readme.is_file() else {}
 
 
+@progress.during("reading tensors")
 def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:
     """Compares the files with what was meant to be written."""
     written = safetensors_read.Directory(partial, dtypes=safetensors_read.ANY_DTYPES)
@@ -276,6 +278,7 @@ def _verify(partial: Path, base: Pretrained, digests: dict[str, str]) -> None:
     for name, digest in digests.items():
         if safetensors_write.digest(written.read(name)) != digest:
             raise ConversionError(f"{partial}: {name} reads back differently; is the disk sound?")
+        progress.mark()
     where = str(partial / "config.json")
     config = untrusted.read_json(partial / "config.json")
     decoder, _ = config_json.settings_from_config(config, where)

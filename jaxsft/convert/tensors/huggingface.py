@@ -20,6 +20,7 @@ from jaxsft.convert.families import tensor_table
 from jaxsft.convert.families.tensor_table import Table, Tensor, TensorRow, Weight
 from jaxsft.convert.tensors import host_quantised, safetensors_write
 from jaxsft.convert.tensors.host_parts import HostParts
+from jaxsft.devices import progress
 from jaxsft.errors import ConversionError
 from jaxsft.model import settings
 from jaxsft.model.quantised import Quantised
@@ -44,6 +45,7 @@ class Tensors(Protocol):
     def read(self, name: str) -> np.ndarray: ...  # or what np.asarray makes one, once it is sliced
 
 
+@progress.during("reading tensors")
 def read_params(
     tensors: Tensors, table: Table, shapes: Params, placement: Params, where: str
 ) -> Params:
@@ -95,6 +97,7 @@ class _Reader:
                 raise ConversionError(
                     f"{self.where}: {weight.name} holds NaN or infinite values{fits}"
                 )
+            progress.mark()
         return jax.tree.map(HostParts.placed, filled)
 
     def _fill_quantised(
@@ -189,6 +192,7 @@ class WrittenTensors:
     num_zeroed: int  # values that were not 0 and are 0 in their tensor's dtype
 
 
+@progress.during("writing tensors")
 def write_params(
     params: Params,
     table: Table,
@@ -223,6 +227,7 @@ def write_params(
     written = WrittenTensors({}, 0)
 
     def produce(name: str) -> np.ndarray:
+        progress.mark()  # the one before is written
         if others is not None and name in copied:
             return others.read(name)
         array, num_zeroed = to_theirs(params, found[name], dtypes[found[name].name])
@@ -274,4 +279,5 @@ def on_host(array: jax.Array) -> np.ndarray:
     """The whole array; every process of a multi-host run takes part."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    with progress.waiting():
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))

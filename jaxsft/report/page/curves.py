@@ -180,7 +180,7 @@ _FIGURES: tuple[tuple[str, _Get, dict[str, bool]], ...] = (
     ("Gradient norm before clipping", lambda line: line.grad_norm, {}),
     ("Tokens per second", lambda line: line.tokens_per_second, {}),
     ("MFU", lambda line: line.mfu, {"percent": True}),
-    ("Memory, GiB", lambda line: _gib(line.others.get("memory_bytes")), {}),
+    ("Most memory so far, GiB", lambda line: _gib(line.memory_bytes), {}),
     (
         "Share of a step spent waiting for data",
         lambda line: (

@@ -12,6 +12,7 @@ checkpoints/20.damaged/               set aside: its data were altered after the
 import json
 from pathlib import Path
 
+import tensorstore  # Orbax's own way to the disk
 from etils import epath
 
 from jaxsft.errors import CheckpointError, ConfigError
@@ -183,3 +184,10 @@ def _sizes(step: epath.Path) -> dict[str, int]:
             elif not path.name.startswith(_OWN):
                 found[str(path.relative_to(step))] = path.stat().length
     return dict(sorted(found.items()))
+
+
+def bytes_read() -> int:
+    """Of all arrays that this process has read so far, from disks and buckets."""
+    found = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/")
+    read = (metric["values"] for metric in found if metric["name"].endswith("/bytes_read"))
+    return sum(int(value["value"]) for values in read for value in values)

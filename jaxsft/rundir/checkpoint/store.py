@@ -17,7 +17,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from jaxsft.devices.digest import Tree, digests, named
-from jaxsft.devices.progress import during
+from jaxsft.devices.progress import during, while_growing
 from jaxsft.errors import CheckpointError
 from jaxsft.rundir.checkpoint import background, files, retention
 from jaxsft.rundir.checkpoint.failure import SAID, Failure, cause_of, of_error
@@ -254,7 +254,7 @@ class CheckpointStore:
             raise Damaged(str(path), found)
         for wait in (*RETRY_SECONDS, None):
             try:
-                with _context(alone=True), _quiet():
+                with _context(alone=True), _quiet(), while_growing(files.bytes_read):
                     return self._load(path, abstract, field)
             except CheckpointError:
                 raise

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SHIMS = {"train": "jaxsft/train.py", "prepare": "tools/prepare_data.py"} | {
     **{"inspect": "tools/inspect_data.py", "export": "tools/export_hf.py"},
     **{"plan": "tools/plan.py", "selfcheck": "tools/selfcheck.py"},
-    "compare_models": "tools/compare_models.py",
+    **{"compare_models": "tools/compare_models.py", "chat": "tools/chat.py"},
     "compare_runs": "tools/compare_runs.py",
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxsft.convert.export import directory as export_module
 from jaxsft.convert.export.directory import MARKER, export
 from jaxsft.convert.families import tensor_table
 from jaxsft.convert.tensors import safetensors_write
-from jaxsft.devices import mesh
+from jaxsft.devices import mesh, progress
 from jaxsft.errors import ConversionError
 from jaxsft.model import state
 
@@ -70,6 +71,18 @@ def test_export_of_import_is_the_same_model_bit_for_bit(
     assert sharded == (max_shard_size == "20KB")
     again = pretrained.open_pretrained(result.directory)
     assert (again.settings, again.notes) == (base.settings, ())
+
+
+def test_each_tensor_that_is_read_or_written_is_a_mark(save_llama, tmp_path, monkeypatch):
+    """So a large model takes as long as it takes, and one that hangs is found soon."""
+    marks = Counter[str]()
+    monkeypatch.setattr(progress, "mark", lambda: marks.update([progress.now().phase]))
+    directory, _ = save_llama(max_shard_size="20KB")
+    base, params = load(directory)
+    names = read_all(directory)
+    assert marks == {"reading tensors": len(names)}
+    export(params, base, tmp_path / "export")
+    assert marks == {"reading tensors": 2 * len(names), "writing tensors": len(names)}
 
 
 def test_a_bfloat16_file_kept_in_bfloat16_comes_back_bit_for_bit(save_llama, tmp_path):

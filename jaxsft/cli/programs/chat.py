@@ -1,0 +1,109 @@
+"""Talks to a model in the terminal, with the template of its training.
+
+    python tools/chat.py --model=RUN|EXPORT|BASE|ADAPTER [--against=OTHER] [--temperature=0.7]
+    echo "What is a mesh?" | python tools/chat.py --model=runs/x
+
+What is piped in is answered once. /help lists the commands: to correct an answer and to keep the
+conversation as a row to train on, among others.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from jaxsft.cli import flags as jaxsft_flags
+from jaxsft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxsft.generation.session import Session
+
+_MODEL = flags.DEFINE_string("model", None, "directory, hub id, .gguf file, adapter or run")
+_AGAINST = flags.DEFINE_string("against", None, "another one, which is asked the same")
+_SYSTEM = flags.DEFINE_string("system", None, "a system message")
+_TOOLS = flags.DEFINE_string("tools", None, "JSON file with the tools that the model may call")
+_TEMPLATE = flags.DEFINE_string("template", None, "a .jinja file instead of the model's template")
+_SAVE = flags.DEFINE_string("save", "chat_rows.jsonl", "where /save puts conversations")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: float32 on CPU, else bfloat16"
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 512, "of an answer", 1)
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: the likeliest tokens", 0.0)
+_TOP_K = flags.DEFINE_integer("top_k", None, "of so many of the likeliest tokens", 1)
+_TOP_P = flags.DEFINE_float("top_p", None, "of the likeliest that come to this probability")
+_MIN_P = flags.DEFINE_float("min_p", None, "of those this likely, in parts of the likeliest")
+_PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "1: none")
+_SEED = flags.DEFINE_integer("seed", 0, "of what chance gives", 0)
+
+
+def start() -> None:
+    jaxsft_flags.run_tool(main, required=("model",))
+
+
+def main() -> None:
+    # These take seconds to import: not before the command line is known good.
+    from rich.console import Console
+
+    from jaxsft.generation.dialogue import Dialogue
+
+    talks = sys.stdin.isatty()
+    text = "" if talks else _piped()
+    sessions = {_MODEL.value: _session(_MODEL.value)}
+    if _AGAINST.value is not None:
+        same = _AGAINST.value == _MODEL.value
+        sessions[f"{_AGAINST.value} again" if same else _AGAINST.value] = _session(_AGAINST.value)
+    if not talks:
+        for name, session in sessions.items():
+            answer = session.ask(text)
+            print(f"{name}:\n{answer}\n" if len(sessions) > 1 else answer)
+        return
+    import readline  # noqa: F401  (lines can be edited and called back)
+
+    console = Console(highlight=False, soft_wrap=True)
+    Dialogue(sessions, input, console, Path(_SAVE.value)).run()
+
+
+def _piped() -> str:
+    text = sys.stdin.read().strip()
+    if not text:
+        raise ConfigError("standard input: is empty; there is nothing to answer")
+    return text
+
+
+def _session(name: str) -> "Session":
+    import jax
+
+    from jaxsft.generation.chat import Chat
+    from jaxsft.generation.sampling import Sampling
+    from jaxsft.generation.session import Session
+
+    sampling = Sampling(
+        max_new_tokens=_MAX_NEW_TOKENS.value,
+        temperature=_TEMPERATURE.value,
+        top_k=_TOP_K.value,
+        top_p=_TOP_P.value,
+        min_p=_MIN_P.value,
+        repetition_penalty=_PENALTY.value,
+        seed=_SEED.value,
+    )
+    tools = None if _TOOLS.value is None else _tools(Path(_TOOLS.value))
+    exact = _DTYPE.value == "float32" or _DTYPE.value == "auto" and jax.default_backend() == "cpu"
+    dtype = "float32" if exact else "bfloat16"
+    chat = Chat(name, dtype=dtype, parameter_dtype=dtype, template=_TEMPLATE.value)
+    session = Session(chat, tools, sampling)
+    session.set_system(_SYSTEM.value or "")
+    return session
+
+
+def _tools(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--tools={path}: can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"--tools={path}: is no JSON: {error}") from None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ConfigError(f"--tools={path}: expected a list of tools, as JSON objects")
+    return found
