@@ -45,7 +45,8 @@ class Starts:
                 last=figures.step,
                 step_seconds=self._start.step_seconds + taken * figures.step_seconds,
             )
-        if time.monotonic() - self._written > _SECONDS:
+        # After the last step comes an evaluation: what it takes the report of the end reads.
+        if not is_of_steps(line) or time.monotonic() - self._written > _SECONDS:
             self.write()
 
     def resume(self, step: int | None) -> None:

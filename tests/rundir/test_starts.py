@@ -59,6 +59,16 @@ def test_starts_are_kept_and_what_a_restart_lost_is_told(tmp_path, monkeypatch):
     assert len(starts_in(path)) == 1
 
 
+def test_an_evaluation_brings_all_steps_to_disk(tmp_path):
+    progress.restart()
+    one = Starts(tmp_path / "starts.jsonl")
+    one.resume(0)
+    for line in steps(1, 3):
+        one.append(line)
+    one.append({"step": 3, "eval/held/loss": 1.0})
+    assert starts_in(tmp_path / "starts.jsonl")[0].step_seconds == 6.0
+
+
 def test_the_parts_of_a_run_add_up_to_its_time_and_give_its_price(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in steps(1, 10)))
     seconds = {"training": 25.0, "compiling": 30.0, "evaluating": 5.0}

@@ -39,6 +39,7 @@ def cost_of(run: RunFiles) -> Cost:
     return Cost(parts, _lines(run, seconds, total), [])
 
 
+_STEPS, _WAITS, _BETWEEN, _LOST = "steps", "waiting for data", "saves and the like", "lost"
 # What the phases of a program are called on the page.
 _PHASES = {
     progress.OPENING: "model",
@@ -50,8 +51,8 @@ _PHASES = {
     "exporting": "export and report",
     "writing the report": "export and report",
     progress.STARTING: "start",
+    "saving": _BETWEEN,
 }
-_STEPS, _WAITS, _BETWEEN, _LOST = "steps", "waiting for data", "saves and the like", "lost"
 
 
 def _seconds(run: RunFiles) -> dict[str, float]:
@@ -71,7 +72,7 @@ def _seconds(run: RunFiles) -> dict[str, float]:
                 name = _PHASES.get(phase, "other")
                 found[name] = found.get(name, 0.0) + seconds
     lost = max(stepped - totals.step_seconds, 0.0) if len(run.starts) > 1 else 0.0
-    return found | {_BETWEEN: between, _LOST: lost}
+    return found | {_BETWEEN: found.get(_BETWEEN, 0.0) + between, _LOST: lost}
 
 
 def _of_the_last_start(run: RunFiles, known: float) -> dict[str, float]:
