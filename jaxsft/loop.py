@@ -90,8 +90,8 @@ def train(
                 raise divergence.error()
             if evaluates:
                 params = result_params(job.program.recipe, state)
-                values = measurer.losses_unless(
-                    lambda: termination.agreed(out.saver.wishes())[0], params
+                values = measurer.on_the_way(
+                    lambda: termination.agreed(out.saver.wishes())[0], params, done
                 )
                 if values is None:  # the next start owes them
                     stop = saves = True

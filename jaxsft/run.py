@@ -14,6 +14,7 @@ from jaxsft.data.report.data_report import DataReport
 from jaxsft.devices import compile_cache, distributed, mesh, progress
 from jaxsft.devices.termination import Termination
 from jaxsft.evaluation.measurer import Measurer
+from jaxsft.evaluation.scoring import registry
 from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
@@ -108,6 +109,7 @@ def _begin(
     termination.take_again()
     asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
     distributed.refuse_differences(distributed.facts(config) | asked)
+    distributed.together(lambda: registry.scorers_of(config.eval))  # what is wrong with them
     console = Console(speaks=jax.process_index() == 0)
     console.say("cache", f"{compiled_programs} keeps compiled programs")
     if memory_share is not None:

@@ -76,12 +76,17 @@ def test_the_best_step_is_kept_and_exported(run, tmp_path):
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours) == same
 
 
-def test_prompts_are_of_what_is_held_out(run):
+def test_prompts_are_of_what_is_held_out_and_the_losses_of_its_sources_too(run):
     samples = read_lines(run[0] / run_names.SAMPLES)
     assert [(one["phase"], one["source"], one["step"]) for one in samples] == [
         ("before", "holdout", 0),
+        ("before", "heldout", 0),
         ("after", "holdout", 2),
+        ("after", "heldout", 2),
     ]
+    line = read_lines(run[0] / run_names.METRICS)[0]
+    losses = [line[f"eval/holdout/{name}loss"] for name in ("train/", "", "prompts/")]
+    assert sorted(losses)[1] == losses[1] and "eval/heldout/heldout/loss" not in line
     train_only = json.loads((run[0] / run_names.DATA_REPORT).read_text())["train"]
     assert train_only["held_out"] == 6
 
@@ -131,4 +136,4 @@ def test_a_figure_that_is_not_there_is_refused_before_a_step(run, tmp_path):
     done = train(tmp_path, *flags, "--config.checkpoint.best=eval/held/loss", check=False)
     assert done.returncode == 64 and "compiled in" not in done.stdout
     assert "best=eval/held/loss: evaluations during training have no such" in done.stderr
-    assert "eval/holdout/loss, eval/holdout/token_accuracy, eval/heldout/loss" in done.stderr
+    assert "eval/holdout/first_token_loss, eval/heldout/loss" in done.stderr

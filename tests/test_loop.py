@@ -121,7 +121,7 @@ def train(
     measurer: Any = types.SimpleNamespace(
         watch=watch,
         losses=lambda step: {LOSS: losses[step]},
-        losses_unless=lambda stopped, step: None if step == stop else {LOSS: losses[step]},
+        on_the_way=lambda stopped, step, done: None if step == stop else {LOSS: losses[step]},
     )
     termination: Any = types.SimpleNamespace(
         deferred=contextlib.nullcontext,

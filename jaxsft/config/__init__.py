@@ -4,6 +4,7 @@ A run is a Python file with `def get_config() -> Config`; the command line chang
 `--config.section.field=value`.
 """
 
+from jaxsft.config import scorers
 from jaxsft.config.data import Data, Format, Part, Source
 from jaxsft.config.distil import Distil
 from jaxsft.config.lora import Lora
@@ -12,7 +13,14 @@ from jaxsft.config.model import Model
 from jaxsft.config.optim import Group, Optim
 from jaxsft.config.rules import validate
 from jaxsft.config.run import Checkpoint, Config, Eval, Log, Mesh, Train
-from jaxsft.config.values import from_dict, from_value, is_instance, optional_section, type_name
+from jaxsft.config.values import (
+    from_dict,
+    from_value,
+    is_instance,
+    optional_section,
+    to_dict,
+    type_name,
+)
 
 __all__ = [
     "Checkpoint",
@@ -35,6 +43,8 @@ __all__ = [
     "from_value",
     "is_instance",
     "optional_section",
+    "scorers",
+    "to_dict",
     "type_name",
     "validate",
 ]

@@ -9,7 +9,7 @@ from jaxsft.config.distil import Distil
 from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.optim import Group, Optim
-from jaxsft.config.run import Config, Train
+from jaxsft.config.run import Config, Eval, Train
 from jaxsft.config.values import check_float32, check_types
 from jaxsft.errors import ConfigError
 
@@ -55,8 +55,10 @@ def validate(config: Config) -> None:
         )
     _check_spacing(config)
     _check_best(config)
-    if config.eval.prompts < 0:
-        raise ConfigError(f"config.eval.prompts={config.eval.prompts}: must be 0 or more")
+    for name in ("prompts", "shots"):
+        if getattr(config.eval, name) < 0:
+            raise ConfigError(f"config.eval.{name}={getattr(config.eval, name)}: must be 0 or more")
+    _check_answers(config.eval)
     if config.eval.prompts and not config.data.eval and config.data.holdout is None:
         raise ConfigError(
             f"config.eval.prompts={config.eval.prompts}: data.eval is empty and data.holdout None:"
@@ -87,6 +89,7 @@ def _check_positive(config: Config) -> None:
         "eval.early_stopping": config.eval.early_stopping,
         "eval.batch_size": config.eval.batch_size,
         "eval.max_new_tokens": config.eval.max_new_tokens,
+        "eval.answer_every_steps": config.eval.answer_every_steps,
         "log.every_steps": config.log.every_steps,
         "log.processes_every_steps": config.log.processes_every_steps,
         "log.spike_deviations": config.log.spike_deviations,
@@ -139,6 +142,25 @@ def _check_best(config: Config) -> None:
             f"config.checkpoint.best={best}: nothing is evaluated before the end; set"
             " config.eval.times_per_epoch or config.eval.every_steps"
         )
+
+
+def _check_answers(evaluate: Eval) -> None:
+    """What is about answers needs some."""
+    every = evaluate.answer_every_steps
+    if every is not None and (evaluate.every_steps, evaluate.times_per_epoch) == (None, None):
+        raise ConfigError(
+            f"config.eval.answer_every_steps={every}: nothing is evaluated before the end; set"
+            " config.eval.times_per_epoch or config.eval.every_steps"
+        )
+    for name in ("harmful_requests", "harmless_requests"):
+        if getattr(evaluate, name) is not None and not evaluate.refusal:
+            raise ConfigError(f"config.eval.{name}={getattr(evaluate, name)}: set refusal=True too")
+    for name in ("scorers", "answer_every_steps", "shots"):
+        value = getattr(evaluate, name)
+        if value and not evaluate.prompts:
+            raise ConfigError(
+                f"config.eval.{name}={value!r}: config.eval.prompts=0: there are no answers"
+            )
 
 
 def _check_new_tokens(tokens: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.model import Model
 from jaxsft.config.optim import Optim
+from jaxsft.config.scorers import Scorer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,12 +75,24 @@ class Eval:
     min_improvement: float = 0.0
     # Packed rows; None: train.batch_size, or fewer where they hold all rows of the largest set.
     batch_size: int | None = None
-    # Held-out prompts answered before and after, from the first conversational eval source.
+    # Held-out prompts answered before and after, of each set of evaluation that has conversations.
     prompts: int = 0
+    # Answered during training too, at the first evaluation from each multiple of it on; 1: at all.
+    answer_every_steps: int | None = None
     max_new_tokens: int = 128  # per answer
-    # How an answer is compared with the reference answer.
+    # How an answer is scored, in a figure eval/<set>/<name> each: "exact", "contains", "number",
+    # "json" and "tool_calls", or what jaxsft/config/scorers.py has, with settings.
+    scorers: tuple[Scorer, ...] = ()
+    # One of them as the figure eval/<set>/match, which reports show first.
     match: Literal["exact", "json"] | None = None
     instruction: str | None = None  # a system message; the untrained model is also measured with it
+    # Examples of the training data before each prompt; the untrained model is also measured so.
+    shots: int = 0
+    # Before and after, requests to refuse and harmless ones that look alike are answered too:
+    # eval/refusal/refused and eval/refusal/over_refused.
+    refusal: bool = False
+    harmful_requests: str | None = None  # a file of rows; None: 24 that come with the package
+    harmless_requests: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,14 @@
 """Values of a config: whether they are what their annotations say, and from JSON."""
 
+import collections.abc
 import dataclasses
+import difflib
+import functools
 import math
 import re
 import types
 import typing
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from jaxsft.config.run import Config
@@ -36,7 +40,7 @@ def _is_text(value: object) -> bool:
     """Whether every string in the value is UTF-8: the name of a file may be no text."""
     if isinstance(value, dict):
         return all(_is_text(key) and _is_text(item) for key, item in value.items())
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return all(map(_is_text, value))
     return not isinstance(value, str) or not re.search("[\ud800-\udfff]", value)
 
@@ -62,8 +66,12 @@ def check_float32(value: object, name: str) -> None:
 def is_instance(value: object, hint: Any) -> bool:
     """Whether `value` is what the annotation of a field says."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin is Literal:
         return value in args
+    if origin is collections.abc.Callable:
+        return callable(value)
     if origin is types.UnionType or origin is typing.Union:
         return any(is_instance(value, arg) for arg in args)
     if origin is tuple:
@@ -84,6 +92,8 @@ def type_name(hint: object) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(repr(arg) for arg in args)
+    if origin is collections.abc.Callable:
+        return "a function"
     if origin is types.UnionType or origin is typing.Union:
         return " or ".join(type_name(arg) for arg in args)
     if origin is tuple:
@@ -99,8 +109,28 @@ def optional_section(hint: Any) -> Any:
     return sections[0] if type(None) in typing.get_args(hint) and sections else None
 
 
+def to_dict(config: Config) -> dict[str, Any]:
+    """The values of a config as JSON has them; of a function its name stands there."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _function_name(value) if callable(value) else value
+
+
+def _function_name(value: Callable[..., Any]) -> str:
+    """Nothing of where it lies in memory, which differs from start to start."""
+    if isinstance(value, functools.partial):
+        return f"partial of {_function_name(value.func)}"
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
 def from_dict(values: dict[str, Any]) -> Config:
-    """The config that `dataclasses.asdict` turned into `values`, as a run's config.json holds it.
+    """The config that `to_dict` turned into `values`, as a run's config.json holds it.
 
     Raises:
         ConfigError: a field that is missing, unknown or of another type.
@@ -119,6 +149,9 @@ def from_value(hint: Any, value: Any, name: str) -> Any:
     plain = [arg for arg in typing.get_args(hint) if arg is not type(None)]
     if value is not None and len(plain) == 1 and type(None) in typing.get_args(hint):
         hint = plain[0]
+    sections = [arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)]
+    if len(sections) > 1 and isinstance(value, dict):
+        hint = _of_kind(sections, value, name)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{name}={value!r}: expected the fields of {hint.__name__}")
@@ -134,3 +167,18 @@ def from_value(hint: Any, value: Any, name: str) -> Any:
         of_item = typing.get_args(hint)[0]
         return tuple(from_value(of_item, item, f"{name}[{i}]") for i, item in enumerate(value))
     return value
+
+
+def _of_kind(sections: Sequence[Any], value: dict[str, Any], name: str) -> Any:
+    """Of classes that each have a `kind`, that which the object is of."""
+    by_kind = {next(iter(typing.get_args(_hint_of_kind(one)))): one for one in sections}
+    kind = value.get("kind")
+    if kind in by_kind:
+        return by_kind[kind]
+    near = difflib.get_close_matches(str(kind), by_kind, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(by_kind)}"
+    raise ConfigError(f"{name}.kind={kind!r}: there is none; {hint}")
+
+
+def _hint_of_kind(section: Any) -> Any:
+    return typing.get_type_hints(section)["kind"]

@@ -4,7 +4,6 @@ P: process.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
@@ -20,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxsft import errors
-from jaxsft.config import Config
+from jaxsft.config import Config, to_dict
 from jaxsft.devices import gpu_memory, joining, listening, peers
 from jaxsft.errors import ConfigError, PeerError, UserError, known_to_all
 from jaxsft.files import places
@@ -274,7 +273,7 @@ def refuse_differences(facts: Mapping[str, Any]) -> None:
 
 def facts(config: Config) -> dict[str, Any]:
     """What two processes of one run must have in common."""
-    fields = _flat(dataclasses.asdict(config), "config")
+    fields = _flat(to_dict(config), "config")
     return fields | {"the code of jaxsft": _code_digest(), "jax": jax.__version__}
 
 

@@ -1,8 +1,7 @@
-"""Held-out questions with their reference answers, and how an answer compares with one."""
+"""Held-out questions with their reference answers, and the ways to ask them."""
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from jaxsft.data.conversation import Conversation, Message, Record
 from jaxsft.data.read import messages
 from jaxsft.data.read.sources import read_source
 from jaxsft.errors import ConfigError
-from jaxsft.rundir.sample import Sample
+
+_FIRST = 10_000  # examples of the training data that shots are drawn from: no more is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,12 @@ class Prompt:
     tools: Any
     reference: str
     template_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reference_calls: tuple[dict[str, Any], ...] = ()  # as Message.tool_calls
+    scored_by: tuple[str, ...] | None = None  # names of scorers; None: those for its set
 
 
 def held_out_prompts(data: Data, count: int, train: Cache | None = None) -> list[Prompt]:
-    """The first `count` conversations of the first set of evaluation that has conversations.
+    """The first `count` conversations of each set of evaluation that has some, set after set.
 
     Args:
         train: what data.holdout has left of the training data: the first set is what it took.
@@ -45,14 +47,12 @@ def held_out_prompts(data: Data, count: int, train: Cache | None = None) -> list
     sets = [(n, read_source(source)) for n, source in zip(names, data.eval, strict=True)]
     if train is not None and data.holdout is not None:
         sets.insert(0, (HOLDOUT, _held_out(data.train, rows_apart(train))))
-    for name, rows in sets:
-        told = (row for row in rows if isinstance(row, Conversation))
-        prompts = [_prompt(name, row) for row in told if row.messages[-1].role == "assistant"]
-        if prompts:
-            return prompts[:count]
-    raise ConfigError(
-        f"config.eval.prompts={count}: none of config.data.eval ends with an assistant's answer"
-    )
+    prompts = [prompt for name, rows in sets for prompt in _first(name, rows, count)]
+    if not prompts:
+        raise ConfigError(
+            f"config.eval.prompts={count}: none of config.data.eval ends with an assistant's answer"
+        )
+    return prompts
 
 
 def _held_out(sources: Sequence[Source], apart: Mapping[RowKey, str]) -> Iterator[Record]:
@@ -62,10 +62,27 @@ def _held_out(sources: Sequence[Source], apart: Mapping[RowKey, str]) -> Iterato
                 yield row
 
 
+def _first(name: str, rows: Iterable[Record], count: int) -> list[Prompt]:
+    found: list[Prompt] = []
+    for row in rows:
+        if isinstance(row, Conversation) and row.messages[-1].role == "assistant":
+            found.append(_prompt(name, row))
+            if len(found) == count:
+                break
+    return found
+
+
 def _prompt(name: str, row: Conversation) -> Prompt:
-    reference = row.messages[-1].content or ""
-    options = row.template_options
-    return Prompt(name, row.row, row.messages[:-1], row.tools, str(reference), options)
+    last = row.messages[-1]
+    return Prompt(
+        source=name,
+        row=row.row,
+        messages=row.messages[:-1],
+        tools=row.tools,
+        reference=str(last.content or ""),
+        template_options=row.template_options,
+        reference_calls=last.tool_calls,
+    )
 
 
 def with_instruction(prompt: Prompt, instruction: str) -> Prompt:
@@ -75,24 +92,68 @@ def with_instruction(prompt: Prompt, instruction: str) -> Prompt:
     return dataclasses.replace(prompt, messages=(system, *others))
 
 
-def matches(answer: str, reference: str, how: str | None) -> bool | None:
-    """Whether the answer is the reference's: as text, or as the JSON value that it spells."""
-    if how is None:
-        return None
-    if how == "exact":
-        return answer.strip() == reference.strip()
-    try:
-        return _same(json.loads(answer), json.loads(reference))
-    except (ValueError, RecursionError):  # a number of 4,301 digits is no JSONDecodeError
-        return False
+def with_shots(prompt: Prompt, shots: Sequence[Message]) -> Prompt:
+    """The prompt with these turns between its system messages and its first other one."""
+    first = 0
+    while first < len(prompt.messages) and prompt.messages[first].role == "system":
+        first += 1
+    turns = prompt.messages
+    return dataclasses.replace(prompt, messages=(*turns[:first], *shots, *turns[first:]))
 
 
-def _same(left: Any, right: Any) -> bool:
-    """Equal JSON values; Python's True == 1 and 1 == 1.0 are not equal in JSON's types."""
-    return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
+def shots_of(
+    data: Data, train: Cache, count: int, seed: int, prompts: Sequence[Prompt]
+) -> list[Message]:
+    """The turns of `count` training conversations, none of which asks what a prompt asks.
+
+    Drawn, seeded, from the first examples of the training data: of those that data.holdout took
+    there are none among them.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    order = np.random.default_rng(seed).permutation(min(len(train), _FIRST)).tolist()
+    wanted = {train.source_of(example) for example in order}
+    sources = np.unique(train.sources[: len(order)]).tolist()
+    rows = _conversations([data.train[one] for one in sources], wanted)
+    asked = {_question(prompt.messages) for prompt in prompts}
+    turns: list[Message] = []
+    taken = set()
+    for row in (rows.get(train.source_of(example)) for example in order):
+        if len(taken) == count:
+            break
+        if row is None or row.messages[-1].role != "assistant" or row.tools:
+            continue
+        question = _question(row.messages[:-1])
+        if question not in asked and question not in taken:
+            taken.add(question)
+            turns += [message for message in row.messages if message.role != "system"]
+    if len(taken) < count:
+        raise ConfigError(
+            f"config.eval.shots={count}: the first {len(order):,} training examples have"
+            f" {len(taken)} conversations without tools that ask something else than each other and"
+            " than the held-out prompts"
+        )
+    return turns
 
 
-def share(samples: Sequence[Sample]) -> float | None:
-    """The share of samples that match, or None where nothing was compared."""
-    results = [sample.match for sample in samples if sample.match is not None]
-    return float(np.mean(results)) if results else None
+def _conversations(
+    sources: Sequence[Source], wanted: set[tuple[str, int]]
+) -> dict[tuple[str, int], Conversation]:
+    """Those of the wanted files and rows; reads no further than to the last of them."""
+    found: dict[tuple[str, int], Conversation] = {}
+    left = set(wanted)
+    for source in sources:
+        for row in read_source(source):
+            if (row.file, row.row) in left:
+                left.remove((row.file, row.row))
+                if isinstance(row, Conversation):
+                    found[row.file, row.row] = row
+            if not left:
+                return found
+    return found
+
+
+def _question(turns: Sequence[Message]) -> str:
+    """What a conversation asks, whatever its system message says."""
+    return "\n".join(str(one.content).strip() for one in turns if one.role != "system")

@@ -17,7 +17,8 @@ from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory, progress
 from jaxsft.devices.mesh import describe
-from jaxsft.files import buckets, run_names
+from jaxsft.evaluation.scoring.table import table
+from jaxsft.files import buckets, records, run_names
 from jaxsft.model import quantised
 from jaxsft.model.state import Params
 from jaxsft.report import (
@@ -36,6 +37,7 @@ from jaxsft.report.the_end import End
 from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Change
 from jaxsft.rundir.run_files import Outputs
+from jaxsft.rundir.sample import Sample
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.redact import redacted
 from jaxsft.terminal.start_clock import StartClock
@@ -60,7 +62,7 @@ def finish(
     """Exports, writes summary and report, and shows what changed."""
     command = redacted(command)
     before = comparison.figures_at(out.metrics.history.read(), 0)
-    after: dict[str, Any] = dict(end.figures)
+    after: dict[str, Any] = comparison.of_evaluation(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
     few_bits = _exports(config, base, data, job, end.params, about, out)
     weights = _moved_weights(config, base, job, end, out)
@@ -89,11 +91,10 @@ def finish(
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
         after=after,
+        scores=table([records.from_json(Sample, line) for line in out.samples.read()]),
         data=_reports(data),
-        export=out.workdir.shown(run_names.EXPORT) if config.checkpoint.export else None,
-        export_merged=(
-            out.workdir.shown(run_names.EXPORT_MERGED) if config.checkpoint.merge else None
-        ),
+        export=_shown(config, out, run_names.EXPORT),
+        export_merged=_shown(config, out, run_names.EXPORT_MERGED),
         weights=weights,
         kept_base=few_bits,
         command=command,
@@ -106,6 +107,10 @@ def finish(
     endings.attempt(run_names.REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
     last_lines.show(summary, out.workdir, out.console)
+
+
+def _shown(config: Config, out: Outputs, export: str) -> str | None:
+    return out.workdir.shown(export) if _wanted(config)[export] else None
 
 
 def _reports(data: PreparedData) -> dict[str, CacheReport]:

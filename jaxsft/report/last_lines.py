@@ -2,11 +2,14 @@
 
 import shlex
 
+from jaxsft.evaluation.scoring.table import said
 from jaxsft.files import run_names
 from jaxsft.report import comparison, run_read, verdict, weight_change
 from jaxsft.report.summary import Summary
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
+
+_IN_THE_REPORT = ("/perplexity", "/entropy", "/first_token_loss")  # too much for a terminal
 
 
 def show(summary: Summary, workdir: Workdir, console: Console) -> None:
@@ -14,9 +17,12 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
     rows = [
         (name.removeprefix("eval/"), _cell(name, before.get(name)), _cell(name, after.get(name)))
         for name in sorted(before.keys() | after.keys())
+        if not name.endswith(_IN_THE_REPORT)
     ]
     if rows:
         console.table("On held-out data", ("", "before", "after"), rows)
+    for row in summary.scores:
+        console.say("scores", said(row))
     judged = verdict.verdict_of(run_read.read_run(workdir.files))
     console.say("verdict", judged.sentence)
     for step in judged.steps[:2]:

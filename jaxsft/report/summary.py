@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsft.data.cache.manifest import CacheReport
+from jaxsft.evaluation.scoring.table import ScoreRow
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
 from jaxsft.report.kept_base import Difference
@@ -48,6 +49,7 @@ class Summary:
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    scores: Sequence[ScoreRow] = ()  # of the answers, with intervals, and what training changed
     data: Mapping[str, CacheReport] = dataclasses.field(default_factory=dict)
     weights: Sequence[LeafChange] = ()  # how far the exported parameters are from the base model's
     kept_base: Sequence[Difference] = ()  # what few bits of a frozen base changed
@@ -61,7 +63,7 @@ class Summary:
 
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
-        kept = dataclasses.replace(self, before={}, after={}, weights=(), kept_base=())
+        kept = dataclasses.replace(self, before={}, after={}, weights=(), kept_base=(), scores=())
         kept = dataclasses.replace(kept, phase_seconds={})
         of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds")
         exports = ("export", "export_merged")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from jaxsft.config import Config
+from jaxsft.config import Config, to_dict
 from jaxsft.data.report import data_report
 from jaxsft.data.report.data_report import DataReport
 from jaxsft.devices import distributed
@@ -99,7 +99,7 @@ def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
 def write_inputs(config: Config, report: DataReport, workdir: Path) -> None:
     """config.json: what the run really uses, after all overrides; and data_report.json."""
     if jax.process_index() == 0:
-        value = redacted_values(dataclasses.asdict(config))
+        value = redacted_values(to_dict(config))
         text = json.dumps(value, indent=2, ensure_ascii=False)
         write_text(workdir / run_names.CONFIG, text + "\n")
         data_report.write(workdir, report)

@@ -12,7 +12,7 @@ from jaxsft.errors import ConfigError
 from jaxsft.rundir.checkpoint.notes import Best
 
 _MOST_IS_BEST = ("accuracy", "match", "match_with_instruction", "token_accuracy")
-_LEAST_IS_BEST = ("loss", "perplexity")
+_LEAST_IS_BEST = ("loss", "perplexity", "first_token_loss")
 
 
 class Watch:

@@ -6,6 +6,7 @@ A: micro-batch, B: batch row, T: position, X: likeliest token of a teacher.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from jaxsft.devices import mesh as mesh_lib
 
@@ -34,3 +35,20 @@ def split_rows(microbatches: int, rows_BTx: jax.Array) -> jax.Array:
     batch, length, *others = rows_BTx.shape
     parts = rows_BTx.reshape(batch // microbatches, microbatches, length, *others).swapaxes(0, 1)
     return mesh_lib.constrain(parts, None, "batch", "sequence", *[None] * len(others))
+
+
+def with_firsts(batch: Batch, num_sources: int) -> Batch:
+    """The batch whose sources tell a target that begins an answer from the others.
+
+    Of 2 sources, such a target of source 1 has 1, another one 1 + 2.
+
+        weights    0  1  1  0  0  1  0
+        sources    1  1  1  1  1  1  1
+        becomes    3  1  3  3  3  1  3
+    """
+    weights_BT, sources_BT = batch.weights_BT, batch.sources_BT
+    # The last token of an example, or of a row, has no target, so that its weight is 0.
+    before_BT = jnp.roll(weights_BT, 1, axis=1)
+    later_BT = ~((weights_BT > 0) & (before_BT == 0))
+    known_BT = jnp.zeros(weights_BT.shape, jnp.int32) if sources_BT is None else sources_BT
+    return dataclasses.replace(batch, sources_BT=known_BT + num_sources * later_BT)

@@ -1,6 +1,7 @@
 """From a config to all that the training loop needs, before a parameter is allocated."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from jax.sharding import Mesh
@@ -8,6 +9,7 @@ from jax.sharding import Mesh
 from jaxsft.config import Config, Source
 from jaxsft.convert import pretrained
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.divided import HOLDOUT
 from jaxsft.data.cache.store import Cache
 from jaxsft.data.pack.epochs import epochs_of
 from jaxsft.data.pack.reweight import Reweighting
@@ -68,7 +70,8 @@ def set_up(
     )
     num_steps = preflight.steps_of_run(config, train_batches.epochs)
     eval_rows = config.eval.batch_size or _eval_batch_size(config, data, mesh)
-    eval_batches = {name: batches(cache, eval_rows) for name, cache in data.eval.items()}
+    apart = _apart(config, data.eval)
+    eval_batches = {n: batches(c, eval_rows, apart=apart[n]) for n, c in data.eval.items()}
     most = max(one.epochs.max_segments for one in (train_batches, *eval_batches.values()))
     return Job(
         program=mesh_program.make_program(
@@ -85,6 +88,13 @@ def set_up(
         eval_batches=eval_batches,
         num_steps=num_steps,
     )
+
+
+def _apart(config: Config, sets: Iterable[str]) -> dict[str, list[str]]:
+    """The sources of each set of evaluation. There is one program for all of them: where one set's
+    are kept apart, all have some."""
+    names = mesh_program.sources_apart(config)
+    return {name: names if name == HOLDOUT or not names else [name] for name in sets}
 
 
 def _eval_batch_size(config: Config, data: PreparedData, mesh: Mesh) -> int:

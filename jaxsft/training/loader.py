@@ -36,6 +36,7 @@ class Batches:
         reweighting: what gives targets weights of their own in what is minimised.
         numbered: tokens say which example they are from.
         stored_top_k: so many tokens that the data's teacher names for a target; None: not read.
+        apart: names of the cache's sources, whose losses an evaluation keeps apart.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Batches:
         reweighting: Reweighting | None = None,
         numbered: bool = False,
         stored_top_k: int | None = None,
+        apart: Sequence[str] = (),
     ):
         self._cache = cache
         self._lengths, self._supervised = np.asarray(cache.lengths), np.asarray(cache.supervised)
@@ -67,8 +69,10 @@ class Batches:
         self.epochs = epochs_of(
             cache, sources, sequence_length=sequence_length, batch_size=batch_size, seed=seed
         )
+        self.apart = tuple(apart)
         # Whose loss is whose is kept only where there is a choice.
-        self._labels = cache.sources if sources is not None and len(sources) > 1 else None
+        mixed = sources is not None and len(sources) > 1
+        self._labels = cache.sources if mixed or apart else None
 
     def build(self, step: int) -> tuple[dict[str, np.ndarray], BatchCounts]:
         """This process's rows of batch `step`, and counts of the whole batch."""

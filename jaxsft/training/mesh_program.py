@@ -147,7 +147,7 @@ def make_program(
     placement = state.shardings(declared.shapes, declared.axes, mesh)
     taught, back_end = _with_teacher(config, teacher, mesh, max_segments)
     sources = source_names(config.data.train) if len(config.data.train) > 1 else []
-    platform = mesh.devices.flat[0].platform
+    num_apart, platform = max(len(sources_apart(config)), 1), mesh.devices.flat[0].platform
     recipe = _recipe(config, decoder, declared, num_steps, len(sources) or None, taught, platform)
     state_placement = over_mesh.state_shardings(recipe, declared.shapes, placement, mesh)
     shapes = jax.eval_shape(lambda params: step.init_state(recipe, params), declared.shapes)
@@ -164,7 +164,7 @@ def make_program(
         sources=tuple(sources),
         train_step=over_mesh.jit_train_step(recipe, state_placement, mesh),
         eval_step=over_mesh.jit_eval_step(
-            declared.graphdef, loss_form(decoder, platform=platform), placement, mesh
+            declared.graphdef, loss_form(decoder, platform=platform), placement, mesh, num_apart
         ),
         choices=(*choices, *back_end),
         what_trains=tuple(what_trains.table(config.optim, declared.treatments, declared.shapes)),
@@ -172,6 +172,12 @@ def make_program(
         stored=stored,
         teacher=taught,
     )
+
+
+def sources_apart(config: Config) -> list[str]:
+    """Of which what data.holdout takes is a mixture; none where it is of one source alone."""
+    mixed = config.data.holdout is not None and len(config.data.train) > 1
+    return source_names(config.data.train) if mixed else []
 
 
 def _refuse_other_bits(config: Config, mesh: Mesh) -> None:

@@ -1,7 +1,6 @@
 """The step and the evaluation over a mesh: where their arrays lie, what memory they reuse."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxsft.devices import mesh as mesh_lib
 from jaxsft.kernels.loss.form import LossForm
 from jaxsft.kernels.loss.sums import Sums
 from jaxsft.model.state import Params, split
-from jaxsft.training.batch import Batch
+from jaxsft.training.batch import Batch, with_firsts
 from jaxsft.training.loss import loss_sums
 from jaxsft.training.step import Changing, Recipe, StepMetrics, TrainState, train_step
 
@@ -57,11 +56,20 @@ def jit_train_step(recipe: Recipe, placement: TrainState, mesh: Mesh) -> TrainSt
 
 
 def jit_eval_step(
-    graphdef: nnx.GraphDef, form: LossForm, placement: Params, mesh: Mesh
+    graphdef: nnx.GraphDef, form: LossForm, placement: Params, mesh: Mesh, num_sources: int = 1
 ) -> Callable[[Params, Batch], Sums]:
-    """The loss sums of one batch, without gradients; compiled when it is first called."""
+    """The loss sums of one batch, without gradients; compiled when it is first called.
+
+    Those by source, S, are of `num_sources` sources, once for their first tokens of answers, and
+    then for all others.
+    """
+    form = dataclasses.replace(form, num_sources=2 * num_sources)
+
+    def run(params: Params, batch: Batch) -> Sums:
+        return loss_sums(graphdef, params, with_firsts(batch, num_sources), form)
+
     return jax.jit(
-        functools.partial(loss_sums, graphdef, form=form),
+        run,
         in_shardings=(placement, batch_sharding(mesh)),
         out_shardings=mesh_lib.sharding(mesh),
     )

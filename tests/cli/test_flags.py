@@ -25,6 +25,7 @@ from jaxsft.config import (
     Optim,
     Source,
     Train,
+    scorers,
     validate,
 )
 from jaxsft.errors import ConfigError
@@ -114,6 +115,11 @@ def test_override_changes_one_field():
         ("model.remat", "full", "full"),
         ("eval.match", "json", "json"),
         ("eval.match", "None", None),
+        (
+            "eval.scorers",
+            '["exact", {"kind": "regex", "pattern": "a", "sets": ["b"]}]',
+            ("exact", scorers.Regex(pattern="a", sets=("b",))),
+        ),
         ("checkpoint.export", "false", False),
         ("train.steps", "12", 12),
         ("model.source", "a=b", "a=b"),

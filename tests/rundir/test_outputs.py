@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxsft import config
-from jaxsft.config import Config, Data, Model, Optim, Source, Train
+from jaxsft.config import Config, Data, Model, Optim, Source, Train, scorers
 from jaxsft.data.report import data_report
 from jaxsft.data.report.data_report import DataReport, DataWarning
 from jaxsft.errors import ConfigError
@@ -61,6 +61,15 @@ def test_config_and_data_report_are_written(tmp_path):
     assert config.from_dict(values) == make_config()
     with_lora = dataclasses.replace(make_config(), lora=config.Lora(targets=("q_*",)))
     assert config.from_dict(json.loads(json.dumps(dataclasses.asdict(with_lora)))) == with_lora
+    asks = config.Eval(prompts=1, scorers=("exact", scorers.Function(function=max, name="f")))
+    with_function = dataclasses.replace(make_config(), eval=asks)
+    written = json.loads(json.dumps(config.to_dict(with_function)))
+    again = config.from_dict(written)
+    named = scorers.Function(function="max", name="f")  # which a later start's config.py has again
+    assert again == dataclasses.replace(
+        make_config(), eval=dataclasses.replace(asks, scorers=("exact", named))
+    )
+    assert config.to_dict(again) == written == json.loads(json.dumps(written))
     text = (tmp_path / "data_report.json").read_text()
     assert records.to_json(data_report.from_json(json.loads(text))) == records.to_json(report)
     assert "ä" in text
@@ -70,6 +79,10 @@ def test_config_and_data_report_are_written(tmp_path):
     ("changed", "said"),
     [
         ({"model": None}, "config.model=None: expected the fields of Model"),
+        (
+            {"eval": {"scorers": [{"kind": "regxe"}]}},
+            r"config.eval.scorers\[0\].kind='regxe': there is none; did you mean 'regex'?",
+        ),
         ({"data": {"train": 3, "sequence_length": 8}}, "config.data.train=3: expected a tuple"),
         (
             {"data": {"train": ["a"], "sequence_length": 8}},

@@ -50,14 +50,14 @@ def main() -> None:
 
     talks = sys.stdin.isatty()
     text = "" if talks else _piped()
-    sessions = {_MODEL.value: _session(_MODEL.value)}
-    if _AGAINST.value is not None:
-        same = _AGAINST.value == _MODEL.value
-        sessions[f"{_AGAINST.value} again" if same else _AGAINST.value] = _session(_AGAINST.value)
+    name, other = jaxsft_flags.given(_MODEL), _AGAINST.value
+    sessions = {name: _session(name)}
+    if other is not None:
+        sessions[f"{other} again" if other == name else other] = _session(other)
     if not talks:
         for name, session in sessions.items():
             answer = session.ask(text)
-            print(f"{name}:\n{answer}\n" if len(sessions) > 1 else answer)
+            print(f"{name}:\n{answer}\n" if other is not None else answer)
         return
     import readline  # noqa: F401  (lines can be edited and called back)
 

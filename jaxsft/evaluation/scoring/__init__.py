@@ -1,0 +1,1 @@
+"""How good an answer is: the ways to score one, and what many scores say together."""
