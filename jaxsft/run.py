@@ -19,7 +19,7 @@ from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
 from jaxsft.plan import memory, relief
-from jaxsft.report import endings, finished_run, the_end
+from jaxsft.report import endings, finished_run, live_page, the_end
 from jaxsft.rundir import identity, lock, reopen, resume
 from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
@@ -78,6 +78,7 @@ def run(
         _announce(config, base, job, data, console)
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
+        page, out = live_page.beside(out, leaving)
         measurer = Measurer(config, job, data, out.samples, console.say)
         clock.ended("data")
         with jax.set_mesh(job.program.mesh):
@@ -94,6 +95,7 @@ def run(
             step = FirstStep(train_step, clock, console.say)
             state = train(config, job, step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
+            page.close()
             changes = notes.changes or ()
             finished_run.finish(config, base, data, job, end, out, command, clock, changes)
 

@@ -48,7 +48,7 @@ def test_allowed_changes_are_made_said_and_kept(tmp_path):
         ("config.optim.peak_lr", 4),
         ("prepared training data", 4),
     ]
-    assert "config.optim.peak_lr from 0.003 to 0.001 after step 4" in (
+    assert "config.optim.peak_lr changed from 0.003 to 0.001 after step 4" in (
         (tmp_path / "report.html").read_text()
     )
     # Its checkpoints know the new values, and that there were others.

@@ -132,6 +132,7 @@ def _start(
     chance = random.Random(f"{_SEED.value} {known.starts}")
     processes = Processes(place, _PROCESSES.value, known.starts)
     known.starts += 1
+    before = len(known.faults)
     try:
         while kinds and _comes_to_a_moment(place, processes, chance):
             kind = _rarest(known, kinds, chance)
@@ -141,7 +142,7 @@ def _start(
             if injected.seconds or injected.wrong:
                 return
         if processes.wait(_END_SECONDS):
-            _end(place, processes, known, reference)
+            _end(place, processes, known, reference, disturbed=len(known.faults) > before)
         else:
             known.faults.append(Injected("none", len(known.laps), place.step(), wrong="no end"))
             print(processes.said(), flush=True)
@@ -194,8 +195,18 @@ def _inject(
     return Injected(kind, lap, step, seconds, codes, wrong)
 
 
-def _end(place: Place, processes: Processes, known: Record, reference: dict[str, object]) -> None:
-    """Compares a lap that came to its end; one that ended otherwise is started again."""
+def _end(
+    place: Place,
+    processes: Processes,
+    known: Record,
+    reference: dict[str, object],
+    disturbed: bool,
+) -> None:
+    """Compares a lap that came to its end; one that ended otherwise is started again.
+
+    Args:
+        disturbed: by a fault in this start, which may have led to what can't be mended.
+    """
     codes = processes.codes()
     if all(code == faults.DONE for code in codes):
         found = _result(place)
@@ -204,7 +215,7 @@ def _end(place: Place, processes: Processes, known: Record, reference: dict[str,
         print(f"a lap ended: {known.laps[-1] or 'as the undisturbed run'}", flush=True)
         if not wrong:
             faults.clear(place)
-    elif any(code not in (*faults.AGAIN, faults.BAD_CONFIG, faults.BAD_MODEL) for code in codes):
+    elif any(code not in (*faults.AGAIN, *(faults.REFUSED * disturbed)) for code in codes):
         known.faults.append(Injected("none", len(known.laps), place.step(), 0.0, codes, "ended"))
         print(processes.said(), flush=True)
 

@@ -66,13 +66,17 @@ def run_program(
     sys.exit(_exit_code(lambda: main(parse(arguments, required, _about(main)))))
 
 
+MORE = "..."  # as the last of a program's words: as many arguments more as there are
+
+
 def run_tool(
     main: Callable[..., int | None], required: tuple[str, ...] = (), words: tuple[str, ...] = ()
 ) -> None:
     """run_program for a program without --config.
 
     Args:
-        words: what the arguments without a name are called, all of which main is given.
+        words: what the arguments without a name are called, all of which main is given; the last
+            may be MORE.
     """
 
     def run() -> int | None:
@@ -159,8 +163,10 @@ def parse(argv: list[str], required: tuple[str, ...] = (), about: str = "") -> C
 def _parse_flags(
     argv: list[str], required: tuple[str, ...], about: str, words: tuple[str, ...] = ()
 ) -> list[str]:
-    """The arguments without a name, one for each of `words`."""
+    """The arguments without a name, one for each of `words`, and more where the last is "..."."""
     _refuse_other_encodings(argv)
+    more = words[-1:] == (MORE,)
+    words = words[: len(words) - more]
     if _HELP.intersection(argv[1:]):
         print(_help(argv[0], required, about))
         raise _HelpGiven(errors.DONE)
@@ -169,7 +175,7 @@ def _parse_flags(
         stray = flags.FLAGS(argv)[1:]
     except flags.Error as error:
         raise ConfigError(str(error)) from None
-    if stray[len(words) :]:
+    if stray[len(words) :] and not more:
         unexpected = stray[len(words)]
         raise ConfigError(f"{unexpected!r}: unexpected argument; flags are written --name=value")
     if missing := words[len(stray) :]:

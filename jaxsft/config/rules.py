@@ -93,6 +93,7 @@ def _check_positive(config: Config) -> None:
         "log.every_steps": config.log.every_steps,
         "log.processes_every_steps": config.log.processes_every_steps,
         "log.spike_deviations": config.log.spike_deviations,
+        "log.price_per_hour": config.log.price_per_hour,
         "optim.peak_lr": config.optim.peak_lr,
         "optim.eps": config.optim.eps,
         "optim.max_grad_norm": config.optim.max_grad_norm,

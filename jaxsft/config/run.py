@@ -104,6 +104,7 @@ class Log:
     # with the rows that made it, in odd_steps.jsonl, as skipped steps are; None: only those are.
     spike_deviations: float | None = 8.0
     examples: bool = False  # the rows of every step in examples.jsonl
+    price_per_hour: float | None = None  # of all the machines together: the report's price
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

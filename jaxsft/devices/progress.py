@@ -54,8 +54,11 @@ class _Progress:
         self.waits = False
         self.raised: tuple[BaseException, Doing] | None = None
         self._seconds: dict[str, collections.deque[float]] = {}  # between two marks, by phase
+        self.spent: dict[str, float] = {}  # seconds, by phase that was
 
     def begin(self, phase: str, step: int | None) -> None:
+        was = self.now
+        self.spent[was.phase] = self.spent.get(was.phase, 0.0) + time.monotonic() - was.since
         self.now = Doing(phase, self.now.step if step is None else step)
 
     def move(self) -> None:
@@ -163,6 +166,13 @@ def restart() -> None:
 
 def now() -> Doing:
     return _HERE.now
+
+
+def spent() -> dict[str, float]:
+    """Seconds since the program began, by phase: those of a phase within another are its own."""
+    now, found = _HERE.now, dict(_HERE.spent)
+    found[now.phase] = found.get(now.phase, 0.0) + time.monotonic() - now.since
+    return found
 
 
 def at(error: BaseException) -> Doing:

@@ -127,7 +127,8 @@ def show(found: ComparedModels, console: Console) -> None:
     _print(console, title, ranks, ("", "layer", "rank"))
     for one in found.rows:
         console.print(f"{one.name}: {one.moved:,} of {one.rows:,} rows moved")
-    rows = [(c.name, c.before, c.after, c.change) for c in comparison.compared(*_known(found))]
+    before, after = _known(found)
+    rows = [(c.name, c.before, c.after, c.change) for c in comparison.compared(before, after)]
     _print(console, "On the sets given", rows, ("", "base", "result", "change"))
 
 

@@ -1,7 +1,8 @@
 """The figures of held-out data before and after training, side by side."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 # What a forward pass gives; all others are scores of answers.
@@ -17,6 +18,9 @@ class Comparison:
     after: str
     change: str
     verdict: str  # "better", "worse" or "": whether the change is what training is for
+    before_range: str = ""  # of a share of answers, in which it lies with 95 % confidence
+    after_range: str = ""
+    figure: str = ""  # its name in metrics.jsonl
 
 
 def figures_at(lines: Iterable[Mapping[str, Any]], step: int | None) -> dict[str, float]:
@@ -34,18 +38,34 @@ def of_evaluation(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name.startswith("eval/")}
 
 
-def compared(before: Mapping[str, float], after: Mapping[str, float]) -> list[Comparison]:
+Ranges = Mapping[str, tuple[float, float]]  # by figure
+
+
+def compared(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    before_ranges: Ranges = MappingProxyType({}),
+    after_ranges: Ranges = MappingProxyType({}),
+) -> list[Comparison]:
     """One for each figure that either has: matching answers first, other scores, then losses."""
     kinds = ("match", "match_with_instruction", "match_with_shots", "", *_OF_LOSS)
     rank = {kind: place for place, kind in enumerate(kinds)}
-    names = sorted(before.keys() | after.keys(), key=lambda name: rank.get(_metric(name), rank[""]))
-    return [_compare(name, before.get(name), after.get(name)) for name in names]
+    names = dict.fromkeys([*before, *after])
+    names = sorted(names, key=lambda name: rank.get(_metric(name), rank[""]))
+    found = [(name, _compare(name, before.get(name), after.get(name))) for name in names]
+    return [
+        dataclasses.replace(
+            one,
+            before_range=_range(before_ranges.get(name)),
+            after_range=_range(after_ranges.get(name)),
+            figure=name,
+        )
+        for name, one in found
+    ]
 
 
-def verdict(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The shares of matching answers and the losses that have both ends, three at most."""
-    kinds = (": matching answers", ": loss")
-    return [c for c in comparisons if c.change and c.name.endswith(kinds)][:3]
+def _range(found: tuple[float, float] | None) -> str:
+    return "" if found is None else f"[{found[0]:.1%}, {found[1]:.1%}]"
 
 
 def is_share(name: str) -> bool:

@@ -13,7 +13,8 @@ from jaxsft import errors
 from jaxsft.devices.termination import Termination
 from jaxsft.files import run_names
 from jaxsft.report import failure_record
-from jaxsft.report.page import read_run, write_report
+from jaxsft.report.page.write import is_of_a_run_that_lasts, write_report
+from jaxsft.report.run_read import read_run
 from jaxsft.rundir import lock
 from jaxsft.rundir.workdir import WRITTEN_ON_THE_WAY, Workdir
 from jaxsft.terminal.redact import redacted
@@ -48,7 +49,8 @@ def report_leftover(workdir: Workdir) -> None:
     files = [workdir.files / name for name in WRITTEN_ON_THE_WAY]
     changed = [file.stat().st_mtime_ns for file in files if file.is_file()]
     page = workdir.files / run_names.REPORT
-    if changed and not (page.is_file() and page.stat().st_mtime_ns >= max(changed)):
+    whole = page.is_file() and page.stat().st_mtime_ns >= max(changed, default=0)
+    if changed and not (whole and not is_of_a_run_that_lasts(page)):
         attempt(run_names.REPORT, lambda: _write_leftover(workdir.files))
 
 

@@ -12,6 +12,7 @@ from jaxsft.convert import check_export
 from jaxsft.convert.export.card import Card
 from jaxsft.convert.export.directory import MARKER, refuse_foreign
 from jaxsft.convert.pretrained import Pretrained
+from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory, progress
@@ -30,8 +31,8 @@ from jaxsft.report import (
 )
 from jaxsft.report import summary as summary_file
 from jaxsft.report.kept_base import Difference
-from jaxsft.report.page import write_report
-from jaxsft.report.summary import Summary
+from jaxsft.report.page.write import write_report
+from jaxsft.report.summary import Summary, TrainedExample
 from jaxsft.report.the_end import End
 from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Change
@@ -42,6 +43,8 @@ from jaxsft.terminal.redact import redacted
 from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job
+
+_EXAMPLES = 6  # of the training data that the report shows
 
 
 @progress.during("writing the report")
@@ -58,8 +61,7 @@ def finish(
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
     command = redacted(command)
-    lines = out.metrics.history.read()
-    before = comparison.figures_at(lines, 0)
+    before = comparison.figures_at(out.metrics.history.read(), 0)
     after: dict[str, Any] = comparison.of_evaluation(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
     few_bits = _exports(config, base, data, job, end.params, about, out)
@@ -68,6 +70,7 @@ def finish(
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
     if jax.process_index() != 0:
         return
+    examples = trained_examples(config, data)
     summary = Summary(
         model=config.model.source,
         parameters=job.program.num_parameters,
@@ -84,27 +87,35 @@ def finish(
         checkpoint_failures=out.saver.failures,
         wall_seconds=clock.since_made(),
         start_seconds=clock.seconds,
+        phase_seconds=progress.spent(),
         peak_memory_bytes=peak_memory.host_bytes(),
         before=before,
         after=after,
         scores=table([records.from_json(Sample, line) for line in out.samples.read()]),
-        data={"train": data.train.report}
-        | {name: cache.report for name, cache in data.eval.items()},
-        export=out.workdir.shown(run_names.EXPORT) if config.checkpoint.export else None,
-        export_merged=(
-            out.workdir.shown(run_names.EXPORT_MERGED) if config.checkpoint.merge else None
-        ),
+        data=_reports(data),
+        export=_shown(config, out, run_names.EXPORT),
+        export_merged=_shown(config, out, run_names.EXPORT_MERGED),
         weights=weights,
         kept_base=few_bits,
         command=command,
         versions=run_export.versions(),
         choices=job.program.choices,
-        example=first_example(config, data),
+        example=examples[0].tokens,
+        examples=examples,
     )
     summary_file.write(out.workdir.files, summary)
     endings.attempt(run_names.REPORT, lambda: write_report(out.workdir.files))
     out.copy(now=True)
     last_lines.show(summary, out.workdir, out.console)
+
+
+def _shown(config: Config, out: Outputs, export: str) -> str | None:
+    return out.workdir.shown(export) if _wanted(config)[export] else None
+
+
+def _reports(data: PreparedData) -> dict[str, CacheReport]:
+    held_out = {name: cache.report for name, cache in data.eval.items()}
+    return {"train": data.train.report} | held_out
 
 
 def _exports(
@@ -228,8 +239,15 @@ def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Wo
         check_export.refuse_if_not_possible("config.checkpoint.check_export=True", num_parameters)
 
 
-def first_example(config: Config, data: PreparedData) -> list[tuple[str, float]]:
-    """The first training example, token by token with its weight."""
+def trained_examples(config: Config, data: PreparedData) -> list[TrainedExample]:
+    """The first training example, and others evenly from all of them."""
     tokenizer = open_tokenizer(data.tokenizer_directory, config.data)
-    ((ids, weights),) = data.train.examples([0])
-    return [(text, float(weights[start])) for text, start in pieces(ids.tolist(), tokenizer)]
+    total = data.train.report.examples
+    wanted = sorted({place * total // _EXAMPLES for place in range(_EXAMPLES)}) if total else [0]
+    return [
+        TrainedExample(
+            f"example {place + 1:,} of {total:,}",
+            [(text, float(weights[start])) for text, start in pieces(ids.tolist(), tokenizer)],
+        )
+        for place, (ids, weights) in zip(wanted, data.train.examples(wanted), strict=True)
+    ]

@@ -4,7 +4,7 @@ import shlex
 
 from jaxsft.evaluation.scoring.table import said
 from jaxsft.files import run_names
-from jaxsft.report import comparison, weight_change
+from jaxsft.report import comparison, run_read, verdict, weight_change
 from jaxsft.report.summary import Summary
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
@@ -23,6 +23,10 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
         console.table("On held-out data", ("", "before", "after"), rows)
     for row in summary.scores:
         console.say("scores", said(row))
+    judged = verdict.verdict_of(run_read.read_run(workdir.files))
+    console.say("verdict", judged.sentence)
+    for step in judged.steps[:2]:
+        console.say("", step)
     minutes, memory = (summary.wall_seconds or 0) / 60, (summary.peak_memory_bytes or 0) / 2**30
     if summary.weights:
         moved = weight_change.overall(summary.weights)

@@ -17,6 +17,14 @@ from jaxsft.terminal.redact import redacted_values
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainedExample:
+    """An example of the training data, as it was trained."""
+
+    where: str = ""  # the example's number, of how many
+    tokens: Sequence[tuple[str, float]] = ()  # with their weights
+
+
+@dataclasses.dataclass(frozen=True)
 class Summary:
     """None: not known, as of a run that went on after its end."""
 
@@ -37,6 +45,7 @@ class Summary:
     wall_seconds: float | None = None
     # Of the last start, by phase, from the process's beginning to its first step's end.
     start_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    phase_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)  # likewise, all
     peak_memory_bytes: int | None = None
     before: Mapping[str, float] = dataclasses.field(default_factory=dict)
     after: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -50,10 +59,12 @@ class Summary:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     choices: Sequence[tuple[str, str, str]] = ()  # what, which back end, why
     example: Sequence[tuple[str, float]] = ()  # tokens with their weights
+    examples: Sequence["TrainedExample"] = ()  # that one and others
 
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
         kept = dataclasses.replace(self, before={}, after={}, weights=(), kept_base=(), scores=())
+        kept = dataclasses.replace(kept, phase_seconds={})
         of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds")
         exports = ("export", "export_merged")
         return dataclasses.replace(kept, **dict.fromkeys((*of_end, *exports)))

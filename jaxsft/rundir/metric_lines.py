@@ -60,14 +60,15 @@ def read_lines(path: Path) -> tuple[list[Line], list[int], bool]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     *whole, rest = text.split("\n")
     lines = [(number, line) for number, line in enumerate(whole, 1) if line.strip()]
-    values = [(number, _of_a_step(line)) for number, line in lines]
+    values = [(number, line_of_text(line)) for number, line in lines]
     unreadable = [number for number, value in values if value is None]
     if rest:
         unreadable.append(len(whole) + 1)
     return [value for _, value in values if value is not None], unreadable, bool(rest)
 
 
-def _of_a_step(line: str) -> Line | None:
+def line_of_text(line: str | bytes) -> Line | None:
+    """The object of a step that it spells, if it does."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):

@@ -31,6 +31,7 @@ class StepFigures:
     device_imbalance: float | None = None
     step_seconds: float = 0.0
     data_wait_seconds: float | None = None
+    memory_bytes: int | None = None  # the most that the first device has held; on CPU, the process
     skipped_steps: int = 0  # in the run so far
     checkpoint_failures: int = 0  # saves that failed, likewise
     others: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # by their key

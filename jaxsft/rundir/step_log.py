@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxsft.data.pack.counts import BatchCounts
-from jaxsft.devices import progress
+from jaxsft.devices import peak_memory, progress
 from jaxsft.model import settings
 from jaxsft.model.moe import load_balancing_loss
 from jaxsft.rundir.metric_lines import finite
@@ -135,6 +135,7 @@ class StepLog:
             device_imbalance=counts.busiest_cost / counts.cost if counts.cost else None,
             step_seconds=seconds,
             data_wait_seconds=float(np.mean([entry.data_wait_seconds for entry in entries])),
+            memory_bytes=peak_memory.device_bytes() or peak_memory.host_bytes(),
             skipped_steps=int(last.skipped_steps),
             others=_objective(sums)
             | self._source_losses(values)

@@ -13,7 +13,7 @@ from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.data.report.data_report import DataReport, DataWarning
 from jaxsft.errors import DataError
 from jaxsft.report import endings, failure_record
-from jaxsft.report import page as report
+from jaxsft.report.page import write as report
 from jaxsft.rundir import run_files
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.redact import redacted, redacted_values

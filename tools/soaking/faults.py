@@ -11,9 +11,11 @@ from jaxsft.files import run_names
 from soaking.processes import Place, Processes
 
 DONE, BAD_CONFIG, BAD_MODEL, STOPPED, LOST_PEER = 0, 64, 66, 75, 76
+REFUSED = (BAD_CONFIG, BAD_MODEL)
 AGAIN = (STOPPED, LOST_PEER)  # codes that a launcher starts the run again after
 CONNECT_SECONDS = 90
 _KILLED = -signal.SIGKILL
+_ASKED = (*AGAIN, -signal.SIGTERM)  # the last where Python had not begun to run the program
 _LOST_SECONDS = CONNECT_SECONDS + 30.0
 
 
@@ -124,8 +126,8 @@ def all_of() -> dict[str, Fault]:
         "stop": Fault(_stop, _LOST_SECONDS, lost),
         "hang": Fault(_hang, 180, lost),
         "kill all": Fault(_kill_all, 5, lost),
-        "term": Fault(_term, _LOST_SECONDS),
-        "corrupt": Fault(_corrupt, 5),
+        "term": Fault(_term, _LOST_SECONDS, _ASKED),
+        "corrupt": Fault(_corrupt, 5, _ASKED),
         # With no room for long the run gives up, and says so.
         "full disk": Fault(_full_disk, None, (*AGAIN, BAD_CONFIG, BAD_MODEL), _space_again),
         "read errors": Fault(_read_errors, None, (*AGAIN, BAD_MODEL), _reads_again),

@@ -12,7 +12,9 @@ from pathlib import Path
 from jaxsft import errors
 from jaxsft.terminal import signals, streams
 
-NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck", "compare_models", "chat")
+NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck") + (
+    *("compare_models", "compare_runs", "chat"),
+)
 _HELP = ("help", "--help", "-help", "-h")
 
 

@@ -74,11 +74,11 @@ def test_the_report_page_shows_tokens_with_their_spaces(data, tmp_path):
     config = Config(
         model=Model(source="m"), data=data, optim=Optim(peak_lr=1.0), train=Train(batch_size=1)
     )
-    shown = finished_run.first_example(config, made)
+    (shown,) = finished_run.trained_examples(config, made)
     (ids, weights) = cache.examples([0])[0]
     whole = ChatTokenizer(directory).decode(ids.tolist())
-    assert "".join(text for text, _ in shown) == whole and "the fox says hello" in whole
-    assert sum(weight > 0 for _, weight in shown) == (weights > 0).sum()
+    assert "".join(text for text, _ in shown.tokens) == whole and "the fox says hello" in whole
+    assert sum(weight > 0 for _, weight in shown.tokens) == (weights > 0).sum()
 
 
 def test_the_name_of_a_signed_url_is_its_files():
