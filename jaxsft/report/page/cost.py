@@ -20,7 +20,6 @@ class Part:
 class Cost:
     parts: Sequence[Part]
     lines: Sequence[tuple[str, str]]
-    predicted: Sequence[tuple[str, str, str]]  # what, as predicted, as measured
 
 
 def cost_of(run: RunFiles) -> Cost:
@@ -36,7 +35,7 @@ def cost_of(run: RunFiles) -> Cost:
         for place, (name, value) in enumerate(seconds.items())
         if value > 0
     ]
-    return Cost(parts, _lines(run, seconds, total), [])
+    return Cost(parts, _lines(run, seconds, total))
 
 
 _STEPS, _WAITS, _BETWEEN, _LOST = "steps", "waiting for data", "saves and the like", "lost"

@@ -49,7 +49,7 @@ def test_what_moved_is_what_the_run_says_itself(run, found):
         for figure in ("norms", "changes"):
             np.testing.assert_allclose(ours[one["name"]][figure], one[figure], rtol=1e-5)
     page = (run / "result" / "report.html").read_text()
-    assert "How far the weights moved" in page
+    assert "What changed in the model" in page
     assert f"{ours['attention.q_DNH']['relative']:.3%}" in page
 
 
