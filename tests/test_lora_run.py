@@ -8,7 +8,7 @@ import pytest
 from adapted import logits
 from safetensors.numpy import load_file, save_file
 
-from tests.programs import tool, train
+from tests.programs import ROOT, tool, train
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,35 @@ def test_the_tool_merges_without_rounding(ran, tmp_path):
     )
     assert done.returncode == 0, done.stderr + done.stdout
     np.testing.assert_allclose(logits(output), logits(workdir), rtol=1e-5, atol=1e-5)
+
+
+def figures(*flags):
+    done = tool("evaluate", *flags, "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_it_is_evaluated_by_itself(ran, base, tmp_path):
+    """Export, any checkpoint and the base: what the run itself said of them."""
+    workdir, _ = ran
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    told = {one["step"]: one["eval/heldout/loss"] for one in lines if "eval/heldout/loss" in one}
+    evaluated = {
+        20: figures(f"--model={workdir}"),
+        10: figures(f"--model={workdir}", "--step=10"),
+        0: figures(f"--model={base}", f"--config={ROOT}/configs/debug.py"),
+    }
+    for step, found in evaluated.items():
+        assert found["eval/heldout/loss"] == pytest.approx(told[step], abs=1e-5), step
+    samples = tmp_path / "samples.jsonl"
+    asks = ("--config.eval.prompts=2", "--config.eval.match=exact", f"--samples={samples}")
+    assert figures(f"--model={workdir}", *asks)["eval_count/heldout/match"] == 2
+    assert len(samples.read_text().splitlines()) == 2
+    done = tool("evaluate", f"--model={workdir}", *asks)
+    assert done.returncode == 64 and "is there already; name another file" in done.stderr
+    done = tool("evaluate", f"--model={base}")
+    assert done.returncode == 64 and "is no run's directory" in done.stderr
 
 
 def test_checkpoints_hold_adapters_alone(ran):

@@ -60,10 +60,15 @@ def run_program(
     main: Callable[[Config], int | None],
     argv: Sequence[str] | None = None,
     required: tuple[str, ...] = (),
+    known: Callable[[], Config] | None = None,
 ) -> None:
-    """Parses the command line, runs `main(config)` and exits with a code of jaxsft.errors."""
+    """Parses the command line, runs `main(config)` and exits with a code of jaxsft.errors.
+
+    Args:
+        known: the config where no file is named.
+    """
     arguments = list(sys.argv if argv is None else argv)
-    sys.exit(_exit_code(lambda: main(parse(arguments, required, _about(main)))))
+    sys.exit(_exit_code(lambda: main(parse(arguments, required, _about(main), known))))
 
 
 MORE = "..."  # as the last of a program's words: as many arguments more as there are
@@ -137,11 +142,17 @@ def _refused(error: UserError) -> int:
     return error.exit_code
 
 
-def parse(argv: list[str], required: tuple[str, ...] = (), about: str = "") -> Config:
+def parse(
+    argv: list[str],
+    required: tuple[str, ...] = (),
+    about: str = "",
+    known: Callable[[], Config] | None = None,
+) -> Config:
     """The validated config that `argv` asks for: the file of --config with its overrides applied.
 
     Args:
         about: the first lines of what --help answers.
+        known: the config where no file is named; None: one must be.
 
     Raises:
         ConfigError: unknown, repeated or ill-typed flags, stray arguments, a missing file, text
@@ -150,10 +161,13 @@ def parse(argv: list[str], required: tuple[str, ...] = (), about: str = "") -> C
     """
     _refuse_other_encodings(argv)
     overrides, rest = _split_overrides(argv)
-    _parse_flags(rest, ("config", *required), about)
+    _parse_flags(rest, required if known else ("config", *required), about)
     path = flags.FLAGS["config"].value
-    assert path is not None
-    config = config_file.load(path)
+    if path is None:
+        assert known is not None
+        config = known()
+    else:
+        config = config_file.load(path)
     for field, text in overrides:
         config = override(config, field, text)
     validate(config)

@@ -2,13 +2,13 @@
 
 import json
 
+import adapted
 import numpy as np
 import pytest
 
 import jaxsft
 from jaxsft.errors import ConfigError
 from jaxsft.generation import serving
-from tests.generation.random_model import saved
 
 QUESTION = [{"role": "user", "content": "What is 1 + 1?"}]
 SAMPLING = {"max_new_tokens": 24, "temperature": 1.0, "seed": 1}
@@ -16,7 +16,7 @@ SAMPLING = {"max_new_tokens": 24, "temperature": 1.0, "seed": 1}
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("model") / "model")
+    return adapted.debug_base(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture(scope="module")

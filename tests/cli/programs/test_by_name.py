@@ -15,7 +15,7 @@ SHIMS = {"train": "jaxsft/train.py", "prepare": "tools/prepare_data.py"} | {
     **{"inspect": "tools/inspect_data.py", "export": "tools/export_hf.py"},
     **{"plan": "tools/plan.py", "selfcheck": "tools/selfcheck.py"},
     **{"compare_models": "tools/compare_models.py", "chat": "tools/chat.py"},
-    "compare_runs": "tools/compare_runs.py",
+    **{"compare_runs": "tools/compare_runs.py", "eval": "tools/evaluate.py"},
 }
 
 

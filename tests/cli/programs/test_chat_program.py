@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
+import adapted
 import pytest
 
 import jaxsft
 from jaxsft.errors import BAD_CONFIG, BAD_MODEL, DONE
-from tests.generation.random_model import saved
 from tests.programs import ROOT
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ ASKED = "What is 1 + 1?"
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("model") / "model")
+    return adapted.debug_base(tmp_path_factory.mktemp("model") / "model")
 
 
 def chat(text, *flags):
