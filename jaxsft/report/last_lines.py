@@ -4,6 +4,7 @@ import shlex
 
 from jaxsft.evaluation.scoring.table import said
 from jaxsft.files import run_names
+from jaxsft.files.buckets import is_remote
 from jaxsft.report import comparison, run_read, verdict, weight_change
 from jaxsft.report.summary import Summary
 from jaxsft.rundir.workdir import Workdir
@@ -44,12 +45,21 @@ def show(summary: Summary, workdir: Workdir, console: Console) -> None:
         console.say("model", f"{summary.export} (Hugging Face format: transformers, vLLM)")
     if summary.export_merged:
         console.say("model", f"{summary.export_merged} (Hugging Face format: transformers, vLLM)")
-    console.say(
-        "next",
-        f"open {run_names.REPORT}; see the tokens as trained:"
-        f" python tools/inspect_data.py {config_flags(summary.command or '')} --limit=3;"
-        " your own data and model: README.md",
-    )
+    for what, command in next_commands(summary, workdir.name):
+        console.say(what, command)
+
+
+def next_commands(summary: Summary, workdir: str) -> list[tuple[str, str]]:
+    """What to do with it, as commands that can be copied, each with what it is for."""
+    name, config = workdir.rstrip("/"), config_flags(summary.command or "")
+    found = []
+    if summary.export and not is_remote(name):
+        found.append(("talk", f"python tools/chat.py {shlex.join([f'--model={name}'])}"))
+    found.append(("compare", f"python tools/compare_runs.py {shlex.quote(name)} ANOTHER_RUN"))
+    train = f"python -m jaxsft.train {config} {shlex.join([f'--workdir={name}_2'])}"
+    found.append(("next run", f"{train} --config.FIELD=VALUE"))
+    found.append(("tokens", f"python tools/inspect_data.py {config} --limit=3"))
+    return found
 
 
 def where_figures_are(workdir: Workdir) -> str:

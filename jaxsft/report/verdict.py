@@ -251,7 +251,7 @@ def _worked(seen: Evidence) -> _Said:
     if others:
         most = max(others, key=lambda one: others[one])
         kept = f", and loss on {most} moved by {others[most]:+.2f} nats a token"
-    steps = ["Talk to it, and try what the held-out prompts don't ask."]
+    steps = ["Talk to it (tools/chat.py), and try what the held-out prompts don't ask."]
     if score is None:
         steps.append(
             "A loss is no answer: --config.eval.prompts=64 shows what the model says,"

@@ -65,6 +65,31 @@ def test_the_end_says_what_the_answers_are_worth_and_how_sure_that_is(tmp_path):
     last_lines.show(summary, Workdir("runs/x", tmp_path), console)
     said = "scores held exact 6.2 % -> 56.2 % of 16 (95 % 33 to 77), p = 0.008"
     assert said in console.said and console.names == ["held/exact", "held/loss"]
+    assert console.said[-3:] == [
+        "compare python tools/compare_runs.py runs/x ANOTHER_RUN",
+        "next run python -m jaxsft.train  --workdir=runs/x_2 --config.FIELD=VALUE",
+        "tokens python tools/inspect_data.py  --limit=3",
+    ]
     written = json.loads(json.dumps(records.to_json(summary)))
     assert list(summary_file.from_json(written).scores) == list(summary.scores)
     assert not summary.without_its_end().scores
+
+
+def test_the_end_says_how_to_talk_to_it_how_to_compare_it_and_what_comes_next():
+    command = "python -m jaxsft.train --config=c.py --config.optim.peak_lr=1e-5 --workdir='my run'"
+    summary = Summary(command=command, export="my run/export")
+    assert last_lines.next_commands(summary, "my run/") == [
+        ("talk", "python tools/chat.py '--model=my run'"),
+        ("compare", "python tools/compare_runs.py 'my run' ANOTHER_RUN"),
+        (
+            "next run",
+            "python -m jaxsft.train --config=c.py --config.optim.peak_lr=1e-5"
+            " '--workdir=my run_2' --config.FIELD=VALUE",
+        ),
+        (
+            "tokens",
+            "python tools/inspect_data.py --config=c.py --config.optim.peak_lr=1e-5 --limit=3",
+        ),
+    ]
+    remote = last_lines.next_commands(summary, "gs://bucket/run")
+    assert [what for what, _ in remote] == ["compare", "next run", "tokens"]
