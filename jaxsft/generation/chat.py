@@ -47,7 +47,7 @@ class Tokens:
     Attributes:
         ids_T: int32.
         weights_T: float32, of each as a target.
-        texts: how the vocabulary spells each.
+        texts: what each decodes to by itself; of a part of a character U+FFFD.
     """
 
     ids_T: np.ndarray
@@ -172,7 +172,7 @@ class Chat:
         return self._tokens(last.ids, last.weights)
 
     def _tokens(self, ids_T: np.ndarray, weights_T: np.ndarray) -> Tokens:
-        return Tokens(ids_T, weights_T, [self.tokenizer.token_text(int(one)) for one in ids_T])
+        return Tokens(ids_T, weights_T, [self.tokenizer.decode([int(one)]) for one in ids_T])
 
 
 def _parsed(messages: _Messages) -> list[Message]:

@@ -57,7 +57,7 @@ def test_tokens_are_those_that_are_read_or_trained(chat):
     np.testing.assert_array_equal(answered.ids_T[: len(asked.ids_T)], asked.ids_T)
     trained = answered.ids_T[answered.weights_T > 0]
     assert chat.tokenizer.decode(trained[:-1].tolist()) == "Two."
-    assert len(answered.texts) == len(answered.ids_T)
+    assert "".join(answered.texts) == chat.tokenizer.decode(answered.ids_T.tolist())
 
 
 def test_a_wrong_field_and_a_long_conversation_are_refused(chat):
