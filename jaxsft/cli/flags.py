@@ -108,7 +108,7 @@ def _exit_code(run: Callable[[], int | None]) -> int:
     advice.leave_out()
     grace_seconds = config_module.Checkpoint().grace_seconds  # until a config is read
     try:
-        with deadline.watching(grace_seconds), signals.raised():
+        with deadline.watching(grace_seconds), signals.unraised_in_silence(), signals.raised():
             return run() or errors.DONE
     except UserError as error:
         return _refused(error)

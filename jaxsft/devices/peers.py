@@ -106,6 +106,8 @@ class Peers:
         threads = [threading.Thread(target=self._watch, daemon=True)]
         if self._count > 1:
             threads.append(threading.Thread(target=self._talk, daemon=True))
+            with contextlib.suppress(RuntimeError):  # a process that is lost at once has a name
+                heartbeats.send(self._number, self._mine)
         for thread in threads:
             thread.start()
         several = self._count > 1

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -106,6 +107,23 @@ def raised() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def unraised_in_silence() -> Iterator[None]:
+    """Inside, a stop that comes in a callback of C, where it can't be raised, shows no traceback:
+    the program looks for it later, or its deadline ends it."""
+    show = sys.unraisablehook
+
+    def show_others(found: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(found.exc_value, Stopped | KeyboardInterrupt):
+            show(found)
+
+    sys.unraisablehook = show_others
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

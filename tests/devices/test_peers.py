@@ -1,5 +1,6 @@
 """A process that fails where the others wait for it inside a library takes them along at once."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import time
 import pytest
 
 from jaxsft import errors
+from jaxsft.devices import coordinator, peers
 from tests.faults import fault
 
 # The one that does not fail waits in a collective, where no exception reaches it.
@@ -72,3 +74,15 @@ def test_the_others_end_within_seconds_with_its_words(failing, codes, tmp_path):
     assert f"error: process {failing} (host" in said[other] and "row 7 is cut" in said[other]
     assert "row 7 is cut" in (tmp_path / "left0").read_text()
     assert "row 7 is cut" in (tmp_path / "left1").read_text()
+
+
+def test_a_process_says_who_it_is_before_anything_else(monkeypatch):
+    put = []
+    monkeypatch.setattr(peers.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(peers.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(coordinator, "put", lambda key, text: put.append((key, text)))
+    monkeypatch.setattr(coordinator, "below", lambda folder: {})
+    monkeypatch.setattr(coordinator, "instead_of_aborting", lambda act: contextlib.nullcontext())
+    with peers.Peers(lambda error: None, peers.Patience())._threads():
+        (key, text) = put[0]
+        assert "/1/" in key and socket.gethostname() in text
