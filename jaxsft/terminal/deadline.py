@@ -28,10 +28,12 @@ class Deadline:
 
     Attributes:
         seconds: that the main thread gets after the first signal.
+        spared: signals that don't ask this program to end, such as a chat's Ctrl-C.
     """
 
     def __init__(self, seconds: float):
         self.seconds = seconds
+        self.spared: frozenset[int] = frozenset()
         self._first = math.inf  # when the first signal was received
         self._at = math.inf
         self._writing: int | None = None
@@ -81,7 +83,7 @@ class Deadline:
             received = os.read(reading, 64)
             if not received:
                 return
-            if any(number in signals.ALL for number in received):
+            if any(number in signals.ALL and number not in self.spared for number in received):
                 self._signalled(time.monotonic())
             elif signals.NOTICE in received:
                 self._at = min(self._at, time.monotonic() + self.seconds)

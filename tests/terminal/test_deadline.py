@@ -177,3 +177,15 @@ def test_a_signal_while_a_program_is_imported_ends_it_whatever_catches_what(numb
     code, said = ended_by(handlers + EARLY, [], [number])
     assert code == STOPPED
     assert said == f"stopped by {number.name}; start the same command again\n"
+
+
+def test_a_signal_that_is_spared_asks_for_no_end(ended):
+    with deadline.watching(0.2):
+        deadline.of_this_process().spared = frozenset({signal.SIGINT})
+        before = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(1.0)
+            assert not ended
+        finally:
+            signal.signal(signal.SIGINT, before)

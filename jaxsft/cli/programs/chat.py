@@ -8,6 +8,7 @@ conversation as a row to train on, among others.
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
 from jaxsft.errors import ConfigError
+from jaxsft.terminal import deadline
 
 if TYPE_CHECKING:
     from jaxsft.generation.session import Session
@@ -61,6 +63,8 @@ def main() -> None:
         return
     import readline  # noqa: F401  (lines can be edited and called back)
 
+    # Ctrl-C ends an answer, and not the chat.
+    deadline.of_this_process().spared = frozenset({signal.SIGINT})
     console = Console(highlight=False, soft_wrap=True)
     Dialogue(sessions, input, console, Path(_SAVE.value)).run()
 
