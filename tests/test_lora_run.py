@@ -94,6 +94,8 @@ def test_it_is_evaluated_by_itself(ran, base, tmp_path):
     assert len(samples.read_text().splitlines()) == 2
     done = tool("evaluate", f"--model={workdir}", *asks)
     assert done.returncode == 64 and "is there already; name another file" in done.stderr
+    done = tool("evaluate", f"--model={workdir}", "--step=10", f"--config={ROOT}/configs/debug.py")
+    assert done.returncode == 64 and "leave --config out" in done.stderr
     done = tool("evaluate", f"--model={base}")
     assert done.returncode == 64 and "is no run's directory" in done.stderr
 

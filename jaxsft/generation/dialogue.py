@@ -24,7 +24,6 @@ HELP = """/system TEXT        another system message; without TEXT none
 /set NAME=VALUE     temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, seed
 /help               this
 /quit               ends, as Ctrl-D does; Ctrl-C ends an answer"""
-DEFAULT_FILE = "chat_rows.jsonl"
 
 
 class Dialogue:

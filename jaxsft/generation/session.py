@@ -45,9 +45,11 @@ class Session:
         """Another answer in the place of the last one, by the next seed.
 
         Raises:
-            ConfigError: there is none yet.
+            ConfigError: there is none yet, or no chance for another one.
         """
         last = self.last_answer()
+        if not self.sampling.temperature:
+            raise ConfigError("at temperature 0 the answer stays; first /set temperature=0.7")
         self.messages.pop()
         before = self.sampling
         self.sampling = dataclasses.replace(before, seed=(before.seed + 1) % 2**32)

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from jaxsft.report import comparison, rates, repeats, weight_change
+from jaxsft.evaluation.scoring.statistics import mcnemar
+from jaxsft.report import comparison, repeats, weight_change
 from jaxsft.report.run_read import Answered, RunFiles
 from jaxsft.rundir.sample import Sample
 
@@ -164,9 +165,9 @@ def _chance(phases: _Phases, since: str, target: str | None, scorer: str) -> flo
     pairs = [pair for pair in pairs if None not in pair]
     if not pairs or any(score not in (0, 1) for pair in pairs for score in pair):
         return None
-    return rates.paired_p(
-        won=sum(now == 1 and then == 0 for then, now in pairs),
-        lost=sum(now == 0 and then == 1 for then, now in pairs),
+    return mcnemar(
+        sum(then == 1 and now == 0 for then, now in pairs),
+        sum(now == 1 and then == 0 for then, now in pairs),
     )
 
 

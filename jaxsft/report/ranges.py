@@ -1,6 +1,6 @@
 """Where the shares of answers lie, beyond the few prompts that were asked."""
 
-from jaxsft.report import rates
+from jaxsft.evaluation.scoring.statistics import is_rate, wilson
 from jaxsft.report.evidence import phases_of
 from jaxsft.report.run_read import RunFiles
 
@@ -22,6 +22,7 @@ def ranges_of(run: RunFiles) -> tuple[Ranges, Ranges]:
                     scores.setdefault(name, []).append(score)
         into = before if kind == "before" else after
         for name, values in scores.items():
-            if all(value in (0, 1) for value in values):
-                into[name] = rates.interval(sum(values) / len(values), len(values))
+            if is_rate(values):
+                found = wilson(int(sum(values)), len(values))
+                into[name] = found.low, found.high
     return before, after

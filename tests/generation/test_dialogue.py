@@ -72,7 +72,7 @@ def test_a_line_goes_on_behind_a_backslash(tmp_path):
 
 
 def test_another_answer_has_the_next_seed(tmp_path):
-    shown, session, _ = talk(["hi", "/retry", "/retry"], tmp_path)
+    shown, session, _ = talk(["/set temperature=1", "hi", "/retry", "/retry"], tmp_path)
     assert "1 hi 1" in shown and [m["content"] for m in session.messages] == ["hi", "1 hi 2"]
 
 
@@ -115,13 +115,14 @@ def test_settings_are_shown_and_changed(tmp_path):
         ("/set temperature=hot", "error: /set temperature=hot: expected a number"),
         ("/set top_k=3", "error: top_k=3: must be given with a temperature"),
         ("/retry", "error: there is no answer yet"),
+        ("hi\n/retry", "error: at temperature 0 the answer stays"),
         ("/save", "error: there is no answer yet"),
         ("/edit x", "error: there is no answer yet"),
         ("/edit", "error: there is no answer yet"),
     ],
 )
 def test_what_is_wrong_is_said_and_the_chat_goes_on(line, said, tmp_path):
-    shown, session, _ = talk([line, "hi", "/quit"], tmp_path)
+    shown, session, _ = talk([*line.split("\n"), "/reset", "hi", "/quit"], tmp_path)
     assert said in shown and "m> 1 hi 0" in shown
 
 

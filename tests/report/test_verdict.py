@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxsft.report import evidence, rates, repeats, run_read, verdict
+from jaxsft.report import evidence, repeats, run_read, verdict
 
 ANSWER = "the order goes to Oslo"
 OVER_AND_OVER = "the order goes to " + "Oslo and then to " * 40
@@ -176,14 +176,3 @@ def test_the_set_that_counts_is_the_one_that_was_asked(tmp_path):
 )
 def test_what_goes_round_in_circles_is_seen(text, says_it):
     assert repeats.says_the_same_again(text) == says_it
-
-
-def test_intervals_and_chances_are_those_of_scipy():
-    from scipy import stats
-
-    for right, count in ((0, 10), (3, 10), (40, 40), (98, 128)):
-        theirs = stats.binomtest(right, count).proportion_ci(method="wilson")
-        assert rates.interval(right / count, count) == pytest.approx((theirs.low, theirs.high))
-    for won, lost in ((0, 0), (5, 0), (3, 4), (30, 12)):
-        theirs = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
-        assert rates.paired_p(won, lost) == pytest.approx(min(theirs, 1.0))

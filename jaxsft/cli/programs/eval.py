@@ -42,6 +42,11 @@ def main(config: Config) -> None:
     samples = None if _SAMPLES.value is None else Path(_SAMPLES.value)
     if samples is not None and samples.exists():
         raise ConfigError(f"--samples={samples}: is there already; name another file")
+    if step is not None and flags.FLAGS["config"].value is not None:
+        raise ConfigError(
+            f"--step={step}: a checkpoint is read by its own run's config; leave --config out, and"
+            " change what is evaluated with --config.eval.x=..., --config.data.eval=..."
+        )
     if step is None:
         config = alone.of_source(config, source)
     found = alone.evaluate(
