@@ -62,7 +62,7 @@ def evaluate(
         config: whose model is evaluated on whose sets.
         workdir: of a run, whose checkpoint is evaluated in the model's place; None: the model.
         step: of the checkpoint.
-        samples: where the answers go, as lines of samples.jsonl; None: nowhere.
+        samples: where the answers go, a line each, as a run writes them; None: nowhere.
 
     Raises:
         UserError: a model, checkpoint, tokenizer or set that can't be used.
