@@ -11,7 +11,7 @@ from jaxsft.config import Config
 from jaxsft.convert import pretrained
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.evaluation.scoring.table import ScoreRow, table
-from jaxsft.files import records
+from jaxsft.files import records, run_names
 from jaxsft.model.state import Params
 from jaxsft.rundir import reopen
 from jaxsft.rundir.metric_lines import JsonLines
@@ -77,7 +77,7 @@ def evaluate(
     data = inputs.prepare_data(config, base, console)
     job = set_up(config, base, data)
     with tempfile.TemporaryDirectory() as folder:
-        file = samples or Path(folder) / "samples.jsonl"
+        file = samples or Path(folder) / run_names.SAMPLES
         measurer = Measurer(config, job, data, JsonLines(file), lambda topic, line: None)
         with jax.set_mesh(job.program.mesh):
             figures = measurer.measure(_placed(params, base, job), "after")
