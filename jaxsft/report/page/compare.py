@@ -82,6 +82,12 @@ def figures(runs: Sequence[RunFiles]) -> list[tuple[str, list[Cell]]]:
 
 
 def _spent(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
-    costs = [dict(cost.cost_of(run).lines) for run in runs]
+    found = [cost.cost_of(run) for run in runs]
+    costs = [
+        dict(one.lines)
+        | {f"{row.what}, predicted": row.predicted for row in one.predictions}
+        | {f"{row.what}, measured": row.measured for row in one.predictions}
+        for one in found
+    ]
     names = dict.fromkeys(name for one in costs for name in one)
     return [(name, [one.get(name, _MISSING) for one in costs]) for name in names]
