@@ -21,7 +21,7 @@ from jaxsft.loop import train
 from jaxsft.plan import memory, prediction, relief
 from jaxsft.report import endings, finished_run, live_page, the_end
 from jaxsft.rundir import identity, lock, reopen, resume
-from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
+from jaxsft.rundir.run_files import Command, Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.start_clock import StartClock
@@ -42,7 +42,7 @@ from jaxsft.training.step import Changing, TrainState
 def run(
     config: Config,
     workdir: Workdir,
-    command: str,
+    command: Command,
     allow_changed: Sequence[str] = (),
     clock: StartClock | None = None,
 ) -> None:
@@ -90,7 +90,7 @@ def run(
             saved = resume.resume(out.store, job, notes, console.say, allowed)
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
-            distributed.together(lambda: write_inputs(config, report, workdir.files))
+            distributed.together(lambda: write_inputs(config, report, workdir.files, command))
             state = _first_state(config, base, job, data, out, measurer, saved, clock)
             notes = resume.with_digests(notes, state)
             step = FirstStep(train_step, clock, console.say)
@@ -98,7 +98,7 @@ def run(
             end = the_end.measured(config, job, state, out, measurer)
             page.close()
             changes = notes.changes or ()
-            finished_run.finish(config, base, data, job, end, out, command, clock, changes)
+            finished_run.finish(config, base, data, job, end, out, command.line, clock, changes)
 
 
 def _begin(
