@@ -14,7 +14,7 @@ from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation import owed
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.evaluation.step_rows import StepRows
-from jaxsft.rundir import profile
+from jaxsft.rundir import profile, to_come
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
@@ -66,7 +66,8 @@ def train(
     batches = job.batches.stream(first, total)
     out.saver.restart_clock()
     traced = profile.traced(config.log.profile_steps, out, first, total)
-    with termination.deferred(), out.console.steps(first, total), traced as trace:
+    shown = out.console.steps(first, total, to_come.schedule_of(config, epochs, total))
+    with termination.deferred(), shown, traced as trace:
         for done in range(first + 1, total + 1):
             waiting = time.monotonic()
             batch, counts = next(batches)
