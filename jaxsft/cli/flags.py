@@ -24,6 +24,7 @@ from jaxsft.terminal.printable import printable
 from jaxsft.terminal.redact import redacted
 
 _WHOLE = re.compile(r"[+-]?\d+")
+_WHOLE_NUMBERS = re.compile(r"\d+(?:,\d+)+")
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
 _HELP = frozenset({"--help", "-help", "-h"})
 
@@ -312,12 +313,15 @@ def parse_value(hint: Any, text: str, name: str) -> Any:
 
 
 def _collection(hint: Any, text: str, name: str) -> Any:
-    """A tuple from a JSON list, whose sections are objects; a dict from a JSON object.
+    """A tuple from a JSON list, whose sections are objects, or from whole numbers such as 10,13; a
+    dict from a JSON object.
 
     Raises:
         ConfigError: a section has no such field, or lacks one.
         ValueError: the text is not JSON, or its items are not what the hint says.
     """
+    if typing.get_args(hint)[0] is int and _WHOLE_NUMBERS.fullmatch(text):
+        text = f"[{text}]"
     value = config_module.from_value(hint, json.loads(text), name)
     if not config_module.is_instance(value, hint):
         raise ValueError(text)
