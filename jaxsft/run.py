@@ -23,6 +23,7 @@ from jaxsft.report import endings, finished_run, live_page, the_end
 from jaxsft.rundir import identity, lock, reopen, resume
 from jaxsft.rundir.run_files import Command, Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
+from jaxsft.rundir.writers import opening
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training import first_state, inputs, preflight, started_adapter, teacher, too_large
@@ -111,6 +112,7 @@ def _begin(
     asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
     distributed.refuse_differences(distributed.facts(config) | asked)
     distributed.together(lambda: registry.scorers_of(config.eval))  # what is wrong with them
+    distributed.of_first(lambda: opening.check(config.log.writers))
     console = Console(speaks=jax.process_index() == 0)
     console.say("cache", f"{compiled_programs} keeps compiled programs")
     if memory_share is not None:

@@ -105,6 +105,8 @@ class Log:
     spike_deviations: float | None = 8.0
     examples: bool = False  # the rows of every step in examples.jsonl
     price_per_hour: float | None = None  # of all the machines together: the report's price
+    # Where the figures go beside metrics.jsonl, which has all of them always.
+    writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
