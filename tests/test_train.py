@@ -112,6 +112,10 @@ def test_a_run_leaves_what_the_design_promises(run):
     assert phases == ["before", "before", "after", "after"]
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["batch_size"] == 8 and config["model"]["remat"] == "auto"
+    (start,) = read_lines(workdir / "starts.jsonl")
+    assert 0 < start["predicted"]["memory_bytes"] < start["host_bytes"]
+    assert "no time of a step: what a cpu can do is not known" in done.stdout
+    assert "no prediction: what a cpu can do is not known" in (workdir / "report.html").read_text()
     said = r"^remat +save_projections \(auto: the fastest that fits\)$"
     assert len(re.findall(said, done.stdout, re.MULTILINE)) == 1
 

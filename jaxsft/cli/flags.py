@@ -57,18 +57,25 @@ def peers() -> tuple[str | None, int | None, int | None, int]:
 
 
 def run_program(
-    main: Callable[[Config], int | None],
+    main: Callable[..., int | None],
     argv: Sequence[str] | None = None,
     required: tuple[str, ...] = (),
     known: Callable[[], Config] | None = None,
+    with_base: bool = False,
 ) -> None:
     """Parses the command line, runs `main(config)` and exits with a code of jaxsft.errors.
 
     Args:
         known: the config where no file is named.
+        with_base: it is `main(config, base)`, with the config that the command line changed.
     """
     arguments = list(sys.argv if argv is None else argv)
-    sys.exit(_exit_code(lambda: main(parse(arguments, required, _about(main), known))))
+
+    def run() -> int | None:
+        base, config = parsed(arguments, required, _about(main), known)
+        return main(config, base) if with_base else main(config)
+
+    sys.exit(_exit_code(run))
 
 
 MORE = "..."  # as the last of a program's words: as many arguments more as there are
@@ -148,7 +155,17 @@ def parse(
     about: str = "",
     known: Callable[[], Config] | None = None,
 ) -> Config:
-    """The validated config that `argv` asks for: the file of --config with its overrides applied.
+    """The validated config that `argv` asks for, as `parsed` has it."""
+    return parsed(argv, required, about, known)[1]
+
+
+def parsed(
+    argv: list[str],
+    required: tuple[str, ...] = (),
+    about: str = "",
+    known: Callable[[], Config] | None = None,
+) -> tuple[Config, Config]:
+    """The config of the file of --config, and the validated one with its overrides applied.
 
     Args:
         about: the first lines of what --help answers.
@@ -165,13 +182,14 @@ def parse(
     path = flags.FLAGS["config"].value
     if path is None:
         assert known is not None
-        config = known()
+        base = known()
     else:
-        config = config_file.load(path)
+        base = config_file.load(path)
+    config = base
     for field, text in overrides:
         config = override(config, field, text)
     validate(config)
-    return config
+    return base, config
 
 
 def _parse_flags(
