@@ -37,11 +37,12 @@ ALLOWED = {
     "plan": STEP,
     "generation": NUMERIC | {"convert", "data"},
     "evaluation": STEP | {"rundir", "generation"},
+    "answering": STEP | {"rundir", "generation", "evaluation"},
     "report": STEP | {"rundir", "evaluation"},
     "loop": STEP | {"rundir", "evaluation"},
     "run": STEP | {"rundir", "evaluation", "loop", "plan", "report"},
     "cli/programs": STEP
-    | {"cli", "rundir", "checks", "plan", "generation", "evaluation", "report", "run"},
+    | {"cli", "rundir", "checks", "plan", "generation", "evaluation", "answering", "report", "run"},
     "train": {"cli/programs", "terminal"},
     "__main__": {"cli/programs"},
 }

@@ -13,7 +13,7 @@ from jaxsft import errors
 from jaxsft.terminal import signals, streams
 
 NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck") + (
-    *("eval", "compare_models", "compare_runs", "chat"),
+    *("eval", "compare_models", "compare_runs", "chat", "answer"),
 )
 _HELP = ("help", "--help", "-help", "-h")
 
