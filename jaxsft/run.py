@@ -81,7 +81,7 @@ def run(
         _announce(config, base, job, data, console, workdir.shown(""))
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
-        measurer = Measurer(config, job, data, out.samples, console.say)
+        measurer = _measurer(config, job, data, out)
         clock.ended("data")
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
@@ -119,6 +119,13 @@ def _begin(
     if memory_share is not None:
         console.say("memory", memory_share)
     return console
+
+
+def _measurer(config: Config, job: Job, data: PreparedData, out: Outputs) -> Measurer:
+    """What measures the run, once it is known that the model can be asked what it will be."""
+    measurer = Measurer(config, job, data, out.samples, out.console.say)
+    measurer.check_prompts(before=not distributed.of_first(out.store.steps))
+    return measurer
 
 
 @progress.during("reading weights")

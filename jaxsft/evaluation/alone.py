@@ -79,6 +79,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         file = samples or Path(folder) / run_names.SAMPLES
         measurer = Measurer(config, job, data, JsonLines(file), lambda topic, line: None)
+        measurer.check_prompts(before=False)
         with jax.set_mesh(job.program.mesh):
             figures = measurer.measure(_placed(params, base, job), "after")
         lines = JsonLines(file).read()

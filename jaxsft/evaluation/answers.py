@@ -30,6 +30,7 @@ class Prompt:
     template_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     reference_calls: tuple[dict[str, Any], ...] = ()  # as Message.tool_calls
     scored_by: tuple[str, ...] | None = None  # names of scorers; None: those for its set
+    file: str = ""  # that the row is of
 
 
 def held_out_prompts(data: Data, count: int, train: Cache | None = None) -> list[Prompt]:
@@ -89,6 +90,7 @@ def _prompt(name: str, row: Conversation) -> Prompt:
         reference=str(last.content or ""),
         template_options=row.template_options,
         reference_calls=last.tool_calls,
+        file=row.file,
     )
 
 

@@ -18,6 +18,7 @@ from jaxsft.evaluation.answers import (
 )
 from jaxsft.evaluation.asked import Reply
 from jaxsft.evaluation.losses import figures_of, losses_unless, mean_losses
+from jaxsft.evaluation.prompt_lengths import check_lengths
 from jaxsft.evaluation.refusal.requests import requests
 from jaxsft.evaluation.refusal.requests import scorers as refusal_scorers
 from jaxsft.evaluation.scoring import registry
@@ -64,6 +65,24 @@ class Measurer:
         self.watch = watch_of(config.checkpoint, config.eval, losses, scores)
         if self._requests:
             self._scorers += refusal_scorers()
+
+    def check_prompts(self, before: bool) -> None:
+        """Refuses before anything is computed what the model has no positions for.
+
+        Args:
+            before: whether the untrained model will be asked, too.
+
+        Raises:
+            DataError, ConfigError: a prompt, or what the config puts before it.
+        """
+        prompts = distributed.together(lambda: self._prompts)
+        ways = {"before": [*prompts, *self._requests]}
+        ways |= self._helped(prompts) if before and prompts else {}
+        positions, asks = self._job.program.settings.max_positions, self._config.eval
+        if any(ways.values()):
+            distributed.together(
+                lambda: check_lengths(ways, lambda p: len(self._ids(p)), positions, asks, self._say)
+            )
 
     @progress.during("evaluating")
     def losses(self, params: Params) -> dict[str, float | None]:
@@ -177,7 +196,7 @@ class Measurer:
         answers = generate(
             self._job.program.recipe.graphdef,
             params,
-            [tokenizer.encode_prompt(p.messages, p.tools, p.template_options) for p in prompts],
+            [self._ids(prompt) for prompt in prompts],
             Sampling(max_new_tokens=self._config.eval.max_new_tokens),
             stop_ids=[id for id in stop_ids if id is not None],
         )
@@ -186,6 +205,9 @@ class Measurer:
             text = tokenizer.decode(answer.ids[:-1] if answer.ended else answer.ids)
             found.append(Reply(prompt, text, answer.ended, len(answer.ids)))
         return found
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return self._tokenizer.encode_prompt(prompt.messages, prompt.tools, prompt.template_options)
 
     @functools.cached_property
     def _tokenizer(self) -> ChatTokenizer:

@@ -64,4 +64,5 @@ def _prompt(where: str, row: int, line: bytes, scorer: str) -> Prompt:
         turns = turns[:-1]
     if not turns or turns[-1].role != "user":
         raise DataError(f"{where}: the last message is no user's, so that there is no request")
-    return Prompt(SET, row, turns, None, "", scored_by=(scorer,))
+    file = where.rpartition(":")[0]
+    return Prompt(SET, row, turns, None, "", scored_by=(scorer,), file=file)
