@@ -62,6 +62,7 @@ def test_another_run_in_the_same_place_and_other_data_begin_anew(start, tmp_path
     assert {phase for phase, _ in shown_losses.read(tmp_path, cache("b"))} == {"after"}
     start(cache())[0].measure(3.0, "before", 0)
     assert {phase for phase, _ in shown_losses.read(tmp_path, cache())} == {"before"}
+    assert len((tmp_path / "token_losses.jsonl").read_text().splitlines()) == 4
 
 
 def test_no_room_for_them_is_a_note(start, tmp_path, monkeypatch):
