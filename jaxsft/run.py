@@ -15,6 +15,7 @@ from jaxsft.devices import compile_cache, distributed, mesh, progress
 from jaxsft.devices.termination import Termination
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.evaluation.scoring import registry
+from jaxsft.evaluation.shown_losses import LossesOfExamples
 from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
@@ -79,9 +80,9 @@ def run(
         distributed.refuse_differences(chosen)
         report = _report_data(config, job, data, console)
         _announce(config, base, job, data, console, workdir.shown(""))
-        size = job.program.num_parameters
-        distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
+        distributed.first_then_others(lambda: finished_run.check_end(config, base, job, workdir))
         measurer = _measurer(config, job, data, out)
+        shown = LossesOfExamples(config, job, data, out)
         clock.ended("data")
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
@@ -93,14 +94,14 @@ def run(
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
             distributed.together(lambda: write_inputs(config, report, workdir.files, command))
-            state = _first_state(config, base, job, data, out, measurer, saved, clock)
+            state = _first_state(config, base, job, data, out, measurer, shown, saved, clock)
             notes = resume.with_digests(notes, state)
             step = FirstStep(train_step, clock, console.say)
             state = train(config, job, step, state, out, notes, measurer, termination)
             end = the_end.measured(config, job, state, out, measurer)
+            shown.measure(end.params, "after", end.exported_step)
             page.close()
-            changes = notes.changes or ()
-            finished_run.finish(config, base, data, job, end, out, command.line, clock, changes)
+            finished_run.finish(config, base, data, job, end, out, command.line, clock, notes)
 
 
 def _begin(
@@ -136,6 +137,7 @@ def _first_state(
     data: PreparedData,
     out: Outputs,
     measurer: Measurer,
+    shown: LossesOfExamples,
     saved: Changing | None,
     clock: StartClock,
 ) -> TrainState:
@@ -161,6 +163,7 @@ def _first_state(
     out.metrics.resume(None)
     clock.ended("model")
     out.metrics.append({"step": 0} | measurer.measure(state.params, "before"))
+    shown.measure(state.params, "before", 0)
     clock.ended("evaluation")
     return state
 

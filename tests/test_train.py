@@ -25,6 +25,7 @@ CLOCK = {"tokens_per_second", "supervised_tokens_per_second", "step_seconds", "d
 CLOCK |= {"memory_bytes"}  # nor is this the same in two processes
 
 
+PHASES = ("before", "after")
 SECRET = "hf_canary1234567890"
 
 
@@ -119,6 +120,11 @@ def test_a_run_leaves_what_the_design_promises(run):
     (embedding, head) = json.loads((workdir / "summary.json").read_text())["tables"]
     assert 0 < embedding["moved"] < embedding["rows"] == head["moved"] == 512
     assert len(embedding["top"]) == 20 and all(row["text"] for row in embedding["top"])
+    example = json.loads((workdir / "summary.json").read_text())["examples"][0]
+    weights = [weight for _, weight in example["tokens"]]
+    before, after = (np.array(example[when], float)[np.array(weights) > 0] for when in PHASES)
+    assert len(weights) == len(example["before"]) and before.mean() > after.mean() + 0.5
+    assert "Loss of the trained ones" in (workdir / "report.html").read_text()
     said = r"^remat +save_projections \(auto: the fastest that fits\)$"
     assert len(re.findall(said, done.stdout, re.MULTILINE)) == 1
 
@@ -138,6 +144,8 @@ def test_ten_steps_and_ten_after_a_restart_equal_twenty(run, tmp_path):
     done = train(workdir)
     assert "from step 10 of 20" in done.stdout
     assert_same_result(workdir, run[0])
+    losses = [(one / "token_losses.jsonl").read_text() for one in (workdir, run[0])]
+    assert losses[0] == losses[1] and losses[0].count("before") == losses[0].count("after") == 6
 
 
 @fault(

@@ -44,7 +44,7 @@ def words(made: Predicted) -> str:
     """A line for the terminal."""
     said = []
     if made.memory_bytes is not None:
-        said.append(f"{made.memory_bytes / GIB:.2f} GiB of each device")
+        said.append(f"{made.memory_bytes / GIB:.3g} GiB of each device")
     if made.step_seconds is None:
         return ", ".join([*said, f"no time of a step: {made.why}"])
     hours = made.step_seconds * (made.num_steps or 0) / 3600

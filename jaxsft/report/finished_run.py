@@ -17,6 +17,7 @@ from jaxsft.data.encode.tokenizer_files import open_tokenizer
 from jaxsft.data.report.inspect import pieces
 from jaxsft.devices import peak_memory, progress
 from jaxsft.devices.mesh import describe
+from jaxsft.evaluation import shown_losses
 from jaxsft.evaluation.scoring.table import table
 from jaxsft.files import buckets, records, run_names
 from jaxsft.model import quantised
@@ -35,7 +36,7 @@ from jaxsft.report.model_change import ModelChange
 from jaxsft.report.page.write import write_report
 from jaxsft.report.summary import Summary, TrainedExample
 from jaxsft.report.the_end import End
-from jaxsft.rundir.checkpoint.notes import Change
+from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.sample import Sample
 from jaxsft.rundir.workdir import Workdir
@@ -43,8 +44,6 @@ from jaxsft.terminal.redact import redacted
 from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training.inputs import PreparedData
 from jaxsft.training.job import Job
-
-_EXAMPLES = 6  # of the training data that the report shows
 
 
 @progress.during("writing the report")
@@ -57,7 +56,7 @@ def finish(
     out: Outputs,
     command: str,
     clock: StartClock,
-    changes: Sequence[Change],
+    notes: Notes,
 ) -> None:
     """Exports, writes summary and report, and shows what changed."""
     command = redacted(command)
@@ -70,7 +69,7 @@ def finish(
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
     if jax.process_index() != 0:
         return
-    examples = trained_examples(config, data)
+    examples = trained_examples(config, data, out.workdir.files)
     summary = Summary(
         model=config.model.source,
         parameters=job.program.num_parameters,
@@ -83,7 +82,7 @@ def finish(
         exported_step=end.exported_step,
         best=end.best,
         ended=end.why,
-        changes=changes,
+        changes=notes.changes or (),
         checkpoint_failures=out.saver.failures,
         wall_seconds=clock.since_made(),
         start_seconds=clock.seconds,
@@ -229,7 +228,7 @@ def _moved_weights(
         return ModelChange()
 
 
-def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Workdir) -> None:
+def check_end(config: Config, base: Pretrained, job: Job, workdir: Workdir) -> None:
     """Refuses before the first step what `finish` would refuse after the last.
 
     Raises:
@@ -242,18 +241,38 @@ def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Wo
         return
     run_export.refuse_what_has_no_name(config, base)
     if config.checkpoint.check_export:
-        check_export.refuse_if_not_possible("config.checkpoint.check_export=True", num_parameters)
+        size = job.program.num_parameters
+        check_export.refuse_if_not_possible("config.checkpoint.check_export=True", size)
 
 
-def trained_examples(config: Config, data: PreparedData) -> list[TrainedExample]:
-    """The first training example, and others evenly from all of them."""
+def trained_examples(config: Config, data: PreparedData, files: Path) -> list[TrainedExample]:
+    """The first training example, and others evenly from all of them.
+
+    Args:
+        files: the directory of the run, for what their tokens cost before and after.
+    """
     tokenizer = open_tokenizer(data.tokenizer_directory, config.data)
-    total = data.train.report.examples
-    wanted = sorted({place * total // _EXAMPLES for place in range(_EXAMPLES)}) if total else [0]
-    return [
-        TrainedExample(
-            f"example {place + 1:,} of {total:,}",
-            [(text, float(weights[start])) for text, start in pieces(ids.tolist(), tokenizer)],
+    wanted, losses = shown_losses.shown(data.train), shown_losses.read(files, data.train)
+    found = []
+    for place, (ids, weights) in zip(wanted, data.train.examples(wanted), strict=True):
+        texts, starts = zip(*pieces(ids.tolist(), tokenizer), strict=True)
+        cost = (
+            _of_pieces(losses.get((phase, place), ()), starts)
+            for phase in (shown_losses.BEFORE, shown_losses.AFTER)
         )
-        for place, (ids, weights) in zip(wanted, data.train.examples(wanted), strict=True)
-    ]
+        where = f"example {place + 1:,} of {data.train.report.examples:,}"
+        tokens = [(text, float(weights[at])) for text, at in zip(texts, starts, strict=True)]
+        found.append(TrainedExample(where, tokens, *cost))
+    return found
+
+
+def _of_pieces(losses: Sequence[float | None], starts: Sequence[int]) -> list[float | None]:
+    """Of tokens that come together the sum; nothing where there are no losses."""
+    if not losses:
+        return []
+    ends = [*starts[1:], len(losses)]
+    found: list[float | None] = []
+    for start, end in zip(starts, ends, strict=True):
+        known = [one for one in losses[start:end] if one is not None]
+        found.append(sum(known) if 0 < len(known) == end - start else None)
+    return found

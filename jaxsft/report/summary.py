@@ -24,6 +24,9 @@ class TrainedExample:
 
     where: str = ""  # the example's number, of how many
     tokens: Sequence[tuple[str, float]] = ()  # with their weights
+    # Nats of each, in the same order; None: not known. Empty: none are.
+    before: Sequence[float | None] = ()
+    after: Sequence[float | None] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,10 @@ def test_tiny_factors_do_not_vanish():
     assert measured(Adapted(weight, a, b, jnp.ones(2)), [0, 1]).still == []
 
 
+def test_a_token_that_no_page_can_show_is_told_by_its_number():
+    assert moved._spelt(" a\n\x07") == "␣a⏎\\u0007" and moved._spelt("") == "(no text)"
+
+
 def page_of(*adapters):
     weights = [LeafChange("attention.q_DNH", [0, 1], [1.0, 1.0], [0.1, 0.1])]
     found = moved.moved_of(RunFiles(summary=Summary(weights=weights, adapters=adapters)))
@@ -69,7 +73,7 @@ def test_the_page_says_whether_all_act():
     acting = AdapterChange("attention.q_DNH", 4, [0, 1], [0.01, 0.02])
     shown = page_of(acting)
     assert shown.all_act and shown.words == "All 2 adapters add something to their weights."
-    assert shown.rows == [("attention.q_DNH", "4", "2", "1.000% in 0", "2.000% in 1", "")]
+    assert shown.rows == [("attention.q_DNH", "4", "2", "1.000% in 0", "2.000% in 1")]
     shown = page_of(acting, AdapterChange("mlp.up_DF", 4, [0, 1], [0.0, 0.02]))
     assert not shown.all_act and shown.words.startswith("1 of 4 adapters add nothing")
     assert shown.rows[1][-1] == "layer 0"

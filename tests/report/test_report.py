@@ -284,3 +284,18 @@ def test_long_examples_are_cut_with_a_count(workdir):
     tokens = [["a", 1.0]] * (trained.MAX_EXAMPLE_TOKENS + 5)
     (workdir / "summary.json").write_text(json.dumps(SUMMARY | {"example": tokens}))
     assert "and 5 more tokens" in page_of(workdir).text
+
+
+def test_a_token_tells_its_loss_before_and_after(workdir):
+    """Of the two that are trained, and of the first, which none is known of."""
+    example = {
+        "where": "example 1 of 3",
+        "tokens": SUMMARY["example"],
+        "before": [None, 3.0, 1.0],
+        "after": [None, 0.5, 0.25],
+    }
+    (workdir / "summary.json").write_text(json.dumps(SUMMARY | {"examples": [example]}))
+    html = page_of(workdir).html
+    assert '<span class="off" title="weight 0">Hi</span>' in html
+    assert 'title="weight 1; loss 3.00 before, 0.50 after">&lt;|end|&gt;</span>' in html
+    assert "Loss of the trained ones: 2.00 before, 0.38 after training." in html

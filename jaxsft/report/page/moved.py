@@ -37,7 +37,9 @@ class Table:
 class Adapters:
     words: str
     all_act: bool
-    rows: Sequence[tuple[str, ...]]  # weight, rank, adapters, least, most
+    rows: Sequence[
+        tuple[str, ...]
+    ]  # weight, rank, adapters, least, most; and where it adds nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +112,10 @@ def _table(one: TableChange) -> Table:
 
 
 def _spelt(text: str) -> str:
-    """A token's text, white space marked."""
-    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "(no text)"
+    """A token's text, white space marked and what no page can show by its number."""
+    marked = text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+    shown = (char if char.isprintable() else f"\\u{ord(char):04x}" for char in marked)
+    return "".join(shown) or "(no text)"
 
 
 def _adapters(several: Sequence[AdapterChange]) -> Adapters | None:
@@ -126,7 +130,8 @@ def _adapters(several: Sequence[AdapterChange]) -> Adapters | None:
             f"{still:,} of {total:,} adapters add nothing: no gradient reached them, so that they"
             " cost memory and time for nothing. Leave them out of config.lora.targets."
         )
-    return Adapters(words, not still, [_adapter(one) for one in several])
+    rows = [_adapter(one) for one in several]
+    return Adapters(words, not still, rows if still else [row[:-1] for row in rows])
 
 
 def _adapter(one: AdapterChange) -> tuple[str, ...]:

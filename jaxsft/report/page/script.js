@@ -217,4 +217,13 @@
       document.getElementById("none-left").hidden = left > 0;
     });
   }
+
+  // A finger can't point: what a token's title says stands under its example when it is tapped.
+  document.addEventListener("click", (event) => {
+    const token = event.target.closest(".tokens span[title]");
+    const line = token && token.closest(".card").querySelector("[data-picked]");
+    if (!line) return;
+    line.textContent = `${token.textContent.trim() || "(space)"}: ${token.title}`;
+    line.hidden = false;
+  });
 })();

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.data.quality.figures import BinnedSpread
 from jaxsft.report.run_read import RunFiles
-from jaxsft.report.summary import Summary
+from jaxsft.report.summary import Summary, TrainedExample
 
 TOKEN_KINDS = ("supervised", "context", "truncated", "dropped", "held_out")
 _COLORS = {"supervised": 3, "context": 1, "truncated": 2, "dropped": 4, "held_out": 6}
@@ -19,6 +19,7 @@ class ShownToken:
     text: str
     weight: str
     supervised: bool
+    losses: str = ""  # before and after training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ShownExample:
     tokens: list[ShownToken]
     more: int  # tokens that are not shown
     supervised: int  # of all
+    mean: str = ""  # loss of those, before and after training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,19 +66,30 @@ class ShownAccount:
 
 def examples(summary: Summary) -> list[ShownExample]:
     """The first training example, and others from all over the data."""
-    several = [("", summary.example)] if summary.example else []
-    several = [(one.where, one.tokens) for one in summary.examples] or several
-    return [example(tokens, where) for where, tokens in several]
+    first = TrainedExample(tokens=summary.example)
+    several = list(summary.examples) or ([first] if summary.example else [])
+    return [example(one) for one in several]
 
 
-def example(tokens: Sequence[tuple[str, float]], where: str = "") -> ShownExample:
+def example(one: TrainedExample) -> ShownExample:
     """The tokens as drawn: a line break is shown as a mark before it breaks the line."""
+    count = len(one.tokens)
+    befores, afters = ([*losses, *[None] * count][:count] for losses in (one.before, one.after))
+    tokens = list(zip(one.tokens, befores, afters, strict=True))
     shown = [
-        ShownToken(text.replace("\n", "⏎\n"), f"{weight:g}", weight > 0)
-        for text, weight in tokens[:MAX_EXAMPLE_TOKENS]
+        ShownToken(text.replace("\n", "⏎\n"), f"{weight:g}", weight > 0, _said([before, after]))
+        for (text, weight), before, after in tokens[:MAX_EXAMPLE_TOKENS]
     ]
-    supervised = sum(weight > 0 for _, weight in tokens)
-    return ShownExample(where, shown, len(tokens) - len(shown), supervised)
+    supervised = [losses for (_, weight), *losses in tokens if weight > 0]
+    known = [pair for pair in supervised if None not in pair]
+    means = [sum(column) / len(known) for column in zip(*known, strict=True)]
+    return ShownExample(one.where, shown, count - len(shown), len(supervised), _said(means))
+
+
+def _said(losses: Sequence[float | None]) -> str:
+    """`"2.41 before, 0.03 after"`, of those that are known."""
+    named = zip(("before", "after"), losses, strict=False)
+    return ", ".join(f"{loss:.2f} {name}" for name, loss in named if loss is not None)
 
 
 def reports(run: RunFiles) -> Mapping[str, CacheReport]:

@@ -74,7 +74,7 @@ def test_the_report_page_shows_tokens_with_their_spaces(data, tmp_path):
     config = Config(
         model=Model(source="m"), data=data, optim=Optim(peak_lr=1.0), train=Train(batch_size=1)
     )
-    (shown,) = finished_run.trained_examples(config, made)
+    (shown,) = finished_run.trained_examples(config, made, tmp_path)
     (ids, weights) = cache.examples([0])[0]
     whole = ChatTokenizer(directory).decode(ids.tolist())
     assert "".join(text for text, _ in shown.tokens) == whole and "the fox says hello" in whole
