@@ -23,6 +23,7 @@ from jaxsft.report import endings, finished_run, live_page, the_end
 from jaxsft.rundir import identity, lock, reopen, resume
 from jaxsft.rundir.run_files import Command, Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
+from jaxsft.rundir.writers import opening
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.start_clock import StartClock
 from jaxsft.training import first_state, inputs, preflight, started_adapter, teacher, too_large
@@ -36,6 +37,7 @@ from jaxsft.training.predicted import Predicted
 from jaxsft.training.replay import CheckedStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
+from jaxsft.training.start_notes import start_notes
 from jaxsft.training.step import Changing, TrainState
 
 
@@ -76,7 +78,7 @@ def run(
         chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}
         distributed.refuse_differences(chosen)
         report = _report_data(config, job, data, console)
-        _announce(config, base, job, data, console)
+        _announce(config, base, job, data, console, workdir.shown(""))
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
         measurer = Measurer(config, job, data, out.samples, console.say)
@@ -111,6 +113,7 @@ def _begin(
     asked = {"--workdir": workdir.name, "--allow_changed": list(allow_changed)}
     distributed.refuse_differences(distributed.facts(config) | asked)
     distributed.together(lambda: registry.scorers_of(config.eval))  # what is wrong with them
+    distributed.of_first(lambda: opening.check(config.log.writers))
     console = Console(speaks=jax.process_index() == 0)
     console.say("cache", f"{compiled_programs} keeps compiled programs")
     if memory_share is not None:
@@ -209,7 +212,7 @@ def _report_data(config: Config, job: Job, data: PreparedData, console: Console)
 
 
 def _announce(
-    config: Config, base: Pretrained, job: Job, data: PreparedData, console: Console
+    config: Config, base: Pretrained, job: Job, data: PreparedData, console: Console, directory: str
 ) -> None:
     """What is about to happen, before anything is computed."""
     told = first_state.precision_notes(config, base)
@@ -241,6 +244,8 @@ def _announce(
         console.say("distil", note)
     for note in eval_notes(config, job):
         console.say("plan", note)
+    for topic, note in start_notes(config, job, data, directory):
+        console.say(topic, note)
     console.say(
         "plan",
         f"{epochs.num_rows:,} rows of {config.data.sequence_length:,} tokens,"

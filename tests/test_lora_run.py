@@ -55,6 +55,16 @@ def test_it_says_what_it_trained_and_learns(ran):
     assert changed["optim.peak_lr"] == "0.003" and changed["lora.rank"] == "not set"
 
 
+def test_every_adapter_acts_and_the_embedding_stayed(ran):
+    workdir, _ = ran
+    page = (workdir / "report.html").read_text()
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert all(min(one["shares"]) > 0 and one["rank"] == 4 for one in summary["adapters"])
+    count = sum(len(one["shares"]) for one in summary["adapters"])
+    assert f"All {count} adapters add something to their weights." in page and count >= 14
+    assert "None of 512 rows moved" in page
+
+
 def test_adapter_run_and_merged_model_are_the_same(ran, base):
     workdir, _ = ran
     assert not (workdir / "export" / "model.safetensors").exists()

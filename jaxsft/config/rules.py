@@ -6,6 +6,7 @@ import math
 
 from jaxsft.config.data import Data
 from jaxsft.config.distil import Distil
+from jaxsft.config.log_rules import check_log
 from jaxsft.config.lora import Lora
 from jaxsft.config.loss import Loss
 from jaxsft.config.optim import Group, Optim
@@ -59,6 +60,7 @@ def validate(config: Config) -> None:
         if getattr(config.eval, name) < 0:
             raise ConfigError(f"config.eval.{name}={getattr(config.eval, name)}: must be 0 or more")
     _check_answers(config.eval)
+    check_log(config.log)
     if config.eval.prompts and not config.data.eval and config.data.holdout is None:
         raise ConfigError(
             f"config.eval.prompts={config.eval.prompts}: data.eval is empty and data.holdout None:"

@@ -21,8 +21,10 @@ from jaxsft.rundir.metric_lines import JsonLines
 from jaxsft.rundir.saver import Saver
 from jaxsft.rundir.step_figures import figures_of, is_of_steps
 from jaxsft.rundir.workdir import Workdir
+from jaxsft.rundir.writers import opening
 from jaxsft.rundir.writers.history import History
-from jaxsft.rundir.writers.writer import Writers
+from jaxsft.rundir.writers.shown import ShownLoss
+from jaxsft.rundir.writers.writer import Writer, Writers
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.redact import redacted, redacted_values
 
@@ -79,11 +81,15 @@ def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
     )
     history = History(workdir.files / run_names.METRICS, writes=first)
     lines = [figures_of(line) for line in history.read() if is_of_steps(line)]
+    samples = JsonLines(workdir.files / run_names.SAMPLES, writes=first)
+    others: tuple[Writer, ...] = (ShownLoss(console.evaluated),)
+    if first:
+        others += opening.opened(config, workdir, history, samples, console.say)
     return Outputs(
         workdir,
         console,
-        Writers(history),
-        JsonLines(workdir.files / run_names.SAMPLES, writes=first),
+        Writers(history, others),
+        samples,
         store,
         Saver(store, policy, console.say, lines[-1].checkpoint_failures if lines else 0),
     )

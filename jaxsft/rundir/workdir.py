@@ -7,6 +7,8 @@ metrics know too, and what they know beyond it is dropped when the run goes on.
 
 import contextlib
 import json
+import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,8 @@ from jaxsft.files import buckets, places, run_names
 WRITTEN_ON_THE_WAY = (
     *(run_names.CONFIG, run_names.COMMAND, run_names.DATA_REPORT),
     *(run_names.METRICS, run_names.SAMPLES),
-    *(run_names.ODD_STEPS, run_names.EXAMPLES, run_names.STARTS, run_names.SUMMARY),
+    *(run_names.ODD_STEPS, run_names.EXAMPLES, run_names.STARTS, run_names.WANDB_RUN),
+    run_names.SUMMARY,
 )
 _MIN_SECONDS = 60  # between two copies that no checkpoint waits for
 _MAX_SHARE = 0.02  # of the run's time that these copies take
@@ -94,12 +97,15 @@ class Workdir:
         if self._bucket is None:
             return
         started = time.monotonic()
-        for file in sorted(self.files.iterdir()):
-            status = file.stat()
-            version = status.st_size, status.st_mtime_ns
-            if self._copied.get(file.name) != version:
-                buckets.upload(file, self._bucket / file.name)
-                self._copied[file.name] = version
+        for name, version in _versions(self.files):
+            if self._copied.get(name) != version:
+                try:
+                    buckets.upload(self.files / name, self._bucket / name)
+                except CheckpointError:
+                    if (self.files / name).exists():
+                        raise
+                    continue  # it was taken away meanwhile, by a thread that writes
+                self._copied[name] = version
         took = time.monotonic() - started
         self._next_copy = time.monotonic() + max(_MIN_SECONDS, took / _MAX_SHARE)
 
@@ -112,6 +118,20 @@ class Workdir:
         except CheckpointError as error:
             self._next_copy = time.monotonic() + _MIN_SECONDS
             return str(error)
+
+
+def _versions(directory: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Each file's name, and its size and time of change; those that writers keep in directories of
+    their own, and take away again, come last."""
+    for above, directories, names in os.walk(directory):
+        directories.sort()
+        for name in sorted(names):
+            file = Path(above) / name
+            with contextlib.suppress(FileNotFoundError):
+                status = file.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    shown = str(file.relative_to(directory))
+                    yield shown, (status.st_size, status.st_mtime_ns)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,10 @@ class Deadline:
             with contextlib.suppress(OSError):  # it is full: the thread wakes up anyway
                 os.write(self._writing, _BEGIN)
 
+    def left(self) -> float:
+        """Seconds until the process is ended; infinite where no signal came."""
+        return max(self._at - time.monotonic(), 0.0)
+
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Inside, a thread sees each signal that Python handles, whatever the main one is doing."""
