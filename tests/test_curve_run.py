@@ -11,6 +11,7 @@ from tests import programs
 
 pytestmark = pytest.mark.slow
 FLAGS = ("--config.train.steps=8", "--config.eval.every_steps=None", "--config.eval.match=exact")
+FLAGS += ("--config.log.every_steps=4", "--config.checkpoint.save_every_steps=None")
 
 
 def curve(workdir, *flags):
@@ -40,14 +41,14 @@ def test_each_share_is_a_run_and_a_point(first):
         assert loss == pytest.approx(point["after"]["eval/heldout/loss"], rel=1e-5)
         assert len(sums["nll"]) == 12
         assert not (workdir / point["directory"] / "export").exists()
-    report = json.loads((workdir / "share_50" / "data_report.json").read_text())
+    report = json.loads((workdir / "share_50" / "data_report.json").read_text())["train"]
     assert report["dropped"] == {NOT_SHARED: 30} and report["rows_out"] == 30
     (gain,) = found["gains"]
     losses = [point["after"]["eval/heldout/loss"] for point in (half, whole)]
     assert gain["mean"] == pytest.approx(losses[0] - losses[1], rel=1e-3)
     assert "too few examples to say" in found["says"][0] and found["says"][0] in done.stdout
     assert "heldout match: 0 -> 0" in found["says"][1] and "50 %" in done.stdout
-    assert "share_50 --config.data.share=0.5 --config.train.steps=4" in done.stdout
+    assert "--config.data.share=0.5 --config.train.steps=4" in done.stdout
 
 
 def test_a_later_start_trains_nothing_again(first):
