@@ -43,6 +43,9 @@ class Data:
     holdout_seed: int = 0  # which rows those are; train.seed changes none of it
     # Rows of train that repeat an earlier one, or are almost the same as one.
     duplicates: Literal["keep", "drop_exact", "drop_near"] = "keep"
+    # This share of the rows that could be trained on; those of a smaller share are among those of a
+    # larger one, and what is held out is the same for all. None: all of them.
+    share: float | None = None
     # Which assistant turns carry loss; "weighted_turns": those whose message has a weight.
     train_on: Literal["all_turns", "last_turn", "weighted_turns"] = "all_turns"
     # Parts of a turn that carry loss; "tool_results" are a tool's words: no model writes them.

@@ -369,7 +369,7 @@ def _check_data(data: Data) -> None:
                 )
             if kind == "eval" and (source.weight, source.count) != (None, None):
                 raise ConfigError(f"{here}: weight and count are for training; evaluation sees all")
-    _check_holdout(data.holdout)
+    _check_parts(data.holdout, data.share)
     if data.template_date is not None and not _is_date(data.template_date):
         raise ConfigError(f"config.data.template_date={data.template_date}: expected YYYY-MM-DD")
     if not data.train_parts or len(set(data.train_parts)) < len(data.train_parts):
@@ -378,7 +378,9 @@ def _check_data(data: Data) -> None:
         )
 
 
-def _check_holdout(holdout: int | float | None) -> None:
+def _check_parts(holdout: int | float | None, share: float | None) -> None:
+    if share is not None and not 0 < share <= 1:
+        raise ConfigError(f"config.data.share={share}: must be more than 0, and 1 at most")
     if isinstance(holdout, float) and not 0 < holdout < 1:
         raise ConfigError(
             f"config.data.holdout={holdout}: a share must lie between 0 and 1, as 0.05 does; a"

@@ -9,6 +9,7 @@ ODD_STEPS = "odd_steps.jsonl"  # the rows of steps that were skipped, or whose l
 EXAMPLES = "examples.jsonl"  # the rows of every step, by option
 STARTS = "starts.jsonl"  # what each start of the run took its time for
 TOKEN_LOSSES = "token_losses.jsonl"  # of a few examples, before and after training
+CURVE = "curve.json"  # of runs on shares of the rows, beside their directories
 SUMMARY = "summary.json"  # of a run that came to its end
 REPORT = "report.html"
 ERROR = "error.json"  # of a run that failed

@@ -24,7 +24,7 @@ FREE = {
 }
 FREE_SECTIONS = ("mesh", "checkpoint", "eval", "log")
 # Fields of Data that decide which rows are trained on; of the others the prepared data tell.
-_DIVISION = ("holdout", "holdout_seed", "duplicates")
+_DIVISION = ("holdout", "holdout_seed", "duplicates", "share")
 # Fields that decide when a run ends: more of it is more of the same data order.
 _LENGTHS = ("config.train.epochs", "config.train.steps")
 # Not compared with checkpoints from before they were noted.

@@ -53,6 +53,13 @@ def test_others_are_refused(text, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["0", "1.5", "nan", "-0.5"])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(ConfigError, match=rf"config.data.share={float(text):g}.*: must be more"):
+        validate(flags.override(config(), "data.share", text))
+    validate(flags.override(config(), "data.share", "0.25"))
+
+
 def test_how_duplicates_go_is_one_of_three():
     with pytest.raises(ConfigError, match="duplicates=drop: .*'keep', 'drop_exact', 'drop_near'"):
         flags.override(config(), "data.duplicates", "drop")

@@ -53,7 +53,7 @@ def test_a_name_that_is_spelt_again_is_found(source):
 
 def test_every_file_of_a_run_in_a_bucket_is_brought_back_at_a_start():
     """Else the next copy would put a shorter one in its place."""
-    made_anew = {run_names.REPORT, run_names.ERROR, run_names.LOCK}
+    made_anew = {run_names.REPORT, run_names.ERROR, run_names.LOCK, run_names.CURVE}
     directories = {run_names.CHECKPOINTS, run_names.EXPORT, run_names.EXPORT_MERGED}
     directories |= {run_names.TENSORBOARD, run_names.PROFILE}  # each start adds files of its own
     assert set(workdir.WRITTEN_ON_THE_WAY) == NAMES - made_anew - directories
@@ -64,5 +64,6 @@ def test_the_names_that_scripts_read_stay():
         *("config.json", "metrics.jsonl", "samples.jsonl", "data_report.json", "summary.json"),
         *("report.html", "error.json", "lock.json", "checkpoints", "export", "export_merged"),
         *("odd_steps.jsonl", "examples.jsonl", "starts.jsonl"),
-        *("command.json", "token_losses.jsonl", "tensorboard", "wandb.json", "profile"),
+        *("command.json", "token_losses.jsonl", "curve.json", "tensorboard", "wandb.json"),
+        "profile",
     }

@@ -13,7 +13,7 @@ from jaxsft import errors
 from jaxsft.terminal import signals, streams
 
 NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck") + (
-    *("eval", "compare_models", "compare_runs", "chat", "answer"),
+    *("eval", "compare_models", "compare_runs", "chat", "answer", "curve"),
 )
 _HELP = ("help", "--help", "-help", "-h")
 

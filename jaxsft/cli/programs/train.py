@@ -7,6 +7,7 @@ Started again with the same flags, it goes on from its last checkpoint.
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -64,17 +65,33 @@ def start() -> None:
 
 
 def main(config: Config, base: Config) -> None:
+    config = continued(config)
+    run_in(flags.FLAGS.workdir, config, base, ["python", "-m", "jaxsft.train", *sys.argv[1:]])
+
+
+def continued(config: Config) -> Config:
+    """With the run that --continue_from names, if it names one."""
     if _CONTINUE_FROM.value is not None:
         config = jaxsft_flags.override(config, "model.continue_from", _CONTINUE_FROM.value)
         validate(config)
+    return config
+
+
+def run_in(name: str, config: Config, base: Config, command: Sequence[str]) -> None:
+    """The whole run in the directory of this name.
+
+    Args:
+        base: the config as its file has it.
+        command: that starts it, for the report.
+    """
     from jaxsft.rundir.checkpoint import background
     from jaxsft.rundir.workdir import opened
 
-    with background.left_behind(), opened(flags.FLAGS.workdir) as workdir:
-        _run(config, base, workdir)
+    with background.left_behind(), opened(name) as workdir:
+        _run(config, base, workdir, shlex.join(command))
 
 
-def _run(config: Config, base: Config, workdir: "Workdir") -> None:
+def _run(config: Config, base: Config, workdir: "Workdir", command: str) -> None:
     workdir.forget(run_names.ERROR)
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft.devices import cloud_notices, distributed, peers
@@ -91,7 +108,6 @@ def _run(config: Config, base: Config, workdir: "Workdir") -> None:
         lambda line: print(line, file=sys.stderr, flush=True),
         max(100, 3 * patience.lost_seconds),  # jax must not come first
     )
-    command = ["python", "-m", "jaxsft.train", *sys.argv[1:]]
 
     def end(error: BaseException) -> None:
         endings.write_ending(workdir, error)
@@ -99,7 +115,7 @@ def _run(config: Config, base: Config, workdir: "Workdir") -> None:
     notices = cloud_notices.followed(_CLOUD_NOTICES.value, _obey)
     with notices, peers.listening(end, patience) as listener:
         try:
-            given = Command(shlex.join(command), flags.FLAGS.config, base)
+            given = Command(command, flags.FLAGS.config, base)
             run(config, workdir, given, _ALLOW_CHANGED.value or (), clock)
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)

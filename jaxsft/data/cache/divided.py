@@ -33,14 +33,14 @@ HOLDOUT = "holdout"  # the name of the set that is held out
 
 
 HELD_OUT = "held out: an evaluation row, by data.holdout"
-REASONS = (HELD_OUT, division.EXACT, division.NEAR)
+REASONS = (HELD_OUT, division.EXACT, division.NEAR, division.NOT_SHARED)
 _APART = "apart.npy"
 RowKey = tuple[int, str, int]  # index of the source, file, row
 
 
 def divides(data: Data) -> bool:
     """Whether the config takes rows of the training data out."""
-    return data.holdout is not None or data.duplicates != "keep"
+    return data.holdout is not None or data.duplicates != "keep" or data.share is not None
 
 
 def divided(whole: Cache, data: Data) -> tuple[Cache, Cache | None]:
@@ -55,6 +55,7 @@ def divided(whole: Cache, data: Data) -> tuple[Cache, Cache | None]:
         "holdout": [type(data.holdout).__name__, data.holdout],
         "seed": None if data.holdout is None else data.holdout_seed,
         "duplicates": data.duplicates,
+        "share": data.share,
     }
     made_of = [whole.fingerprint, options, file_digest(Path(__file__))]
     names = ("trained", HOLDOUT) if data.holdout is not None else ("trained",)
@@ -110,7 +111,7 @@ class _Parts:
                 whole.directory, f"{len(self._facts)} facts of {len(self._source_of)} rows"
             )
         self._division: Division = division.divide(
-            self._facts, data.duplicates, data.holdout, data.holdout_seed
+            self._facts, data.duplicates, data.holdout, data.holdout_seed, data.share
         )
         if not len(self._division.trained):
             raise DataError(f"config.data.holdout={data.holdout}: no row is left to train on")

@@ -34,7 +34,12 @@ from jaxsft.terminal.redact import redacted
 # Options that decide nothing in a cache: where it lies, who makes it, and what belongs to the plan.
 _NOT_IN_FINGERPRINT = ("train", "eval", "cache_dir", "workers", "tokenizer", "template") + (
     "template_date",  # stands there as "date" where the template writes one
-    *("holdout", "holdout_seed", "duplicates"),  # `divided` makes caches of their own of these
+    *(
+        "holdout",
+        "holdout_seed",
+        "duplicates",
+        "share",
+    ),  # `divided` makes caches of their own of these
 )
 # The code that decides what is in a cache, by patterns below the package; the rest of data/ plans,
 # shows or measures.

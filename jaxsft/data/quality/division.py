@@ -18,6 +18,8 @@ from jaxsft.errors import DataError
 Duplicates = Literal["keep", "drop_exact", "drop_near"]
 EXACT = "duplicate: the same as an earlier row"
 NEAR = f"near duplicate: {near_duplicates.SIMILAR:.0%} or more of an earlier row's pairs of words"
+NOT_SHARED = "not of the share that is trained on, by data.share"
+_SHARE_SEED = 1  # another order than that of what is held out
 _EXAMPLES = 10  # of pairs of rows
 
 
@@ -32,9 +34,14 @@ class Division:
 
 
 def divide(
-    facts: Facts, duplicates: Duplicates, holdout: int | float | None, seed: int
+    facts: Facts,
+    duplicates: Duplicates,
+    holdout: int | float | None,
+    seed: int,
+    share: float | None = None,
 ) -> Division:
-    """Drops duplicates, the first of each kept, and then holds out a part of what is left.
+    """Drops duplicates, the first of each kept, and then holds out a part of what is left; of the
+    rest a share is trained on, if one is asked for.
 
     Raises:
         DataError: there are too few rows, or too many of them are alike.
@@ -57,6 +64,10 @@ def divide(
     if holdout is not None:
         held_out = _held_out(facts, left, holdout, seed)
         left = np.setdiff1d(left, held_out, assume_unique=True)
+    if share is not None:
+        shared = _shared(facts, left, share)
+        dropped[NOT_SHARED] = np.setdiff1d(left, shared, assume_unique=True)
+        left = shared
     examples = [RowPair(facts.where(a), facts.where(b), score) for a, b, score in pairs]
     return Division(left, held_out, dropped, examples)
 
@@ -122,6 +133,16 @@ def _held_out(facts: Facts, left: np.ndarray, holdout: float | int, seed: int) -
             " config.data.eval"
         )
     return left[out]
+
+
+def _shared(facts: Facts, left: np.ndarray, share: float) -> np.ndarray:
+    """The first rows of an order by their words alone: so those of a smaller share are among them.
+
+    share 0.5   the rows that come at places 0 1 2 3 of 8
+    share 0.25                               0 1
+    """
+    order = np.argsort(_shuffling(facts.dialogue[left], _SHARE_SEED), kind="stable")
+    return np.sort(left[order[: max(1, round(share * len(left)))]])
 
 
 def _alike(facts: Facts, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from jaxsft.data.cache.manifest import CacheReport
-from jaxsft.data.quality.division import EXACT, NEAR
+from jaxsft.data.quality.division import EXACT, NEAR, NOT_SHARED
 from jaxsft.data.quality.figures import HintedRows, Overlap
 from jaxsft.data.render.turns import new_tokens_flag
 from jaxsft.data.report.data_report import (
@@ -165,7 +165,7 @@ def _loss_warnings(name: str, report: CacheReport) -> Warnings:
     found: list[tuple[float, DataWarning]] = []
     for reason in dict.fromkeys([*report.dropped, *report.dropped_tokens]):
         rows, lost = report.dropped.get(reason, 0), report.dropped_tokens.get(reason, 0)
-        if reason in (EXACT, NEAR):
+        if reason in (EXACT, NEAR, NOT_SHARED):
             continue  # that was asked for
         of_rows, of_tokens = rows / max(report.rows_in, 1), lost / rendered
         if max(of_rows, of_tokens) <= MAX_DROPPED_SHARE:

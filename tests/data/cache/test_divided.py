@@ -196,3 +196,21 @@ def test_more_rows_than_there_are_are_refused(whole, data):
     with pytest.raises(DataError, match="holdout=500: of the 125 rows that can be trained on"):
         parts(whole, data, holdout=500)
     assert divided_module.divides(dataclasses.replace(data, holdout=500))
+
+
+@pytest.mark.parametrize("options", [{}, {"holdout": 0.1}, {"duplicates": "drop_near"}])
+def test_a_smaller_share_is_part_of_a_larger_and_of_the_same_rest(whole, data, options):
+    all_, held = parts(whole, data, **options)
+    found = {}
+    for share in (0.25, 0.5, 1.0):
+        train, its = parts(whole, data, share=share, **options)
+        found[share] = {tuple(row) for row in train.rows.tolist()}
+        assert len(found[share]) == round(share * len(all_))  # an example a row
+        left_out = train.report.dropped.get(division.NOT_SHARED, 0)
+        assert train.report.rows_out == len(all_) - left_out == len(found[share])
+        assert (its is None) == (held is None)
+        assert its is None or held is None or its.rows.tolist() == held.rows.tolist()
+    assert found[0.25] < found[0.5] < found[1.0] == {tuple(row) for row in all_.rows.tolist()}
+    # Neither is the beginning of the file.
+    firsts = [sorted(rows)[: len(found[0.25])] for rows in (found[0.25], found[1.0])]
+    assert firsts[0] != firsts[1]
