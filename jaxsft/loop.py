@@ -14,6 +14,7 @@ from jaxsft.errors import Stopped, known_to_all
 from jaxsft.evaluation import owed
 from jaxsft.evaluation.measurer import Measurer
 from jaxsft.evaluation.step_rows import StepRows
+from jaxsft.rundir import profile, to_come
 from jaxsft.rundir.checkpoint.notes import Notes
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.step_figures import line_of
@@ -64,12 +65,14 @@ def train(
     divergence = Divergence(config.optim.max_skipped_steps, skipped)
     batches = job.batches.stream(first, total)
     out.saver.restart_clock()
-    with termination.deferred(), out.console.steps(first, total):
+    traced = profile.traced(config.log.profile_steps, out, first, total)
+    shown = out.console.steps(first, total, to_come.schedule_of(config, epochs, total))
+    with termination.deferred(), shown, traced as trace:
         for done in range(first + 1, total + 1):
             waiting = time.monotonic()
             batch, counts = next(batches)
             waited = time.monotonic() - waiting
-            with progress.waiting():
+            with progress.waiting(), trace.step(done):
                 state, metrics = train_step(state, batch)
             log.add(done, metrics, counts, waited, pace.add(waited))
             for line in movement.after(done, metrics.skipped_steps, state.trained):
@@ -105,7 +108,7 @@ def train(
             if saves:
                 best = None if watch is None else watch.best
                 out.saver.save(done, saved_of(state), dataclasses.replace(notes, best=best))
-            if evaluates or saves:
+            if trace.ends(done, metrics) or evaluates or saves:
                 log.restart_clock()
             if stop or done == total:
                 break

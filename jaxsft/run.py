@@ -38,6 +38,7 @@ from jaxsft.training.predicted import Predicted
 from jaxsft.training.replay import CheckedStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
+from jaxsft.training.start_notes import start_notes
 from jaxsft.training.step import Changing, TrainState
 
 
@@ -78,7 +79,7 @@ def run(
         chosen = {f"the back end of {what}": which for what, which, _ in job.program.choices}
         distributed.refuse_differences(chosen)
         report = _report_data(config, job, data, console)
-        _announce(config, base, job, data, console)
+        _announce(config, base, job, data, console, workdir.shown(""))
         distributed.first_then_others(lambda: finished_run.check_end(config, base, job, workdir))
         measurer = Measurer(config, job, data, out.samples, console.say)
         shown = LossesOfExamples(config, job, data, out)
@@ -214,7 +215,7 @@ def _report_data(config: Config, job: Job, data: PreparedData, console: Console)
 
 
 def _announce(
-    config: Config, base: Pretrained, job: Job, data: PreparedData, console: Console
+    config: Config, base: Pretrained, job: Job, data: PreparedData, console: Console, directory: str
 ) -> None:
     """What is about to happen, before anything is computed."""
     told = first_state.precision_notes(config, base)
@@ -246,6 +247,8 @@ def _announce(
         console.say("distil", note)
     for note in eval_notes(config, job):
         console.say("plan", note)
+    for topic, note in start_notes(config, job, data, directory):
+        console.say(topic, note)
     console.say(
         "plan",
         f"{epochs.num_rows:,} rows of {config.data.sequence_length:,} tokens,"

@@ -15,7 +15,7 @@ from absl import flags
 
 from jaxsft import config as config_module
 from jaxsft import errors
-from jaxsft.cli import config_file
+from jaxsft.cli import config_file, program_help
 from jaxsft.config import Config, optional_section, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 from jaxsft.files import places
@@ -24,6 +24,7 @@ from jaxsft.terminal.printable import printable
 from jaxsft.terminal.redact import redacted
 
 _WHOLE = re.compile(r"[+-]?\d+")
+_WHOLE_NUMBERS = re.compile(r"\d+(?:,\d+)+")
 _OVERRIDE = re.compile(r"--?config\.(?P<path>[^=]+)(=(?P<value>.*))?$", re.DOTALL)
 _HELP = frozenset({"--help", "-help", "-h"})
 
@@ -200,7 +201,7 @@ def _parse_flags(
     more = words[-1:] == (MORE,)
     words = words[: len(words) - more]
     if _HELP.intersection(argv[1:]):
-        print(_help(argv[0], required, about))
+        print(program_help.of_program(argv[0], required, about))
         raise _HelpGiven(errors.DONE)
     _refuse_repeated(argv)
     try:
@@ -312,12 +313,15 @@ def parse_value(hint: Any, text: str, name: str) -> Any:
 
 
 def _collection(hint: Any, text: str, name: str) -> Any:
-    """A tuple from a JSON list, whose sections are objects; a dict from a JSON object.
+    """A tuple from a JSON list, whose sections are objects, or from whole numbers such as 10,13; a
+    dict from a JSON object.
 
     Raises:
         ConfigError: a section has no such field, or lacks one.
         ValueError: the text is not JSON, or its items are not what the hint says.
     """
+    if typing.get_args(hint)[0] is int and _WHOLE_NUMBERS.fullmatch(text):
+        text = f"[{text}]"
     value = config_module.from_value(hint, json.loads(text), name)
     if not config_module.is_instance(value, hint):
         raise ValueError(text)
@@ -360,32 +364,3 @@ def _refuse_repeated(argv: list[str]) -> None:
         if name in given:
             raise ConfigError(f"--{name}: given twice")
         given.add(name)
-
-
-def _help(program: str, required: tuple[str, ...], about: str) -> str:
-    lines = [about or program, "", "Flags:"]
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in defined if module == program or module.startswith("jaxsft.") else ():
-            needed = flag.name in ("config", *required)
-            note = "required" if needed else f"default: {flag.value}"
-            lines.append(f"  --{flag.name}: {flag.help} ({note})")
-    if "config" in flags.FLAGS:
-        lines += ["", "Config fields, changed with --config.section.field=value:"]
-        for section, hint in typing.get_type_hints(Config).items():
-            lines += _help_fields(f"--config.{section}", optional_section(hint) or hint)
-        lines += ["", "jaxsft/config/ says what each field means."]
-    return "\n".join(lines)
-
-
-def _help_fields(prefix: str, section: Any) -> list[str]:
-    hints = typing.get_type_hints(section)
-    lines = []
-    for field in dataclasses.fields(section):
-        args = typing.get_args(hints[field.name])
-        if args and dataclasses.is_dataclass(args[0]):
-            lines += _help_fields(f"{prefix}.{field.name}[0]", args[0])
-            continue
-        required = field.default is dataclasses.MISSING
-        note = "" if required else f" (default: {field.default})"
-        lines.append(f"  {prefix}.{field.name}: {type_name(hints[field.name])}{note}")
-    return lines

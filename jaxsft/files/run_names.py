@@ -18,3 +18,4 @@ EXPORT = "export"
 EXPORT_MERGED = "export_merged"  # the whole model of a run that trained an adapter
 TENSORBOARD = "tensorboard"  # by option, as what follows
 WANDB_RUN = "wandb.json"  # which run of W&B it is, and what that has
+PROFILE = "profile"  # a trace of some steps

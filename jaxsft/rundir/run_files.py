@@ -23,7 +23,8 @@ from jaxsft.rundir.step_figures import figures_of, is_of_steps
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.rundir.writers import opening
 from jaxsft.rundir.writers.history import History
-from jaxsft.rundir.writers.writer import Writers
+from jaxsft.rundir.writers.shown import ShownLoss
+from jaxsft.rundir.writers.writer import Writer, Writers
 from jaxsft.terminal.console import Console
 from jaxsft.terminal.redact import redacted, redacted_values
 
@@ -81,7 +82,9 @@ def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
     history = History(workdir.files / run_names.METRICS, writes=first)
     lines = [figures_of(line) for line in history.read() if is_of_steps(line)]
     samples = JsonLines(workdir.files / run_names.SAMPLES, writes=first)
-    others = opening.opened(config, workdir, history, samples, console.say) if first else ()
+    others: tuple[Writer, ...] = (ShownLoss(console.evaluated),)
+    if first:
+        others += opening.opened(config, workdir, history, samples, console.say)
     return Outputs(
         workdir,
         console,

@@ -12,7 +12,8 @@ from jaxsft.rundir import workdir
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {value for name, value in vars(run_names).items() if name.isupper()}
 # The word is a topic of the console or a field too: it is a path only where it is joined to one.
-WORDS = {run_names.EXPORT, run_names.EXPORT_MERGED, run_names.CHECKPOINTS, run_names.TENSORBOARD}
+WORDS = {run_names.EXPORT, run_names.EXPORT_MERGED, run_names.CHECKPOINTS}
+WORDS |= {run_names.TENSORBOARD, run_names.PROFILE}
 # Their config.json is that of a Hugging Face model.
 OF_A_MODEL = ("jaxsft/convert/", "jaxsft/data/encode/", "tools/bench/", "tools/fuzzing/")
 
@@ -54,7 +55,7 @@ def test_every_file_of_a_run_in_a_bucket_is_brought_back_at_a_start():
     """Else the next copy would put a shorter one in its place."""
     made_anew = {run_names.REPORT, run_names.ERROR, run_names.LOCK}
     directories = {run_names.CHECKPOINTS, run_names.EXPORT, run_names.EXPORT_MERGED}
-    directories |= {run_names.TENSORBOARD}  # each start adds files of its own
+    directories |= {run_names.TENSORBOARD, run_names.PROFILE}  # each start adds files of its own
     assert set(workdir.WRITTEN_ON_THE_WAY) == NAMES - made_anew - directories
 
 
@@ -63,5 +64,5 @@ def test_the_names_that_scripts_read_stay():
         *("config.json", "metrics.jsonl", "samples.jsonl", "data_report.json", "summary.json"),
         *("report.html", "error.json", "lock.json", "checkpoints", "export", "export_merged"),
         *("odd_steps.jsonl", "examples.jsonl", "starts.jsonl"),
-        *("command.json", "token_losses.jsonl", "tensorboard", "wandb.json"),
+        *("command.json", "token_losses.jsonl", "tensorboard", "wandb.json", "profile"),
     }
