@@ -15,7 +15,7 @@ from jaxsft.data.read import formats
 from jaxsft.data.report import inspect
 from jaxsft.terminal.redact import redacted
 
-DOUBLING = 2.3  # the most that twice the input may cost
+DOUBLING = 2.7  # the most that twice the input may cost; what is quadratic costs 4
 TIMES = 16  # four doublings: what is quadratic costs 256 times as much, far beyond any noise
 
 
