@@ -18,10 +18,10 @@ from jaxsft.evaluation.scoring import registry
 from jaxsft.files import run_names
 from jaxsft.files.caches import cache_root
 from jaxsft.loop import train
-from jaxsft.plan import memory, relief
+from jaxsft.plan import memory, prediction, relief
 from jaxsft.report import endings, finished_run, live_page, the_end
 from jaxsft.rundir import identity, lock, reopen, resume
-from jaxsft.rundir.run_files import Outputs, open_outputs, with_date, write_inputs
+from jaxsft.rundir.run_files import Command, Outputs, open_outputs, with_date, write_inputs
 from jaxsft.rundir.workdir import Workdir
 from jaxsft.rundir.writers import opening
 from jaxsft.terminal.console import Console
@@ -33,6 +33,7 @@ from jaxsft.training.job import Job, eval_notes, set_up
 from jaxsft.training.lora import lora_notes
 from jaxsft.training.loss_settings import loss_notes
 from jaxsft.training.over_mesh import TrainStep
+from jaxsft.training.predicted import Predicted
 from jaxsft.training.replay import CheckedStep
 from jaxsft.training.router_loss import router_notes
 from jaxsft.training.saved_state import state_of
@@ -43,7 +44,7 @@ from jaxsft.training.step import Changing, TrainState
 def run(
     config: Config,
     workdir: Workdir,
-    command: str,
+    command: Command,
     allow_changed: Sequence[str] = (),
     clock: StartClock | None = None,
 ) -> None:
@@ -80,18 +81,18 @@ def run(
         _announce(config, base, job, data, console, workdir.shown(""))
         size = job.program.num_parameters
         distributed.first_then_others(lambda: finished_run.check_end(config, base, size, workdir))
-        page, out = live_page.beside(out, leaving)
         measurer = _measurer(config, job, data, out)
         clock.ended("data")
         with jax.set_mesh(job.program.mesh):
             # Before a weight is loaded.
-            job, train_step = _compile(config, job, console)
+            job, train_step, predicted = _compile(config, job, data, console)
             clock.ended("compile")
+            page, out = live_page.beside(out, leaving, predicted)
             leaving.enter_context(too_large.explained(job.program.way.set_in(config)))
             saved = resume.resume(out.store, job, notes, console.say, allowed)
             distributed.refuse_differences({"step": None if saved is None else int(saved.step)})
             # Not before resume has found nothing against it.
-            distributed.together(lambda: write_inputs(config, report, workdir.files))
+            distributed.together(lambda: write_inputs(config, report, workdir.files, command))
             state = _first_state(config, base, job, data, out, measurer, saved, clock)
             notes = resume.with_digests(notes, state)
             step = FirstStep(train_step, clock, console.say)
@@ -99,7 +100,7 @@ def run(
             end = the_end.measured(config, job, state, out, measurer)
             page.close()
             changes = notes.changes or ()
-            finished_run.finish(config, base, data, job, end, out, command, clock, changes)
+            finished_run.finish(config, base, data, job, end, out, command.line, clock, changes)
 
 
 def _begin(
@@ -261,12 +262,17 @@ def _announce(
 
 
 @progress.during("compiling")
-def _compile(config: Config, job: Job, console: Console) -> tuple[Job, TrainStep | CheckedStep]:
-    """The training step, which must fit the devices' memory; and the job, with its remat policy."""
+def _compile(
+    config: Config, job: Job, data: PreparedData, console: Console
+) -> tuple[Job, TrainStep | CheckedStep, Predicted]:
+    """The job, with its remat policy; its step, which must fit the devices' memory; and what that
+    is expected to cost."""
     limit = memory.limit_here()
     chosen = relief.compile_step(job.program, config, limit, lambda line: console.say("step", line))
     console.say("remat", chosen.line)
+    predicted = prediction.of_start(config, job, data.train, chosen)
+    console.say("predicted", prediction.words(predicted))
     step, every = TrainStep(chosen.compiled), config.train.sdc_check_every_steps
     if every is not None:
         step = CheckedStep(step, chosen.program, every, lambda line: console.say("sdc", line))
-    return dataclasses.replace(job, program=chosen.program), step
+    return dataclasses.replace(job, program=chosen.program), step, predicted

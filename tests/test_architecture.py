@@ -37,17 +37,18 @@ ALLOWED = {
     "plan": STEP,
     "generation": NUMERIC | {"convert", "data"},
     "evaluation": STEP | {"rundir", "generation"},
+    "answering": STEP | {"rundir", "generation", "evaluation"},
     "report": STEP | {"rundir", "evaluation"},
     "loop": STEP | {"rundir", "evaluation"},
     "run": STEP | {"rundir", "evaluation", "loop", "plan", "report"},
     "cli/programs": STEP
-    | {"cli", "rundir", "checks", "plan", "generation", "evaluation", "report", "run"},
+    | {"cli", "rundir", "checks", "plan", "generation", "evaluation", "answering", "report", "run"},
     "train": {"cli/programs", "terminal"},
     "__main__": {"cli/programs"},
 }
 # The parts of the large rooms, each of which may import those before it.
 ORDER = {
-    "config": "data distil loss model lora optim scorers run values log_rules rules",
+    "config": "comments data distil loss model lora optim scorers run values log_rules rules",
     "data": "conversation read render encode quality cache pack report",
     "kernels": "loss attention experts",
     "convert": "vocabulary families gguf source tensors adapter pretrained new_tokenizer new_tokens"

@@ -8,6 +8,8 @@ import pytest
 from adapted import logits
 from safetensors.numpy import load_file, save_file
 
+from jaxsft.report.page import again
+from jaxsft.report.run_read import read_run
 from tests.programs import ROOT, tool, train
 
 
@@ -47,6 +49,20 @@ def test_it_says_what_it_trained_and_learns(ran):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [line["eval/heldout/loss"] for line in lines if "eval/heldout/loss" in line]
     assert losses[-1] < losses[0] - 0.1
+    asked = json.loads((workdir / "command.json").read_text())
+    assert asked["config"]["lora"] is None and "--config.lora.rank=4" in asked["command"]
+    changed = {field: before for field, _, before, _ in again.from_base(read_run(workdir))}
+    assert changed["optim.peak_lr"] == "0.003" and changed["lora.rank"] == "not set"
+
+
+def test_every_adapter_acts_and_the_embedding_stayed(ran):
+    workdir, _ = ran
+    page = (workdir / "report.html").read_text()
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert all(min(one["shares"]) > 0 and one["rank"] == 4 for one in summary["adapters"])
+    count = sum(len(one["shares"]) for one in summary["adapters"])
+    assert f"All {count} adapters add something to their weights." in page and count >= 14
+    assert "None of 512 rows moved" in page
 
 
 def test_adapter_run_and_merged_model_are_the_same(ran, base):

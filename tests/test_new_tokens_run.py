@@ -103,6 +103,9 @@ def test_the_run_says_what_it_adds_and_repairs(run):
     assert "token 0: its row of embedding_VD was never trained: its norm is 0" in stdout
     assert f"these are not in the export: {OWN_CODE}\n" in stdout
     assert "token 512" not in stdout and "token 1:" not in stdout
+    tables = json.loads((run[0] / "summary.json").read_text())["tables"]
+    assert [(one["new"], one["new_moved"]) for one in tables] == [(2, 2)] * len(tables)
+    assert {row["text"] for row in tables[0]["top"] if row["new"]} == {TURN, OVER}
 
 
 def test_the_new_end_of_turn_is_trained_and_only_the_templates_one(flags):

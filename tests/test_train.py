@@ -112,6 +112,13 @@ def test_a_run_leaves_what_the_design_promises(run):
     assert phases == ["before", "before", "after", "after"]
     config = json.loads((workdir / "config.json").read_text())
     assert config["train"]["batch_size"] == 8 and config["model"]["remat"] == "auto"
+    (start,) = read_lines(workdir / "starts.jsonl")
+    assert 0 < start["predicted"]["memory_bytes"] < start["host_bytes"]
+    assert "no time of a step: what a cpu can do is not known" in done.stdout
+    assert "no prediction: what a cpu can do is not known" in (workdir / "report.html").read_text()
+    (embedding, head) = json.loads((workdir / "summary.json").read_text())["tables"]
+    assert 0 < embedding["moved"] < embedding["rows"] == head["moved"] == 512
+    assert len(embedding["top"]) == 20 and all(row["text"] for row in embedding["top"])
     said = r"^remat +save_projections \(auto: the fastest that fits\)$"
     assert len(re.findall(said, done.stdout, re.MULTILINE)) == 1
 

@@ -15,7 +15,7 @@ from absl import flags
 
 from jaxsft import config as config_module
 from jaxsft import errors
-from jaxsft.cli import config_file
+from jaxsft.cli import config_file, program_help
 from jaxsft.config import Config, optional_section, type_name, validate
 from jaxsft.errors import ConfigError, UserError
 from jaxsft.files import places
@@ -58,18 +58,25 @@ def peers() -> tuple[str | None, int | None, int | None, int]:
 
 
 def run_program(
-    main: Callable[[Config], int | None],
+    main: Callable[..., int | None],
     argv: Sequence[str] | None = None,
     required: tuple[str, ...] = (),
     known: Callable[[], Config] | None = None,
+    with_base: bool = False,
 ) -> None:
     """Parses the command line, runs `main(config)` and exits with a code of jaxsft.errors.
 
     Args:
         known: the config where no file is named.
+        with_base: it is `main(config, base)`, with the config that the command line changed.
     """
     arguments = list(sys.argv if argv is None else argv)
-    sys.exit(_exit_code(lambda: main(parse(arguments, required, _about(main), known))))
+
+    def run() -> int | None:
+        base, config = parsed(arguments, required, _about(main), known)
+        return main(config, base) if with_base else main(config)
+
+    sys.exit(_exit_code(run))
 
 
 MORE = "..."  # as the last of a program's words: as many arguments more as there are
@@ -149,7 +156,17 @@ def parse(
     about: str = "",
     known: Callable[[], Config] | None = None,
 ) -> Config:
-    """The validated config that `argv` asks for: the file of --config with its overrides applied.
+    """The validated config that `argv` asks for, as `parsed` has it."""
+    return parsed(argv, required, about, known)[1]
+
+
+def parsed(
+    argv: list[str],
+    required: tuple[str, ...] = (),
+    about: str = "",
+    known: Callable[[], Config] | None = None,
+) -> tuple[Config, Config]:
+    """The config of the file of --config, and the validated one with its overrides applied.
 
     Args:
         about: the first lines of what --help answers.
@@ -166,13 +183,14 @@ def parse(
     path = flags.FLAGS["config"].value
     if path is None:
         assert known is not None
-        config = known()
+        base = known()
     else:
-        config = config_file.load(path)
+        base = config_file.load(path)
+    config = base
     for field, text in overrides:
         config = override(config, field, text)
     validate(config)
-    return config
+    return base, config
 
 
 def _parse_flags(
@@ -183,7 +201,7 @@ def _parse_flags(
     more = words[-1:] == (MORE,)
     words = words[: len(words) - more]
     if _HELP.intersection(argv[1:]):
-        print(_help(argv[0], required, about))
+        print(program_help.of_program(argv[0], required, about))
         raise _HelpGiven(errors.DONE)
     _refuse_repeated(argv)
     try:
@@ -346,32 +364,3 @@ def _refuse_repeated(argv: list[str]) -> None:
         if name in given:
             raise ConfigError(f"--{name}: given twice")
         given.add(name)
-
-
-def _help(program: str, required: tuple[str, ...], about: str) -> str:
-    lines = [about or program, "", "Flags:"]
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in defined if module == program or module.startswith("jaxsft.") else ():
-            needed = flag.name in ("config", *required)
-            note = "required" if needed else f"default: {flag.value}"
-            lines.append(f"  --{flag.name}: {flag.help} ({note})")
-    if "config" in flags.FLAGS:
-        lines += ["", "Config fields, changed with --config.section.field=value:"]
-        for section, hint in typing.get_type_hints(Config).items():
-            lines += _help_fields(f"--config.{section}", optional_section(hint) or hint)
-        lines += ["", "jaxsft/config/ says what each field means."]
-    return "\n".join(lines)
-
-
-def _help_fields(prefix: str, section: Any) -> list[str]:
-    hints = typing.get_type_hints(section)
-    lines = []
-    for field in dataclasses.fields(section):
-        args = typing.get_args(hints[field.name])
-        if args and dataclasses.is_dataclass(args[0]):
-            lines += _help_fields(f"{prefix}.{field.name}[0]", args[0])
-            continue
-        required = field.default is dataclasses.MISSING
-        note = "" if required else f" (default: {field.default})"
-        lines.append(f"  {prefix}.{field.name}: {type_name(hints[field.name])}{note}")
-    return lines

@@ -34,9 +34,9 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    train: tuple[Source, ...]
+    train: tuple[Source, ...]  # what is trained on
     sequence_length: int  # tokens in a packed row
-    eval: tuple[Source, ...] = ()
+    eval: tuple[Source, ...] = ()  # held-out sets, each evaluated by itself
     # Rows of train that are evaluated on instead, as the set "holdout": a share such as 0.05, or so
     # many rows. Rows that are alike, or have the same prompt, stay together on one side.
     holdout: int | float | None = None
@@ -50,7 +50,7 @@ class Data:
     # A conversation longer than sequence_length; "truncate" leaves out its oldest turns but keeps
     # the system message and the last turn whole.
     overlong: Literal["drop", "truncate", "error"] = "drop"
-    bad_rows: Literal["error", "skip"] = "error"
+    bad_rows: Literal["error", "skip"] = "error"  # that can't be read or rendered; skipped, counted
     max_bad_rows: int = 20  # listed before giving up; with "skip", more than this many is an error
     cache_dir: str | None = None  # None: $XDG_CACHE_HOME/jaxsft or ~/.cache/jaxsft
     workers: int | None = None  # processes that prepare; None: one for each core

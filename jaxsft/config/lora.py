@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lora:
-    rank: int = 16
+    rank: int = 16  # columns of A and rows of B of an adapter
     alpha: float = 32.0  # an adapter's change is multiplied by alpha / rank
     # What gets an adapter: attention, mlp, experts, router, head, embedding, or patterns of
     # parameters such as "q_*" or "layers.attention.*". None: all matrices of attention, MLP and

@@ -12,7 +12,7 @@ class Group:
     experts, router, norms, embedding and head.
     """
 
-    pattern: str
+    pattern: str  # of parameters: dotted paths, or a name such as mlp
     lr_factor: float = 1.0  # of the schedule's rate
     # None: Optim's, which spares norms and biases. Given, it acts on all that the rule covers.
     weight_decay: float | None = None
@@ -23,26 +23,27 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optim:
-    peak_lr: float
+    peak_lr: float  # learning rate that warmup ends at
     # Its state has 8 bytes a parameter with adamw, 2 with adamw_8bit, nearly none with adafactor, 4
     # with lion, sgd and muon. lion wants a rate 3 to 10 times lower than adamw. muon is for the
     # matrices of layers; embedding, head and vectors get AdamW, at the same rate.
     name: Literal["adamw", "adamw_8bit", "adafactor", "lion", "muon", "sgd"] = "adamw"
+    # How the rate goes on after warmup.
     schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay", "inverse_sqrt"] = (
         "cosine"
     )
     # Steps in which the rate rises to peak_lr; or their share of the run: 0.03 where neither is
     # given.
     warmup_steps: int | None = None
-    warmup_share: float | None = None
+    warmup_share: float | None = None  # of all steps, instead
     final_lr_fraction: float = 0.1  # of peak_lr, reached at the last step
     decay_share: float = 0.1  # of the run, at its end: where warmup_stable_decay falls
     decay_shape: Literal["linear", "1-sqrt"] = "linear"  # how warmup_stable_decay falls
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: float = 0.9  # decay of Adam's mean of gradients
+    b2: float = 0.999  # decay of Adam's mean of their squares
+    eps: float = 1e-8  # added to Adam's root of that mean
     lion_b2: float = 0.99  # of Lion's mean of gradients; its b1 weighs that against the gradient
-    muon_momentum: float = 0.95
+    muon_momentum: float = 0.95  # decay of Muon's mean of gradients
     sgd_momentum: float = 0.9  # 0: none is kept
     weight_decay: float = 0.0  # times the learning rate, of the weight; not of norms and biases
     max_grad_norm: float | None = 1.0  # global norm; None: no clipping

@@ -30,7 +30,7 @@ class Mesh:
 class Train:
     batch_size: int  # packed rows in one optimizer step, over all devices and hosts
     epochs: int | None = None  # exactly one of epochs and steps
-    steps: int | None = None
+    steps: int | None = None  # optimizer steps
     microbatches: int = 1  # the batch is computed in this many parts
     seed: int = 0  # of data order, random weights and the noise of a step
     # Steps between two that are made twice, whose bits are compared on every device: hardware that
@@ -42,7 +42,7 @@ class Train:
 class Checkpoint:
     # Each that is set saves, as do the last step, a termination signal, and SIGUSR1.
     save_every_minutes: float | None = 15.0  # since the save before, whatever it was made for
-    save_every_steps: int | None = None
+    save_every_steps: int | None = None  # by the count of steps
     save_times_per_epoch: int | None = None  # instead; evenly spaced, after the last step too
     keep: int = 2  # newest checkpoints kept
     keep_every_steps: int | None = None  # and, of those saved, the steps that are a multiple of it
@@ -72,7 +72,7 @@ class Eval:
     # Evaluations in a row in which checkpoint.best does not get better by more than
     # min_improvement, after which the run ends; None: it has all its steps.
     early_stopping: int | None = None
-    min_improvement: float = 0.0
+    min_improvement: float = 0.0  # less is none, for early_stopping
     # Packed rows; None: train.batch_size, or fewer where they hold all rows of the largest set.
     batch_size: int | None = None
     # Held-out prompts answered before and after, of each set of evaluation that has conversations.
@@ -92,7 +92,7 @@ class Eval:
     # eval/refusal/refused and eval/refusal/over_refused.
     refusal: bool = False
     harmful_requests: str | None = None  # a file of rows; None: 24 that come with the package
-    harmless_requests: str | None = None
+    harmless_requests: str | None = None  # as harmful_requests
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ class Function:
     config.json has its name, which a later start does not need: it reads the config file again.
     """
 
-    function: ScoreFunction | str
+    function: ScoreFunction | str  # of this file, or in JSON its name
     kind: Literal["function"] = "function"
     name: str | None = None  # None: the function's
     sets: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ class Judge:
     """What a model behind an OpenAI-compatible URL says of the answer: 0 to 10, as 0 to 1."""
 
     url: str  # up to /v1: .../chat/completions is asked
-    model: str
+    model: str  # as its server calls it
     kind: Literal["judge"] = "judge"
     name: str | None = None
     sets: tuple[str, ...] = ()

@@ -56,6 +56,13 @@ def held_out_prompts(data: Data, count: int, train: Cache | None = None) -> list
     return prompts
 
 
+def held_out_of_train(data: Data, train: Cache) -> Iterator[Conversation]:
+    """What data.holdout took of the training data, up to where the last answer begins."""
+    for row in _held_out(data.train, rows_apart(train)):
+        if isinstance(row, Conversation) and len(row.messages) > 1:
+            yield dataclasses.replace(row, messages=row.messages[:-1])
+
+
 def _held_out(sources: Sequence[Source], apart: Mapping[RowKey, str]) -> Iterator[Record]:
     for index, source in enumerate(sources):
         for row in read_source(source):

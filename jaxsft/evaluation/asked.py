@@ -33,7 +33,9 @@ def samples_of(
 ) -> list[Sample]:
     """The answers with their scores, the same on every process: the first one scores, for a judge
     is asked once, and a function of the user's may look at its own machine."""
-    cases = [Case(answer.text, answer.prompt.reference, _row(answer.prompt)) for answer in answers]
+    cases = [
+        Case(answer.text, answer.prompt.reference, row_of(answer.prompt)) for answer in answers
+    ]
     told: list[Any] = distributed.of_first(lambda: list(_scores(answers, cases, scorers)))
     scores, notes = told
     for note in notes:
@@ -77,17 +79,17 @@ def _sample(
         match=match if isinstance(match, bool) else None,
         scores=scores,
         answer_tokens=answer.tokens,
-        messages=[_plain(message) for message in prompt.messages],
+        messages=[plain(message) for message in prompt.messages],
         tools=prompt.tools or (),
         tool_calls=calls_in(answer.text),
         reference_tool_calls=plain_calls(prompt.reference_calls),
     )
 
 
-def _row(prompt: Prompt) -> dict[str, Any]:
+def row_of(prompt: Prompt) -> dict[str, Any]:
     """What scorers see of a row, a user's function among them."""
     return {
-        "messages": [_plain(message) for message in prompt.messages],
+        "messages": [plain(message) for message in prompt.messages],
         "tools": prompt.tools,
         "reference": prompt.reference,
         "reference_tool_calls": plain_calls(prompt.reference_calls),
@@ -96,7 +98,7 @@ def _row(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def _plain(message: Message) -> dict[str, Any]:
+def plain(message: Message) -> dict[str, Any]:
     """The message as OpenAI writes it, without what it has not."""
     others = {"reasoning_content": message.reasoning, "name": message.name}
     said = {"role": message.role, "content": str(message.content)}

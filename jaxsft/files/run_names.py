@@ -1,6 +1,7 @@
 """The names of what stands in the directory of a run; scripts read them, so they stay."""
 
 CONFIG = "config.json"  # what the run really used, after all overrides
+COMMAND = "command.json"  # of the newest start, and the config file before it changed any of it
 DATA_REPORT = "data_report.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"

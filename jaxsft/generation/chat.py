@@ -131,6 +131,22 @@ class Chat:
     ) -> list[Reply]:
         """As `answer`, of several conversations at once; `on_text` is told of the first."""
         prompts = [self.tokenizer.encode_prompt(_parsed(one), tools) for one in conversations]
+        return self.replies(prompts, Sampling(**sampling), stop=stop, on_text=on_text)
+
+    def replies(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        numbers: Sequence[int] | None = None,
+        stop: Sequence[str] = (),
+        on_text: Callable[[str], object] | None = None,
+    ) -> list[Reply]:
+        """As `answers`, of prompts that `tokenizer.encode_prompt` gave.
+
+        Args:
+            numbers: of the prompts, on which what chance gives them depends; None: their places.
+        """
         rules = TextRules(self.tokenizer.decode, self.stop_ids, stop)
         shown = 0
 
@@ -147,8 +163,9 @@ class Chat:
                 self._graphdef,
                 self._params,
                 prompts,
-                Sampling(**sampling),
+                sampling,
                 stop_ids=self.stop_ids,
+                numbers=numbers,
                 watch=watch if stop or on_text is not None else None,
                 tokens_between=1 if on_text is not None else _TOKENS_BETWEEN,
             )

@@ -101,8 +101,19 @@ def make(
     built = mesh_program.make_program(
         config, base, steps, mesh, rows.max_segments, stored, teacher=teacher
     )
-    train, length = config.train, config.data.sequence_length
     chosen = remat_choice.choose(built, config, memory.limit_of(topology.chip), say)
+    return of_chosen(config, chosen, rows, topology)
+
+
+def of_chosen(
+    config: Config, chosen: remat_choice.Chosen, rows: BatchLoad, topology: Topology
+) -> Estimate:
+    """Of a step that was compiled for these devices.
+
+    Raises:
+        TooLarge: the compiler itself found that it can't fit.
+    """
+    train, length = config.train, config.data.sequence_length
     compiled, needed_memory = chosen.measured
     built = chosen.program
     expert_rows = experts.expected(config, built.settings, built.mesh.shape, rows)
@@ -116,7 +127,9 @@ def make(
     flops = needed / topology.num_devices
     skipped = _skipped(config, built, rows, expert_rows)
     found = kernels.of_program(parsed, skipped)
-    collectives = tuple(communication.of(one, mesh, topology) for one in cost.collectives(parsed))
+    collectives = tuple(
+        communication.of(one, built.mesh, topology) for one in cost.collectives(parsed)
+    )
     seconds = None if chip is None else seconds_of(chip, found, collectives)
     return Estimate(
         mesh=dict(built.mesh.shape),

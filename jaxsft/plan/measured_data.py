@@ -7,7 +7,8 @@ import numpy as np
 from jaxsft.config import Config
 from jaxsft.convert.pretrained import Pretrained
 from jaxsft.data.cache.prepare import Progress, Work
-from jaxsft.data.pack.epochs import epochs_of, num_steps
+from jaxsft.data.cache.store import Cache
+from jaxsft.data.pack.epochs import Epochs, epochs_of, num_steps
 from jaxsft.errors import UserError
 from jaxsft.plan.batch_load import BatchLoad
 from jaxsft.terminal.console import Console
@@ -54,17 +55,22 @@ def look(config: Config, base: Pretrained) -> PlannedRun:
         batch_size=config.train.batch_size,
         seed=config.train.seed,
     )
-    lengths, supervised = np.asarray(data.train.lengths), np.asarray(data.train.supervised)
+    return PlannedRun(
+        rows=load_of(data.train, epochs),
+        num_steps=num_steps(config.train, epochs),
+        where_from=f"the prepared data, {data.train.directory.name}",
+    )
+
+
+def load_of(train: Cache, epochs: Epochs) -> BatchLoad:
+    """Of the mean batch that these epochs make of prepared data."""
+    lengths, supervised = np.asarray(train.lengths), np.asarray(train.supervised)
     share = float(supervised.sum() / lengths.sum())
     # Segments weighed by their tokens: attention costs pairs, so long ones weigh more.
     mean = float((lengths.astype(np.float64) ** 2).sum() / lengths.sum())
-    return PlannedRun(
-        rows=BatchLoad(
-            tokens=epochs.fill,
-            supervised=share * epochs.fill,
-            segment_length=mean,
-            max_segments=epochs.max_segments,
-        ),
-        num_steps=num_steps(config.train, epochs),
-        where_from=f"the prepared data, {data.train.directory.name}",
+    return BatchLoad(
+        tokens=epochs.fill,
+        supervised=share * epochs.fill,
+        segment_length=mean,
+        max_segments=epochs.max_segments,
     )

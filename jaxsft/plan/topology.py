@@ -11,7 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from jaxsft.devices import gpu_memory
-from jaxsft.devices.chips import CHIPS, Chip
+from jaxsft.devices.chips import CHIPS, Chip, chip_of
 from jaxsft.errors import ConfigError
 
 
@@ -80,6 +80,24 @@ def open_topology(name: str, num_slices: int = 1) -> Topology:
         return _gpu(name, kind, sizes, num_slices)
     known = ", ".join([*_TPUS, *_GPUS, "cpu"])
     raise ConfigError(f"--topology={name}: {kind!r} is not known; {known} are, as in {_EXAMPLES}")
+
+
+def here() -> Topology:
+    """The devices that this run has; its name is what jax calls one of them."""
+    devices = list(jax.devices())
+    kind, platform = devices[0].device_kind, devices[0].platform
+    chip = chip_of(kind)
+    if platform != "tpu":
+        boxes = len({one.process_index for one in devices})
+        return Topology(kind, devices, chip, boxes if platform == "gpu" else 1)
+    slices: dict[int, list[Any]] = {}
+    for one in devices:
+        slices.setdefault(getattr(one, "slice_index", 0), []).append(one.coords)
+    sizes = [max(row) - min(row) + 1 for row in zip(*next(iter(slices.values())), strict=True)]
+    known = [tpu.dimensions for tpu in _TPUS.values() if CHIPS[tpu.chip] == chip]
+    dimensions = known[0] if known else 3
+    links = SliceShape.of(sizes, dimensions).links(sizes, dimensions)
+    return Topology(kind, devices, chip, len(slices), links)
 
 
 def _cpu(name: str, sizes: list[int]) -> Topology:

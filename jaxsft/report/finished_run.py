@@ -26,15 +26,15 @@ from jaxsft.report import (
     endings,
     kept_base,
     last_lines,
+    model_change,
     run_export,
-    weight_change,
 )
 from jaxsft.report import summary as summary_file
 from jaxsft.report.kept_base import Difference
+from jaxsft.report.model_change import ModelChange
 from jaxsft.report.page.write import write_report
 from jaxsft.report.summary import Summary, TrainedExample
 from jaxsft.report.the_end import End
-from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Change
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.sample import Sample
@@ -65,7 +65,7 @@ def finish(
     after: dict[str, Any] = comparison.of_evaluation(end.figures)
     about = run_export.model_card(config, data.train.manifest.trained_on, before, after, command)
     few_bits = _exports(config, base, data, job, end.params, about, out)
-    weights = _moved_weights(config, base, job, end, out)
+    moved = _moved_weights(config, base, data, job, end, out)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("jaxsft export checked and copied")
     if jax.process_index() != 0:
@@ -95,7 +95,7 @@ def finish(
         data=_reports(data),
         export=_shown(config, out, run_names.EXPORT),
         export_merged=_shown(config, out, run_names.EXPORT_MERGED),
-        weights=weights,
+        **vars(moved),
         kept_base=few_bits,
         command=command,
         versions=run_export.versions(),
@@ -210,17 +210,23 @@ def _kept_base(
 
 
 def _moved_weights(
-    config: Config, base: Pretrained, job: Job, end: End, out: Outputs
-) -> list[LeafChange]:
+    config: Config, base: Pretrained, data: PreparedData, job: Job, end: End, out: Outputs
+) -> ModelChange:
     """How far each parameter is from the base model's; nothing where that can't be found out, for
     the run itself is complete."""
     try:
+        tokenizer = open_tokenizer(data.tokenizer_directory, config.data)
+
+        def text(token: int) -> str:
+            said = tokenizer.decode([token])
+            return tokenizer.token_text(token) if not said or "\ufffd" in said else said
+
         with jax.set_mesh(job.program.mesh):
-            return weight_change.of_run(config, base, job.program, end.params)
+            return model_change.of_run(config, base, job.program, end.params, text)
     except Exception as failed:  # no room for the base's weights, above all
         said = str(failed).partition("\n")[0]
         out.console.say("moved", f"note: how far the weights moved is not known: {said}")
-        return []
+        return ModelChange()
 
 
 def check_end(config: Config, base: Pretrained, num_parameters: int, workdir: Workdir) -> None:

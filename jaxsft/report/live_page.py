@@ -14,19 +14,22 @@ from jaxsft.report.page.write import write_report
 from jaxsft.rundir.metric_lines import Line
 from jaxsft.rundir.run_files import Outputs
 from jaxsft.rundir.starts import Starts
+from jaxsft.training.predicted import Predicted
 
 _SECONDS = 60.0  # between two pages, at the least
 _SHARE = 50  # and so many times what the last one took: 2 % of one core's time at the most
 
 
-def beside(out: Outputs, leaving: contextlib.ExitStack) -> tuple["LivePage", Outputs]:
+def beside(
+    out: Outputs, leaving: contextlib.ExitStack, predicted: Predicted
+) -> tuple["LivePage", Outputs]:
     """A page beside the run's other figures, and the seconds of its starts, written by the first
     process; close it before the last page is written, or leave."""
     page = LivePage(out.workdir.files)
     leaving.callback(page.close)
     if jax.process_index() != 0:
         return page, out
-    starts = Starts(out.workdir.files / run_names.STARTS)
+    starts = Starts(out.workdir.files / run_names.STARTS, predicted)
     writers = dataclasses.replace(out.metrics, others=(*out.metrics.others, starts, page))
     return page, dataclasses.replace(out, metrics=writers)
 

@@ -72,6 +72,9 @@ class RunFiles:
     ended: str | None = None  # why, of a run that was stopped
     lasts: bool = False  # it is read by the run itself, which goes on
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    command: str | None = None  # of the newest start
+    base_file: str | None = None  # of the config, which that changed
+    base_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     data_report: DataReport = dataclasses.field(default_factory=DataReport)
     steps: list[StepFigures] = dataclasses.field(default_factory=list)  # thinned where many
     totals: Totals = dataclasses.field(default_factory=Totals)
@@ -111,12 +114,16 @@ def read_run(workdir: Path, ended: str | None = None, lasts: bool = False) -> Ru
     finished = bool(found) and last <= (last if summary.steps is None else summary.steps)
     error = redacted_values(_json_file(workdir / run_names.ERROR, unreadable))
     data_report = _json_file(workdir / run_names.DATA_REPORT, unreadable)
+    base = redacted_values(_json_file(workdir / run_names.COMMAND, unreadable))
     samples = redacted_values(_lines(workdir / run_names.SAMPLES, unreadable))
     return RunFiles(
         name=workdir.resolve().name,
         ended=ended,
         lasts=lasts,
         config=redacted_values(_json_file(workdir / run_names.CONFIG, unreadable)),
+        command=summary.command if finished else base.get("command") or summary.command,
+        base_file=base.get("file"),
+        base_config=base["config"] if isinstance(base.get("config"), dict) else {},
         steps=history.steps,
         totals=history.totals,
         evaluations=history.evaluations,

@@ -10,7 +10,9 @@ from jaxsft.data.cache.manifest import CacheReport
 from jaxsft.evaluation.scoring.table import ScoreRow
 from jaxsft.files import records, run_names
 from jaxsft.files.whole_files import write_text
+from jaxsft.report.adapter_change import AdapterChange
 from jaxsft.report.kept_base import Difference
+from jaxsft.report.token_rows import TableChange
 from jaxsft.report.weight_change import LeafChange
 from jaxsft.rundir.checkpoint.notes import Best, Change
 from jaxsft.terminal.redact import redacted_values
@@ -52,6 +54,8 @@ class Summary:
     scores: Sequence[ScoreRow] = ()  # of the answers, with intervals, and what training changed
     data: Mapping[str, CacheReport] = dataclasses.field(default_factory=dict)
     weights: Sequence[LeafChange] = ()  # how far the exported parameters are from the base model's
+    tables: Sequence[TableChange] = ()  # and which tokens' rows moved
+    adapters: Sequence[AdapterChange] = ()  # what each adds to its weight
     kept_base: Sequence[Difference] = ()  # what few bits of a frozen base changed
     export: str | None = None
     export_merged: str | None = None
@@ -64,7 +68,7 @@ class Summary:
     def without_its_end(self) -> "Summary":
         """Of a run that went on: how it ended then says nothing of it now."""
         kept = dataclasses.replace(self, before={}, after={}, weights=(), kept_base=(), scores=())
-        kept = dataclasses.replace(kept, phase_seconds={})
+        kept = dataclasses.replace(kept, phase_seconds={}, tables=(), adapters=())
         of_end = ("steps", "epochs", "exported_step", "best", "ended", "wall_seconds")
         exports = ("export", "export_merged")
         return dataclasses.replace(kept, **dict.fromkeys((*of_end, *exports)))

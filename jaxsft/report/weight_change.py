@@ -5,7 +5,7 @@ L: layers of a stack; V: rows of the vocabulary; D: embed_dim.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,14 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsft.config import Config
-from jaxsft.convert.pretrained import Pretrained
-from jaxsft.model import adapter, adapter_plan, layer_stacks, vocabulary
+from jaxsft.model import adapter, layer_stacks, vocabulary
 from jaxsft.model.quantised import Quantised
 from jaxsft.model.settings import DecoderSettings
 from jaxsft.model.state import Params
-from jaxsft.training import first_state
-from jaxsft.training.mesh_program import MeshProgram
 
 ENERGY = 0.9  # share of a change's squared singular values that its rank counts
 
@@ -67,7 +63,17 @@ class MovedRows:
 
 
 def measured(base: Params, result: Params, s: DecoderSettings) -> list[LeafChange]:
-    """The change of each parameter, in the order of their names; one pass, where they lie.
+    """The change of each parameter, in the order of their names; as `by_path`."""
+    return in_order(by_path(base, result, s))
+
+
+def in_order(changes: Mapping[str, LeafChange]) -> list[LeafChange]:
+    """By their names, those of no layer last."""
+    return sorted(changes.values(), key=lambda one: (not one.layers, one.name, list(one.layers)))
+
+
+def by_path(base: Params, result: Params, s: DecoderSettings) -> dict[str, LeafChange]:
+    """The change of each parameter by its dotted path; one pass, where they lie.
 
     Args:
         result: of the same parameters; one may be a weight with its adapter.
@@ -92,33 +98,12 @@ def measured(base: Params, result: Params, s: DecoderSettings) -> list[LeafChang
         return found
 
     squares = jax.device_get(jax.jit(sums, out_shardings=everywhere)(base, result))
-    changes = [
-        LeafChange(
+    return {
+        ".".join(path): LeafChange(
             _name(path, s), stacked[path], *(np.sqrt(np.atleast_1d(one)).tolist() for one in pair)
         )
         for path, pair in squares.items()
-    ]
-    return sorted(changes, key=lambda one: (not one.layers, one.name, list(one.layers)))
-
-
-def of_run(
-    config: Config, base: Pretrained, program: MeshProgram, params: Params
-) -> list[LeafChange]:
-    """The change of a run's parameters since the model that config.model.source names.
-
-    Where the model's own weights are trained they are read once more, which takes their room beside
-    `params`.
-    """
-    result = adapter.together(params)
-    own = adapter_plan.without_adapters(params)
-    names = map(".".join, nnx.traversals.flatten_mapping(own))
-    if program.adapters is not None and program.recipe.frozen.issuperset(names):
-        return measured(own, result, base.settings)
-    placement, shapes = (
-        adapter_plan.without_adapters(tree.params) for tree in (program.placement, program.shapes)
-    )
-    before = first_state.base_params(config, base, placement, shapes)
-    return measured(before, result, base.settings)
+    }
 
 
 def _squares(before: Any, after: Any, stacked: bool) -> tuple[jax.Array, jax.Array]:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-from etils import epath
 
 from jaxsft.devices import distributed
 from jaxsft.errors import ConfigError
 from jaxsft.files import buckets, places, records, run_names
+from jaxsft.files.objects import NONE, BucketObject
 from jaxsft.files.whole_files import write_text
 from jaxsft.rundir.workdir import Workdir
 
@@ -33,7 +33,7 @@ STALE_SECONDS = 60.0  # without a heartbeat: nobody is there any more
 # So long an old heartbeat is watched for a move: the clock of its host may be late. None is so late
 # as the second.
 WATCH_SECONDS, SURELY_STALE_SECONDS = 15.0, 600.0
-SETTLE_SECONDS = 1.0  # two that took the lock at once both have written by then
+SETTLE_SECONDS = 1.0  # two that took a file over at once both have written by then
 _POLL_SECONDS = 0.5
 _TOPIC = "lock"
 
@@ -63,11 +63,13 @@ class Holder:
 
 
 class Place(Protocol):
-    """Where a lock lies."""
+    """Where a lock lies; `replace` says whether it did, and not of what another one has written
+    since the last `read`, where that can be known.
+    """
 
     def read(self) -> str | None: ...
     def create(self, text: str) -> bool: ...
-    def replace(self, text: str) -> None: ...
+    def replace(self, text: str) -> bool: ...
     def renew(self, text: str) -> None: ...
     def remove(self) -> None: ...
 
@@ -106,8 +108,9 @@ class LocalPlace:
             file.write(text)
         return True
 
-    def replace(self, text: str) -> None:
+    def replace(self, text: str) -> bool:
         write_text(self._path, text)
+        return True
 
     def renew(self, text: str) -> None:
         """In place: a full disk has no room for another file."""
@@ -119,31 +122,27 @@ class LocalPlace:
 
 
 class BucketPlace:
-    """An object; who wrote it last has it, and both look again after a while."""
+    """An object, which is written in the place of what was read last, or not at all."""
 
-    def __init__(self, path: epath.Path):
-        self._path = path
+    def __init__(self, url: str):
+        self._object = BucketObject(url)
+        self._generation = NONE
 
     def read(self) -> str | None:
-        try:
-            return self._path.read_text()
-        except FileNotFoundError:
-            return None
+        text, self._generation = self._object.read()
+        return text
 
     def create(self, text: str) -> bool:
-        if self.read() is not None:
-            return False
-        self._path.write_text(text)
-        time.sleep(SETTLE_SECONDS)
-        return self.read() == text
+        return self._object.write(text, NONE)
 
-    def replace(self, text: str) -> None:
-        self._path.write_text(text)
+    def replace(self, text: str) -> bool:
+        return self._object.write(text, self._generation)
 
-    renew = replace
+    def renew(self, text: str) -> None:
+        self.replace(text)  # what another one wrote since is seen at the next look
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        self._object.remove(self._generation)
 
 
 class Lock:
@@ -177,8 +176,9 @@ class Lock:
         with places.using(self._path):
             while not self._place.create(self._text()):
                 other = holder_of(self._place.read())
-                if other is not None and self._has_given_up(other):
-                    self._place.replace(self._text())
+                if other is None or not self._has_given_up(other):
+                    continue
+                if self._place.replace(self._text()):
                     time.sleep(SETTLE_SECONDS)
                     now = holder_of(self._place.read())
                     if now is not None and now.token != self.mine.token:
@@ -313,7 +313,7 @@ def is_anothers(workdir: Workdir) -> bool:
 
 
 def place_of(path: str) -> Place:
-    return BucketPlace(epath.Path(path)) if buckets.is_remote(path) else LocalPlace(Path(path))
+    return BucketPlace(path) if buckets.is_remote(path) else LocalPlace(Path(path))
 
 
 def holder_of(text: str | None) -> Holder | None:

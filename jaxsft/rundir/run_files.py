@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -25,7 +26,16 @@ from jaxsft.rundir.writers.history import History
 from jaxsft.rundir.writers.shown import ShownLoss
 from jaxsft.rundir.writers.writer import Writer, Writers
 from jaxsft.terminal.console import Console
-from jaxsft.terminal.redact import redacted_values
+from jaxsft.terminal.redact import redacted, redacted_values
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a start was asked for, for those who read of it later."""
+
+    line: str = ""
+    file: str | None = None  # of its config, as the user named it
+    base: Config | None = None  # of that file, before the command line changed any of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +61,9 @@ class Outputs:
             self.workdir.copy()
         elif failed := self.workdir.copy_now_and_then():
             self.console.say("copy", f"warning: {failed}; tried again in a minute")
+
+
+_UNKNOWN = Command()
 
 
 def open_outputs(config: Config, workdir: Workdir, console: Console) -> Outputs:
@@ -102,10 +115,20 @@ def _first_date(workdir: Workdir, store: CheckpointStore) -> str:
     return saved or datetime.date.today().isoformat()
 
 
-def write_inputs(config: Config, report: DataReport, workdir: Path) -> None:
-    """config.json: what the run really uses, after all overrides; and data_report.json."""
-    if jax.process_index() == 0:
-        value = redacted_values(to_dict(config))
-        text = json.dumps(value, indent=2, ensure_ascii=False)
-        write_text(workdir / run_names.CONFIG, text + "\n")
-        data_report.write(workdir, report)
+def write_inputs(
+    config: Config, report: DataReport, workdir: Path, command: Command = _UNKNOWN
+) -> None:
+    """The config that the run really uses, the command with the config that it changed, and the
+    data's report."""
+    if jax.process_index() != 0:
+        return
+    _write_json(workdir / run_names.CONFIG, to_dict(config))
+    base = None if command.base is None else to_dict(command.base)
+    value = {"command": redacted(command.line), "file": command.file, "config": base}
+    _write_json(workdir / run_names.COMMAND, value)
+    data_report.write(workdir, report)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    text = json.dumps(redacted_values(value), indent=2, ensure_ascii=False)
+    write_text(file, text + "\n")

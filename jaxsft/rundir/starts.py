@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxsft.devices import progress
+from jaxsft.devices import peak_memory, progress
 from jaxsft.files import places, records
 from jaxsft.files.whole_files import write_text
 from jaxsft.rundir.metric_lines import JsonLines, Line
 from jaxsft.rundir.step_figures import figures_of, is_of_steps
+from jaxsft.training.predicted import Predicted
 
 _SECONDS = 30.0  # between two times that the file is written: a kill loses as much of it
 
@@ -24,16 +25,21 @@ class Start:
     began: float = 0.0  # seconds since the epoch
     step_seconds: float = 0.0  # of all steps that it has lines of
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by phase
+    predicted: Predicted | None = None  # before its first step
+    # The most that the first process held so far: on its first device, all its programs together
+    # (None: the device doesn't say); and in RAM, libraries and all.
+    device_bytes: int | None = None
+    host_bytes: int | None = None
 
 
 class Starts:
     """A writer of figures that keeps the seconds of this start beside those of the others."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, predicted: Predicted | None = None):
         self._path = path
         self._began = time.time() - sum(progress.spent().values())
         self._before: list[Start] = []
-        self._start = Start(began=self._began)
+        self._start = Start(began=self._began, predicted=predicted)
         self._written = time.monotonic()
 
     def append(self, line: Line) -> None:
@@ -57,7 +63,12 @@ class Starts:
         self.write()
 
     def write(self) -> None:
-        now = dataclasses.replace(self._start, seconds=progress.spent())
+        now = dataclasses.replace(
+            self._start,
+            seconds=progress.spent(),
+            device_bytes=peak_memory.device_bytes(),
+            host_bytes=peak_memory.host_bytes(),
+        )
         lines = [json.dumps(records.to_json(one)) + "\n" for one in (*self._before, now)]
         with places.using(str(self._path)):
             write_text(self._path, "".join(lines))

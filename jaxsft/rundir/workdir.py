@@ -22,7 +22,8 @@ from jaxsft.files import buckets, places, run_names
 
 # In the order in which a run writes them; the report is made of the others.
 WRITTEN_ON_THE_WAY = (
-    *(run_names.CONFIG, run_names.DATA_REPORT, run_names.METRICS, run_names.SAMPLES),
+    *(run_names.CONFIG, run_names.COMMAND, run_names.DATA_REPORT),
+    *(run_names.METRICS, run_names.SAMPLES),
     *(run_names.ODD_STEPS, run_names.EXAMPLES, run_names.STARTS, run_names.WANDB_RUN),
     run_names.SUMMARY,
 )

@@ -372,8 +372,8 @@ def test_program_help_lists_flags_and_fields(program):
     assert done.returncode == errors.DONE
     assert "A program of the tests." in done.stdout
     assert "--limit: How many. (default: None)" in done.stdout
-    assert "--config.optim.b2: float (default: 0.999)" in done.stdout
-    assert "--config.data.train[0].path: str\n" in done.stdout
+    assert "--config.optim.b2: float (default: 0.999): decay of" in done.stdout
+    assert "--config.data.train[0].path: str: .jsonl," in done.stdout
     assert "absl" not in done.stdout
 
 

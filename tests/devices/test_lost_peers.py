@@ -222,6 +222,26 @@ def test_a_run_that_hangs_ends_with_who_is_stuck_where(phase, step, what, tmp_pa
 
 @fault(
     "processes",
+    "a process that hangs while it reads the checkpoint that its run goes on from",
+    "all end; the message says which process, where, and that a checkpoint was read",
+    lost="nothing: the checkpoint is still there",
+    code=76,
+)
+def test_a_restore_that_hangs_ends_too(tmp_path):
+    shorter = [flag.replace("steps=8", "steps=4") for flag in FLAGS]
+    [(code, _, said)] = finish(start(tmp_path / "workdir", 1, *shorter))
+    assert code == 0, said
+    done, took, error = run(tmp_path, 1, "reading a checkpoint", 0, "sleep999", hang_seconds=1)
+    assert [code for code, _, _ in done] == [LOST_PEER] * 2, done
+    assert took < 100, done
+    assert error["message"].startswith("process 1 (host") and " in act" in error["message"]
+    assert "reading a checkpoint, after step 0" in error["message"]
+    (step,) = (tmp_path / "workdir" / "checkpoints").glob("[0-9]*")
+    assert step.name == "4"
+
+
+@fault(
+    "processes",
     "a run of one process that does not go on",
     "the watchdog shows the stacks of all threads",
     lost="the steps since the last checkpoint",

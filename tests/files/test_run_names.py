@@ -64,5 +64,5 @@ def test_the_names_that_scripts_read_stay():
         *("config.json", "metrics.jsonl", "samples.jsonl", "data_report.json", "summary.json"),
         *("report.html", "error.json", "lock.json", "checkpoints", "export", "export_merged"),
         *("odd_steps.jsonl", "examples.jsonl", "starts.jsonl"),
-        *("tensorboard", "wandb.json", "profile"),
+        *("command.json", "tensorboard", "wandb.json", "profile"),
     }

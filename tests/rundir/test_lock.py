@@ -138,7 +138,7 @@ def test_a_fresh_heartbeat_of_elsewhere_is_watched_until_it_is_old(path, said, m
 def test_a_heartbeat_that_moves_lives(path, said, monkeypatch, age):
     other = left_by(path, said, age, **ELSEWHERE)
     moved = json.dumps(dataclasses.asdict(other) | {"heartbeat": time.time() - age + 10})
-    threading.Timer(0.2, lambda: locks.place_of(path).replace(moved)).start()
+    threading.Timer(0.2, lambda: overwrite(locks.place_of(path), moved)).start()
     with pytest.raises(ConfigError, match="in use by host pod-1"):
         make(path, said).take()
 
@@ -169,6 +169,12 @@ def test_heartbeats_are_written_and_a_lock_that_was_removed_comes_back(path, sai
     assert place.read() is None and not said
 
 
+def overwrite(place, text):
+    place.read()
+    while not place.replace(text):
+        place.read()
+
+
 def wait_until(true):
     deadline = time.monotonic() + 60
     while not true():
@@ -183,7 +189,7 @@ def test_a_lock_that_another_took_is_not_fought_for(path, said, monkeypatch, how
     lock.take()
     other = dataclasses.replace(lock.mine, host="thief", token="another")
     taken = json.dumps(dataclasses.asdict(other))
-    place.replace(taken)
+    overwrite(place, taken)
     if "heartbeat" in how:
         wait_until(lambda: lock._taken_by)
     else:
@@ -212,12 +218,34 @@ def test_trouble_with_a_heartbeat_is_said_once_and_stops_nothing(tmp_path, said,
     assert len(said) == 1 and "can't be renewed: [Errno 5] Input/output error" in said[0]
 
 
-def test_two_that_write_an_object_at_once_have_one_winner(path, monkeypatch):
+def test_two_that_write_an_object_at_once_have_one_winner(path):
     if not path.startswith("gs://"):
         pytest.skip("a local file is made by one alone")
-    place = BucketPlace(epath.Path(path))
-    monkeypatch.setattr(locks.time, "sleep", lambda seconds: place.replace("theirs"))
-    assert not place.create("ours")
+    ours, theirs = BucketPlace(path), BucketPlace(path)
+    assert ours.read() is theirs.read() is None
+    assert theirs.create("theirs") and not ours.create("ours")
+    assert ours.read() == theirs.read() == "theirs"
+    assert ours.replace("ours") and not theirs.replace("theirs again")
+    theirs.renew("a heartbeat")
+    theirs.remove()
+    assert ours.read() == "ours"
+    ours.remove()
+    assert theirs.read() is None
+
+
+def test_an_object_whose_answer_was_lost_on_the_way_is_ours(path, monkeypatch):
+    """The client asks again, and is told that there is an object, which is its own."""
+    if not path.startswith("gs://"):
+        pytest.skip("a local file is made by one alone")
+    place = BucketPlace(path)
+    write = objects.write
+
+    def write_twice(*args):
+        write(*args)
+        return write(*args)
+
+    monkeypatch.setattr(sys.modules["objects"], "write", write_twice)
+    assert place.create("ours") and place.read() == "ours"
 
 
 def test_without_hard_links_a_file_is_still_made_by_one_alone(tmp_path, monkeypatch):

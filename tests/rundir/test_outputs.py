@@ -50,7 +50,7 @@ def test_a_config_json_cut_short_stops_no_start(tmp_path):
         assert with_date(make_config(), workdir, store).data.template_date == "2026-01-31"
     write_inputs(make_config(), DataReport(), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("config.json", "data_report.json", "checkpoints")
+        *("config.json", "command.json", "data_report.json", "checkpoints")
     }
 
 

@@ -13,7 +13,7 @@ from jaxsft import errors
 from jaxsft.terminal import signals, streams
 
 NAMES = ("train", "prepare", "inspect", "export", "plan", "selfcheck") + (
-    *("eval", "compare_models", "compare_runs", "chat"),
+    *("eval", "compare_models", "compare_runs", "chat", "answer"),
 )
 _HELP = ("help", "--help", "-help", "-h")
 
@@ -28,12 +28,28 @@ def start() -> None:
             streams.end_when_lost()
             print(listed())
             return
+        if rest[0] not in NAMES or rest[0] == "config":
+            _help_on_field(rest[0])
+            return
         name, rest = rest[0], ["--help"]
     if name not in NAMES:
         print(f"error: {_unknown(name)}", file=sys.stderr)
         sys.exit(errors.BAD_CONFIG)
     sys.argv = [f"jaxsft {name}", *rest]
     importlib.import_module(f"jaxsft.cli.programs.{name}").start()
+
+
+def _help_on_field(asked: str) -> None:
+    # Not where a program is started: reading the config's sources takes a moment.
+    from jaxsft.cli import program_help
+
+    streams.protect()
+    streams.end_when_lost()
+    try:
+        print(program_help.of_fields(asked) or program_help.refuse_unknown(asked, NAMES))
+    except errors.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def listed() -> str:
@@ -45,7 +61,8 @@ def listed() -> str:
             "",
             *lines,
             "",
-            "`jaxsft NAME --help` lists its flags and the fields of a config.",
+            "`jaxsft NAME --help` lists its flags and the fields of a config;",
+            "`jaxsft help optim.warmup_steps` has all that is to be said of a field.",
         ]
     )
 

@@ -60,10 +60,10 @@ _HANG_SECONDS = flags.DEFINE_float(
 
 
 def start() -> None:
-    jaxsft_flags.run_program(main, required=("workdir",))
+    jaxsft_flags.run_program(main, required=("workdir",), with_base=True)
 
 
-def main(config: Config) -> None:
+def main(config: Config, base: Config) -> None:
     if _CONTINUE_FROM.value is not None:
         config = jaxsft_flags.override(config, "model.continue_from", _CONTINUE_FROM.value)
         validate(config)
@@ -71,15 +71,16 @@ def main(config: Config) -> None:
     from jaxsft.rundir.workdir import opened
 
     with background.left_behind(), opened(flags.FLAGS.workdir) as workdir:
-        _run(config, workdir)
+        _run(config, base, workdir)
 
 
-def _run(config: Config, workdir: "Workdir") -> None:
+def _run(config: Config, base: Config, workdir: "Workdir") -> None:
     workdir.forget(run_names.ERROR)
     # jax, flax and transformers take seconds to import: not before the command line is known good.
     from jaxsft.devices import cloud_notices, distributed, peers
     from jaxsft.report import endings
     from jaxsft.run import run
+    from jaxsft.rundir.run_files import Command
     from jaxsft.training import too_large
 
     clock = StartClock()
@@ -98,7 +99,8 @@ def _run(config: Config, workdir: "Workdir") -> None:
     notices = cloud_notices.followed(_CLOUD_NOTICES.value, _obey)
     with notices, peers.listening(end, patience) as listener:
         try:
-            run(config, workdir, shlex.join(command), _ALLOW_CHANGED.value or (), clock)
+            given = Command(shlex.join(command), flags.FLAGS.config, base)
+            run(config, workdir, given, _ALLOW_CHANGED.value or (), clock)
         except BaseException as raised:  # a stop too
             stop = signals.stop_behind(raised)
             refusal = places.user_error(raised, workdir.name) or too_large.ran_out(raised, config)

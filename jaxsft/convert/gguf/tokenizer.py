@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def write(metadata: dict[str, Any], directory: Path, where: str) -> None:
         "tokenizer.json": json.dumps(tokenizer_json(metadata, where), ensure_ascii=False),
         "tokenizer_config.json": json.dumps(tokenizer_config(metadata, where), indent=2),
     }
-    if "tokenizer.chat_template" in metadata:
-        files["chat_template.jinja"] = metadata["tokenizer.chat_template"]
+    template = _value(metadata, "tokenizer.chat_template", str, None, where)
+    if template is not None:
+        files["chat_template.jinja"] = template
     for name, text in files.items():
         with (directory / name).open("w", encoding="utf-8", newline="") as file:
             file.write(text)
@@ -49,14 +51,15 @@ def write(metadata: dict[str, Any], directory: Path, where: str) -> None:
 
 def tokenizer_json(metadata: dict[str, Any], where: str) -> dict[str, Any]:
     """The tokenizer in the format of the tokenizers library."""
-    model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    model = _value(metadata, "tokenizer.ggml.model", str, None, where)
+    pre = _value(metadata, "tokenizer.ggml.pre", str, None, where)
     if model not in ("gpt2", "llama") or (model == "gpt2" and pre not in splits.SPLITS):
         raise ConversionError(
             f"{where}: tokenizer.ggml.model={model!r} with tokenizer.ggml.pre={pre!r} can't be"
             f" rebuilt ('llama', and 'gpt2' with {', '.join(splits.SPLITS)} can); name the"
             " model's Hugging Face tokenizer directory in config.data.tokenizer"
         )
-    tokens, types = (_list(metadata, key, where) for key in ("tokens", "token_type"))
+    tokens, types = _list(metadata, "tokens", str, where), _list(metadata, "token_type", int, where)
     if len(types) != len(tokens):
         raise ConversionError(f"{where}: {len(tokens)} tokens but {len(types)} token types")
     pairs = list(enumerate(zip(tokens, types, strict=True)))
@@ -93,14 +96,21 @@ def _byte_level(metadata: dict[str, Any], where: str) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": split.ignore_merges,
-            "merges": [merge.split(" ", 1) for merge in _list(metadata, "merges", where)],
+            "merges": [_pair(merge, where) for merge in _list(metadata, "merges", str, where)],
         },
     }
 
 
+def _pair(merge: str, where: str) -> list[str]:
+    pair = merge.split(" ", 1)
+    if len(pair) != 2:
+        raise ConversionError(f"{where}: tokenizer.ggml.merges has {merge!r}, which is no pair")
+    return pair
+
+
 def _sentencepiece(metadata: dict[str, Any], where: str) -> dict[str, Any]:
     """Merges in the order of the scores of what they make; other characters become bytes."""
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    prefix = _value(metadata, "tokenizer.ggml.add_space_prefix", bool, True, where)
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
@@ -128,9 +138,8 @@ def _sentencepiece(metadata: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _merges(metadata: dict[str, Any], where: str) -> list[list[str]]:
     """Every pair of pieces that makes a piece, the piece with the highest score first."""
-    tokens, types, scores = (
-        _list(metadata, key, where) for key in ("tokens", "token_type", "scores")
-    )
+    tokens, types = _list(metadata, "tokens", str, where), _list(metadata, "token_type", int, where)
+    scores = _list(metadata, "scores", float, where)
     if len(scores) != len(tokens):
         raise ConversionError(f"{where}: {len(tokens)} tokens but {len(scores)} scores")
     ids = {token: i for i, token in enumerate(tokens) if types[i] == _NORMAL}
@@ -149,20 +158,32 @@ def tokenizer_config(metadata: dict[str, Any], where: str) -> dict[str, Any]:
     for ours, theirs in _SPECIAL.items():
         token = _special(metadata, theirs, where)
         config |= {} if token is None else {f"{ours}_token": token}
-    longest = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    key = f"{metadata.get('general.architecture')}.context_length"
+    longest = _value(metadata, key, int, None, where)
     config |= {} if longest is None else {"model_max_length": longest}
     return config | {"clean_up_tokenization_spaces": False}
 
 
-def _list(metadata: dict[str, Any], key: str, where: str) -> list[Any]:
+def _list(metadata: dict[str, Any], key: str, kind: type, where: str) -> list[Any]:
     value = metadata.get(f"tokenizer.ggml.{key}")
-    if not isinstance(value, list):
-        raise ConversionError(f"{where}: tokenizer.ggml.{key}={value!r}, expected an array")
+    if not isinstance(value, list) or not all(type(one) is kind for one in value):
+        said = reprlib.repr(value)
+        raise ConversionError(
+            f"{where}: tokenizer.ggml.{key}={said}, expected an array of {kind.__name__}"
+        )
+    return value
+
+
+def _value(metadata: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
+    value = metadata.get(key, default)
+    if value is not default and type(value) is not kind:
+        said = reprlib.repr(value)
+        raise ConversionError(f"{where}: {key}={said}, expected {kind.__name__}")
     return value
 
 
 def _special(metadata: dict[str, Any], name: str, where: str) -> str | None:
-    index = metadata.get(f"tokenizer.ggml.{name}_token_id")
+    index = _value(metadata, f"tokenizer.ggml.{name}_token_id", int, None, where)
     tokens = metadata["tokenizer.ggml.tokens"]
     if index is not None and not 0 <= index < len(tokens):
         raise ConversionError(
@@ -186,9 +207,9 @@ def _post_processor(
     """
     begin = _special(metadata, "bos", where)
     end = _special(metadata, "eos", where)
-    if not metadata.get("tokenizer.ggml.add_bos_token", always_bos):
+    if not _value(metadata, "tokenizer.ggml.add_bos_token", bool, always_bos, where):
         begin = None
-    if not metadata.get("tokenizer.ggml.add_eos_token", False):
+    if not _value(metadata, "tokenizer.ggml.add_eos_token", bool, False, where):
         end = None
     if begin is None and end is None:
         return None

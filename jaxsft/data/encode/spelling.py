@@ -17,6 +17,7 @@ from jaxsft.data.render.template import Control
 from jaxsft.errors import DataError
 
 _SENTINEL = 0x100000  # first character of Unicode's last private-use plane
+_LAST_ID = 2**24  # the largest vocabularies have 2^18 tokens
 _NUM_SENTINELS = 0xFFFD
 _UNKNOWN = chr(_SENTINEL + _NUM_SENTINELS)  # the plane's last character
 _GUARDS = ("\n", ".", "a", "0")  # what may stand before a text without joining it
@@ -87,6 +88,7 @@ class Spelling:
     """
 
     def __init__(self, backend: Any):
+        _refuse_far_ids(backend)
         description = json.loads(backend.to_str())
         self.added_ids: dict[str, int] = {
             t["content"]: t["id"] for t in description["added_tokens"]
@@ -237,6 +239,16 @@ def _characters(count: int) -> list[str]:
     if count > _NUM_SENTINELS:
         raise DataError(f"{count} added tokens; at most {_NUM_SENTINELS} can be told apart")
     return [chr(_SENTINEL + n) for n in range(count)]
+
+
+def _refuse_far_ids(backend: Any) -> None:
+    """Tables by id, the library's own too, have room for each id up to the last."""
+    vocab = backend.get_vocab(with_added_tokens=True)
+    last = max(vocab, key=lambda token: vocab[token], default=None)
+    if last is not None and vocab[last] > _LAST_ID:
+        raise DataError(
+            f"the tokenizer's token {last!r} has the id {vocab[last]}, of {len(vocab)} tokens"
+        )
 
 
 def _unknown_token(model: dict[str, Any]) -> str | None:

@@ -163,7 +163,7 @@ def shard_facts(records: Sequence[Record], outcomes: Sequence[Outcome]) -> Facts
                 hinted.setdefault(kind, ShownRow(record.file, record.row, text))
         facts["hinted"] = sum(1 << hints.KINDS.index(kind) for kind in hinted)
         found += hinted.items()
-        texts.append(_words_of(record))
+        texts.append(words_of(record))
         for name, value in facts.items():
             columns[name].append(value)
     arrays = {name: np.array(columns[name], dtype) for name, dtype in _COLUMNS.items()}
@@ -193,11 +193,12 @@ def _hashes(record: Conversation | Any) -> tuple[int, int]:
     for index, message in enumerate(record.messages):
         if index == last and index:
             prompt = int.from_bytes(digest.copy().digest(), "little")
-        digest.update(_message_bytes(message))
+        digest.update(message_bytes(message))
     return int.from_bytes(digest.digest(), "little"), prompt
 
 
-def _message_bytes(message: Message) -> bytes:
+def message_bytes(message: Message) -> bytes:
+    """What makes two messages the same one, without white space."""
     parts = [message.role.encode(), _without_space(message.content)]
     if message.reasoning:
         parts.append(b"\1" + _without_space(message.reasoning))
@@ -231,7 +232,7 @@ def _hints(record: Conversation | Any) -> list[tuple[str, str]]:
     return [] if isinstance(record, Tokenized) else list(hints.of_text(record.text))
 
 
-def _words_of(record: Conversation | Any) -> str | np.ndarray:
+def words_of(record: Conversation | Any) -> str | np.ndarray:
     """What makes two rows alike: not system prompt and tools, which all rows may share."""
     if isinstance(record, Conversation):
         spoken = (m.content for m in record.messages if m.role in ("user", "assistant"))

@@ -81,14 +81,15 @@ def form_of(source: Source) -> str:
     """
     try:
         if source.format == "auto":
-            return formats.detect(_first_keys(source), source.columns)
+            return formats.detect(first_keys(source), source.columns)
         formats.check_columns(source.format, source.columns)
     except formats.FormatError as error:
         raise DataError(f"{source.path}: {error}") from None
     return source.format
 
 
-def _first_keys(source: Source) -> list[str]:
+def first_keys(source: Source) -> list[str]:
+    """The keys of the first row that can be read."""
     for raw in read_rows(source):
         try:
             row = parse_object(raw.data) if isinstance(raw.data, bytes) else raw.data

@@ -21,7 +21,7 @@ _MAKERS: dict[type, Any] = {  # settings, the name of their field -> ScoreOne
     scorers.Function: functions.by_function,
     scorers.Judge: judge.by_judge,
 }
-_PLAIN: dict[str, Any] = {
+PLAIN: dict[str, Any] = {
     "exact": scorers.Exact,
     "contains": scorers.Contains,
     "number": scorers.Number,
@@ -59,21 +59,29 @@ def scorers_of(evaluation: Eval) -> list[Scorer]:
     Raises:
         ConfigError: one is not what it should be; two have one name.
     """
-    made = [_made(one, f"config.eval.scorers[{i}]") for i, one in enumerate(evaluation.scorers)]
+    found = [made(one, f"config.eval.scorers[{i}]") for i, one in enumerate(evaluation.scorers)]
     if evaluation.match is not None:
-        match = _PLAIN[evaluation.match](name=MATCH)
-        made.insert(0, _made(match, "config.eval.match"))
-    names = [one.name for one in made]
+        match = PLAIN[evaluation.match](name=MATCH)
+        found.insert(0, made(match, "config.eval.match"))
+    names = [one.name for one in found]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(
                 f"config.eval.scorers: two are called {name!r}; give each a name of its own"
             )
-    return made
+    return found
 
 
-def _made(given: Any, where: str) -> Scorer:
-    settings = _PLAIN[given]() if isinstance(given, str) else given
+def made(given: Any, where: str) -> Scorer:
+    """
+    Args:
+        given: what config.eval.scorers holds one of.
+        where: what holds it, for the message.
+
+    Raises:
+        ConfigError: it is not what it should be.
+    """
+    settings = plain(given)
     name = settings.name if settings.name is not None else _own_name(settings)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in _TAKEN or name.endswith(ENDINGS):
         raise ConfigError(
@@ -82,6 +90,11 @@ def _made(given: Any, where: str) -> Scorer:
         )
     workers = settings.workers if isinstance(settings, scorers.Judge) else 1
     return Scorer(name, _MAKERS[type(settings)](settings, where), settings.sets, workers)
+
+
+def plain(given: Any) -> Any:
+    """The settings of a scorer that may be named by its kind."""
+    return PLAIN[given]() if isinstance(given, str) else given
 
 
 def _own_name(settings: Any) -> str:

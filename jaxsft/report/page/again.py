@@ -6,13 +6,15 @@ import json
 import shlex
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxsft.config import Config
 from jaxsft.report.run_read import RunFiles
 
 _NO_DEFAULT = "must be given"
+_NOT_SET = "not set"
+_BY_COMMAND, _BY_RUN = "command line", "set by the run"
 
 
 def differing(config: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -37,6 +39,37 @@ def _differing(kind: type, value: dict[str, Any], name: str) -> Iterator[tuple[s
         elif json.dumps(now) != json.dumps(default, default=str):
             given = _NO_DEFAULT if default is dataclasses.MISSING else _said(default)
             yield path, _said(now), given
+
+
+def from_base(run: RunFiles) -> list[tuple[str, str, str, str]]:
+    """Each field that is not what the config file said, with what that was, and who changed it;
+    none where the file is not known.
+
+    Of a section that the file left out the fields that are not their defaults.
+    """
+    now, before = dict(flatten(run.config)), dict(flatten(run.base_config))
+    if not before:
+        return []
+    said = [field for field, _, _ in differing(run.config)]
+    asked = overrides(run.command)
+    rows = []
+    for field, value in now.items():
+        if before.get(field) == value or (field not in before and not within(field, said)):
+            continue
+        rows.append((field, value, before.get(field, _NOT_SET)))
+    gone = [field for field in before if field not in now and not _above(field, now)]
+    rows += [(field, _NOT_SET, before[field]) for field in gone]
+    return [(*row, _BY_COMMAND if within(row[0], asked) else _BY_RUN) for row in rows]
+
+
+def within(field: str, several: Iterable[str]) -> bool:
+    """Whether it is one of them or a part of one: "optim.betas[0]" of "optim.betas"."""
+    return any(field == one or field.startswith((f"{one}.", f"{one}[")) for one in several)
+
+
+def _above(field: str, several: Iterable[str]) -> bool:
+    """Whether one of them is a part of it."""
+    return any(one.startswith((f"{field}.", f"{field}[")) for one in several)
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -75,8 +108,9 @@ def overrides(command: str | None) -> set[str]:
         words = shlex.split(command or "")
     except ValueError:
         return set()
-    names = (word.lstrip("-").partition("=")[0] for word in words if word.startswith("-"))
-    return {name.removeprefix("config.") for name in names if name.startswith("config.")}
+    names = [word.lstrip("-").partition("=")[0] for word in words if word.startswith("-")]
+    found = {name.removeprefix("config.") for name in names if name.startswith("config.")}
+    return found | ({"model.continue_from"} if "continue_from" in names else set())
 
 
 def prints(run: RunFiles) -> list[tuple[str, str]]:

@@ -57,10 +57,7 @@ def differences(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
     given = [one for run in runs for one, _, _ in again.differing(run.config)]
     # A field that holds several values stands for each of them: "optim.betas" for "optim.betas[0]".
     fields = dict.fromkeys(
-        field
-        for config in configs
-        for field in config
-        if any(field == one or field.startswith((f"{one}[", f"{one}.")) for one in given)
+        field for config in configs for field in config if again.within(field, given)
     )
     rows = [(field, [config.get(field, _MISSING) for config in configs]) for field in fields]
     return [(field, values) for field, values in rows if len(set(values)) > 1]
@@ -82,6 +79,12 @@ def figures(runs: Sequence[RunFiles]) -> list[tuple[str, list[Cell]]]:
 
 
 def _spent(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
-    costs = [dict(cost.cost_of(run).lines) for run in runs]
+    found = [cost.cost_of(run) for run in runs]
+    costs = [
+        dict(one.lines)
+        | {f"{row.what}, predicted": row.predicted for row in one.predictions}
+        | {f"{row.what}, measured": row.measured for row in one.predictions}
+        for one in found
+    ]
     names = dict.fromkeys(name for one in costs for name in one)
     return [(name, [one.get(name, _MISSING) for one in costs]) for name in names]

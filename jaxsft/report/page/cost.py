@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxsft.devices import progress
-from jaxsft.report.page import facts
+from jaxsft.report.page import facts, predictions
 from jaxsft.report.run_read import RunFiles
 
 
@@ -20,6 +20,7 @@ class Part:
 class Cost:
     parts: Sequence[Part]
     lines: Sequence[tuple[str, str]]
+    predictions: Sequence[predictions.Row]
 
 
 def cost_of(run: RunFiles) -> Cost:
@@ -35,7 +36,7 @@ def cost_of(run: RunFiles) -> Cost:
         for place, (name, value) in enumerate(seconds.items())
         if value > 0
     ]
-    return Cost(parts, _lines(run, seconds, total))
+    return Cost(parts, _lines(run, seconds, total), predictions.rows_of(run))
 
 
 _STEPS, _WAITS, _BETWEEN, _LOST = "steps", "waiting for data", "saves and the like", "lost"
@@ -86,7 +87,6 @@ def _of_the_last_start(run: RunFiles, known: float) -> dict[str, float]:
 def _lines(run: RunFiles, seconds: dict[str, float], total: float) -> list[tuple[str, str]]:
     summary, totals = run.summary, run.totals
     mfu = facts.median([line.mfu for line in run.steps])
-    memory = summary.peak_memory_bytes
     price = (run.config.get("log") or {}).get("price_per_hour")
     wall = total if run.starts else summary.wall_seconds or total
     lost = seconds.get(_LOST)
@@ -101,7 +101,7 @@ def _lines(run: RunFiles, seconds: dict[str, float], total: float) -> list[tuple
         "MFU of the whole time": (
             None if mfu is None or not total else f"{mfu * seconds['steps'] / total:.1%}"
         ),
-        "peak memory": None if memory is None else f"{memory / 2**30:.2f} GiB",
+        **facts.peaks(run),
         "price": f"{price * wall / 3600:.2f} at {price:g} an hour" if price and wall else None,
     }
     return [(name, value) for name, value in lines.items() if value is not None]

@@ -14,7 +14,7 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
     mfu = median([line.mfu for line in run.steps])
     step = last.step if last and summary.steps is None else summary.steps
     epoch = last.epoch if last and summary.epochs is None else summary.epochs
-    memory, parameters = summary.peak_memory_bytes, summary.parameters
+    parameters = summary.parameters
     facts = {
         "model": _short(summary.model or (run.config.get("model") or {}).get("source")),
         "parameters": None if parameters is None else count(parameters),
@@ -27,12 +27,25 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         "best": None if summary.best is None else _best(summary.best, summary.exported_step),
         "epochs": None if epoch is None else f"{epoch:.2f}",
         "time": duration(summary.wall_seconds),
-        "peak memory": None if memory is None else f"{memory / 2**30:.2f} GiB",
+        **peaks(run),
         "speed": None if rate is None else f"{rate:,.0f} tokens/s",
         "MFU": None if mfu is None else f"{mfu:.1%}",
         "packing": None if packing is None else f"{packing:.1%} of each row is tokens",
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def peaks(run: RunFiles) -> dict[str, str | None]:
+    """The most memory that the last start's first process held, each by its name."""
+    device = run.starts[-1].device_bytes if run.starts else None
+    return {
+        "peak memory of a device": gib(device),
+        "peak RAM of the process": gib(run.summary.peak_memory_bytes),
+    }
+
+
+def gib(size: float | None) -> str | None:
+    return None if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def _short(source: str | None) -> str | None:

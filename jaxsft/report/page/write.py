@@ -66,10 +66,12 @@ def page_of(run: RunFiles) -> str:
         choices=run.summary.choices,
         config=list(again.flatten(run.config)),
         differing=again.differing(run.config),
-        overrides=again.overrides(run.summary.command),
+        base_file=run.base_file,
+        from_base=again.from_base(run),
+        overrides=again.overrides(run.command),
         prints=again.prints(run),
         versions=run.summary.versions,
-        command=run.summary.command,
+        command=run.command,
         export=run.summary.export,
     )
 

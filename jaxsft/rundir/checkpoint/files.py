@@ -142,6 +142,8 @@ def examine(step: epath.Path, but: str | None = None) -> Failure | None:
         return None
     except Exception as error:  # stores of objects have kinds of their own
         return of_error(error)
+    if not isinstance(expected, dict):
+        return None
     for name, size in expected.items():
         if but in Path(name).parts:
             continue

@@ -16,6 +16,7 @@ SHIMS = {"train": "jaxsft/train.py", "prepare": "tools/prepare_data.py"} | {
     **{"plan": "tools/plan.py", "selfcheck": "tools/selfcheck.py"},
     **{"compare_models": "tools/compare_models.py", "chat": "tools/chat.py"},
     **{"compare_runs": "tools/compare_runs.py", "eval": "tools/evaluate.py"},
+    **{"answer": "tools/answer.py"},
 }
 
 

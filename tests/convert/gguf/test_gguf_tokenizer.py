@@ -110,6 +110,12 @@ def test_the_llama3_split_is_that_of_transformers():
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges=None"),
         ({"tokenizer.ggml.token_type": [1]}, r"\d+ tokens but 1 token types"),
         ({"tokenizer.ggml.eos_token_id": 9999}, "eos_token_id=9999"),
+        ({"tokenizer.ggml.eos_token_id": 2.0}, "eos_token_id=2.0, expected int"),
+        ({"tokenizer.ggml.pre": ["smollm"]}, "pre=.'smollm'., expected str"),
+        ({"tokenizer.ggml.tokens": [1, 2]}, "tokens=.1, 2., expected an array of str"),
+        ({"tokenizer.ggml.merges": ["ab"]}, "merges has 'ab', which is no pair"),
+        ({"tokenizer.ggml.add_bos_token": "no"}, "add_bos_token='no', expected bool"),
+        ({"tokenizer.chat_template": 3}, "chat_template=3, expected str"),
     ],
 )
 def test_what_can_not_be_rebuilt_is_named(changes, message, metadata, tmp_path):

@@ -189,3 +189,11 @@ def test_added_tokens_that_cannot_be_told_from_text_are_refused(tmp_path, monkey
     monkeypatch.setattr(spelling_module, "_NUM_SENTINELS", 6)
     with pytest.raises(DataError, match="7 added tokens; at most 6 can be told apart"):
         Spelling(many)
+
+
+def test_an_id_far_behind_the_others_is_refused_before_tables_are_made():
+    """A flipped bit of one id: tables up to it would take gigabytes."""
+    vocab = {"a": 0, "b": 2**31}
+    backend = Tokenizer(models.BPE(vocab, []))
+    with pytest.raises(DataError, match="token 'b' has the id 2147483648, of 2 tokens"):
+        Spelling(backend)

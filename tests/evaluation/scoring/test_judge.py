@@ -1,59 +1,19 @@
 """A judge behind a URL: what it is sent, what its words are worth, and what its failures cost."""
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from jaxsft.config import Eval, scorers
 from jaxsft.errors import ConfigError
-from jaxsft.evaluation.scoring import judge, registry, scored
+from jaxsft.evaluation import endpoint
+from jaxsft.evaluation.scoring import registry, scored
 from jaxsft.evaluation.scoring.case import Case, NotScored, ScorerIsAway
+from tests.chat_server import Server, said
 
 KEY = "a-key-that-nobody-may-see"
 CASE = Case("four", "4", {"messages": [{"role": "user", "content": "2 + 2?"}]})
-
-
-class Server:
-    """Answers as told, one (status, body, headers) after the other, the last for ever."""
-
-    def __init__(self, *replies: tuple[int, str, dict[str, str]]):
-        self.asked: list[tuple[str, dict[str, str], dict]] = []
-        server, left = self, list(replies)
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                server.asked.append((self.path, dict(self.headers), json.loads(body)))
-                status, text, headers = left.pop(0) if len(left) > 1 else left[0]
-                self.send_response(status)
-                for name, value in ({"Content-Length": str(len(text))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def __enter__(self) -> "Server":
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-
-def said(text: object, status: int = 200, **headers: str) -> tuple[int, str, dict[str, str]]:
-    body = json.dumps({"choices": [{"message": {"content": text}}]})
-    return status, body, {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 def made(url: str, **fields) -> registry.Scorer:
@@ -64,7 +24,7 @@ def made(url: str, **fields) -> registry.Scorer:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch) -> Iterator[list[float]]:
     waits: list[float] = []
-    monkeypatch.setattr(judge.time, "sleep", waits.append)
+    monkeypatch.setattr(endpoint.time, "sleep", waits.append)
     monkeypatch.setenv("JUDGE", KEY)
     yield waits
 
@@ -137,7 +97,7 @@ def test_another_host_is_not_sent_the_key(status):
 
 @pytest.mark.parametrize("length", ["100", "9999999"])
 def test_a_reply_that_is_cut_short_or_never_ends_is_a_failure(length, monkeypatch):
-    monkeypatch.setattr(judge, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(endpoint, "_MOST_BYTES", 1000)
     text = "x" * (5000 if length == "9999999" else 10)
     with Server((200, text, {"Content-Length": length})) as server:
         with pytest.raises(NotScored):

@@ -155,7 +155,9 @@ def test_a_file_that_has_its_size_must_also_give_its_bytes(directory, monkeypatc
     assert failure is not None and failure.kind == "unreachable"
 
 
-@pytest.mark.parametrize("change", [lambda list_: list_.unlink(), shorter])
+@pytest.mark.parametrize(
+    "change", [lambda list_: list_.unlink(), shorter, lambda list_: list_.write_text("3")]
+)
 def test_without_its_list_a_step_has_nothing_wrong(directory, change):
     step = committed(directory / "20")
     change(next(step.glob("jaxsft_*")))
