@@ -3,6 +3,7 @@
 Every start is a process of its own, which gets the signal where a phase begins, or a moment later.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 import pytest
 
 from jaxsft.errors import STOPPED
+from jaxsft.files import run_names
 from tests.faults import fault
 from tests.programs import ROOT, train
 from tests.test_train import assert_same_result
@@ -93,12 +95,12 @@ def places(tmp_path_factory):
     return tmp_path_factory.mktemp("stopped"), tmp_path_factory.mktemp("cache")
 
 
-def start(places, *arguments):
+def start(places, *arguments, flags=FLAGS):
     workdir, cache = places
     command = [sys.executable, "-c", SIGNALLED, *map(str, arguments)]
     config = f"--config={ROOT}/configs/debug.py"
     return subprocess.run(
-        [*command, config, f"--workdir={workdir}", f"--config.data.cache_dir={cache}", *FLAGS],
+        [*command, config, f"--workdir={workdir}", f"--config.data.cache_dir={cache}", *flags],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -141,3 +143,22 @@ def test_a_run_that_was_stopped_in_every_phase_ends_as_one_that_was_not(places, 
     assert done.returncode == 0, done.stderr
     assert "from step 12 of 12" in done.stdout
     assert_same_result(places[0], undisturbed)
+
+
+@fault(
+    "stopping",
+    "a signal while answers are written in the middle of training",
+    "writes at most 16 tokens of each more, saves the step; the next start makes that evaluation",
+    lost="nothing that was trained; the answers so far",
+    code=75,
+)
+@pytest.mark.slow
+def test_a_signal_among_answers_on_the_way_saves_the_step(tmp_path):
+    spacing = ("--config.eval.every_steps=2", "--config.eval.answer_every_steps=2")
+    flags = (*FLAGS[:1], "--config.eval.max_new_tokens=200", *spacing)
+    places = tmp_path / "run", tmp_path / "cache"
+    done = start(places, 15, "jaxsft.evaluation.measurer:generate", 2, 0, flags=flags)
+    assert done.returncode == STOPPED, done.stdout + done.stderr
+    assert newest(places[0]) == 2
+    lines = map(json.loads, (places[0] / run_names.METRICS).read_text().splitlines())
+    assert [line["step"] for line in lines if "loss" not in line] == [0]

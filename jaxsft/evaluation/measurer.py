@@ -24,7 +24,7 @@ from jaxsft.evaluation.refusal.requests import scorers as refusal_scorers
 from jaxsft.evaluation.scoring import registry
 from jaxsft.evaluation.scoring.table import DURING
 from jaxsft.files import records
-from jaxsft.generation.generate import generate
+from jaxsft.generation.generate import Interrupted, generate
 from jaxsft.generation.sampling import Sampling
 from jaxsft.model.state import Params
 from jaxsft.rundir.metric_lines import JsonLines
@@ -112,7 +112,10 @@ class Measurer:
             return None
         # Those of an earlier start, which came further.
         self._samples.keep(lambda line: line.get("phase") != DURING or line["step"] < step)
-        return values | self._ask(params, {DURING: self._prompts}, step)
+        try:
+            return values | self._ask(params, {DURING: self._prompts}, step, stopped)
+        except Interrupted:
+            return None
 
     def followed(self, params: Params, step: int) -> dict[str, float | None]:
         """The figures of these parameters of which `watch` follows one."""
@@ -173,12 +176,20 @@ class Measurer:
         return ways
 
     def _ask(
-        self, params: Params, ways: Mapping[str, Sequence[Prompt]], step: int
+        self,
+        params: Params,
+        ways: Mapping[str, Sequence[Prompt]],
+        step: int,
+        stopped: Callable[[], bool] | None = None,
     ) -> dict[str, float | None]:
-        """The figures of the answers, which go to samples.jsonl."""
+        """The figures of the answers, which go to samples.jsonl.
+
+        Raises:
+            Interrupted: `stopped` said so.
+        """
         values: dict[str, float | None] = {}
         for phase, prompts in ways.items():
-            answers = self._answer(params, prompts)
+            answers = self._answer(params, prompts, stopped)
             samples = asked.samples_of(answers, self._scorers, step, phase, self._say)
             for sample in samples:
                 self._samples.append(records.to_json(sample))
@@ -190,7 +201,9 @@ class Measurer:
         return values
 
     @progress.during("answering")
-    def _answer(self, params: Params, prompts: Sequence[Prompt]) -> list[Reply]:
+    def _answer(
+        self, params: Params, prompts: Sequence[Prompt], stopped: Callable[[], bool] | None
+    ) -> list[Reply]:
         tokenizer = self._tokenizer
         stop_ids = set(self._data.train.manifest.end_of_turn_ids) | {tokenizer.eos_id}
         answers = generate(
@@ -199,6 +212,7 @@ class Measurer:
             [self._ids(prompt) for prompt in prompts],
             Sampling(max_new_tokens=self._config.eval.max_new_tokens),
             stop_ids=[id for id in stop_ids if id is not None],
+            stopped=stopped,
         )
         found = []
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -42,6 +42,10 @@ class Answer:
 Watch = Callable[[int, list[int]], bool]
 
 
+class Interrupted(Exception):
+    """Who asked for answers wants them no more."""
+
+
 def generate(
     graphdef: nnx.GraphDef,
     params: Params,
@@ -53,6 +57,7 @@ def generate(
     watch: Watch | None = None,
     tokens_between: int = _TOKENS_BETWEEN,
     most_rows: int | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> list[Answer]:
     """What follows each prompt; on the mesh in use (`jax.set_mesh`), split as in training.
 
@@ -61,16 +66,20 @@ def generate(
         numbers: of the prompts, on which what chance gives them depends; None: their indices.
         tokens_between: written until they are looked at.
         most_rows: of a batch; None: as many as fit.
+        stopped: whether to write no more; asked each time that the tokens are looked at, and the
+            same on all processes.
 
     Raises:
         ConfigError: a prompt of no tokens, or of more than the model has positions for.
+        Interrupted: `stopped` said so.
     """
     if not prompts:
         return []
     s = model_of(graphdef, params).settings
     _check_lengths(prompts, s.max_positions)
     numbers = range(len(prompts)) if numbers is None else numbers
-    batches = _Batches(graphdef, params, sampling, choice_of(sampling, s.num_tokens), set(stop_ids))
+    choice = choice_of(sampling, s.num_tokens)
+    batches = _Batches(graphdef, params, sampling, choice, set(stop_ids), stopped)
     if most_rows is None:
         most_rows = batches.most_rows(max(map(len, prompts)))
     found: dict[int, Answer] = {}
@@ -116,6 +125,7 @@ class _Batches:
     sampling: Sampling
     choice: Choice
     stop_ids: Collection[int]
+    stopped: Callable[[], bool] | None
 
     def most_rows(self, longest: int) -> int:
         """That fit, with prompts as long as the longest."""
@@ -164,6 +174,8 @@ class _Batches:
                 )
             count, ended_B, answers_BY = jax.device_get((now.count, now.ended_B, now.answers_BY))
             progress.mark()
+            if self.stopped is not None and self.stopped():
+                raise Interrupted
             written, over_B = int(count), np.array(ended_B)
             for row, (index, limit) in enumerate(limits.items()):
                 if index in found:

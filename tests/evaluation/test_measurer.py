@@ -12,7 +12,7 @@ from jaxsft.config import Source, scorers
 from jaxsft.devices import mesh
 from jaxsft.errors import ConfigError
 from jaxsft.evaluation import measurer
-from jaxsft.generation.generate import Answer
+from jaxsft.generation.generate import Answer, Interrupted
 from jaxsft.generation.sampling import Sampling
 from jaxsft.rundir.metric_lines import JsonLines
 
@@ -50,7 +50,9 @@ def make(tmp_path, monkeypatch):
     (tmp_path / "train.jsonl").write_text(ROW + SHOT + ROW.replace('"q"', '"t"') + SHOT)
     tokenizer = Tokenizer()
 
-    def generate(graphdef, params, prompts, sampling, *, stop_ids):
+    def generate(graphdef, params, prompts, sampling, *, stop_ids, stopped):
+        if stopped is not None and stopped():
+            raise Interrupted
         assert sorted(stop_ids) == [0, 9] and sampling == Sampling(max_new_tokens=5)
         return [Answer([*IDS["r" if prompt[0] > 1 else "s"], 9], True) for prompt in prompts]
 
@@ -140,6 +142,14 @@ def test_the_untrained_model_is_asked_again_after_examples_of_the_training_data(
     assert one.measure({}, "before") == values and tokenizer.asked[2:] == asked
     with pytest.raises(ConfigError, match="shots=3: the first 4 training examples have 2 conv"):
         make(eval=dict(prompts=1, shots=3))[0].measure({}, "before")
+
+
+def test_a_stop_among_the_answers_leaves_the_evaluation_to_the_next_start(make):
+    asks = dict(prompts=1, scorers=("exact",), every_steps=2, answer_every_steps=2)
+    one, samples, _ = make(eval=asks)
+    known = iter([False, True])  # before the answers, and while they are written
+    assert one.on_the_way(lambda: next(known), {}, 2) is None
+    assert not samples.read() and next(known, None) is None
 
 
 def test_answers_on_the_way(make):

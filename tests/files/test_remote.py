@@ -285,6 +285,28 @@ def test_files_are_copied_when_they_changed_and_not_too_often(tmp_path):
     assert (bucket / "a").read_text() == "kept"
 
 
+def test_what_writers_keep_in_directories_is_copied_and_what_they_took_away_is_not(
+    tmp_path, monkeypatch
+):
+    files, bucket = tmp_path / "files", tmp_path / "bucket"
+    (files / "tensorboard").mkdir(parents=True)
+    (bucket / "tensorboard").mkdir(parents=True)
+    (files / "tensorboard" / "events").write_text("1")
+    (files / "gone").write_text("1")
+    workdir = Workdir("gs://bucket/x", files, epath.Path(bucket))
+    copy = buckets.upload
+
+    def upload(file, target):
+        if file.name == "gone":
+            file.unlink()  # by a thread, just now
+        copy(file, target)
+
+    monkeypatch.setattr(buckets, "upload", upload)
+    workdir.copy()
+    assert (bucket / "tensorboard" / "events").read_text() == "1"
+    assert not (bucket / "gone").exists()
+
+
 def test_a_copy_that_no_checkpoint_waits_for_may_fail(tmp_path):
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "a").write_text("1")

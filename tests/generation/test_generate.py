@@ -68,6 +68,19 @@ def test_equals_decoding_without_a_cache(free, params):
     assert free == [uncached(params, prompt, 8) for prompt in PROMPTS]
 
 
+def test_who_stops_waits_for_no_more_than_some_tokens(graphdef, params):
+    asked = []
+
+    def stopped():
+        asked.append(1)
+        return len(asked) == 2
+
+    with pytest.raises(generate.Interrupted):
+        answers(graphdef, params, tokens_between=2, stopped=stopped)
+    assert len(asked) == 2  # 4 of 8 tokens
+    assert answers(graphdef, params, stopped=lambda: False) == answers(graphdef, params)
+
+
 def test_a_row_ends_with_its_stop_token(graphdef, params, free):
     stop = free[0][2]
     found = generate.generate(graphdef, params, PROMPTS, GREEDY, stop_ids=[stop])
