@@ -16,7 +16,8 @@ AGAIN = (STOPPED, LOST_PEER)  # codes that a launcher starts the run again after
 CONNECT_SECONDS = 90
 _KILLED = -signal.SIGKILL
 _ASKED = (*AGAIN, -signal.SIGTERM)  # the last where Python had not begun to run the program
-_LOST_SECONDS = CONNECT_SECONDS + 30.0
+# A fault that meets a process among its imports: the others import, connect, wait for it, and tell.
+_LOST_SECONDS = CONNECT_SECONDS + 90.0
 
 
 @dataclasses.dataclass(frozen=True)
