@@ -108,6 +108,10 @@ def test_it_is_evaluated_by_itself(ran, base, tmp_path):
     asks = ("--config.eval.prompts=2", "--config.eval.match=exact", f"--samples={samples}")
     assert figures(f"--model={workdir}", *asks)["eval_count/heldout/match"] == 2
     assert len(samples.read_text().splitlines()) == 2
+    cut = ("--config.eval.prompts=1", "--config.eval.max_new_tokens=1020")
+    done = tool("evaluate", f"--model={workdir}", *cut)
+    assert "warning: 1 prompts leave fewer than config.eval.max_new_tokens=1020" in done.stdout
+    assert "heldout/loss" in done.stdout and "after      eval/" not in done.stdout
     done = tool("evaluate", f"--model={workdir}", *asks)
     assert done.returncode == 64 and "is there already; name another file" in done.stderr
     done = tool("evaluate", f"--model={workdir}", "--step=10", f"--config={ROOT}/configs/debug.py")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -20,6 +20,8 @@ from jaxsft.rundir.workdir import opened
 from jaxsft.terminal.console import Console
 from jaxsft.training import inputs
 from jaxsft.training.job import Job, set_up
+
+_PHASE = "after"  # under which a measurer has the figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +80,17 @@ def evaluate(
     job = set_up(config, base, data)
     with tempfile.TemporaryDirectory() as folder:
         file = samples or Path(folder) / run_names.SAMPLES
-        measurer = Measurer(config, job, data, JsonLines(file), lambda topic, line: None)
+        measurer = Measurer(config, job, data, JsonLines(file), _but_figures(console))
         measurer.check_prompts(before=False)
         with jax.set_mesh(job.program.mesh):
-            figures = measurer.measure(_placed(params, base, job), "after")
+            figures = measurer.measure(_placed(params, base, job), _PHASE)
         lines = JsonLines(file).read()
     return Evaluated(figures, table([records.from_json(Sample, line) for line in lines]))
+
+
+def _but_figures(console: Console) -> Callable[[str, str], None]:
+    """What is said of prompts and scorers; the figures are handed back."""
+    return lambda topic, line: None if topic == _PHASE else console.say(topic, line)
 
 
 def _placed(params: Params | None, base: pretrained.Pretrained, job: Job) -> Params:
