@@ -30,6 +30,13 @@ def known_to_all(error: "Known") -> "Known":
     return error
 
 
+def is_of_library(error: BaseException) -> bool:
+    """Whether a library gave up: any Exception but a lack of memory, and a panic of Rust, which no
+    Exception stands for."""
+    is_panic = type(error).__name__ == "PanicException"
+    return is_panic or isinstance(error, Exception) and not isinstance(error, MemoryError)
+
+
 class ConfigError(UserError):
     """A flag or a config field that can't be honoured."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsft.convert import source
-from jaxsft.errors import ConversionError
+from jaxsft.errors import ConversionError, is_of_library
 from jaxsft.files import made_once, untrusted
 
 RECIPE = 1  # counts changes of this file that change its output: part of the cache key
@@ -97,7 +97,9 @@ def _check(file: Path, ids: dict[str, int]) -> None:
 
     try:
         written = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises plain Exception
+    except BaseException as error:  # tokenizers has none of its own
+        if not is_of_library(error):
+            raise
         raise ConversionError(
             f"{list(ids)} can't be added: the tokenizer is broken: {error}"
         ) from None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jaxsft.errors import ConversionError
+from jaxsft.errors import ConversionError, is_of_library
 
 PROBES = (
     "What is 2+2? It's 4, isn't it?",
@@ -36,7 +36,9 @@ def open_with_transformers(directory: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises no narrower one
+    except BaseException as error:  # the tokenizers library raises no narrower one
+        if not is_of_library(error):
+            raise
         raise ConversionError(f"{directory}: transformers can't open its tokenizer: {error}") from (
             None
         )

@@ -14,7 +14,7 @@ import numpy as np
 from jaxsft.data.conversation import RowError
 from jaxsft.data.encode.word_memory import words_of
 from jaxsft.data.render.template import Control
-from jaxsft.errors import DataError
+from jaxsft.errors import DataError, is_of_library
 
 _SENTINEL = 0x100000  # first character of Unicode's last private-use plane
 _LAST_ID = 2**24  # the largest vocabularies have 2^18 tokens
@@ -282,11 +282,9 @@ def _variant_of(
 
     try:
         variant = Tokenizer.from_str(json.dumps(described))
-    except MemoryError:
-        raise
-    except (
-        Exception
-    ) as error:  # the library has no narrower one; it takes files that it can't write
+    except BaseException as error:  # the library takes files that it can't write
+        if not is_of_library(error):
+            raise
         raise DataError(f"the tokenizer contradicts itself: {error}") from None
     vocab = variant.get_vocab(with_added_tokens=True)
     real_ids = np.arange(max([*vocab.values(), *(t["id"] for t in added)]) + 1, dtype=np.int32)

@@ -26,7 +26,7 @@ from jaxsft.data.encode.trained_parts import Range, trained_ranges
 from jaxsft.data.read.messages import parse_message
 from jaxsft.data.render.rendering import Option
 from jaxsft.data.render.template import ChatTemplate, Control, Span, TrainingText
-from jaxsft.errors import ConversionError, DataError
+from jaxsft.errors import ConversionError, DataError, is_of_library
 
 _ASSISTANT_FIELDS = ("content", "reasoning", "tool_calls")
 
@@ -378,9 +378,9 @@ def _load(directory: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
-    except MemoryError:
-        raise
-    except Exception as error:  # tokenizers raises plain Exception for a broken file
+    except BaseException as error:  # tokenizers has none of its own for a broken file
+        if not is_of_library(error):
+            raise
         files = sorted(path.name for path in Path(directory).glob("tokenizer*.*"))
         raise ConversionError(
             f"{directory}: the tokenizer ({', '.join(files)}) can't be read: {error}"

@@ -245,6 +245,17 @@ def test_a_directory_or_template_that_is_not_there_is_named(tokenizer_dir, tmp_p
         ChatTokenizer(str(tmp_path))
 
 
+def test_a_file_that_makes_the_library_panic_is_one_that_cannot_be_read(tmp_path):
+    """A panic of Rust comes as no Exception."""
+    make_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    description = json.loads(file.read_text())
+    description["model"]["continuing_subword_prefix"] = "a" * 15  # longer than what is merged
+    file.write_text(json.dumps(description))
+    with pytest.raises(ConversionError, match="can't be read: range end index"):
+        ChatTokenizer(str(tmp_path))
+
+
 def test_no_code_of_a_tokenizers_directory_is_run(tmp_path):
     directory, mark = make_tokenizer(tmp_path / "own"), tmp_path / "ran"
     config = tmp_path / "own" / "tokenizer_config.json"
