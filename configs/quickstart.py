@@ -3,7 +3,7 @@
 command   make quickstart
           (python -m jaxsft.train --config=configs/quickstart.py --workdir=runs/quickstart)
 hardware  two CPU cores, 8 GB of memory
-time      about 4 minutes
+time      4 to 6 minutes
 result    held-out orders answered exactly: 0 % before (with an instruction too), 98 % after;
           loss on unrelated prose up by 1.0 %
 """

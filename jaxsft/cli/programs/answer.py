@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
+from jaxsft.cli import sampling_flags
 from jaxsft.config import Config, Data, Model, Optim, Source, Train
 from jaxsft.errors import ConfigError
 from jaxsft.terminal.redact import redacted
@@ -62,16 +63,7 @@ _HELD_OUT = flags.DEFINE_multi_string(
     "held_out", [], "file whose prompts are not asked, beside those that --config evaluates on"
 )
 _TEMPLATE = flags.DEFINE_string("template", None, "a .jinja file instead of the model's template")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: float32 on CPU, else bfloat16"
-)
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 1024, "of an answer", 1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: the likeliest tokens", 0.0)
-_TOP_K = flags.DEFINE_integer("top_k", None, "of so many of the likeliest tokens", 1)
-_TOP_P = flags.DEFINE_float("top_p", None, "of the likeliest that come to this probability")
-_MIN_P = flags.DEFINE_float("min_p", None, "of those this likely, in parts of the likeliest")
-_PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "1: none")
-_SEED = flags.DEFINE_integer("seed", 0, "of what chance gives", 0)
+sampling_flags.define(max_new_tokens=1024)
 
 
 def start() -> None:
@@ -134,15 +126,7 @@ def main(config: Config) -> None:
 def _sampling() -> "Sampling":
     from jaxsft.generation.sampling import Sampling
 
-    return Sampling(
-        max_new_tokens=_MAX_NEW_TOKENS.value,
-        temperature=_TEMPERATURE.value,
-        top_k=_TOP_K.value,
-        top_p=_TOP_P.value,
-        min_p=_MIN_P.value,
-        repetition_penalty=_PENALTY.value,
-        seed=_SEED.value,
-    )
+    return Sampling(**sampling_flags.sampling())
 
 
 def _endpoint() -> "Endpoint | None":
@@ -186,8 +170,7 @@ def _chat(name: str) -> "tuple[Chat, str]":
 
     from jaxsft.generation.chat import Chat
 
-    exact = _DTYPE.value == "float32" or _DTYPE.value == "auto" and jax.default_backend() == "cpu"
-    dtype = "float32" if exact else "bfloat16"
+    dtype = sampling_flags.dtype(jax.default_backend())
     chat = Chat(name, dtype=dtype, parameter_dtype=dtype, template=_TEMPLATE.value)
     if not chat.tokenizer.has_template:
         raise ConfigError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from jaxsft.cli import flags as jaxsft_flags
+from jaxsft.cli import sampling_flags
 from jaxsft.errors import ConfigError
 from jaxsft.terminal import deadline
 
@@ -28,16 +29,7 @@ _SYSTEM = flags.DEFINE_string("system", None, "a system message")
 _TOOLS = flags.DEFINE_string("tools", None, "JSON file with the tools that the model may call")
 _TEMPLATE = flags.DEFINE_string("template", None, "a .jinja file instead of the model's template")
 _SAVE = flags.DEFINE_string("save", "chat_rows.jsonl", "where /save puts conversations")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "auto", ["auto", "float32", "bfloat16"], "auto: float32 on CPU, else bfloat16"
-)
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 512, "of an answer", 1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: the likeliest tokens", 0.0)
-_TOP_K = flags.DEFINE_integer("top_k", None, "of so many of the likeliest tokens", 1)
-_TOP_P = flags.DEFINE_float("top_p", None, "of the likeliest that come to this probability")
-_MIN_P = flags.DEFINE_float("min_p", None, "of those this likely, in parts of the likeliest")
-_PENALTY = flags.DEFINE_float("repetition_penalty", 1.0, "1: none")
-_SEED = flags.DEFINE_integer("seed", 0, "of what chance gives", 0)
+sampling_flags.define(max_new_tokens=512)
 
 
 def start() -> None:
@@ -83,18 +75,9 @@ def _session(name: str) -> "Session":
     from jaxsft.generation.sampling import Sampling
     from jaxsft.generation.session import Session
 
-    sampling = Sampling(
-        max_new_tokens=_MAX_NEW_TOKENS.value,
-        temperature=_TEMPERATURE.value,
-        top_k=_TOP_K.value,
-        top_p=_TOP_P.value,
-        min_p=_MIN_P.value,
-        repetition_penalty=_PENALTY.value,
-        seed=_SEED.value,
-    )
+    sampling = Sampling(**sampling_flags.sampling())
     tools = None if _TOOLS.value is None else _tools(Path(_TOOLS.value))
-    exact = _DTYPE.value == "float32" or _DTYPE.value == "auto" and jax.default_backend() == "cpu"
-    dtype = "float32" if exact else "bfloat16"
+    dtype = sampling_flags.dtype(jax.default_backend())
     chat = Chat(name, dtype=dtype, parameter_dtype=dtype, template=_TEMPLATE.value)
     session = Session(chat, tools, sampling)
     session.set_system(_SYSTEM.value or "")
