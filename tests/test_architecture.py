@@ -48,7 +48,8 @@ ALLOWED = {
 }
 # The parts of the large rooms, each of which may import those before it.
 ORDER = {
-    "config": "comments data distil loss model lora optim scorers run values log_rules rules",
+    "config": "comments data distil loss model lora optim scorers run values"
+    " data_rules log_rules rules",
     "data": "conversation read render encode quality cache pack report",
     "kernels": "loss attention experts",
     "convert": "vocabulary families gguf source tensors adapter pretrained new_tokenizer new_tokens"
