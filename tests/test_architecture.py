@@ -277,3 +277,9 @@ def test_signatures_of_kernels_stay_narrow():
     assert not {name: wide for name, wide in found.items() if wide}
     assert too_many_parameters("def f(a, b, c, d, /, e, f, *, g=0, h=1): pass\n")
     assert not too_many_parameters("def f(a, b, c, d, /, e, f, *, g=0): pass\n")
+
+
+def test_names_of_test_files_are_unique():
+    """pytest takes two files of one name for the same module, but only where it collects both."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
